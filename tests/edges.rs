@@ -590,3 +590,32 @@ fn a_broadcast_input_is_the_same_item_again() {
         }
     }
 }
+
+#[test]
+fn finite_masks_are_numbers_and_not_minus_infinity() {
+    // A mask of -1e9 off one path; then on every path, so that the loss itself is 2e9 or 5e9.
+    for (mask, masked_frames) in [(-1e9, 0), (-1e9, 2), (-1e9, 5), (-1e30, 0), (-1e30, 3), (f64::from(f32::MIN), 0)] {
+        let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
+        let path = [0, 1, 1, 0, 2, 0, 0, 0];
+        for t in 0..8 {
+            for c in 0..4 {
+                if c != path[t] || t < masked_frames {
+                    let i = p.at(t, 0, c);
+                    p.values[i] = mask;
+                }
+            }
+        }
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::LogProbs {
+                let options = none(kind, false);
+                let mut p = p.clone();
+                p.values = tensors::rounded(&p.values, dtype);
+                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                let (loss, _) = p.expected(&options, None);
+                let what = format!("mask {mask:e} on {masked_frames} frames, {kind:?} {dtype:?}");
+                tolerance::loss(dtype).check(&what, &out.loss, &loss);
+                assert!(out.gradient.iter().all(|g| g.is_finite()), "{what}");
+            }
+        });
+    }
+}
