@@ -1,0 +1,95 @@
+//! One source, several instruction sets: the choice is made once, at run time.
+//!
+//! The kernels are plain loops over fixed-size blocks, which the compiler turns into vector
+//! code for whatever instructions the surrounding function may use. [`dispatch`] puts them into
+//! a function that may use AVX2 and FMA, or AVX-512. On aarch64 the baseline is NEON.
+//!
+//! The kernels keep to operations that IEEE 754 fixes (no contraction, no reassociation), so
+//! every instruction set gives the same bits.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Isa {
+    /// What every processor of the target has: SSE2 on x86-64, NEON on aarch64.
+    Baseline = 1,
+    /// AVX2 and FMA: x86-64-v3.
+    Avx2 = 2,
+    /// AVX-512 F, BW, CD, DQ and VL: x86-64-v4.
+    Avx512 = 3,
+}
+
+/// The choice in force; 0 until it is first asked for.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+impl Isa {
+    /// The instruction sets that this processor has, the best last.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Baseline, Isa::Avx2, Isa::Avx512]
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .collect()
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Baseline => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => pulp::x86::V3::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => pulp::x86::V4::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The instruction set in use.
+    pub fn current() -> Isa {
+        match CHOSEN.load(Ordering::Relaxed) {
+            1 => Isa::Baseline,
+            2 => Isa::Avx2,
+            3 => Isa::Avx512,
+            _ => {
+                let best = *Isa::available().last().unwrap_or(&Isa::Baseline);
+                CHOSEN.store(best as u8, Ordering::Relaxed);
+                best
+            }
+        }
+    }
+
+    /// Makes the whole process use this instruction set, for tests and benchmarks. Says whether
+    /// the processor has it; if not, nothing changes.
+    pub fn force(self) -> bool {
+        let available = self.is_available();
+        if available {
+            CHOSEN.store(self as u8, Ordering::Relaxed);
+        }
+        available
+    }
+}
+
+/// Runs `kernel` compiled for the instruction set in use. All that it calls must be
+/// `#[inline(always)]`, the closure itself too.
+#[inline(always)]
+pub(super) fn dispatch<T>(kernel: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        match Isa::current() {
+            Isa::Avx512 => {
+                if let Some(simd) = pulp::x86::V4::try_new() {
+                    return simd.vectorize(kernel);
+                }
+            }
+            Isa::Avx2 => {
+                if let Some(simd) = pulp::x86::V3::try_new() {
+                    return simd.vectorize(kernel);
+                }
+            }
+            Isa::Baseline => {}
+        }
+    }
+    kernel()
+}

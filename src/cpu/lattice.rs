@@ -1,0 +1,519 @@
+//! The forward-backward recursion of CTC in numbers with their own exponent.
+//!
+//! The extended target blank, l_1, blank, …, l_U, blank has 2U + 1 states. They are kept as
+//! pairs: `blank[i]` stands before label i (and `blank[U]` behind the last), `label[i]` is label
+//! i. With `y_t` the emissions and `skip[i]` = 1 where label i differs from the one before it:
+//!
+//! ```text
+//! alpha_t(blank i) = y_t(blank)   · (alpha(blank i) + alpha(label i−1))                        at t−1
+//! alpha_t(label i) = y_t(label i) · (alpha(label i) + alpha(blank i) + skip[i] · alpha(label i−1))
+//! beta_t(blank i)  = y_t(blank)   · (beta(blank i) + beta(label i))                            at t+1
+//! beta_t(label i)  = y_t(label i) · (beta(label i) + beta(blank i+1) + skip[i+1] · beta(label i+1))
+//! ```
+//!
+//! Both include the emission of their own frame. What stands in brackets is called the *inflow*;
+//! `posterior_t(s) = alpha_t(s) · inflow of beta_t(s) / P`, and the same with the two exchanged.
+//! So the two directions start at both ends, meet in the middle, where `P` is known, and each
+//! walks on through the half that the other kept, forming posteriors as it goes.
+//!
+//! A direction counts *steps*: step k makes row k from row k − 1. Forward, row 0 stands before
+//! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
+//! k consumes frame T − k.
+
+use super::emission::{Emissions, Frame, LANES, padded};
+use super::isa::dispatch;
+use super::real::Real;
+use std::ops::Range;
+
+/// Steps after which mantissas are brought back to [1, 2). In one step a mantissa grows by less
+/// than 2^2.1 (three terms and an emission below 1.42) and shrinks by at most 2^0.51, so in 16
+/// they stay between 2^−9 and 2^35; a term that is dropped for being 2^127 below is then less
+/// than 2^−80 of its sum.
+const RENORMALISE: usize = 16;
+
+/// The shape of one item's lattice.
+pub(super) struct Lattice<R: Real> {
+    /// `T_n`.
+    pub frames: usize,
+    /// `U_n`.
+    labels: usize,
+    /// `U_n + 1` in whole blocks.
+    width: usize,
+    /// 0 where label i may follow label i − 1 with no blank between them, a zero's exponent
+    /// elsewhere; entry i + 1 is for label i.
+    skip: Vec<R::Exp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Rows of states. In memory each row is its blanks, then its labels, each with one pad before
+/// and one behind.
+pub(super) struct Rows<R: Real> {
+    /// Rows that are kept: 0 to `kept`. Later steps take turns in two rows behind those.
+    kept: usize,
+    track: usize,
+    m: Vec<R>,
+    e: Vec<R::Exp>,
+}
+
+impl<R: Real> Default for Rows<R> {
+    fn default() -> Self {
+        Self {
+            kept: 0,
+            track: 0,
+            m: Vec::new(),
+            e: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Row<'a, R: Real> {
+    blank_m: &'a [R],
+    blank_e: &'a [R::Exp],
+    label_m: &'a [R],
+    label_e: &'a [R::Exp],
+}
+
+struct RowMut<'a, R: Real> {
+    blank_m: &'a mut [R],
+    blank_e: &'a mut [R::Exp],
+    label_m: &'a mut [R],
+    label_e: &'a mut [R::Exp],
+}
+
+impl<R: Real> Rows<R> {
+    /// Makes room for rows 0 to `kept`, and two more.
+    pub fn prepare(&mut self, lattice: &Lattice<R>, kept: usize) {
+        self.kept = kept;
+        self.track = lattice.width + 2;
+        let size = (kept + 3) * 2 * self.track;
+        // Old contents are overwritten before they are read: see `step`.
+        self.m.resize(size, R::ONE);
+        self.e.resize(size, R::ZERO_EXP);
+    }
+
+    /// Row 0 of a direction: all in its first state.
+    pub fn start(&mut self, lattice: &Lattice<R>, direction: Direction) {
+        self.m[..2 * self.track].fill(R::ONE);
+        self.e[..2 * self.track].fill(R::ZERO_EXP);
+        let first = match direction {
+            Direction::Forward => 0,
+            Direction::Backward => lattice.labels,
+        };
+        self.e[first + 1] = R::EXP_0;
+    }
+
+    /// Row 0 as a copy of row `k` of `other`.
+    pub fn start_from(&mut self, other: &Rows<R>, k: usize) {
+        let row = other.slot(k) * 2 * self.track..(other.slot(k) + 1) * 2 * self.track;
+        self.m[..2 * self.track].copy_from_slice(&other.m[row.clone()]);
+        self.e[..2 * self.track].copy_from_slice(&other.e[row]);
+    }
+
+    fn slot(&self, k: usize) -> usize {
+        if k <= self.kept {
+            k
+        } else {
+            self.kept + 1 + (k - self.kept) % 2
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, k: usize) -> Row<'_, R> {
+        let start = self.slot(k) * 2 * self.track;
+        let (blank_m, label_m) = self.m[start..start + 2 * self.track].split_at(self.track);
+        let (blank_e, label_e) = self.e[start..start + 2 * self.track].split_at(self.track);
+        Row {
+            blank_m,
+            blank_e,
+            label_m,
+            label_e,
+        }
+    }
+
+    /// Row `k − 1` to read and row `k` to write.
+    #[inline(always)]
+    fn step_rows(&mut self, k: usize) -> (Row<'_, R>, RowMut<'_, R>) {
+        let (from, to, track) = (self.slot(k - 1), self.slot(k), self.track);
+        let ([from_m, to_m], [from_e, to_e]) = (
+            two(&mut self.m, 2 * track, from, to),
+            two(&mut self.e, 2 * track, from, to),
+        );
+        let (blank_m, label_m) = from_m.split_at(track);
+        let (blank_e, label_e) = from_e.split_at(track);
+        let from = Row {
+            blank_m,
+            blank_e,
+            label_m,
+            label_e,
+        };
+        let (blank_m, label_m) = to_m.split_at_mut(track);
+        let (blank_e, label_e) = to_e.split_at_mut(track);
+        let to = RowMut {
+            blank_m,
+            blank_e,
+            label_m,
+            label_e,
+        };
+        (from, to)
+    }
+}
+
+/// Chunks `a` and `b`, which differ, of chunks of `size`.
+#[inline(always)]
+fn two<T>(slice: &mut [T], size: usize, a: usize, b: usize) -> [&mut [T]; 2] {
+    if a < b {
+        let (low, high) = slice.split_at_mut(b * size);
+        [&mut low[a * size..(a + 1) * size], &mut high[..size]]
+    } else {
+        let (low, high) = slice.split_at_mut(a * size);
+        [&mut high[..size], &mut low[b * size..(b + 1) * size]]
+    }
+}
+
+type Block<T> = [T; LANES];
+
+#[inline(always)]
+fn block<T: Copy>(slice: &[T], start: usize) -> Block<T> {
+    slice[start..start + LANES].try_into().expect("a block")
+}
+
+/// The inflow of one block of pairs.
+struct Inflow<R: Real> {
+    blank_m: Block<R>,
+    blank_e: Block<R::Exp>,
+    label_m: Block<R>,
+    label_e: Block<R::Exp>,
+}
+
+/// `a + b`, unnormalised.
+#[inline(always)]
+fn sum2<R: Real>(a: (R, R::Exp), b: (R, R::Exp)) -> (R, R::Exp) {
+    let e = R::exp_max(a.1, b.1);
+    let m = a.0 * R::pow2(R::exp_sub(a.1, e)) + b.0 * R::pow2(R::exp_sub(b.1, e));
+    (m, e)
+}
+
+/// `a + b + c`, unnormalised.
+#[inline(always)]
+fn sum3<R: Real>(a: (R, R::Exp), b: (R, R::Exp), c: (R, R::Exp)) -> (R, R::Exp) {
+    let e = R::exp_max(R::exp_max(a.1, b.1), c.1);
+    let m = a.0 * R::pow2(R::exp_sub(a.1, e))
+        + b.0 * R::pow2(R::exp_sub(b.1, e))
+        + c.0 * R::pow2(R::exp_sub(c.1, e));
+    (m, e)
+}
+
+/// What flows into the pairs from `start` on, out of `from`.
+#[inline(always)]
+fn inflow<R: Real, const FORWARD: bool>(
+    from: Row<'_, R>,
+    skip: &[R::Exp],
+    start: usize,
+) -> Inflow<R> {
+    // With the pad in front, pair i stands at i + 1.
+    let (here, before, behind) = (start + 1, start, start + 2);
+    let blank = (block(from.blank_m, here), block(from.blank_e, here));
+    let label = (block(from.label_m, here), block(from.label_e, here));
+    // The label that a blank follows, the blank that a label follows, and the label that a label
+    // follows when it may.
+    let (to_blank, near, far, skip) = if FORWARD {
+        let before = (block(from.label_m, before), block(from.label_e, before));
+        (before, blank, before, block(skip, here))
+    } else {
+        let next_blank = (block(from.blank_m, behind), block(from.blank_e, behind));
+        let next_label = (block(from.label_m, behind), block(from.label_e, behind));
+        (label, next_blank, next_label, block(skip, behind))
+    };
+    let mut flow = Inflow {
+        blank_m: [R::ONE; LANES],
+        blank_e: [R::ZERO_EXP; LANES],
+        label_m: [R::ONE; LANES],
+        label_e: [R::ZERO_EXP; LANES],
+    };
+    for k in 0..LANES {
+        (flow.blank_m[k], flow.blank_e[k]) =
+            sum2::<R>((blank.0[k], blank.1[k]), (to_blank.0[k], to_blank.1[k]));
+        (flow.label_m[k], flow.label_e[k]) = sum3::<R>(
+            (label.0[k], label.1[k]),
+            (near.0[k], near.1[k]),
+            (far.0[k], R::exp_add(far.1[k], skip[k])),
+        );
+    }
+    flow
+}
+
+/// Writes `inflow · y` into the pairs from `start` on.
+#[inline(always)]
+fn emit<R: Real>(flow: &Inflow<R>, y: &Frame<'_, R>, to: &mut RowMut<'_, R>, start: usize) {
+    let labels_m = block(y.labels_m, start);
+    let labels_e = block(y.labels_e, start);
+    let (mut blank_m, mut blank_e) = (flow.blank_m, flow.blank_e);
+    let (mut label_m, mut label_e) = (flow.label_m, flow.label_e);
+    for k in 0..LANES {
+        blank_m[k] *= y.blank.0;
+        blank_e[k] = R::exp_max(R::exp_add(blank_e[k], y.blank.1), R::ZERO_EXP);
+        label_m[k] *= labels_m[k];
+        label_e[k] = R::exp_max(R::exp_add(label_e[k], labels_e[k]), R::ZERO_EXP);
+    }
+    let here = start + 1..start + 1 + LANES;
+    to.blank_m[here.clone()].copy_from_slice(&blank_m);
+    to.blank_e[here.clone()].copy_from_slice(&blank_e);
+    to.label_m[here.clone()].copy_from_slice(&label_m);
+    to.label_e[here].copy_from_slice(&label_e);
+}
+
+impl<R: Real> Lattice<R> {
+    pub fn new(frames: usize, target: &[u32]) -> Self {
+        let width = padded(target.len() + 1);
+        let mut skip = vec![R::ZERO_EXP; width + 2];
+        for (i, pair) in target.windows(2).enumerate() {
+            if pair[0] != pair[1] {
+                skip[i + 2] = R::EXP_0;
+            }
+        }
+        Self {
+            frames,
+            labels: target.len(),
+            width,
+            skip,
+        }
+    }
+
+    /// Entries of a frame of the posterior: the labels, then the blank.
+    pub fn posterior_width(&self) -> usize {
+        self.labels + 1
+    }
+
+    /// The frame where the two directions meet: forward takes those before it.
+    pub fn middle(&self) -> usize {
+        self.frames.div_ceil(2)
+    }
+
+    /// The blocks of pairs that can be reached at frame `t` from the start, and from which the
+    /// end can be reached: pairs `U − (T − t)` to `t`.
+    #[inline(always)]
+    fn blocks(&self, t: usize) -> Range<usize> {
+        let low = self.labels.saturating_sub(self.frames - t);
+        let high = t.min(self.labels);
+        low / LANES..high / LANES + 1
+    }
+
+    /// The frame that step `k` consumes.
+    #[inline(always)]
+    fn frame_of(&self, direction: Direction, k: usize) -> usize {
+        match direction {
+            Direction::Forward => k - 1,
+            Direction::Backward => self.frames - k,
+        }
+    }
+
+    /// Runs `steps` of one direction.
+    pub fn sweep(
+        &self,
+        direction: Direction,
+        rows: &mut Rows<R>,
+        steps: Range<usize>,
+        emissions: &Emissions<R>,
+    ) {
+        dispatch(
+            #[inline(always)]
+            || match direction {
+                Direction::Forward => {
+                    for k in steps {
+                        self.step::<true>(rows, k, k, emissions, |_, _| {});
+                    }
+                }
+                Direction::Backward => {
+                    for k in steps {
+                        self.step::<false>(rows, k, k, emissions, |_, _| {});
+                    }
+                }
+            },
+        )
+    }
+
+    /// `ln P` from row `k` of one direction and the row before it of the other. −inf when no path
+    /// has a probability above 0. The second value is the exponent that posteriors refer to.
+    pub fn meet(&self, alpha: &Rows<R>, beta: &Rows<R>) -> (f64, R::Exp) {
+        dispatch(
+            #[inline(always)]
+            || {
+                let t = self.middle() - 1;
+                let beta = beta.row(self.frames - self.middle());
+                let alpha = alpha.row(self.middle());
+                let mut top = [R::exp_add(R::ZERO_EXP, R::ZERO_EXP); LANES];
+                for b in self.blocks(t) {
+                    let start = b * LANES;
+                    let flow = inflow::<R, false>(beta, &self.skip, start);
+                    let blank_e = block(alpha.blank_e, start + 1);
+                    let label_e = block(alpha.label_e, start + 1);
+                    for k in 0..LANES {
+                        top[k] = R::exp_max(top[k], R::exp_add(blank_e[k], flow.blank_e[k]));
+                        top[k] = R::exp_max(top[k], R::exp_add(label_e[k], flow.label_e[k]));
+                    }
+                }
+                let top = top.iter().fold(top[0], |a, &b| R::exp_max(a, b));
+                let mut sum = 0.0f64;
+                for b in self.blocks(t) {
+                    let start = b * LANES;
+                    let flow = inflow::<R, false>(beta, &self.skip, start);
+                    let product = self.product(alpha, &flow, start, top);
+                    for k in 0..LANES {
+                        sum += product.0[k].widen() + product.1[k].widen();
+                    }
+                }
+                if top <= R::ZERO_BELOW {
+                    (f64::NEG_INFINITY, top)
+                } else {
+                    let log_p = sum.ln() + R::exp_to_f64(top) * std::f64::consts::LN_2;
+                    (log_p, top)
+                }
+            },
+        )
+    }
+
+    /// `row · inflow · 2^−top` for the blanks and the labels of a block.
+    #[inline(always)]
+    fn product(
+        &self,
+        row: Row<'_, R>,
+        flow: &Inflow<R>,
+        start: usize,
+        top: R::Exp,
+    ) -> (Block<R>, Block<R>) {
+        let blank_m = block(row.blank_m, start + 1);
+        let blank_e = block(row.blank_e, start + 1);
+        let label_m = block(row.label_m, start + 1);
+        let label_e = block(row.label_e, start + 1);
+        let (mut blank, mut label) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+        for k in 0..LANES {
+            let d = R::exp_sub(R::exp_add(blank_e[k], flow.blank_e[k]), top);
+            blank[k] = blank_m[k] * flow.blank_m[k] * R::pow2(d);
+            let d = R::exp_sub(R::exp_add(label_e[k], flow.label_e[k]), top);
+            label[k] = label_m[k] * flow.label_m[k] * R::pow2(d);
+        }
+        (blank, label)
+    }
+
+    /// Walks on from row `from` through the half that `other` kept and hands the posterior of each
+    /// frame to `write`: the labels, then the sum over the blanks.
+    pub fn walk_on(
+        &self,
+        direction: Direction,
+        rows: &mut Rows<R>,
+        other: &Rows<R>,
+        emissions: &Emissions<R>,
+        top: R::Exp,
+        mut write: impl FnMut(usize, &[R]),
+    ) {
+        let from = match direction {
+            Direction::Forward => self.middle(),
+            Direction::Backward => self.frames - self.middle(),
+        };
+        dispatch(
+            #[inline(always)]
+            || {
+                let mut posterior = vec![R::ZERO; self.width];
+                for k in from + 1..=self.frames {
+                    let t = self.frame_of(direction, k);
+                    // The row of the other direction that includes frame t.
+                    let kept = other.row(self.frames + 1 - k);
+                    let (mut blanks, mut labels) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+                    let visit = |start: usize, flow: &Inflow<R>| {
+                        let (blank, label) = self.product(kept, flow, start, top);
+                        for k in 0..LANES {
+                            blanks[k] += blank[k];
+                            labels[k] += label[k];
+                        }
+                        posterior[start..start + LANES].copy_from_slice(&label);
+                    };
+                    match direction {
+                        Direction::Forward => {
+                            self.step::<true>(rows, k, k - from, emissions, visit);
+                        }
+                        Direction::Backward => {
+                            self.step::<false>(rows, k, k - from, emissions, visit);
+                        }
+                    }
+                    let blank = blanks.iter().fold(R::ZERO, |a, &b| a + b);
+                    let sum = labels.iter().fold(blank, |a, &b| a + b);
+                    // Dividing by the frame's own sum takes out the rounding that all its states
+                    // share.
+                    let scale = R::ONE / sum;
+                    let blocks = self.blocks(t);
+                    let (start, end) = (
+                        blocks.start * LANES,
+                        (blocks.end * LANES).min(self.labels + 1),
+                    );
+                    for x in &mut posterior[start..end] {
+                        *x *= scale;
+                    }
+                    posterior[self.labels] = blank * scale;
+                    posterior[..start].fill(R::ZERO);
+                    posterior[end.min(self.labels)..self.labels].fill(R::ZERO);
+                    write(t, &posterior[..=self.labels]);
+                }
+            },
+        )
+    }
+
+    /// Step `k` of a direction, made in row `slot` of `rows` from the row before it.
+    #[inline(always)]
+    fn step<const FORWARD: bool>(
+        &self,
+        rows: &mut Rows<R>,
+        k: usize,
+        slot: usize,
+        emissions: &Emissions<R>,
+        mut visit: impl FnMut(usize, &Inflow<R>),
+    ) {
+        let direction = if FORWARD {
+            Direction::Forward
+        } else {
+            Direction::Backward
+        };
+        let t = self.frame_of(direction, k);
+        let y = emissions.frame(t);
+        let blocks = self.blocks(t);
+        let (from, mut to) = rows.step_rows(slot);
+        for b in blocks.clone() {
+            let flow = inflow::<R, FORWARD>(from, &self.skip, b * LANES);
+            visit(b * LANES, &flow);
+            emit(&flow, &y, &mut to, b * LANES);
+        }
+        if k % RENORMALISE == 0 {
+            let live = blocks.start * LANES + 1..blocks.end * LANES + 1;
+            for i in live {
+                (to.blank_m[i], to.blank_e[i]) = R::normalise(to.blank_m[i], to.blank_e[i]);
+                (to.label_m[i], to.label_e[i]) = R::normalise(to.label_m[i], to.label_e[i]);
+            }
+        }
+        // The next step reads its own blocks and one pair beyond them; what this step did not
+        // write there is zero.
+        let next = match direction {
+            Direction::Forward if t + 1 < self.frames => self.blocks(t + 1),
+            Direction::Backward if t > 0 => self.blocks(t - 1),
+            _ => blocks.clone(),
+        };
+        let low = next.start.min(blocks.start) * LANES;
+        let high = (next.end.max(blocks.end) * LANES + 1).min(self.width + 1);
+        to.clear(low..blocks.start * LANES + 1);
+        to.clear(blocks.end * LANES + 1..high + 1);
+    }
+}
+
+impl<R: Real> RowMut<'_, R> {
+    #[inline(always)]
+    fn clear(&mut self, places: Range<usize>) {
+        self.blank_m[places.clone()].fill(R::ONE);
+        self.blank_e[places.clone()].fill(R::ZERO_EXP);
+        self.label_m[places.clone()].fill(R::ONE);
+        self.label_e[places].fill(R::ZERO_EXP);
+    }
+}

@@ -1,0 +1,170 @@
+//! The dense side of the gradient: one row of classes for each frame and item, written once.
+
+use super::emission::{LANES, RowStats, read_row};
+use super::isa::dispatch;
+use super::real::{Element, Real};
+use super::{Saved, SavedItem};
+use crate::options::GradientKind;
+use crate::plan::{InputKind, Plan, Strides};
+use rayon::prelude::*;
+
+/// Entries that one task writes, at least.
+const SHARE: usize = 1 << 15;
+
+/// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, in the input's shape.
+pub(crate) fn gradient<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    saved: &Saved<E::Real>,
+    upstream: &[E::Real],
+) -> Vec<E> {
+    let mut gradient = vec![E::zero(); plan.frames * plan.batch * plan.classes];
+    let rows = (SHARE / plan.classes).max(1);
+    gradient
+        .par_chunks_mut(rows * plan.classes)
+        .enumerate()
+        .for_each(|(share, out)| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    let mut buffers = RowBuffers::default();
+                    for (i, out) in out.chunks_exact_mut(plan.classes).enumerate() {
+                        let (t, n) = plan.frame_and_item(share * rows + i);
+                        if t >= plan.input_lengths[n] {
+                            continue;
+                        }
+                        let row = Row {
+                            plan,
+                            data,
+                            start: strides.offset + t * strides.frame + n * strides.item,
+                            stride: strides.class,
+                            item: &saved.items[n],
+                            t,
+                            n,
+                            upstream: upstream[n],
+                        };
+                        row.write(out, &mut buffers);
+                    }
+                },
+            );
+        });
+    gradient
+}
+
+struct RowBuffers<E: Element> {
+    raw: Vec<E>,
+    input: Vec<E::Real>,
+    out: Vec<E::Real>,
+}
+
+impl<E: Element> Default for RowBuffers<E> {
+    fn default() -> Self {
+        Self {
+            raw: Vec::new(),
+            input: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+}
+
+/// One frame of one item, within its input length.
+struct Row<'a, E: Element> {
+    plan: &'a Plan,
+    data: &'a [E],
+    start: usize,
+    stride: usize,
+    item: &'a SavedItem<E::Real>,
+    t: usize,
+    n: usize,
+    upstream: E::Real,
+}
+
+impl<E: Element> Row<'_, E> {
+    /// Writes the row; `out` holds zeros.
+    #[inline(always)]
+    fn write(&self, out: &mut [E], buffers: &mut RowBuffers<E>) {
+        if self.item.loss.is_nan() {
+            return out.fill(E::from_f64(f64::NAN));
+        }
+        if self.item.loss == f64::INFINITY {
+            // The loss does not depend on the input here; PyTorch has NaN all the same.
+            if self.torch() && !self.plan.zero_infinity {
+                out.fill(E::from_f64(f64::NAN));
+            }
+            return;
+        }
+        let RowBuffers {
+            raw,
+            input,
+            out: wide,
+        } = buffers;
+        if let Some(out) = E::as_real_mut(out) {
+            return self.fill(out, raw, input);
+        }
+        wide.clear();
+        wide.resize(out.len(), E::Real::ZERO);
+        self.fill(wide, raw, input);
+        E::narrow_slice(wide, out);
+    }
+
+    fn torch(&self) -> bool {
+        self.plan.input == InputKind::LogProbs && self.plan.gradient == GradientKind::Torch
+    }
+
+    #[inline(always)]
+    fn fill(&self, out: &mut [E::Real], raw: &mut Vec<E>, input: &mut Vec<E::Real>) {
+        let dense = self.torch() || self.plan.input == InputKind::Logits;
+        if dense {
+            let x = read_row(
+                self.data,
+                self.start,
+                self.stride,
+                self.plan.classes,
+                raw,
+                input,
+            );
+            match self.item.stats.get(self.t) {
+                Some(stats) => softmax(x, stats, self.upstream, out),
+                None => torch_exp(x, self.upstream, out),
+            }
+        }
+        let target = self.plan.target(self.n);
+        let width = target.len() + 1;
+        let posterior = &self.item.posterior[self.t * width..(self.t + 1) * width];
+        for (&label, &posterior) in target.iter().zip(posterior) {
+            out[label as usize] -= self.upstream * posterior;
+        }
+        out[self.plan.blank] -= self.upstream * posterior[target.len()];
+    }
+}
+
+/// `scale · softmax(x)`.
+#[inline(always)]
+fn softmax<R: Real>(x: &[R], stats: &RowStats<R>, scale: R, out: &mut [R]) {
+    let scale = R::narrow(scale.widen() / stats.sum);
+    let maximum = stats.maximum;
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
+    for (out, x) in out_blocks.iter_mut().zip(x_blocks) {
+        for k in 0..LANES {
+            out[k] = R::exp_negative(x[k] - maximum) * scale;
+        }
+    }
+    for (out, &x) in out_rest.iter_mut().zip(x_rest) {
+        *out = R::exp_negative(x - maximum) * scale;
+    }
+}
+
+/// `scale · exp(x)`, and NaN where `x` is −inf, as PyTorch has it.
+#[inline(always)]
+fn torch_exp<R: Real>(x: &[R], scale: R, out: &mut [R]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        let x = x.widen();
+        *out = if x == f64::NEG_INFINITY {
+            R::narrow(f64::NAN)
+        } else {
+            R::narrow(x.exp()) * scale
+        };
+    }
+}

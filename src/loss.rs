@@ -1,0 +1,243 @@
+//! The loss itself: check, run, reduce.
+
+use crate::lengths::IntoLengths;
+use crate::op;
+use crate::options::CtcLossOptions;
+use crate::plan::InputKind;
+use crate::reduce::reduce;
+use crate::validate;
+use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+/// The Connectionist Temporal Classification loss of log-probabilities.
+///
+/// For each item it gives `−log P(target)`, the probability being summed over all alignments of
+/// the target with the frames (Graves et al. 2006, <https://doi.org/10.1145/1143844.1143891>).
+/// The loss is differentiable in `log_probs`; see [`GradientKind`](crate::GradientKind).
+///
+/// With `T` frames, `N` items, `C` classes (the blank among them) and `S` labels in the longest
+/// target:
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
+///   one item. Natural logarithms, normally from a log-softmax. f32, f64, f16 or bf16; any
+///   strides.
+/// * `targets` - `(N, S)` padded, of which only the first `target_lengths[n]` entries of row `n`
+///   are read, or the labels of all items one after the other in one dimension. u8, u32, i16,
+///   i32 or i64; on any device.
+/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `target_lengths` - labels of each item.
+/// * `opts` - see [`CtcLossOptions`].
+///
+/// # Returns
+///
+/// A tensor of shape `()`, or `(N)` with [`Reduction::None`](crate::Reduction::None) (`()` for
+/// one item), in nats; f64 for f64 and f32 for all other dtypes. The gradient has the dtype of
+/// `log_probs`.
+///
+/// A target that needs more frames than there are has probability 0: its loss is +inf and its
+/// gradient 0. A NaN (or +inf) at the blank or at a label of the target, in a frame that is used,
+/// gives NaN. Log-probabilities below −1.4e9 count as −inf.
+///
+/// # Errors
+///
+/// When shapes, dtypes, lengths, labels or the blank do not fit together; the message names the
+/// item and the numbers.
+///
+/// # Examples
+///
+/// The three of PyTorch's `CTCLoss` page. Padded targets:
+///
+/// ```
+/// use candle_core::{D, Device, Tensor, Var};
+/// use candle_ctc::{CtcLossOptions, ctc_loss};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let (t, n, c, s) = (50, 16, 20, 30);
+/// let device = Device::Cpu;
+/// let logits = Var::randn(0f32, 1., (t, n, c), &device)?;
+/// let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+/// // Labels are 1..C: class 0 is the blank.
+/// let targets = Tensor::rand(1f32, c as f32, (n, s), &device)?.to_dtype(candle_core::DType::U32)?;
+/// let input_lengths = vec![t; n];
+/// let target_lengths: Vec<usize> = (0..n).map(|i| 10 + i).collect();
+/// let loss = ctc_loss(&log_probs, &targets, &input_lengths, &target_lengths, CtcLossOptions::default())?;
+/// let grads = loss.backward()?;
+/// assert_eq!(grads.get(&logits).unwrap().dims(), [t, n, c]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Concatenated targets:
+///
+/// ```
+/// # use candle_core::{D, Device, Tensor, Var};
+/// # use candle_ctc::{CtcLossOptions, ctc_loss};
+/// # fn main() -> candle_core::Result<()> {
+/// # let (t, n, c) = (50, 16, 20);
+/// # let device = Device::Cpu;
+/// # let logits = Var::randn(0f32, 1., (t, n, c), &device)?;
+/// # let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+/// let target_lengths: Vec<u32> = (0..n as u32).map(|i| 1 + i).collect();
+/// let total: u32 = target_lengths.iter().sum();
+/// let targets: Vec<u32> = (0..total).map(|i| 1 + i * 7 % 19).collect();
+/// let targets = Tensor::new(targets, &device)?;
+/// let loss = ctc_loss(&log_probs, &targets, vec![t; n], target_lengths, CtcLossOptions::default())?;
+/// assert_eq!(loss.rank(), 0);
+/// # loss.backward()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// One item, with no batch dimension:
+///
+/// ```
+/// # use candle_core::{D, Device, Tensor, Var};
+/// # use candle_ctc::{CtcLossOptions, ctc_loss};
+/// # fn main() -> candle_core::Result<()> {
+/// # let (t, c) = (50, 20);
+/// # let device = Device::Cpu;
+/// # let logits = Var::randn(0f32, 1., (t, c), &device)?;
+/// let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?; // (T, C)
+/// let targets = Tensor::new(&[3i64, 3, 7, 1, 19], &device)?;
+/// let loss = ctc_loss(&log_probs, &targets, t, 5, CtcLossOptions::default())?;
+/// assert!(loss.to_scalar::<f32>()? > 0.);
+/// # loss.backward()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`InputLayout::BatchMajor`]: crate::InputLayout::BatchMajor
+pub fn ctc_loss(
+    log_probs: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: CtcLossOptions,
+) -> Result<Tensor> {
+    run(
+        InputKind::LogProbs,
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        opts,
+    )
+}
+
+/// The Connectionist Temporal Classification loss of logits: [`ctc_loss`] behind a log-softmax
+/// over the classes, as one operation.
+///
+/// It never makes a tensor of log-probabilities: the input is read twice and its gradient,
+/// `softmax − posterior`, is written once. Prefer it for training.
+///
+/// Arguments, result and errors are those of [`ctc_loss`], with `logits` in place of
+/// `log_probs`. A NaN or +inf anywhere in a frame that is used gives NaN; −inf masks a class.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use candle_ctc::{CtcLossOptions, InputLayout, ctc_loss_with_logits};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Var::randn(0f32, 1., (2, 9, 5), &Device::Cpu)?; // (N, T, C)
+/// let targets = Tensor::new(&[[1u32, 2, 2], [4, 0, 0]], &Device::Cpu)?;
+/// let opts = CtcLossOptions { layout: InputLayout::BatchMajor, ..Default::default() };
+/// let loss = ctc_loss_with_logits(&logits, &targets, [9, 7], [3, 1], opts)?;
+/// let grads = loss.backward()?;
+/// assert_eq!(grads.get(&logits).unwrap().dims(), [2, 9, 5]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn ctc_loss_with_logits(
+    logits: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: CtcLossOptions,
+) -> Result<Tensor> {
+    run(
+        InputKind::Logits,
+        logits,
+        targets,
+        input_lengths,
+        target_lengths,
+        opts,
+    )
+}
+
+fn run(
+    kind: InputKind,
+    input: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: CtcLossOptions,
+) -> Result<Tensor> {
+    let plan = validate::plan(kind, input, targets, input_lengths, target_lengths, opts)?;
+    let plan = Arc::new(plan);
+    let losses = op::losses(input, plan.clone())?;
+    reduce(losses, &plan, opts)
+}
+
+/// [`ctc_loss`] with its options kept, to hold in a training loop.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{CtcLoss, CtcLossOptions, Reduction};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let criterion = CtcLoss::new(CtcLossOptions { reduction: Reduction::Sum, ..Default::default() });
+/// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?; // (T, C)
+/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+/// let loss = criterion.forward(&log_probs, &targets, 2, 1)?.to_scalar::<f64>()?;
+/// // The alignments are (1, 1), (blank, 1) and (1, blank).
+/// let probability: f64 = 0.4 * 0.5 + 0.6 * 0.5 + 0.4 * 0.5;
+/// assert!((loss + probability.ln()).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CtcLoss {
+    opts: CtcLossOptions,
+}
+
+impl CtcLoss {
+    /// Keeps the options.
+    pub fn new(opts: CtcLossOptions) -> Self {
+        Self { opts }
+    }
+
+    /// The options.
+    pub fn options(&self) -> CtcLossOptions {
+        self.opts
+    }
+
+    /// [`ctc_loss`] with these options.
+    ///
+    /// # Errors
+    /// As [`ctc_loss`].
+    pub fn forward(
+        &self,
+        log_probs: &Tensor,
+        targets: &Tensor,
+        input_lengths: impl IntoLengths,
+        target_lengths: impl IntoLengths,
+    ) -> Result<Tensor> {
+        ctc_loss(log_probs, targets, input_lengths, target_lengths, self.opts)
+    }
+
+    /// [`ctc_loss_with_logits`] with these options.
+    ///
+    /// # Errors
+    /// As [`ctc_loss`].
+    pub fn forward_with_logits(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        input_lengths: impl IntoLengths,
+        target_lengths: impl IntoLengths,
+    ) -> Result<Tensor> {
+        ctc_loss_with_logits(logits, targets, input_lengths, target_lengths, self.opts)
+    }
+}
