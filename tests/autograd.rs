@@ -3,8 +3,8 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_ctc::{ctc_loss, ctc_loss_with_logits, CtcLossOptions, GradientKind, Reduction};
-use common::{devices, run, tensors, tolerance, Entry, Rng};
+use candle_ctc::{CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_with_logits};
+use common::{Entry, Rng, devices, run, tensors, tolerance};
 
 const FRAMES: usize = 10;
 const ITEMS: usize = 3;
@@ -13,11 +13,23 @@ const INPUT_LENGTHS: [usize; ITEMS] = [10, 8, 9];
 const TARGET_LENGTHS: [usize; ITEMS] = [3, 0, 2];
 
 fn targets(device: &Device) -> Tensor {
-    tensors::padded(&[vec![1, 1, 5], vec![], vec![4, 2]], 0, 0, DType::U32, device)
+    tensors::padded(
+        &[vec![1, 1, 5], vec![], vec![4, 2]],
+        0,
+        0,
+        DType::U32,
+        device,
+    )
 }
 
 fn other_targets(device: &Device) -> Tensor {
-    tensors::padded(&[vec![2, 3, 2], vec![], vec![5, 5]], 0, 0, DType::U32, device)
+    tensors::padded(
+        &[vec![2, 3, 2], vec![], vec![5, 5]],
+        0,
+        0,
+        DType::U32,
+        device,
+    )
 }
 
 fn logits(seed: u64, device: &Device) -> Tensor {
@@ -26,7 +38,10 @@ fn logits(seed: u64, device: &Device) -> Tensor {
 }
 
 fn none() -> CtcLossOptions {
-    CtcLossOptions { reduction: Reduction::None, ..Default::default() }
+    CtcLossOptions {
+        reduction: Reduction::None,
+        ..Default::default()
+    }
 }
 
 fn gradient_of(scalar: &Tensor, leaf: &Tensor) -> Vec<f64> {
@@ -63,13 +78,37 @@ fn gradient_flows_through_operations_before_and_after() {
                 DType::F32,
                 &device,
             );
-            let weight = tensors::floats(&rng.values(FEATURES * CLASSES, 1.0), &[FEATURES, CLASSES], DType::F32, &device);
+            let weight = tensors::floats(
+                &rng.values(FEATURES * CLASSES, 1.0),
+                &[FEATURES, CLASSES],
+                DType::F32,
+                &device,
+            );
             let weight = Var::from_tensor(&weight).unwrap();
-            let logits = features.matmul(&weight).unwrap().reshape((FRAMES, ITEMS, CLASSES)).unwrap();
-            let input = if entry == Entry::Logits { logits.clone() } else { log_softmax(&logits) };
-            let loss = entry.loss(&input, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, none()).unwrap();
+            let logits = features
+                .matmul(&weight)
+                .unwrap()
+                .reshape((FRAMES, ITEMS, CLASSES))
+                .unwrap();
+            let input = if entry == Entry::Logits {
+                logits.clone()
+            } else {
+                log_softmax(&logits)
+            };
+            let loss = entry
+                .loss(
+                    &input,
+                    &targets(&device),
+                    &INPUT_LENGTHS,
+                    &TARGET_LENGTHS,
+                    none(),
+                )
+                .unwrap();
             // 3 x^2 - x, summed over the items.
-            let scalar = ((loss.sqr().unwrap() * 3.0).unwrap() - &loss).unwrap().sum_all().unwrap();
+            let scalar = ((loss.sqr().unwrap() * 3.0).unwrap() - &loss)
+                .unwrap()
+                .sum_all()
+                .unwrap();
             let got = gradient_of(&scalar, &weight);
 
             // By hand: upstream 6 x - 1, then the transposed product.
@@ -88,11 +127,17 @@ fn gradient_flows_through_operations_before_and_after() {
             let want: Vec<f64> = (0..FEATURES * CLASSES)
                 .map(|i| {
                     let (f, c) = (i / CLASSES, i % CLASSES);
-                    (0..FRAMES * ITEMS).map(|r| features[r * FEATURES + f] * at_logits[r * CLASSES + c]).sum()
+                    (0..FRAMES * ITEMS)
+                        .map(|r| features[r * FEATURES + f] * at_logits[r * CLASSES + c])
+                        .sum()
                 })
                 .collect();
             // Thirty products of upstream gradients near 100.
-            tolerance::Tolerance { absolute: 1e-2, relative: 1e-4 }.check("gradient", &got, &want);
+            tolerance::Tolerance {
+                absolute: 1e-2,
+                relative: 1e-4,
+            }
+            .check("gradient", &got, &want);
         }
     }
 }
@@ -101,12 +146,26 @@ fn gradient_flows_through_operations_before_and_after() {
 fn several_losses_in_one_graph_add_up() {
     for device in devices() {
         for entry in Entry::ALL {
-            let (x, a, b) = (logits(71, &device), targets(&device), other_targets(&device));
-            let alone = |t| run(entry, &x, t, &INPUT_LENGTHS, &TARGET_LENGTHS, none(), None).unwrap().gradient;
+            let (x, a, b) = (
+                logits(71, &device),
+                targets(&device),
+                other_targets(&device),
+            );
+            let alone = |t| {
+                run(entry, &x, t, &INPUT_LENGTHS, &TARGET_LENGTHS, none(), None)
+                    .unwrap()
+                    .gradient
+            };
             let want = added(&alone(&a), &scaled(&alone(&b), -0.5));
 
             let leaf = Var::from_tensor(&x).unwrap();
-            let loss = |t| entry.loss(&leaf, t, &INPUT_LENGTHS, &TARGET_LENGTHS, none()).unwrap().sum_all().unwrap();
+            let loss = |t| {
+                entry
+                    .loss(&leaf, t, &INPUT_LENGTHS, &TARGET_LENGTHS, none())
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+            };
             let scalar = (loss(&a) + (loss(&b) * -0.5).unwrap()).unwrap();
             check(&gradient_of(&scalar, &leaf), &want);
         }
@@ -118,15 +177,30 @@ fn two_inputs_in_one_graph_have_their_own_gradients() {
     let device = Device::Cpu;
     let t = targets(&device);
     let (x, y) = (logits(72, &device), logits(73, &device));
-    let alone =
-        |x, entry: Entry| run(entry, x, &t, &INPUT_LENGTHS, &TARGET_LENGTHS, none(), None).unwrap().gradient;
+    let alone = |x, entry: Entry| {
+        run(entry, x, &t, &INPUT_LENGTHS, &TARGET_LENGTHS, none(), None)
+            .unwrap()
+            .gradient
+    };
     let (a, b) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&y).unwrap());
-    let scalar = (ctc_loss(&a, &t, INPUT_LENGTHS, TARGET_LENGTHS, none()).unwrap().sum_all().unwrap()
-        + ctc_loss_with_logits(&b, &t, INPUT_LENGTHS, TARGET_LENGTHS, none()).unwrap().sum_all().unwrap())
+    let scalar = (ctc_loss(&a, &t, INPUT_LENGTHS, TARGET_LENGTHS, none())
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        + ctc_loss_with_logits(&b, &t, INPUT_LENGTHS, TARGET_LENGTHS, none())
+            .unwrap()
+            .sum_all()
+            .unwrap())
     .unwrap();
     let gradients = scalar.backward().unwrap();
-    check(&tensors::read(gradients.get(&a).unwrap()), &alone(&x, Entry::LogProbs));
-    check(&tensors::read(gradients.get(&b).unwrap()), &alone(&y, Entry::Logits));
+    check(
+        &tensors::read(gradients.get(&a).unwrap()),
+        &alone(&x, Entry::LogProbs),
+    );
+    check(
+        &tensors::read(gradients.get(&b).unwrap()),
+        &alone(&y, Entry::Logits),
+    );
 }
 
 #[test]
@@ -135,12 +209,29 @@ fn backward_twice_gives_the_same_bits() {
         for entry in Entry::ALL {
             for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
                 let leaf = Var::from_tensor(&logits(74, &device)).unwrap();
-                let options = CtcLossOptions { reduction, ..none() };
-                let loss = entry.loss(&leaf, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, options).unwrap();
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none()
+                };
+                let loss = entry
+                    .loss(
+                        &leaf,
+                        &targets(&device),
+                        &INPUT_LENGTHS,
+                        &TARGET_LENGTHS,
+                        options,
+                    )
+                    .unwrap();
                 let first = gradient_of(&loss, &leaf);
-                assert_eq!(common::bits(&gradient_of(&loss, &leaf)), common::bits(&first));
+                assert_eq!(
+                    common::bits(&gradient_of(&loss, &leaf)),
+                    common::bits(&first)
+                );
                 // And with another upstream gradient.
-                check(&gradient_of(&(&loss * 2.0).unwrap(), &leaf), &scaled(&first, 2.0));
+                check(
+                    &gradient_of(&(&loss * 2.0).unwrap(), &leaf),
+                    &scaled(&first, 2.0),
+                );
             }
         }
     }
@@ -152,8 +243,19 @@ fn backward_from_none_is_backward_from_the_sum() {
         for entry in Entry::ALL {
             let leaf = Var::from_tensor(&logits(75, &device)).unwrap();
             let go = |reduction| {
-                let options = CtcLossOptions { reduction, ..none() };
-                let loss = entry.loss(&leaf, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, options).unwrap();
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none()
+                };
+                let loss = entry
+                    .loss(
+                        &leaf,
+                        &targets(&device),
+                        &INPUT_LENGTHS,
+                        &TARGET_LENGTHS,
+                        options,
+                    )
+                    .unwrap();
                 gradient_of(&loss, &leaf)
             };
             check(&go(Reduction::None), &go(Reduction::Sum));
@@ -169,16 +271,36 @@ fn each_item_takes_its_own_upstream_gradient() {
                 let options = CtcLossOptions { gradient, ..none() };
                 let go = |upstream: [f64; ITEMS]| {
                     let (x, t) = (logits(76, &device), targets(&device));
-                    run(entry, &x, &t, &INPUT_LENGTHS, &TARGET_LENGTHS, options, Some(&upstream)).unwrap().gradient
+                    run(
+                        entry,
+                        &x,
+                        &t,
+                        &INPUT_LENGTHS,
+                        &TARGET_LENGTHS,
+                        options,
+                        Some(&upstream),
+                    )
+                    .unwrap()
+                    .gradient
                 };
-                let parts = [go([1.0, 0.0, 0.0]), go([0.0, 1.0, 0.0]), go([0.0, 0.0, 1.0])];
+                let parts = [
+                    go([1.0, 0.0, 0.0]),
+                    go([0.0, 1.0, 0.0]),
+                    go([0.0, 0.0, 1.0]),
+                ];
                 for (n, part) in parts.iter().enumerate() {
                     for (i, &g) in part.iter().enumerate() {
-                        assert!(g == 0.0 || i / CLASSES % ITEMS == n, "item {n} leaks into entry {i}");
+                        assert!(
+                            g == 0.0 || i / CLASSES % ITEMS == n,
+                            "item {n} leaks into entry {i}"
+                        );
                     }
                     assert!(part.iter().any(|&g| g != 0.0));
                 }
-                let want = added(&scaled(&parts[0], -1.5), &added(&scaled(&parts[1], 4.0), &scaled(&parts[2], 0.25)));
+                let want = added(
+                    &scaled(&parts[0], -1.5),
+                    &added(&scaled(&parts[1], 4.0), &scaled(&parts[2], 0.25)),
+                );
                 check(&go([-1.5, 4.0, 0.25]), &want);
             }
         }
@@ -191,7 +313,13 @@ fn a_loss_used_twice_gets_both_gradients() {
         for entry in Entry::ALL {
             let leaf = Var::from_tensor(&logits(77, &device)).unwrap();
             let loss = entry
-                .loss(&leaf, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, CtcLossOptions::default())
+                .loss(
+                    &leaf,
+                    &targets(&device),
+                    &INPUT_LENGTHS,
+                    &TARGET_LENGTHS,
+                    CtcLossOptions::default(),
+                )
                 .unwrap();
             let value = tensors::read(&loss)[0];
             let want = scaled(&gradient_of(&loss, &leaf), 2.0 * value);
@@ -206,10 +334,19 @@ fn an_input_used_by_the_loss_and_elsewhere_gets_both_gradients() {
         for entry in Entry::ALL {
             let leaf = Var::from_tensor(&logits(78, &device)).unwrap();
             let loss = entry
-                .loss(&leaf, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, CtcLossOptions::default())
+                .loss(
+                    &leaf,
+                    &targets(&device),
+                    &INPUT_LENGTHS,
+                    &TARGET_LENGTHS,
+                    CtcLossOptions::default(),
+                )
                 .unwrap();
             let penalty = (leaf.sqr().unwrap().sum_all().unwrap() * 0.1).unwrap();
-            let want = added(&gradient_of(&loss, &leaf), &scaled(&tensors::read(&leaf), 0.2));
+            let want = added(
+                &gradient_of(&loss, &leaf),
+                &scaled(&tensors::read(&leaf), 0.2),
+            );
             check(&gradient_of(&(loss + penalty).unwrap(), &leaf), &want);
         }
     }
@@ -220,9 +357,20 @@ fn an_untracked_input_gives_an_untracked_loss() {
     for device in devices() {
         for entry in Entry::ALL {
             for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
-                let options = CtcLossOptions { reduction, ..none() };
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none()
+                };
                 let go = |x: &Tensor| {
-                    entry.loss(x, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, options).unwrap()
+                    entry
+                        .loss(
+                            x,
+                            &targets(&device),
+                            &INPUT_LENGTHS,
+                            &TARGET_LENGTHS,
+                            options,
+                        )
+                        .unwrap()
                 };
                 let x = logits(79, &device);
                 assert!(!go(&x).track_op());
@@ -254,12 +402,27 @@ fn gradient_reaches_an_f32_leaf_through_a_half_input() {
                 let leaf = Var::from_tensor(&logits(81, &device)).unwrap();
                 let half = leaf.to_dtype(dtype).unwrap();
                 let loss = entry
-                    .loss(&half, &targets(&device), &INPUT_LENGTHS, &TARGET_LENGTHS, CtcLossOptions::default())
+                    .loss(
+                        &half,
+                        &targets(&device),
+                        &INPUT_LENGTHS,
+                        &TARGET_LENGTHS,
+                        CtcLossOptions::default(),
+                    )
                     .unwrap();
                 let got = gradient_of(&loss, &leaf);
                 let t = targets(&device);
                 let options = CtcLossOptions::default();
-                let want = run(entry, &half.detach(), &t, &INPUT_LENGTHS, &TARGET_LENGTHS, options, None).unwrap();
+                let want = run(
+                    entry,
+                    &half.detach(),
+                    &t,
+                    &INPUT_LENGTHS,
+                    &TARGET_LENGTHS,
+                    options,
+                    None,
+                )
+                .unwrap();
                 assert_eq!(got, want.gradient);
             }
         }
@@ -272,8 +435,13 @@ fn descent_along_the_gradient_learns_the_target() {
         for gradient in [GradientKind::Exact, GradientKind::Torch] {
             let leaf = Var::from_tensor(&logits(82, &device)).unwrap();
             let t = targets(&device);
-            let options = CtcLossOptions { gradient, reduction: Reduction::Sum, ..Default::default() };
-            let loss = || ctc_loss_with_logits(&leaf, &t, INPUT_LENGTHS, TARGET_LENGTHS, options).unwrap();
+            let options = CtcLossOptions {
+                gradient,
+                reduction: Reduction::Sum,
+                ..Default::default()
+            };
+            let loss =
+                || ctc_loss_with_logits(&leaf, &t, INPUT_LENGTHS, TARGET_LENGTHS, options).unwrap();
             let before = tensors::read(&loss())[0];
             for _ in 0..200 {
                 let gradients = loss().backward().unwrap();
@@ -281,7 +449,10 @@ fn descent_along_the_gradient_learns_the_target() {
                 leaf.set(&(leaf.as_tensor() - step).unwrap()).unwrap();
             }
             let after = tensors::read(&loss())[0];
-            assert!(before > 5.0 && (0.0..0.5).contains(&after), "{before} to {after}");
+            assert!(
+                before > 5.0 && (0.0..0.5).contains(&after),
+                "{before} to {after}"
+            );
         }
     }
 }

@@ -4,8 +4,8 @@ mod common;
 
 use candle_core::{DType, Device};
 use candle_ctc::{CtcLossOptions, GradientKind, InputLayout, Reduction};
-use common::oracle::{repeats, Problem};
-use common::{bits, devices, holds, run_problem, tensors, Entry, Outcome, Rng};
+use common::oracle::{Problem, repeats};
+use common::{Entry, Outcome, Rng, bits, devices, holds, run_problem, tensors};
 
 fn problem(seed: u64, frames: usize, items: usize, classes: usize, longest: usize) -> Problem {
     let mut rng = Rng::new(seed);
@@ -22,11 +22,22 @@ fn problem(seed: u64, frames: usize, items: usize, classes: usize, longest: usiz
             least + rng.below(frames + 1 - least)
         })
         .collect();
-    Problem { frames, classes, blank: 0, values: rng.values(frames * items * classes, 4.0), targets, input_lengths }
+    Problem {
+        frames,
+        classes,
+        blank: 0,
+        values: rng.values(frames * items * classes, 4.0),
+        targets,
+        input_lengths,
+    }
 }
 
 fn none(gradient: GradientKind) -> CtcLossOptions {
-    CtcLossOptions { reduction: Reduction::None, gradient, ..Default::default() }
+    CtcLossOptions {
+        reduction: Reduction::None,
+        gradient,
+        ..Default::default()
+    }
 }
 
 /// The problem with the items in `keep`, in that order.
@@ -55,7 +66,10 @@ fn item_bits(outcome: &Outcome, problem: &Problem, n: usize) -> (u64, Vec<u64>) 
 /// Calls `check` with every entry, kind, dtype and device.
 fn everywhere(mut check: impl FnMut(Entry, CtcLossOptions, DType, &Device)) {
     for device in devices() {
-        for dtype in tensors::FLOATS.into_iter().filter(|&dtype| holds(&device, dtype)) {
+        for dtype in tensors::FLOATS
+            .into_iter()
+            .filter(|&dtype| holds(&device, dtype))
+        {
             for entry in Entry::ALL {
                 for kind in [GradientKind::Exact, GradientKind::Torch] {
                     check(entry, none(kind), dtype, &device);
@@ -136,8 +150,20 @@ fn an_untracked_loss_has_the_bits_of_a_tracked_one() {
         let tracked = run_problem(entry, &p, options, dtype, device, None).unwrap();
         let input = tensors::floats(&p.values, &[60, 5, 9], dtype, device);
         let targets = tensors::padded(&p.targets, 0, 0, DType::U32, device);
-        let loss = entry.loss(&input, &targets, &p.input_lengths, &p.target_lengths(), options).unwrap();
-        assert_eq!(bits(&tensors::read(&loss)), bits(&tracked.loss), "{entry:?} {dtype:?}");
+        let loss = entry
+            .loss(
+                &input,
+                &targets,
+                &p.input_lengths,
+                &p.target_lengths(),
+                options,
+            )
+            .unwrap();
+        assert_eq!(
+            bits(&tensors::read(&loss)),
+            bits(&tracked.loss),
+            "{entry:?} {dtype:?}"
+        );
     });
 }
 
@@ -146,8 +172,15 @@ fn every_run_has_the_same_bits() {
     let p = problem(66, 80, 9, 20, 25);
     everywhere(|entry, options, dtype, device| {
         for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
-            let options = CtcLossOptions { reduction, ..options };
-            let go = || run_problem(entry, &p, options, dtype, device, None).unwrap().bits();
+            let options = CtcLossOptions {
+                reduction,
+                ..options
+            };
+            let go = || {
+                run_problem(entry, &p, options, dtype, device, None)
+                    .unwrap()
+                    .bits()
+            };
             let first = go();
             for _ in 0..3 {
                 assert_eq!(go(), first);
@@ -158,18 +191,35 @@ fn every_run_has_the_same_bits() {
 
 #[test]
 fn the_number_of_threads_changes_no_bits() {
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pool = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+    };
     let pools = [pool(1), pool(2), pool(5)];
     // One item, so that threads must share it; fewer, as many and more items than threads; one large item.
-    for (frames, items, classes, longest) in
-        [(50, 1, 7, 20), (50, 2, 7, 20), (50, 5, 7, 20), (50, 23, 7, 20), (700, 1, 300, 200)]
-    {
+    for (frames, items, classes, longest) in [
+        (50, 1, 7, 20),
+        (50, 2, 7, 20),
+        (50, 5, 7, 20),
+        (50, 23, 7, 20),
+        (700, 1, 300, 200),
+    ] {
         let p = problem(67, frames, items, classes, longest);
         for entry in Entry::ALL {
             for layout in [InputLayout::TimeMajor, InputLayout::BatchMajor] {
                 for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
-                    let options = CtcLossOptions { layout, reduction, ..Default::default() };
-                    let go = || run_problem(entry, &p, options, DType::F32, &Device::Cpu, None).unwrap().bits();
+                    let options = CtcLossOptions {
+                        layout,
+                        reduction,
+                        ..Default::default()
+                    };
+                    let go = || {
+                        run_problem(entry, &p, options, DType::F32, &Device::Cpu, None)
+                            .unwrap()
+                            .bits()
+                    };
                     let first = pools[0].install(go);
                     assert_eq!(pools[1].install(go), first);
                     assert_eq!(pools[2].install(go), first);
@@ -184,11 +234,22 @@ fn the_number_of_threads_changes_no_bits() {
 fn calls_from_several_threads_at_once_agree() {
     let p = problem(68, 60, 4, 9, 20);
     let go = || {
-        run_problem(Entry::LogProbs, &p, none(GradientKind::Exact), DType::F32, &Device::Cpu, None).unwrap().bits()
+        run_problem(
+            Entry::LogProbs,
+            &p,
+            none(GradientKind::Exact),
+            DType::F32,
+            &Device::Cpu,
+            None,
+        )
+        .unwrap()
+        .bits()
     };
     let want = go();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..10).all(|_| go() == want))).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..10).all(|_| go() == want)))
+            .collect();
         assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
     });
 }

@@ -6,12 +6,17 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
 use common::oracle::Problem;
-use common::{devices, holds, run, run_problem, tensors, tolerance, Entry, Outcome, Rng};
+use common::{Entry, Outcome, Rng, devices, holds, run, run_problem, tensors, tolerance};
 
 const KINDS: [GradientKind; 2] = [GradientKind::Exact, GradientKind::Torch];
 const INF: f64 = f64::INFINITY;
 
-fn problem(frames: usize, classes: usize, targets: &[&[usize]], input_lengths: &[usize]) -> Problem {
+fn problem(
+    frames: usize,
+    classes: usize,
+    targets: &[&[usize]],
+    input_lengths: &[usize],
+) -> Problem {
     let values = Rng::new(30).values(frames * targets.len() * classes, 2.0);
     Problem {
         frames,
@@ -24,7 +29,12 @@ fn problem(frames: usize, classes: usize, targets: &[&[usize]], input_lengths: &
 }
 
 fn none(gradient: GradientKind, zero_infinity: bool) -> CtcLossOptions {
-    CtcLossOptions { reduction: Reduction::None, gradient, zero_infinity, ..Default::default() }
+    CtcLossOptions {
+        reduction: Reduction::None,
+        gradient,
+        zero_infinity,
+        ..Default::default()
+    }
 }
 
 /// Calls `check` with every entry, kind of gradient, f32 or f64, and device.
@@ -44,7 +54,13 @@ fn everywhere(mut check: impl FnMut(Entry, GradientKind, DType, &Device)) {
 }
 
 /// Runs a problem and compares it with the oracle.
-fn check(entry: Entry, problem: &Problem, options: CtcLossOptions, dtype: DType, device: &Device) -> Outcome {
+fn check(
+    entry: Entry,
+    problem: &Problem,
+    options: CtcLossOptions,
+    dtype: DType,
+    device: &Device,
+) -> Outcome {
     let mut problem = problem.clone();
     problem.values = tensors::rounded(&problem.values, dtype);
     let outcome = run_problem(entry, &problem, options, dtype, device, None).unwrap();
@@ -60,7 +76,9 @@ fn check(entry: Entry, problem: &Problem, options: CtcLossOptions, dtype: DType,
 
 /// The gradient of one item, (T, C).
 fn item_gradient(outcome: &Outcome, problem: &Problem, n: usize) -> Vec<f64> {
-    (0..problem.frames).flat_map(|t| outcome.gradient[problem.at(t, n, 0)..][..problem.classes].to_vec()).collect()
+    (0..problem.frames)
+        .flat_map(|t| outcome.gradient[problem.at(t, n, 0)..][..problem.classes].to_vec())
+        .collect()
 }
 
 #[test]
@@ -89,7 +107,16 @@ fn all_targets_may_be_empty_in_every_form() {
             tensors::integers(&[-5; 6], &[2, 3], DType::I32, device),
         ];
         for targets in &forms {
-            let got = run(entry, &input, targets, &[6, 3], &[0, 0], none(kind, false), None).unwrap();
+            let got = run(
+                entry,
+                &input,
+                targets,
+                &[6, 3],
+                &[0, 0],
+                none(kind, false),
+                None,
+            )
+            .unwrap();
             assert_eq!(got.bits(), want.bits(), "{:?}", targets.dims());
         }
     });
@@ -117,7 +144,10 @@ fn an_input_of_length_0_gives_0_for_an_empty_target_and_infinity_otherwise() {
         assert_eq!(out.loss[0], 0.0);
         assert_eq!(out.loss[1], INF);
         for n in [0, 1] {
-            assert!(item_gradient(&out, &p, n).iter().all(|&g| g == 0.0), "{entry:?} {kind:?}");
+            assert!(
+                item_gradient(&out, &p, n).iter().all(|&g| g == 0.0),
+                "{entry:?} {kind:?}"
+            );
         }
         assert!(item_gradient(&out, &p, 2).iter().any(|&g| g != 0.0));
     });
@@ -149,7 +179,13 @@ fn exact_gradient_of_an_item_that_cannot_be_aligned_is_0() {
     let p = problem(5, 4, &[&[1, 2, 3], &[1, 1, 1], &[2, 2]], &[2, 4, 5]);
     everywhere(|entry, _, dtype, device| {
         for zero_infinity in [false, true] {
-            let out = check(entry, &p, none(GradientKind::Exact, zero_infinity), dtype, device);
+            let out = check(
+                entry,
+                &p,
+                none(GradientKind::Exact, zero_infinity),
+                dtype,
+                device,
+            );
             for n in [0, 1] {
                 assert!(item_gradient(&out, &p, n).iter().all(|&g| g == 0.0));
             }
@@ -177,7 +213,10 @@ fn zero_infinity_gives_loss_0_and_gradient_0_to_infinite_items_only() {
         let plain = check(entry, &p, none(kind, false), dtype, device);
         assert_eq!((zeroed.loss[0], zeroed.loss[2]), (0.0, 0.0));
         for n in [0, 2] {
-            assert!(item_gradient(&zeroed, &p, n).iter().all(|&g| g == 0.0), "{entry:?} {kind:?}");
+            assert!(
+                item_gradient(&zeroed, &p, n).iter().all(|&g| g == 0.0),
+                "{entry:?} {kind:?}"
+            );
         }
         assert_eq!(zeroed.loss[1], plain.loss[1]);
         assert_eq!(item_gradient(&zeroed, &p, 1), item_gradient(&plain, &p, 1));
@@ -200,7 +239,10 @@ fn mean_divides_each_loss_by_its_target_length_then_by_the_batch() {
     let p = problem(8, 4, &[&[1, 2, 3], &[], &[2]], &[8, 7, 6]);
     everywhere(|entry, kind, dtype, device| {
         let items = check(entry, &p, none(kind, false), dtype, device).loss;
-        let options = CtcLossOptions { reduction: Reduction::Mean, ..none(kind, false) };
+        let options = CtcLossOptions {
+            reduction: Reduction::Mean,
+            ..none(kind, false)
+        };
         let mean = check(entry, &p, options, dtype, device).loss;
         let want = (items[0] / 3.0 + items[1] + items[2]) / 3.0;
         tolerance::loss(dtype).check("mean", &mean, &[want]);
@@ -212,7 +254,10 @@ fn mean_keeps_zeroed_items_in_the_denominator() {
     let p = problem(4, 4, &[&[1, 1, 1], &[2]], &[4, 4]);
     everywhere(|entry, kind, dtype, device| {
         let items = check(entry, &p, none(kind, true), dtype, device).loss;
-        let options = CtcLossOptions { reduction: Reduction::Mean, ..none(kind, true) };
+        let options = CtcLossOptions {
+            reduction: Reduction::Mean,
+            ..none(kind, true)
+        };
         let mean = check(entry, &p, options, dtype, device).loss;
         assert_eq!(items[0], 0.0);
         tolerance::loss(dtype).check("mean", &mean, &[items[1] / 2.0]);
@@ -224,7 +269,10 @@ fn sum_adds_the_losses() {
     let p = problem(8, 4, &[&[1, 2, 3], &[], &[2]], &[8, 7, 6]);
     everywhere(|entry, kind, dtype, device| {
         let items = check(entry, &p, none(kind, false), dtype, device).loss;
-        let options = CtcLossOptions { reduction: Reduction::Sum, ..none(kind, false) };
+        let options = CtcLossOptions {
+            reduction: Reduction::Sum,
+            ..none(kind, false)
+        };
         let sum = check(entry, &p, options, dtype, device).loss;
         tolerance::loss(dtype).check("sum", &sum, &[items.iter().sum()]);
     });
@@ -235,7 +283,10 @@ fn mean_and_sum_of_a_batch_with_an_infinite_item_are_infinite() {
     let p = problem(4, 4, &[&[1, 1, 1], &[2]], &[4, 4]);
     everywhere(|entry, kind, dtype, device| {
         for reduction in [Reduction::Mean, Reduction::Sum] {
-            let options = CtcLossOptions { reduction, ..none(kind, false) };
+            let options = CtcLossOptions {
+                reduction,
+                ..none(kind, false)
+            };
             assert_eq!(check(entry, &p, options, dtype, device).loss, [INF]);
         }
     });
@@ -246,17 +297,37 @@ fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item(
     let clean = problem(6, 5, &[&[1, 2], &[3]], &[5, 6]);
     // The blank or a label, at the first, a middle and the last used frame. Label 2 cannot be reached at
     // frame 0, nor label 1 at frame 4: NaN is still not hidden.
-    for (t, c) in [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2)] {
+    for (t, c) in [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+        (4, 0),
+        (4, 1),
+        (4, 2),
+    ] {
         let mut p = clean.clone();
         let i = p.at(t, 0, c);
         p.values[i] = f64::NAN;
         everywhere(|entry, kind, dtype, device| {
             let before = check(entry, &clean, none(kind, false), dtype, device);
             let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
-            assert!(out.loss[0].is_nan(), "{entry:?} {kind:?} frame {t} class {c}: {:?}", out.loss);
+            assert!(
+                out.loss[0].is_nan(),
+                "{entry:?} {kind:?} frame {t} class {c}: {:?}",
+                out.loss
+            );
             let gradient = item_gradient(&out, &p, 0);
-            assert!(gradient[..5 * 5].iter().all(|g| g.is_nan()), "{entry:?} {kind:?} frame {t} class {c}: {gradient:?}");
-            assert!(gradient[5 * 5..].iter().all(|&g| g == 0.0), "the frame beyond the length");
+            assert!(
+                gradient[..5 * 5].iter().all(|g| g.is_nan()),
+                "{entry:?} {kind:?} frame {t} class {c}: {gradient:?}"
+            );
+            assert!(
+                gradient[5 * 5..].iter().all(|&g| g == 0.0),
+                "the frame beyond the length"
+            );
             assert_eq!(out.loss[1], before.loss[1]);
             assert_eq!(item_gradient(&out, &p, 1), item_gradient(&before, &p, 1));
         });
@@ -271,7 +342,10 @@ fn nan_reaches_mean_and_sum() {
     everywhere(|entry, kind, dtype, device| {
         for reduction in [Reduction::Mean, Reduction::Sum] {
             for zero_infinity in [false, true] {
-                let options = CtcLossOptions { reduction, ..none(kind, zero_infinity) };
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none(kind, zero_infinity)
+                };
                 let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
                 assert!(out.loss[0].is_nan());
             }
@@ -324,13 +398,21 @@ fn frames_beyond_the_input_length_are_not_read_and_have_gradient_0() {
         }
         everywhere(|entry, kind, dtype, device| {
             for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
-                let options = CtcLossOptions { reduction, ..none(kind, false) };
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none(kind, false)
+                };
                 let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
                 let want = run_problem(entry, &clean, options, dtype, device, None).unwrap();
                 assert_eq!(got.bits(), want.bits(), "{garbage} {entry:?} {kind:?}");
                 for (n, frames) in [(0, 5), (2, 0)] {
                     let gradient = item_gradient(&got, &p, n);
-                    assert!(gradient[frames * 4..].iter().all(|&g| g.to_bits() << 1 == 0), "{garbage} {entry:?}");
+                    assert!(
+                        gradient[frames * 4..]
+                            .iter()
+                            .all(|&g| g.to_bits() << 1 == 0),
+                        "{garbage} {entry:?}"
+                    );
                 }
             }
         });
@@ -354,7 +436,16 @@ fn targets_beyond_the_target_length_are_not_read() {
             (0, DType::U8),
         ] {
             let targets = tensors::padded(&p.targets, 2, padding, int, device);
-            let got = run(entry, &input, &targets, &[8, 8, 8], &[2, 3, 0], none(kind, false), None).unwrap();
+            let got = run(
+                entry,
+                &input,
+                &targets,
+                &[8, 8, 8],
+                &[2, 3, 0],
+                none(kind, false),
+                None,
+            )
+            .unwrap();
             assert_eq!(got.bits(), want.bits(), "{padding} {int:?}");
         }
     });
@@ -373,7 +464,13 @@ fn minus_infinity_in_an_unused_class_changes_no_loss_and_brings_no_nan() {
         assert!(out.gradient.iter().all(|g| g.is_finite()));
         assert_eq!(out.gradient[p.at(2, 0, 4)], 0.0);
         if entry == Entry::LogProbs {
-            let want = check(entry, &clean, none(GradientKind::Exact, false), dtype, device);
+            let want = check(
+                entry,
+                &clean,
+                none(GradientKind::Exact, false),
+                dtype,
+                device,
+            );
             assert_eq!(out.bits(), want.bits());
         }
     });
@@ -426,7 +523,9 @@ fn torch_gradient_at_log_probs_is_nan_where_they_are_minus_infinity() {
     everywhere(|entry, _, dtype, device| {
         if entry == Entry::LogProbs {
             let out = check(entry, &p, none(GradientKind::Torch, false), dtype, device);
-            let nan: Vec<usize> = (0..out.gradient.len()).filter(|&i| out.gradient[i].is_nan()).collect();
+            let nan: Vec<usize> = (0..out.gradient.len())
+                .filter(|&i| out.gradient[i].is_nan())
+                .collect();
             assert_eq!(nan, [unused, used]);
         }
     });
@@ -460,7 +559,11 @@ fn a_target_that_fits_in_one_way_only_costs_that_path() {
                 let want: f64 = -(0..5).map(|t| p.values[p.at(t, n, path[t])]).sum::<f64>();
                 tolerance::loss(dtype).check("loss", &[out.loss[n]], &[want]);
                 for (t, &c) in path.iter().enumerate() {
-                    tolerance::gradient(dtype).check("gradient", &[out.gradient[p.at(t, n, c)]], &[-1.0]);
+                    tolerance::gradient(dtype).check(
+                        "gradient",
+                        &[out.gradient[p.at(t, n, c)]],
+                        &[-1.0],
+                    );
                 }
             }
         }
@@ -473,7 +576,10 @@ fn one_class_is_the_blank_alone() {
     everywhere(|entry, kind, dtype, device| {
         let out = check(entry, &p, none(kind, false), dtype, device);
         if entry == Entry::Logits {
-            assert!(out.loss.iter().all(|&loss| loss.abs() < 1e-6) && out.gradient.iter().all(|g| g.abs() < 1e-6));
+            assert!(
+                out.loss.iter().all(|&loss| loss.abs() < 1e-6)
+                    && out.gradient.iter().all(|g| g.abs() < 1e-6)
+            );
         }
     });
 }
@@ -490,7 +596,12 @@ fn one_frame_holds_one_label_or_none() {
 
 #[test]
 fn repeats_need_a_blank_between_them() {
-    let p = problem(9, 3, &[&[1, 1], &[1, 1, 1, 1, 1], &[1, 2, 2, 1, 1], &[2]], &[9, 9, 9, 9]);
+    let p = problem(
+        9,
+        3,
+        &[&[1, 1], &[1, 1, 1, 1, 1], &[1, 2, 2, 1, 1], &[2]],
+        &[9, 9, 9, 9],
+    );
     everywhere(|entry, kind, dtype, device| {
         check(entry, &p, none(kind, false), dtype, device);
     });
@@ -510,7 +621,16 @@ fn the_blank_may_be_any_class() {
             input_lengths: vec![8, 7, 6],
         };
         everywhere(|entry, kind, dtype, device| {
-            check(entry, &p, CtcLossOptions { blank, ..none(kind, false) }, dtype, device);
+            check(
+                entry,
+                &p,
+                CtcLossOptions {
+                    blank,
+                    ..none(kind, false)
+                },
+                dtype,
+                device,
+            );
         });
     }
 }
@@ -580,10 +700,29 @@ fn many_items_work() {
 fn a_broadcast_input_is_the_same_item_again() {
     for device in devices() {
         for entry in Entry::ALL {
-            let one = tensors::floats(&Rng::new(34).values(7 * 4, 2.0), &[7, 1, 4], DType::F32, &device);
+            let one = tensors::floats(
+                &Rng::new(34).values(7 * 4, 2.0),
+                &[7, 1, 4],
+                DType::F32,
+                &device,
+            );
             let all: Tensor = one.broadcast_as((7, 3, 4)).unwrap();
-            let targets = tensors::padded(&[vec![1, 2], vec![1, 2], vec![3]], 0, 0, DType::U32, &device);
-            let out = entry.loss(&all, &targets, &[7, 7, 7], &[2, 2, 1], none(GradientKind::Exact, false)).unwrap();
+            let targets = tensors::padded(
+                &[vec![1, 2], vec![1, 2], vec![3]],
+                0,
+                0,
+                DType::U32,
+                &device,
+            );
+            let out = entry
+                .loss(
+                    &all,
+                    &targets,
+                    &[7, 7, 7],
+                    &[2, 2, 1],
+                    none(GradientKind::Exact, false),
+                )
+                .unwrap();
             let loss = tensors::read(&out);
             assert_eq!(loss[0], loss[1]);
             assert_ne!(loss[0], loss[2]);
@@ -594,7 +733,14 @@ fn a_broadcast_input_is_the_same_item_again() {
 #[test]
 fn finite_masks_are_numbers_and_not_minus_infinity() {
     // A mask of -1e9 off one path; then on every path, so that the loss itself is 2e9 or 5e9.
-    for (mask, masked_frames) in [(-1e9, 0), (-1e9, 2), (-1e9, 5), (-1e30, 0), (-1e30, 3), (f64::from(f32::MIN), 0)] {
+    for (mask, masked_frames) in [
+        (-1e9, 0),
+        (-1e9, 2),
+        (-1e9, 5),
+        (-1e30, 0),
+        (-1e30, 3),
+        (f64::from(f32::MIN), 0),
+    ] {
         let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
         let path = [0, 1, 1, 0, 2, 0, 0, 0];
         for t in 0..8 {

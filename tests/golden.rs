@@ -4,8 +4,8 @@
 
 mod common;
 
-use candle_core::{safetensors, DType, Device, Tensor, Var};
-use candle_ctc::{ctc_loss, ctc_loss_with_logits, CtcLossOptions, GradientKind, Reduction};
+use candle_core::{DType, Device, Tensor, Var, safetensors};
+use candle_ctc::{CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_with_logits};
 use common::{tensors, tolerance, weighted};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -41,7 +41,10 @@ fn case(row: &Value, tensors: &HashMap<String, Tensor>) -> Case {
     let tensor = |part: &str| tensors[&format!("{name}.{part}")].clone();
     let lengths = |key: &str| -> Vec<usize> {
         let values = row[key].as_array().unwrap();
-        values.iter().map(|v| v.as_u64().unwrap() as usize).collect()
+        values
+            .iter()
+            .map(|v| v.as_u64().unwrap() as usize)
+            .collect()
     };
     let targets = tensor("targets");
     Case {
@@ -95,12 +98,32 @@ fn log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 fn check(case: &Case, route: Route, gradient: GradientKind, dtype: DType, device: &Device) {
-    let what = format!("{} {route:?} {gradient:?} {dtype:?} {:?}", case.name, device.location());
-    let leaf = case.input.to_dtype(dtype).unwrap().to_device(device).unwrap();
+    let what = format!(
+        "{} {route:?} {gradient:?} {dtype:?} {:?}",
+        case.name,
+        device.location()
+    );
+    let leaf = case
+        .input
+        .to_dtype(dtype)
+        .unwrap()
+        .to_device(device)
+        .unwrap();
     let leaf = Var::from_tensor(&leaf).unwrap();
-    let targets = tensors::integers(&case.targets, &case.targets_dims, case.targets_dtype, device);
-    let (il, tl) = (case.input_lengths.as_slice(), case.target_lengths.as_slice());
-    let options = CtcLossOptions { gradient, ..case.options };
+    let targets = tensors::integers(
+        &case.targets,
+        &case.targets_dims,
+        case.targets_dtype,
+        device,
+    );
+    let (il, tl) = (
+        case.input_lengths.as_slice(),
+        case.target_lengths.as_slice(),
+    );
+    let options = CtcLossOptions {
+        gradient,
+        ..case.options
+    };
     let loss = match route {
         Route::LogProbs => ctc_loss(&leaf, &targets, il, tl, options),
         Route::LogSoftmax => ctc_loss(&log_softmax(&leaf).unwrap(), &targets, il, tl, options),
@@ -111,18 +134,26 @@ fn check(case: &Case, route: Route, gradient: GradientKind, dtype: DType, device
     assert_eq!(loss.dtype(), dtype, "{what}: dtype of the loss");
     tolerance::golden(dtype).check(&format!("{what}: loss"), &tensors::read(&loss), &case.loss);
 
-    let gradients = weighted(&loss, case.upstream.as_deref()).unwrap().backward().unwrap();
+    let gradients = weighted(&loss, case.upstream.as_deref())
+        .unwrap()
+        .backward()
+        .unwrap();
     let got = tensors::read(gradients.get(&leaf).unwrap());
     let mut want = case.gradient.clone();
     if gradient == GradientKind::Exact {
         // PyTorch has NaN where an item cannot be aligned; the derivative is 0 there.
-        want.iter_mut().filter(|g| g.is_nan()).for_each(|g| *g = 0.0);
+        want.iter_mut()
+            .filter(|g| g.is_nan())
+            .for_each(|g| *g = 0.0);
     }
     tolerance::golden(dtype).check(&format!("{what}: gradient"), &got, &want);
 }
 
 fn check_all(at_logits: bool, route: Route, gradient: GradientKind) {
-    let cases: Vec<Case> = cases().into_iter().filter(|case| case.at_logits == at_logits).collect();
+    let cases: Vec<Case> = cases()
+        .into_iter()
+        .filter(|case| case.at_logits == at_logits)
+        .collect();
     assert!(cases.len() >= 60, "{} cases", cases.len());
     for device in common::devices() {
         for dtype in [DType::F64, DType::F32] {

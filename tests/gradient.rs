@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device};
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
 use common::oracle::Problem;
-use common::{run_problem, tensors, tolerance, Entry, Rng};
+use common::{Entry, Rng, run_problem, tensors, tolerance};
 
 fn problem(rng: &mut Rng) -> Problem {
     let classes = 2 + rng.below(4);
@@ -25,11 +25,24 @@ fn problem(rng: &mut Rng) -> Problem {
             least.min(frames) + rng.below(frames + 1 - least.min(frames))
         })
         .collect();
-    Problem { frames, classes, blank, values: rng.values(frames * items * classes, 2.0), targets, input_lengths }
+    Problem {
+        frames,
+        classes,
+        blank,
+        values: rng.values(frames * items * classes, 2.0),
+        targets,
+        input_lengths,
+    }
 }
 
 /// The loss that is differentiated: `sum(upstream * loss)`.
-fn objective(entry: Entry, problem: &Problem, options: CtcLossOptions, upstream: &[f64], device: &Device) -> f64 {
+fn objective(
+    entry: Entry,
+    problem: &Problem,
+    options: CtcLossOptions,
+    upstream: &[f64],
+    device: &Device,
+) -> f64 {
     let input = tensors::floats(
         &problem.values,
         &[problem.frames, problem.items(), problem.classes],
@@ -38,9 +51,19 @@ fn objective(entry: Entry, problem: &Problem, options: CtcLossOptions, upstream:
     );
     let targets = tensors::padded(&problem.targets, 0, 0, DType::I64, device);
     let loss = entry
-        .loss(&input, &targets, &problem.input_lengths, &problem.target_lengths(), options)
+        .loss(
+            &input,
+            &targets,
+            &problem.input_lengths,
+            &problem.target_lengths(),
+            options,
+        )
         .unwrap();
-    tensors::read(&loss).iter().zip(upstream).map(|(l, u)| l * u).sum()
+    tensors::read(&loss)
+        .iter()
+        .zip(upstream)
+        .map(|(l, u)| l * u)
+        .sum()
 }
 
 fn finite_differences_agree(entry: Entry, kind: GradientKind) {
@@ -60,10 +83,21 @@ fn finite_differences_agree(entry: Entry, kind: GradientKind) {
                     gradient: kind,
                     ..Default::default()
                 };
-                let outputs = if reduction == Reduction::None { problem.items() } else { 1 };
+                let outputs = if reduction == Reduction::None {
+                    problem.items()
+                } else {
+                    1
+                };
                 let upstream = rng.values(outputs, 2.0);
-                let outcome =
-                    run_problem(entry, &problem, options, DType::F64, &device, Some(&upstream)).unwrap();
+                let outcome = run_problem(
+                    entry,
+                    &problem,
+                    options,
+                    DType::F64,
+                    &device,
+                    Some(&upstream),
+                )
+                .unwrap();
                 let mut moved = problem.clone();
                 let differences: Vec<f64> = (0..problem.values.len())
                     .map(|i| {
@@ -107,10 +141,32 @@ fn torch_gradient_is_not_the_derivative_at_log_probs() {
     problem.targets = vec![vec![1 - problem.blank.min(1)]];
     problem.input_lengths = vec![problem.frames];
     problem.values.truncate(problem.frames * problem.classes);
-    let torch = CtcLossOptions { blank: problem.blank, gradient: GradientKind::Torch, ..Default::default() };
-    let exact = CtcLossOptions { gradient: GradientKind::Exact, ..torch };
-    let run = |options| run_problem(Entry::LogProbs, &problem, options, DType::F64, &Device::Cpu, None).unwrap();
-    let difference: Vec<f64> = run(torch).gradient.iter().zip(&run(exact).gradient).map(|(a, b)| a - b).collect();
+    let torch = CtcLossOptions {
+        blank: problem.blank,
+        gradient: GradientKind::Torch,
+        ..Default::default()
+    };
+    let exact = CtcLossOptions {
+        gradient: GradientKind::Exact,
+        ..torch
+    };
+    let run = |options| {
+        run_problem(
+            Entry::LogProbs,
+            &problem,
+            options,
+            DType::F64,
+            &Device::Cpu,
+            None,
+        )
+        .unwrap()
+    };
+    let difference: Vec<f64> = run(torch)
+        .gradient
+        .iter()
+        .zip(&run(exact).gradient)
+        .map(|(a, b)| a - b)
+        .collect();
     let probs: Vec<f64> = problem.values.iter().map(|x| x.exp()).collect();
     tolerance::gradient(DType::F64).check("torch - exact = exp(log_probs)", &difference, &probs);
 }

@@ -4,10 +4,10 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    ctc_loss, ctc_loss_with_logits, CtcLossOptions, GradientKind, InputLayout, Reduction,
+    CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
 };
-use common::{devices, holds, tensors, Entry, Rng};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use common::{Entry, Rng, devices, holds, tensors};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const FLOATS: [f64; 19] = [
     0.0,
@@ -86,12 +86,30 @@ enum Lengths {
 macro_rules! with_lengths {
     ($lengths:expr, $name:ident => $call:expr) => {
         match $lengths {
-            Lengths::I64(v) => { let $name = v.clone(); $call }
-            Lengths::Usize(v) => { let $name = v.clone(); $call }
-            Lengths::I32(v) => { let $name = v.clone(); $call }
-            Lengths::Scalar(v) => { let $name = *v; $call }
-            Lengths::UsizeScalar(v) => { let $name = *v; $call }
-            Lengths::Tensor(v) => { let $name = v; $call }
+            Lengths::I64(v) => {
+                let $name = v.clone();
+                $call
+            }
+            Lengths::Usize(v) => {
+                let $name = v.clone();
+                $call
+            }
+            Lengths::I32(v) => {
+                let $name = v.clone();
+                $call
+            }
+            Lengths::Scalar(v) => {
+                let $name = *v;
+                $call
+            }
+            Lengths::UsizeScalar(v) => {
+                let $name = *v;
+                $call
+            }
+            Lengths::Tensor(v) => {
+                let $name = v;
+                $call
+            }
         }
     };
 }
@@ -122,8 +140,18 @@ impl Lengths {
                 Ok(tensor) => Lengths::Tensor(tensor),
                 Err(_) => Lengths::I64(values),
             },
-            6 => Lengths::Tensor(tensors::integers(&[values.first().copied().unwrap_or(0)], &[], DType::I64, device)),
-            _ => Lengths::Tensor(tensors::integers(&values, &[values.len()], pick(rng, &tensors::INTEGERS), device)),
+            6 => Lengths::Tensor(tensors::integers(
+                &[values.first().copied().unwrap_or(0)],
+                &[],
+                DType::I64,
+                device,
+            )),
+            _ => Lengths::Tensor(tensors::integers(
+                &values,
+                &[values.len()],
+                pick(rng, &tensors::INTEGERS),
+                device,
+            )),
         }
     }
 }
@@ -172,7 +200,13 @@ impl Call {
         }
         let tame = one_in(rng, 2);
         let values: Vec<f64> = (0..dims.iter().product())
-            .map(|_| if tame && !one_in(rng, 4) { -3.0 * rng.unit() } else { pick(rng, &FLOATS) })
+            .map(|_| {
+                if tame && !one_in(rng, 4) {
+                    -3.0 * rng.unit()
+                } else {
+                    pick(rng, &FLOATS)
+                }
+            })
             .collect();
         let mut dtype = pick(rng, &tensors::FLOATS);
         if !holds(device, dtype) {
@@ -186,7 +220,11 @@ impl Call {
         }
         if one_in(rng, 4) && dims.len() >= 2 && dtype.is_float() {
             // The same shape through a transposed memory layout.
-            if let Ok(turned) = input.transpose(0, 1).and_then(|x| x.contiguous()).and_then(|x| x.transpose(0, 1)) {
+            if let Ok(turned) = input
+                .transpose(0, 1)
+                .and_then(|x| x.contiguous())
+                .and_then(|x| x.transpose(0, 1))
+            {
                 input = turned;
             }
         }
@@ -204,14 +242,35 @@ impl Call {
         let mut targets = if one_in(rng, 2) {
             tensors::concatenated(&labels, target_dtype, device)
         } else {
-            tensors::padded(&labels, rng.below(3), pick(rng, &INTEGERS), target_dtype, device)
+            tensors::padded(
+                &labels,
+                rng.below(3),
+                pick(rng, &INTEGERS),
+                target_dtype,
+                device,
+            )
         };
         if hostile {
-            let values: Vec<i64> = (0..targets.elem_count()).map(|_| pick(rng, &INTEGERS)).collect();
+            let values: Vec<i64> = (0..targets.elem_count())
+                .map(|_| pick(rng, &INTEGERS))
+                .collect();
             targets = tensors::integers(&values, targets.dims(), DType::I64, device);
         }
         if one_in(rng, 25) {
-            let dims = pick(rng, &[&[][..], &[0], &[1], &[0, 0], &[3, 0], &[0, 3], &[2, 2], &[1, 2, 2], &[1, 1, 1, 1]]);
+            let dims = pick(
+                rng,
+                &[
+                    &[][..],
+                    &[0],
+                    &[1],
+                    &[0, 0],
+                    &[3, 0],
+                    &[0, 3],
+                    &[2, 2],
+                    &[1, 2, 2],
+                    &[1, 1, 1, 1],
+                ],
+            );
             if let Ok(other) = Tensor::zeros(dims, pick(rng, &DTYPES), device) {
                 targets = other;
             }
@@ -245,18 +304,27 @@ impl Call {
             }
             return false;
         };
-        let wanted = if self.input.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let wanted = if self.input.dtype() == DType::F64 {
+            DType::F64
+        } else {
+            DType::F32
+        };
         assert_eq!(loss.dtype(), wanted);
         let leaf = leaf.unwrap();
         let tracked = self.loss(&leaf).unwrap();
-        assert_eq!(common::bits(&tensors::read(&tracked)), common::bits(&tensors::read(&loss)));
+        assert_eq!(
+            common::bits(&tensors::read(&tracked)),
+            common::bits(&tensors::read(&loss))
+        );
         let gradients = tracked.backward().unwrap();
         let gradient = gradients.get(&leaf).unwrap();
         assert_eq!(gradient.dims(), self.input.dims());
         assert_eq!(gradient.dtype(), self.input.dtype());
         if self.options.gradient == GradientKind::Exact && self.entry == Entry::LogProbs {
             let items = tensors::read(gradient);
-            let outside = items.iter().find(|&&g| !(g.is_nan() || (-1.01..=0.0).contains(&g)));
+            let outside = items
+                .iter()
+                .find(|&&g| !(g.is_nan() || (-1.01..=0.0).contains(&g)));
             assert_eq!(outside, None, "a posterior outside of 0..1");
         }
         true
@@ -290,7 +358,10 @@ fn describe(tensor: &Tensor) -> String {
         (DType::I64, Ok(x)) => format!("{:?}", x.to_vec1::<i64>()),
         (dtype, Ok(x)) if tensors::FLOATS.contains(&dtype) => format!("{:?}", tensors::read(&x)),
         (dtype, Ok(x)) if tensors::INTEGERS.contains(&dtype) => {
-            format!("{:?}", x.to_dtype(DType::I64).and_then(|x| x.to_vec1::<i64>()))
+            format!(
+                "{:?}",
+                x.to_dtype(DType::I64).and_then(|x| x.to_vec1::<i64>())
+            )
         }
         _ => String::new(),
     };
@@ -315,10 +386,16 @@ fn no_call_panics() {
             }
         }
         if let Some((seed, call)) = failed.first() {
-            panic!("{} calls went wrong; the first has seed {seed}: {call}", failed.len());
+            panic!(
+                "{} calls went wrong; the first has seed {seed}: {call}",
+                failed.len()
+            );
         }
         // Enough calls get past the checks to reach the arithmetic, and enough do not.
-        assert!(ok > calls / 4 && ok < calls * 3 / 4, "{ok} of {calls} calls succeeded");
+        assert!(
+            ok > calls / 4 && ok < calls * 3 / 4,
+            "{ok} of {calls} calls succeeded"
+        );
     }
 }
 
@@ -330,10 +407,14 @@ fn every_dtype_of_every_argument_gives_a_tensor_or_an_error() {
         let good_lengths = Tensor::ones(2, DType::U32, &device).unwrap();
         for dtype in DTYPES {
             let made = |dims: &[usize]| {
-                Tensor::zeros(dims, dtype, &device)
-                    .or_else(|_| Tensor::ones(dims, DType::F32, &device).and_then(|x| x.to_dtype(dtype)))
+                Tensor::zeros(dims, dtype, &device).or_else(|_| {
+                    Tensor::ones(dims, DType::F32, &device).and_then(|x| x.to_dtype(dtype))
+                })
             };
-            let options = CtcLossOptions { blank: 2, ..Default::default() };
+            let options = CtcLossOptions {
+                blank: 2,
+                ..Default::default()
+            };
             let is_float = tensors::FLOATS.contains(&dtype) && holds(&device, dtype);
             let is_int = tensors::INTEGERS.contains(&dtype);
             for entry in Entry::ALL {
@@ -348,10 +429,20 @@ fn every_dtype_of_every_argument_gives_a_tensor_or_an_error() {
                 if let Ok(lengths) = made(&[2]) {
                     let go = |i: &Tensor, u: &Tensor| match entry {
                         Entry::LogProbs => ctc_loss(&x, &good_targets, i, u, options).is_ok(),
-                        Entry::Logits => ctc_loss_with_logits(&x, &good_targets, i, u, options).is_ok(),
+                        Entry::Logits => {
+                            ctc_loss_with_logits(&x, &good_targets, i, u, options).is_ok()
+                        }
                     };
-                    assert_eq!(go(&lengths, &good_lengths), is_int, "input lengths {dtype:?}");
-                    assert_eq!(go(&good_lengths, &lengths), is_int, "target lengths {dtype:?}");
+                    assert_eq!(
+                        go(&lengths, &good_lengths),
+                        is_int,
+                        "input lengths {dtype:?}"
+                    );
+                    assert_eq!(
+                        go(&good_lengths, &lengths),
+                        is_int,
+                        "target lengths {dtype:?}"
+                    );
                 }
             }
         }

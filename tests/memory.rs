@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::CtcLossOptions;
-use common::{tensors, Entry, Rng};
+use common::{Entry, Rng, tensors};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
@@ -69,12 +69,23 @@ fn input() -> Tensor {
 
 fn targets() -> Tensor {
     let mut rng = Rng::new(91);
-    let targets = [rng.target(LABELS, CLASSES, 0, 0.2), rng.target(LABELS, CLASSES, 0, 0.2)];
+    let targets = [
+        rng.target(LABELS, CLASSES, 0, 0.2),
+        rng.target(LABELS, CLASSES, 0, 0.2),
+    ];
     tensors::padded(&targets, 0, 0, DType::U32, &Device::Cpu)
 }
 
 fn loss(entry: Entry, x: &Tensor, targets: &Tensor) -> Tensor {
-    entry.loss(x, targets, &[FRAMES; ITEMS], &[LABELS; ITEMS], CtcLossOptions::default()).unwrap()
+    entry
+        .loss(
+            x,
+            targets,
+            &[FRAMES; ITEMS],
+            &[LABELS; ITEMS],
+            CtcLossOptions::default(),
+        )
+        .unwrap()
 }
 
 /// Starts the thread pool and whatever else is made once.
@@ -97,7 +108,11 @@ fn dropping_the_graph_frees_all_that_the_loss_kept() {
             assert!(LIVE.load(SeqCst) > before + NOISE, "the counter counts");
             drop((gradients, loss, leaf));
             let after = LIVE.load(SeqCst);
-            assert!(after <= before + NOISE, "{entry:?}: {} bytes stay", after - before);
+            assert!(
+                after <= before + NOISE,
+                "{entry:?}: {} bytes stay",
+                after - before
+            );
         }
     }
 }
@@ -115,7 +130,10 @@ fn dropping_the_loss_frees_its_state_while_the_input_and_gradient_live() {
         drop(loss);
         // The gradient itself has the size of the input.
         let kept = LIVE.load(SeqCst).saturating_sub(before);
-        assert!(kept <= FRAMES * ITEMS * CLASSES * 4 + NOISE, "{entry:?}: {kept} bytes stay");
+        assert!(
+            kept <= FRAMES * ITEMS * CLASSES * 4 + NOISE,
+            "{entry:?}: {kept} bytes stay"
+        );
         drop(gradients);
     }
 }
@@ -129,7 +147,11 @@ fn an_untracked_loss_keeps_nothing() {
         let before = LIVE.load(SeqCst);
         let loss = loss(entry, &x, &targets);
         let after = LIVE.load(SeqCst);
-        assert!(after <= before + NOISE, "{entry:?}: {} bytes stay", after - before);
+        assert!(
+            after <= before + NOISE,
+            "{entry:?}: {} bytes stay",
+            after - before
+        );
         drop(loss);
     }
 }
@@ -144,7 +166,10 @@ fn an_untracked_loss_stores_no_lattice() {
         PEAK.store(before, SeqCst);
         loss(entry, &x, &targets);
         let peak = PEAK.load(SeqCst) - before;
-        assert!(peak < LATTICE / 8, "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}");
+        assert!(
+            peak < LATTICE / 8,
+            "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}"
+        );
     }
 }
 
@@ -159,6 +184,9 @@ fn a_training_step_stays_within_two_lattices_of_numbers_with_exponents() {
         PEAK.store(before, SeqCst);
         loss(entry, &leaf, &targets).backward().unwrap();
         let peak = PEAK.load(SeqCst) - before;
-        assert!(peak < 4 * LATTICE, "{entry:?}: {peak} bytes at the peak; a lattice of f32 is {LATTICE}");
+        assert!(
+            peak < 4 * LATTICE,
+            "{entry:?}: {peak} bytes at the peak; a lattice of f32 is {LATTICE}"
+        );
     }
 }

@@ -2,12 +2,15 @@
 
 mod common;
 
+use common::Rng;
 use common::oracle::{enumerate, recursion, repeats, uniform_loss};
 use common::tolerance::Tolerance;
-use common::Rng;
 
 /// Both are f64; the largest loss here is below 100.
-const SAME: Tolerance = Tolerance { absolute: 1e-12, relative: 1e-12 };
+const SAME: Tolerance = Tolerance {
+    absolute: 1e-12,
+    relative: 1e-12,
+};
 
 #[test]
 fn recursion_equals_enumeration_of_all_paths() {
@@ -43,12 +46,22 @@ fn recursion_equals_enumeration_of_all_paths() {
 #[test]
 fn uniform_loss_follows_the_closed_form() {
     let mut rng = Rng::new(2);
-    for (frames, classes, length) in [(1, 2, 0), (7, 3, 3), (60, 5, 20), (500, 30, 100), (2000, 6, 5)] {
+    for (frames, classes, length) in [
+        (1, 2, 0),
+        (7, 3, 3),
+        (60, 5, 20),
+        (500, 30, 100),
+        (2000, 6, 5),
+    ] {
         let target = rng.target(length, classes, 0, 0.3);
         let log_prob = -(classes as f64).ln();
         let truth = recursion(&vec![log_prob; frames * classes], classes, &target, 0);
         let want = uniform_loss(frames, log_prob, length, repeats(&target));
-        Tolerance { absolute: 1e-9, relative: 1e-12 }.check("loss", &[truth.loss], &[want]);
+        Tolerance {
+            absolute: 1e-9,
+            relative: 1e-12,
+        }
+        .check("loss", &[truth.loss], &[want]);
     }
     assert_eq!(uniform_loss(3, -1.0, 3, 1), f64::INFINITY);
     assert_eq!(recursion(&[-1.0; 9], 3, &[1, 1, 2], 0).loss, f64::INFINITY);
@@ -66,8 +79,15 @@ fn posterior_of_a_feasible_item_sums_to_one_at_each_frame() {
 
 #[test]
 fn tolerance_rejects_what_it_should() {
-    let t = Tolerance { absolute: 0.1, relative: 0.0 };
-    assert!(t.accepts(1.05, 1.0) && t.accepts(f64::NAN, f64::NAN) && t.accepts(f64::INFINITY, f64::INFINITY));
+    let t = Tolerance {
+        absolute: 0.1,
+        relative: 0.0,
+    };
+    assert!(
+        t.accepts(1.05, 1.0)
+            && t.accepts(f64::NAN, f64::NAN)
+            && t.accepts(f64::INFINITY, f64::INFINITY)
+    );
     assert!(!t.accepts(1.2, 1.0));
     assert!(!t.accepts(f64::NAN, 1.0) && !t.accepts(1.0, f64::NAN));
     assert!(!t.accepts(f64::INFINITY, 1.0) && !t.accepts(1.0, f64::INFINITY));

@@ -4,9 +4,9 @@ mod common;
 
 use candle_core::{DType, Device};
 use candle_ctc::{CtcLossOptions, GradientKind, InputLayout, Reduction};
-use common::oracle::{swap_axes, Problem};
+use common::oracle::{Problem, swap_axes};
 use common::views::VIEWS;
-use common::{run, tensors, tolerance, Entry, Rng};
+use common::{Entry, Rng, run, tensors, tolerance};
 use proptest::prelude::*;
 
 /// Everything that a random call has besides its numbers.
@@ -31,23 +31,41 @@ fn options(blank: usize) -> impl Strategy<Value = CtcLossOptions> {
         prop::sample::select(vec![GradientKind::Exact, GradientKind::Torch]),
         prop::sample::select(vec![InputLayout::TimeMajor, InputLayout::BatchMajor]),
     )
-        .prop_map(move |(reduction, zero_infinity, gradient, layout)| CtcLossOptions {
-            blank,
-            reduction,
-            zero_infinity,
-            gradient,
-            layout,
-        })
+        .prop_map(
+            move |(reduction, zero_infinity, gradient, layout)| CtcLossOptions {
+                blank,
+                reduction,
+                zero_infinity,
+                gradient,
+                layout,
+            },
+        )
 }
 
-fn problem(frames: usize, classes: usize, items: usize, longest: usize) -> impl Strategy<Value = Problem> {
-    (1..=frames, 1..=classes, 1..=items, any::<u64>(), 0.0..1.0, prop::sample::select(vec![0.5, 3.0, 15.0]))
+fn problem(
+    frames: usize,
+    classes: usize,
+    items: usize,
+    longest: usize,
+) -> impl Strategy<Value = Problem> {
+    (
+        1..=frames,
+        1..=classes,
+        1..=items,
+        any::<u64>(),
+        0.0..1.0,
+        prop::sample::select(vec![0.5, 3.0, 15.0]),
+    )
         .prop_map(move |(frames, classes, items, seed, repeats, scale)| {
             let mut rng = Rng::new(seed);
             let blank = rng.below(classes);
             let targets: Vec<_> = (0..items)
                 .map(|_| {
-                    let length = if classes == 1 { 0 } else { rng.below(longest.min(frames) + 1) };
+                    let length = if classes == 1 {
+                        0
+                    } else {
+                        rng.below(longest.min(frames) + 1)
+                    };
                     rng.target(length, classes, blank, repeats)
                 })
                 .collect();
@@ -64,11 +82,23 @@ fn problem(frames: usize, classes: usize, items: usize, longest: usize) -> impl 
                 })
                 .collect();
             let values = rng.values(frames * items * classes, scale);
-            Problem { frames, classes, blank, values, targets, input_lengths }
+            Problem {
+                frames,
+                classes,
+                blank,
+                values,
+                targets,
+                input_lengths,
+            }
         })
 }
 
-fn call(frames: usize, classes: usize, items: usize, longest: usize) -> impl Strategy<Value = Call> {
+fn call(
+    frames: usize,
+    classes: usize,
+    items: usize,
+    longest: usize,
+) -> impl Strategy<Value = Call> {
     problem(frames, classes, items, longest).prop_flat_map(|problem| {
         (
             options(problem.blank),
@@ -81,7 +111,16 @@ fn call(frames: usize, classes: usize, items: usize, longest: usize) -> impl Str
             any::<u64>(),
         )
             .prop_map(
-                move |(options, entry, dtype, targets_dtype, concatenated, extra_width, view, seed)| Call {
+                move |(
+                    options,
+                    entry,
+                    dtype,
+                    targets_dtype,
+                    concatenated,
+                    extra_width,
+                    view,
+                    seed,
+                )| Call {
                     problem: problem.clone(),
                     options,
                     entry,
@@ -97,11 +136,20 @@ fn call(frames: usize, classes: usize, items: usize, longest: usize) -> impl Str
 }
 
 fn agrees_with_the_oracle(call: &Call, device: &Device) {
-    let Call { options, entry, dtype, .. } = *call;
+    let Call {
+        options,
+        entry,
+        dtype,
+        ..
+    } = *call;
     let mut problem = call.problem.clone();
     problem.values = tensors::rounded(&problem.values, dtype);
     let mut rng = Rng::new(call.seed);
-    let outputs = if options.reduction == Reduction::None { problem.items() } else { 1 };
+    let outputs = if options.reduction == Reduction::None {
+        problem.items()
+    } else {
+        1
+    };
     let upstream = tensors::rounded(&rng.values(outputs, 1.0), DType::F32);
 
     let time_major = tensors::floats(
@@ -118,11 +166,25 @@ fn agrees_with_the_oracle(call: &Call, device: &Device) {
     let targets = if call.concatenated {
         tensors::concatenated(&problem.targets, call.targets_dtype, device)
     } else {
-        tensors::padded(&problem.targets, call.extra_width, 97, call.targets_dtype, device)
+        tensors::padded(
+            &problem.targets,
+            call.extra_width,
+            97,
+            call.targets_dtype,
+            device,
+        )
     };
     let target_lengths = problem.target_lengths();
-    let outcome =
-        run(entry, &input, &targets, &problem.input_lengths, &target_lengths, options, Some(&upstream)).unwrap();
+    let outcome = run(
+        entry,
+        &input,
+        &targets,
+        &problem.input_lengths,
+        &target_lengths,
+        options,
+        Some(&upstream),
+    )
+    .unwrap();
 
     let (loss, mut gradient) = match entry {
         Entry::LogProbs => problem.expected(&options, Some(&upstream)),
@@ -132,8 +194,19 @@ fn agrees_with_the_oracle(call: &Call, device: &Device) {
         gradient = swap_axes(&gradient, problem.frames, problem.items(), problem.classes);
     }
     assert_eq!(outcome.gradient_dtype, dtype);
-    assert_eq!(outcome.loss_dtype, if dtype == DType::F64 { DType::F64 } else { DType::F32 });
-    let dims: &[usize] = if options.reduction == Reduction::None { &[problem.items()] } else { &[] };
+    assert_eq!(
+        outcome.loss_dtype,
+        if dtype == DType::F64 {
+            DType::F64
+        } else {
+            DType::F32
+        }
+    );
+    let dims: &[usize] = if options.reduction == Reduction::None {
+        &[problem.items()]
+    } else {
+        &[]
+    };
     assert_eq!(outcome.loss_dims, dims);
     tolerance::loss(dtype).check("loss", &outcome.loss, &loss);
     tolerance::gradient(dtype).check("gradient", &outcome.gradient, &gradient);

@@ -8,7 +8,7 @@ pub mod tolerance;
 pub mod views;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_ctc::{ctc_loss, ctc_loss_with_logits, CtcLossOptions, InputLayout};
+use candle_ctc::{CtcLossOptions, InputLayout, ctc_loss, ctc_loss_with_logits};
 use oracle::Problem;
 
 /// A deterministic random number generator (splitmix64), so that a failing test fails again.
@@ -141,8 +141,7 @@ pub fn weighted(loss: &Tensor, upstream: Option<&[f64]>) -> Result<Tensor> {
     match upstream {
         None => loss.sum_all(),
         Some(upstream) => {
-            let upstream =
-                tensors::floats(upstream, loss.dims(), loss.dtype(), loss.device());
+            let upstream = tensors::floats(upstream, loss.dims(), loss.dtype(), loss.device());
             (upstream * loss)?.sum_all()
         }
     }
@@ -192,7 +191,13 @@ pub fn run_problem(
         device,
     );
     let input = in_layout(&time_major, options.layout);
-    let targets = tensors::padded(&problem.targets, 0, problem.blank as i64, DType::I64, device);
+    let targets = tensors::padded(
+        &problem.targets,
+        0,
+        problem.blank as i64,
+        DType::I64,
+        device,
+    );
     let mut outcome = run(
         entry,
         &input,
@@ -203,8 +208,12 @@ pub fn run_problem(
         upstream,
     )?;
     if options.layout == InputLayout::BatchMajor {
-        outcome.gradient =
-            oracle::swap_axes(&outcome.gradient, problem.items(), problem.frames, problem.classes);
+        outcome.gradient = oracle::swap_axes(
+            &outcome.gradient,
+            problem.items(),
+            problem.frames,
+            problem.classes,
+        );
     }
     Ok(outcome)
 }

@@ -17,11 +17,17 @@ pub struct Truth {
 impl Truth {
     /// No path reads as the target.
     fn impossible(entries: usize) -> Self {
-        Truth { loss: f64::INFINITY, posterior: vec![0.0; entries] }
+        Truth {
+            loss: f64::INFINITY,
+            posterior: vec![0.0; entries],
+        }
     }
 
     fn undefined(entries: usize) -> Self {
-        Truth { loss: f64::NAN, posterior: vec![f64::NAN; entries] }
+        Truth {
+            loss: f64::NAN,
+            posterior: vec![f64::NAN; entries],
+        }
     }
 }
 
@@ -112,7 +118,10 @@ pub fn enumerate(log_probs: &[f64], classes: usize, target: &[usize], blank: usi
             posterior[t * classes + label] += (score - best).exp() / total;
         }
     }
-    Truth { loss: -(best + total.ln()), posterior }
+    Truth {
+        loss: -(best + total.ln()),
+        posterior,
+    }
 }
 
 /// The forward and backward recursion in log space. `log_probs` is (frames, classes), without +inf.
@@ -125,8 +134,15 @@ pub fn recursion(log_probs: &[f64], classes: usize, target: &[usize], blank: usi
     }
     let frames = log_probs.len() / classes;
     if frames == 0 {
-        let loss = if target.is_empty() { 0.0 } else { f64::INFINITY };
-        return Truth { loss, posterior: Vec::new() };
+        let loss = if target.is_empty() {
+            0.0
+        } else {
+            f64::INFINITY
+        };
+        return Truth {
+            loss,
+            posterior: Vec::new(),
+        };
     }
 
     // blank, l1, blank, l2, ..., blank
@@ -175,7 +191,11 @@ pub fn recursion(log_probs: &[f64], classes: usize, target: &[usize], blank: usi
         moved.add(largest);
     }
     let last = &alpha[(frames - 1) * states..];
-    let end = if states == 1 { last[0] } else { log_add(last[states - 1], last[states - 2]) };
+    let end = if states == 1 {
+        last[0]
+    } else {
+        log_add(last[states - 1], last[states - 2])
+    };
     if end == f64::NEG_INFINITY {
         return Truth::impossible(log_probs.len());
     }
@@ -214,7 +234,10 @@ pub fn recursion(log_probs: &[f64], classes: usize, target: &[usize], blank: usi
             rescale(&mut beta);
         }
     }
-    Truth { loss: -moved.total(), posterior }
+    Truth {
+        loss: -moved.total(),
+        posterior,
+    }
 }
 
 /// ln of the gamma function, by Stirling's series after a shift; good to 1e-13 relative.
@@ -269,7 +292,11 @@ impl Problem {
     /// The frames of one item up to its length, as (frames, classes).
     pub fn item(&self, n: usize) -> Vec<f64> {
         (0..self.input_lengths[n])
-            .flat_map(|t| self.values[self.at(t, n, 0)..][..self.classes].iter().copied())
+            .flat_map(|t| {
+                self.values[self.at(t, n, 0)..][..self.classes]
+                    .iter()
+                    .copied()
+            })
             .collect()
     }
 
@@ -283,35 +310,48 @@ impl Problem {
         for frame in problem.values.chunks_exact_mut(self.classes) {
             let largest = frame.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = frame.iter().map(|x| (x - largest).exp()).sum();
-            frame.iter_mut().for_each(|x| *x = (*x - largest) - sum.ln());
+            frame
+                .iter_mut()
+                .for_each(|x| *x = (*x - largest) - sum.ln());
         }
         problem
     }
 
     /// The reduced loss and the gradient of `sum(upstream * loss)` at `values`, as log-probabilities.
-    pub fn expected(&self, options: &CtcLossOptions, upstream: Option<&[f64]>) -> (Vec<f64>, Vec<f64>) {
-        self.expect(options, upstream, |weight, log_prob, posterior, feasible| {
-            match (options.gradient, feasible) {
+    pub fn expected(
+        &self,
+        options: &CtcLossOptions,
+        upstream: Option<&[f64]>,
+    ) -> (Vec<f64>, Vec<f64>) {
+        self.expect(
+            options,
+            upstream,
+            |weight, log_prob, posterior, feasible| match (options.gradient, feasible) {
                 (GradientKind::Exact, _) => -weight * posterior,
                 (GradientKind::Torch, true) if log_prob > f64::NEG_INFINITY => {
                     weight * (log_prob.exp() - posterior)
                 }
                 (GradientKind::Torch, _) => f64::NAN,
-            }
-        })
+            },
+        )
     }
 
     /// The reduced loss and the gradient at `values`, as logits. Both kinds of gradient agree, except for an
     /// item that cannot be aligned.
-    pub fn expected_with_logits(&self, options: &CtcLossOptions, upstream: Option<&[f64]>) -> (Vec<f64>, Vec<f64>) {
-        self.log_softmax()
-            .expect(options, upstream, |weight, log_prob, posterior, feasible| {
-                match (options.gradient, feasible) {
-                    (_, true) => weight * (log_prob.exp() - posterior),
-                    (GradientKind::Exact, false) => 0.0,
-                    (GradientKind::Torch, false) => f64::NAN,
-                }
-            })
+    pub fn expected_with_logits(
+        &self,
+        options: &CtcLossOptions,
+        upstream: Option<&[f64]>,
+    ) -> (Vec<f64>, Vec<f64>) {
+        self.log_softmax().expect(
+            options,
+            upstream,
+            |weight, log_prob, posterior, feasible| match (options.gradient, feasible) {
+                (_, true) => weight * (log_prob.exp() - posterior),
+                (GradientKind::Exact, false) => 0.0,
+                (GradientKind::Torch, false) => f64::NAN,
+            },
+        )
     }
 
     fn expect(

@@ -72,7 +72,11 @@ pub fn concatenated(targets: &[Vec<usize>], dtype: DType, device: &Device) -> Te
 
 /// Every value of a float tensor, in f64 (exact: f64 holds every value of the other dtypes).
 pub fn read(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.to_device(&Device::Cpu).unwrap().flatten_all().unwrap();
+    let tensor = tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
+        .flatten_all()
+        .unwrap();
     match tensor.dtype() {
         DType::F64 => tensor.to_vec1::<f64>().unwrap(),
         DType::F32 => widen(tensor.to_vec1::<f32>().unwrap(), f64::from),

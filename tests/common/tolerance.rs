@@ -50,9 +50,15 @@ impl Tolerance {
 pub fn loss(dtype: DType) -> Tolerance {
     match dtype {
         // A few hundred roundings of 1.1e-16 in the loss.
-        DType::F64 => Tolerance { absolute: 1e-10, relative: 1e-13 },
+        DType::F64 => Tolerance {
+            absolute: 1e-10,
+            relative: 1e-13,
+        },
         // Halves are accumulated in f32 and the loss is f32: 1.2e-7 a rounding, a few dozen of them.
-        _ => Tolerance { absolute: 1e-5, relative: 1e-6 },
+        _ => Tolerance {
+            absolute: 1e-5,
+            relative: 1e-6,
+        },
     }
 }
 
@@ -60,14 +66,26 @@ pub fn loss(dtype: DType) -> Tolerance {
 pub fn gradient(dtype: DType) -> Tolerance {
     match dtype {
         // Posteriors are sums of products of a few hundred factors, each rounded to 1.1e-16.
-        DType::F64 => Tolerance { absolute: 1e-10, relative: 1e-10 },
+        DType::F64 => Tolerance {
+            absolute: 1e-10,
+            relative: 1e-10,
+        },
         // The same in f32. A logit's rounding adds up to 1e-6.
-        DType::F32 => Tolerance { absolute: 5e-6, relative: 5e-6 },
+        DType::F32 => Tolerance {
+            absolute: 5e-6,
+            relative: 5e-6,
+        },
         // Computed in f32, then rounded to 11 bits, and again after the product with the upstream
         // gradient. Below 6e-5 the step of f16 is 6e-8, which the absolute part covers.
-        DType::F16 => Tolerance { absolute: 5e-6, relative: 1.0 / 1024.0 },
+        DType::F16 => Tolerance {
+            absolute: 5e-6,
+            relative: 1.0 / 1024.0,
+        },
         // The same with 8 bits.
-        DType::BF16 => Tolerance { absolute: 5e-6, relative: 1.0 / 128.0 },
+        DType::BF16 => Tolerance {
+            absolute: 5e-6,
+            relative: 1.0 / 128.0,
+        },
         other => panic!("no tolerance for {other:?}"),
     }
 }
@@ -76,13 +94,22 @@ pub fn gradient(dtype: DType) -> Tolerance {
 pub fn golden(dtype: DType) -> Tolerance {
     match dtype {
         // Both are f64: only the order of operations differs.
-        DType::F64 => Tolerance { absolute: 1e-10, relative: 1e-10 },
+        DType::F64 => Tolerance {
+            absolute: 1e-10,
+            relative: 1e-10,
+        },
         // f32 arithmetic on inputs of up to 400 frames. Relative, since a loss may be several thousand.
-        DType::F32 => Tolerance { absolute: 1e-5, relative: 1e-5 },
+        DType::F32 => Tolerance {
+            absolute: 1e-5,
+            relative: 1e-5,
+        },
         other => panic!("no tolerance for {other:?}"),
     }
 }
 
 /// Central differences in f64 with a step of 1e-5: the truncation is about the step squared, and the
 /// rounding of a loss of order 10 is divided by the step.
-pub const FINITE_DIFFERENCES: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-6 };
+pub const FINITE_DIFFERENCES: Tolerance = Tolerance {
+    absolute: 1e-6,
+    relative: 1e-6,
+};
