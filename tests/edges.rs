@@ -197,6 +197,9 @@ fn exact_gradient_of_an_item_that_cannot_be_aligned_is_0() {
 fn torch_gradient_of_an_item_that_cannot_be_aligned_is_nan_on_its_frames_alone() {
     let p = problem(5, 4, &[&[1, 2, 3], &[2, 2]], &[2, 5]);
     everywhere(|entry, _, dtype, device| {
+        if entry == Entry::Logits {
+            return; // That gradient is never PyTorch's NaN.
+        }
         let out = check(entry, &p, none(GradientKind::Torch, false), dtype, device);
         let gradient = item_gradient(&out, &p, 0);
         assert!(gradient[..2 * 4].iter().all(|g| g.is_nan()));
@@ -730,38 +733,89 @@ fn a_broadcast_input_is_the_same_item_again() {
     }
 }
 
-#[test]
-fn finite_masks_are_numbers_and_not_minus_infinity() {
-    // A mask of -1e9 off one path; then on every path, so that the loss itself is 2e9 or 5e9.
-    for (mask, masked_frames) in [
-        (-1e9, 0),
-        (-1e9, 2),
-        (-1e9, 5),
-        (-1e30, 0),
-        (-1e30, 3),
-        (f64::from(f32::MIN), 0),
-    ] {
-        let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
-        let path = [0, 1, 1, 0, 2, 0, 0, 0];
-        for t in 0..8 {
-            for c in 0..4 {
-                if c != path[t] || t < masked_frames {
-                    let i = p.at(t, 0, c);
-                    p.values[i] = mask;
-                }
+/// One path of eight frames; `mask` everywhere else, and on the path too for the first `masked_frames`.
+fn masked(mask: f64, masked_frames: usize) -> Problem {
+    let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
+    let path = [0, 1, 1, 0, 2, 0, 0, 0];
+    for (t, &label) in path.iter().enumerate() {
+        for c in 0..4 {
+            if c != label || t < masked_frames {
+                let i = p.at(t, 0, c);
+                p.values[i] = mask;
             }
         }
+    }
+    p
+}
+
+#[test]
+fn a_mask_of_minus_1e9_is_a_number() {
+    // On every path the loss itself is 2e9 or 5e9.
+    for masked_frames in [0, 2, 5] {
+        let p = masked(-1e9, masked_frames);
         everywhere(|entry, kind, dtype, device| {
             if entry == Entry::LogProbs {
-                let options = none(kind, false);
-                let mut p = p.clone();
-                p.values = tensors::rounded(&p.values, dtype);
-                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
-                let (loss, _) = p.expected(&options, None);
-                let what = format!("mask {mask:e} on {masked_frames} frames, {kind:?} {dtype:?}");
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                let (loss, gradient) = p.expected(&none(kind, false), None);
+                let what = format!("mask on {masked_frames} frames, {kind:?} {dtype:?}");
                 tolerance::loss(dtype).check(&what, &out.loss, &loss);
+                if masked_frames == 0 {
+                    tolerance::gradient(dtype).check(&what, &out.gradient, &gradient);
+                }
                 assert!(out.gradient.iter().all(|g| g.is_finite()), "{what}");
             }
         });
     }
+}
+
+#[test]
+fn log_probs_below_minus_1_4e9_count_as_minus_infinity() {
+    for masked_frames in [0, 3] {
+        let want = masked(-INF, masked_frames);
+        for mask in [-1.5e9, -1e30, f64::from(f32::MIN)] {
+            let p = masked(mask, masked_frames);
+            everywhere(|entry, _, dtype, device| {
+                if entry == Entry::LogProbs {
+                    let options = none(GradientKind::Exact, false);
+                    let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                    let want = run_problem(entry, &want, options, dtype, device, None).unwrap();
+                    assert_eq!(got.bits(), want.bits(), "{mask:e} {dtype:?}");
+                    assert_eq!(got.loss[0] == INF, masked_frames > 0);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_large_finite_mask_of_logits_forbids_a_class() {
+    // The largest logit of each frame is finite, so a softmax gives the mask probability 0.
+    for mask in [-1e9, -1e30, f64::from(f32::MIN), -INF] {
+        let p = masked(mask, 0);
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::Logits {
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                // One path is left, and it is certain.
+                tolerance::loss(dtype).check("loss", &out.loss[..1], &[0.0]);
+                assert!(out.gradient.iter().all(|g| g.is_finite()), "{mask:e}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_kind_of_gradient_changes_nothing_with_logits() {
+    let p = problem(5, 4, &[&[1, 2, 3], &[2, 2], &[1]], &[2, 5, 0]);
+    everywhere(|entry, kind, dtype, device| {
+        if entry == Entry::Logits {
+            for zero_infinity in [false, true] {
+                let go = |kind| {
+                    run_problem(entry, &p, none(kind, zero_infinity), dtype, device, None)
+                        .unwrap()
+                        .bits()
+                };
+                assert_eq!(go(kind), go(GradientKind::Exact));
+            }
+        }
+    });
 }
