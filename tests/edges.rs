@@ -700,6 +700,25 @@ fn many_items_work() {
 }
 
 #[test]
+fn an_input_of_more_than_2_to_32_entries_works() {
+    // A broadcast view: 5e9 entries that take the memory of one.
+    const FRAMES: usize = 50_000;
+    const CLASSES: usize = 100_000;
+    for device in devices() {
+        let log_prob = -(CLASSES as f64).ln();
+        let one = tensors::floats(&[log_prob], &[1, 1], DType::F32, &device);
+        let x = one.broadcast_as((FRAMES, CLASSES)).unwrap();
+        let target = [99_999, 1, 1, 77_777];
+        let targets = tensors::integers(&target, &[4], DType::I64, &device);
+        let options = none(GradientKind::Exact, false);
+        let loss = Entry::LogProbs.loss(&x, &targets, &[FRAMES], &[4], options);
+        let log_prob = tensors::read(&one)[0];
+        let want = common::oracle::uniform_loss(FRAMES, log_prob, 4, 1);
+        tolerance::loss(DType::F32).check("loss", &tensors::read(&loss.unwrap()), &[want]);
+    }
+}
+
+#[test]
 fn a_broadcast_input_is_the_same_item_again() {
     for device in devices() {
         for entry in Entry::ALL {
