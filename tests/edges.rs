@@ -295,46 +295,46 @@ fn mean_and_sum_of_a_batch_with_an_infinite_item_are_infinite() {
     });
 }
 
-#[test]
-fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+/// NaN, or the +inf that no probability has, at one frame and class of item 0 shows in that item alone.
+fn spoils_its_item(value: f64) {
     let clean = problem(6, 5, &[&[1, 2], &[3]], &[5, 6]);
     // The blank or a label, at the first, a middle and the last used frame. Label 2 cannot be reached at
-    // frame 0, nor label 1 at frame 4: NaN is still not hidden.
-    for (t, c) in [
-        (0, 0),
-        (0, 1),
-        (0, 2),
-        (2, 0),
-        (2, 1),
-        (2, 2),
-        (4, 0),
-        (4, 1),
-        (4, 2),
-    ] {
+    // frame 0, nor label 1 at frame 4: it is still not hidden.
+    for (t, c) in [0, 2, 4]
+        .into_iter()
+        .flat_map(|t| [0, 1, 2].map(|c| (t, c)))
+    {
         let mut p = clean.clone();
         let i = p.at(t, 0, c);
-        p.values[i] = f64::NAN;
+        p.values[i] = value;
         everywhere(|entry, kind, dtype, device| {
             let before = check(entry, &clean, none(kind, false), dtype, device);
             let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
-            assert!(
-                out.loss[0].is_nan(),
-                "{entry:?} {kind:?} frame {t} class {c}: {:?}",
-                out.loss
-            );
+            let what = format!("{value} {entry:?} {kind:?} frame {t} class {c}");
+            assert!(out.loss[0].is_nan(), "{what}: {:?}", out.loss);
             let gradient = item_gradient(&out, &p, 0);
             assert!(
                 gradient[..5 * 5].iter().all(|g| g.is_nan()),
-                "{entry:?} {kind:?} frame {t} class {c}: {gradient:?}"
+                "{what}: {gradient:?}"
             );
             assert!(
                 gradient[5 * 5..].iter().all(|&g| g == 0.0),
-                "the frame beyond the length"
+                "{what}: beyond the length"
             );
             assert_eq!(out.loss[1], before.loss[1]);
             assert_eq!(item_gradient(&out, &p, 1), item_gradient(&before, &p, 1));
         });
     }
+}
+
+#[test]
+fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+    spoils_its_item(f64::NAN);
+}
+
+#[test]
+fn plus_infinity_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+    spoils_its_item(INF);
 }
 
 #[test]
@@ -375,17 +375,22 @@ fn nan_in_an_unused_class_is_not_read_from_log_probs() {
 }
 
 #[test]
-fn nan_in_an_unused_class_is_nan_loss_from_logits() {
-    let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
-    let i = p.at(3, 0, 4);
-    p.values[i] = f64::NAN;
-    everywhere(|entry, kind, dtype, device| {
-        if entry == Entry::Logits {
-            let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
-            assert!(out.loss[0].is_nan() && out.loss[1].is_finite());
-            assert!(item_gradient(&out, &p, 0).iter().all(|g| g.is_nan()));
-        }
-    });
+fn nan_or_plus_infinity_in_an_unused_class_is_nan_loss_from_logits() {
+    for value in [f64::NAN, INF] {
+        let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
+        let i = p.at(3, 0, 4);
+        p.values[i] = value;
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::Logits {
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                assert!(out.loss[0].is_nan() && out.loss[1].is_finite(), "{value}");
+                assert!(
+                    item_gradient(&out, &p, 0).iter().all(|g| g.is_nan()),
+                    "{value}"
+                );
+            }
+        });
+    }
 }
 
 #[test]
