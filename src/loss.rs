@@ -175,9 +175,7 @@ fn run(
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
     let plan = validate::plan(kind, input, targets, input_lengths, target_lengths, opts)?;
-    let plan = Arc::new(plan);
-    let losses = op::losses(input, plan.clone())?;
-    reduce(losses, &plan, opts)
+    reduce(op::losses(input, Arc::new(plan))?, opts)
 }
 
 /// [`ctc_loss`] with its options kept, to hold in a training loop.

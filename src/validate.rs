@@ -2,7 +2,7 @@
 //! that a user's input can cause.
 
 use crate::lengths::{IntoLengths, Lengths, int_values};
-use crate::options::{CtcLossOptions, InputLayout};
+use crate::options::{CtcLossOptions, InputLayout, Reduction};
 use crate::plan::{InputKind, Plan};
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -34,6 +34,7 @@ pub(crate) fn plan(
         layout: dims.layout,
         input: kind,
         gradient: opts.gradient,
+        mean: opts.reduction == Reduction::Mean,
         zero_infinity: opts.zero_infinity,
         input_lengths,
         labels,
