@@ -38,7 +38,7 @@ use std::sync::Arc;
 ///
 /// A target that needs more frames than there are has probability 0: its loss is +inf and its
 /// gradient 0. A NaN (or +inf) at the blank or at a label of the target, in a frame that is used,
-/// gives NaN. Log-probabilities below −1.4e9 count as −inf.
+/// gives NaN. An entry more than 1.4e9 below the largest of those that its frame uses counts as −inf.
 ///
 /// # Errors
 ///

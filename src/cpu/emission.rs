@@ -7,7 +7,7 @@
 
 use super::classes::Classes;
 use super::isa::dispatch;
-use super::real::{Element, Real};
+use super::real::{Element, FAR_BELOW, Real};
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
 
@@ -42,6 +42,17 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// What dividing by the softmax denominators of some frames adds.
+    pub fn normalisers<R: Real>(stats: &[RowStats<R>]) -> Found {
+        let mut found = Found::default();
+        for stats in stats {
+            let normaliser = stats.maximum.widen() + stats.sum.ln();
+            found.log_scale -= normaliser;
+            found.poisoned |= !normaliser.is_finite();
+        }
+        found
+    }
+
     pub fn and(self, other: Found) -> Found {
         Found {
             log_scale: self.log_scale + other.log_scale,
@@ -103,34 +114,23 @@ impl<'a, E: Element> Source<'a, E> {
         to: &mut [E::Real],
         stats: &mut [RowStats<E::Real>],
         split: bool,
-    ) -> Found {
+    ) {
         let share = (SHARE / self.weight()).max(1);
         let runs = to.len().div_ceil(share * self.entries());
         if runs <= 1 || !split {
             return self.gather_run(first, to, stats);
         }
-        let mut found = vec![Found::default(); runs];
         let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share).collect();
         stats.resize_with(runs, Default::default);
-        // Shares are of one size whatever the threads, and what they found is added in order.
-        (to.par_chunks_mut(share * self.entries()), stats, &mut found)
+        (to.par_chunks_mut(share * self.entries()), stats)
             .into_par_iter()
             .enumerate()
-            .for_each(|(i, (to, stats, found))| {
-                *found = self.gather_run(first + i * share, to, stats);
-            });
-        found.into_iter().fold(Found::default(), Found::and)
+            .for_each(|(i, (to, stats))| self.gather_run(first + i * share, to, stats));
     }
 
-    fn gather_run(
-        &self,
-        first: usize,
-        to: &mut [E::Real],
-        stats: &mut [RowStats<E::Real>],
-    ) -> Found {
+    fn gather_run(&self, first: usize, to: &mut [E::Real], stats: &mut [RowStats<E::Real>]) {
         let (mut raw, mut row) = (Vec::new(), Vec::new());
         let mut picked = Vec::with_capacity(self.entries());
-        let mut found = Found::default();
         for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
             let start = self.start + (first + i) * self.strides.frame;
             if self.kind == InputKind::Logits {
@@ -143,9 +143,6 @@ impl<'a, E: Element> Source<'a, E> {
                     },
                 );
                 stats[i] = RowStats { maximum, sum };
-                let normaliser = maximum.widen() + sum.ln();
-                found.log_scale -= normaliser;
-                found.poisoned |= !normaliser.is_finite();
             }
             let data = &self.data[start..];
             if let Some(data) = E::as_real(data) {
@@ -158,7 +155,6 @@ impl<'a, E: Element> Source<'a, E> {
                 E::widen_slice(&picked, to);
             }
         }
-        found
     }
 }
 
@@ -359,7 +355,8 @@ unsafe fn convert_row<R: Real>(
         // −inf, too far below, or no number at all: rare enough to look again.
         for &x in entries {
             seen.poisoned |= !(x.widen() < f64::INFINITY);
-            seen.too_far |= (x > lowest) & (largest - x > R::LOG_LIMIT);
+            let below = largest.widen() - x.widen();
+            seen.too_far |= (below > R::LOG_LIMIT.widen()) & (below <= FAR_BELOW);
         }
     }
 }
@@ -383,24 +380,38 @@ pub(super) fn fold_lanes<T: Copy>(mut lanes: [T; LANES], merge: impl Fn(T, T) ->
 pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
     let (blocks, rest) = row.as_chunks::<LANES>();
     let maximum = largest_of(blocks, rest);
-    // Partial sums of at most 32 terms in the type of the row, their total in f64.
+    // The largest are counted, so that small terms are not lost beside a 1. The others are added
+    // up in the type of the row, 32 at a time, and then in f64.
     let mut total = [0.0f64; LANES];
+    let term = |x: R| {
+        let largest = x == maximum;
+        let one = if largest { R::ONE } else { R::ZERO };
+        let other = if largest {
+            R::ZERO
+        } else {
+            R::exp_negative(x - maximum)
+        };
+        (one, other)
+    };
     for run in blocks.chunks(32) {
-        let mut partial = [R::ZERO; LANES];
+        let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
         for block in run {
             for k in 0..LANES {
-                partial[k] += R::exp_negative(block[k] - maximum);
+                let (one, other) = term(block[k]);
+                ones[k] += one;
+                others[k] += other;
             }
         }
         for k in 0..LANES {
-            total[k] += partial[k].widen();
+            total[k] += ones[k].widen() + others[k].widen();
         }
     }
-    let mut sum = 0.0;
+    let mut sum = fold_lanes(total, |a, b| a + b);
     for &x in rest {
-        sum += R::exp_negative(x - maximum).widen();
+        let (one, other) = term(x);
+        sum += one.widen() + other.widen();
     }
-    (maximum, sum + fold_lanes(total, |a, b| a + b))
+    (maximum, sum)
 }
 
 /// The largest entry, NaN left out; −inf when there is none.

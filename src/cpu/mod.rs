@@ -217,7 +217,6 @@ struct Problem<'a, E: Element> {
 struct Kept<S> {
     entries: Vec<S>,
     stats: Vec<RowStats<S>>,
-    found: Found,
 }
 
 /// Where a pass over an item ended.
@@ -243,19 +242,15 @@ impl<E: Element> Problem<'_, E> {
     fn gather_all(&self) -> Kept<E::Real> {
         let mut entries = vec![E::Real::ZERO; self.frames() * self.source.entries()];
         let mut stats = self.no_stats(self.frames());
-        let found = self.source.gather(0, &mut entries, &mut stats, self.split);
-        Kept {
-            entries,
-            stats,
-            found,
-        }
+        self.source.gather(0, &mut entries, &mut stats, self.split);
+        Kept { entries, stats }
     }
 
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
     fn is_poisoned(&self) -> bool {
         let kept = self.gather_all();
         let bad = |x: &E::Real| !(x.widen() < f64::INFINITY);
-        kept.found.poisoned || kept.entries.iter().any(bad)
+        Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(bad)
     }
 
     /// The whole lattice in the arithmetic of `R`. With `kept`, whose entries are then read in
@@ -263,16 +258,13 @@ impl<E: Element> Problem<'_, E> {
     fn run<R: Real>(&self, kept: Option<&mut Kept<E::Real>>, buffers: &mut Buffers<R>) -> End {
         let lattice = Lattice::<R>::new(self.frames(), self.plan.target(self.n));
         let Buffers { forward, backward } = buffers;
-        let input = kept.as_deref().map(|kept| kept.entries.as_slice());
+        let input = kept.as_deref();
         let (early, late) = both(
             self.split,
             || self.sweep(&lattice, Direction::Forward, forward, input),
             || self.sweep(&lattice, Direction::Backward, backward, input),
         );
-        let mut found = early.and(late);
-        if let Some(kept) = &kept {
-            found = found.and(kept.found);
-        }
+        let found = early.and(late);
         let (log_p, top) = lattice.meet(&forward.rows, &backward.rows);
         let end = End {
             log_p: log_p + found.log_scale,
@@ -314,14 +306,14 @@ impl<E: Element> Problem<'_, E> {
         lattice: &Lattice<R>,
         direction: Direction,
         buffers: &mut DirectionBuffers<R>,
-        input: Option<&[E::Real]>,
+        kept: Option<&Kept<E::Real>>,
     ) -> Found {
         let entries = self.source.entries();
         let steps = lattice.steps(direction);
         let DirectionBuffers {
             rows, emissions, ..
         } = buffers;
-        rows.prepare(lattice, if input.is_some() { steps } else { 0 });
+        rows.prepare(lattice, if kept.is_some() { steps } else { 0 });
         rows.start(lattice, direction);
         let mut found = Found::default();
         let mut gathered = Vec::new();
@@ -329,17 +321,21 @@ impl<E: Element> Problem<'_, E> {
         for start in (0..steps).step_by(CHUNK) {
             let end = (start + CHUNK).min(steps);
             let frames = lattice.frames_of(direction, start + 1..end + 1);
-            let input = match input {
-                Some(all) => &all[frames.start * entries..frames.end * entries],
+            let (input, stats) = match kept {
+                Some(kept) => (
+                    &kept.entries[frames.start * entries..frames.end * entries],
+                    kept.stats.get(frames.clone()).unwrap_or_default(),
+                ),
                 None => {
                     gathered.resize(frames.len() * entries, E::Real::ZERO);
                     stats.clear();
                     stats.extend(self.no_stats(frames.len()));
                     let (to, stats) = (&mut gathered, &mut stats);
-                    found = found.and(self.source.gather(frames.start, to, stats, self.split));
-                    &gathered
+                    self.source.gather(frames.start, to, stats, self.split);
+                    (gathered.as_slice(), stats.as_slice())
                 }
             };
+            found = found.and(Found::normalisers(stats));
             found = found.and(emissions.convert(self.used, frames.start, input));
             lattice.sweep(direction, rows, start + 1..end + 1, emissions);
         }

@@ -11,6 +11,9 @@ use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+/// An entry further (in nats) below the largest of its frame counts as −inf: 2^31 · ln 2.
+pub(super) const FAR_BELOW: f64 = 1.4885e9;
+
 /// The arithmetic of a lattice: mantissas of this type, exponents of [`Real::Exp`].
 pub(crate) trait Real:
     WithDType
@@ -225,7 +228,7 @@ impl Real for f64 {
     const ZERO_BELOW: f64 = -562_949_953_421_312.0; // -2^49
     const EXP_0: f64 = 0.0;
     const EPSILON: f64 = f64::EPSILON;
-    const LOG_LIMIT: f64 = 1.4885e9; // 2^31 · ln 2
+    const LOG_LIMIT: f64 = FAR_BELOW;
     const PATH_LIMIT: f64 = f64::INFINITY;
 
     #[inline(always)]
@@ -372,7 +375,8 @@ mod tests {
             let truth = (f64::from(x) - f64::from(reference)) * LOG2_E;
             let (m, e) = <f32 as Real>::exp_split(x, reference);
             let error = f64::from(m).log2() + f64::from(e) - truth;
-            assert!(error.abs() < 1.3e-7, "{x} {reference}: {error}");
+            // 1.2e-7 is a step of the mantissa, 1.44 times that in log2; and the rounding of r.
+            assert!(error.abs() < 2e-7, "{x} {reference}: {error}");
             let (m, e) = <f64 as Real>::exp_split(x.into(), reference.into());
             let error = m.log2() + e - truth;
             assert!(error.abs() < 4e-16 * truth.abs().max(1.0), "{x}: {error}");
