@@ -1,6 +1,6 @@
 //! The Connectionist Temporal Classification loss for [candle](https://docs.rs/candle-core).
 
-pub mod cpu;
+mod cpu;
 mod lengths;
 mod loss;
 mod op;
@@ -9,6 +9,7 @@ mod plan;
 mod reduce;
 mod validate;
 
+pub use cpu::Isa;
 pub use lengths::{IntoLengths, Lengths};
 pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};
 pub use options::{CtcLossOptions, GradientKind, InputLayout, Reduction};

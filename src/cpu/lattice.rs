@@ -410,7 +410,7 @@ impl<R: Real> Lattice<R> {
         other: &Rows<R>,
         emissions: &Emissions<R>,
         top: R::Exp,
-        mut write: impl FnMut(usize, &[R]),
+        write: &mut dyn FnMut(usize, &[R]),
     ) {
         let from = match direction {
             Direction::Forward => self.middle(),

@@ -244,11 +244,11 @@ fn run<E: Element, R: Real>(
     let (alpha, beta, emissions) = (&*alpha, &*beta, &*emissions);
     rayon::join(
         || {
-            let late = |t, posterior: &[R]| put(late, t - middle, posterior);
+            let late = &mut |t, posterior: &[R]| put(late, t - middle, posterior);
             lattice.walk_on(Direction::Forward, alpha_walk, beta, emissions, top, late);
         },
         || {
-            let early = |t, posterior: &[R]| put(early, t, posterior);
+            let early = &mut |t, posterior: &[R]| put(early, t, posterior);
             lattice.walk_on(Direction::Backward, beta_walk, alpha, emissions, top, early);
         },
     );

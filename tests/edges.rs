@@ -1,0 +1,767 @@
+//! The edges of the definition: empty targets and inputs, items that cannot be aligned, NaN and infinities,
+//! padding, repeats, and what each reduction makes of them.
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
+use common::oracle::Problem;
+use common::{Entry, Outcome, Rng, devices, holds, run, run_problem, tensors, tolerance};
+
+const KINDS: [GradientKind; 2] = [GradientKind::Exact, GradientKind::Torch];
+const INF: f64 = f64::INFINITY;
+
+fn problem(
+    frames: usize,
+    classes: usize,
+    targets: &[&[usize]],
+    input_lengths: &[usize],
+) -> Problem {
+    let values = Rng::new(30).values(frames * targets.len() * classes, 2.0);
+    Problem {
+        frames,
+        classes,
+        blank: 0,
+        values,
+        targets: targets.iter().map(|target| target.to_vec()).collect(),
+        input_lengths: input_lengths.to_vec(),
+    }
+}
+
+fn none(gradient: GradientKind, zero_infinity: bool) -> CtcLossOptions {
+    CtcLossOptions {
+        reduction: Reduction::None,
+        gradient,
+        zero_infinity,
+        ..Default::default()
+    }
+}
+
+/// Calls `check` with every entry, kind of gradient, f32 or f64, and device.
+fn everywhere(mut check: impl FnMut(Entry, GradientKind, DType, &Device)) {
+    for device in devices() {
+        for dtype in [DType::F32, DType::F64] {
+            if !holds(&device, dtype) {
+                continue;
+            }
+            for entry in Entry::ALL {
+                for kind in KINDS {
+                    check(entry, kind, dtype, &device);
+                }
+            }
+        }
+    }
+}
+
+/// Runs a problem and compares it with the oracle.
+fn check(
+    entry: Entry,
+    problem: &Problem,
+    options: CtcLossOptions,
+    dtype: DType,
+    device: &Device,
+) -> Outcome {
+    let mut problem = problem.clone();
+    problem.values = tensors::rounded(&problem.values, dtype);
+    let outcome = run_problem(entry, &problem, options, dtype, device, None).unwrap();
+    let (loss, gradient) = match entry {
+        Entry::LogProbs => problem.expected(&options, None),
+        Entry::Logits => problem.expected_with_logits(&options, None),
+    };
+    let what = format!("{entry:?} {options:?} {dtype:?}");
+    tolerance::loss(dtype).check(&format!("{what}: loss"), &outcome.loss, &loss);
+    tolerance::gradient(dtype).check(&format!("{what}: gradient"), &outcome.gradient, &gradient);
+    outcome
+}
+
+/// The gradient of one item, (T, C).
+fn item_gradient(outcome: &Outcome, problem: &Problem, n: usize) -> Vec<f64> {
+    (0..problem.frames)
+        .flat_map(|t| outcome.gradient[problem.at(t, n, 0)..][..problem.classes].to_vec())
+        .collect()
+}
+
+#[test]
+fn an_empty_target_costs_the_blank_at_every_frame() {
+    let p = problem(6, 4, &[&[], &[1, 2], &[]], &[6, 6, 4]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        if entry == Entry::LogProbs {
+            for (n, frames) in [(0, 6), (2, 4)] {
+                let want: f64 = -(0..frames).map(|t| p.values[p.at(t, n, 0)]).sum::<f64>();
+                tolerance::loss(dtype).check("loss", &[out.loss[n]], &[want]);
+            }
+        }
+    });
+}
+
+#[test]
+fn all_targets_may_be_empty_in_every_form() {
+    let p = problem(6, 4, &[&[], &[]], &[6, 3]);
+    everywhere(|entry, kind, dtype, device| {
+        let want = check(entry, &p, none(kind, false), dtype, device);
+        let input = tensors::floats(&p.values, &[6, 2, 4], dtype, device);
+        let forms = [
+            tensors::integers(&[], &[2, 0], DType::I64, device),
+            tensors::integers(&[], &[0], DType::U32, device),
+            tensors::integers(&[-5; 6], &[2, 3], DType::I32, device),
+        ];
+        for targets in &forms {
+            let got = run(
+                entry,
+                &input,
+                targets,
+                &[6, 3],
+                &[0, 0],
+                none(kind, false),
+                None,
+            )
+            .unwrap();
+            assert_eq!(got.bits(), want.bits(), "{:?}", targets.dims());
+        }
+    });
+}
+
+#[test]
+fn an_unbatched_target_may_be_empty_in_every_form() {
+    let p = problem(6, 4, &[&[]], &[6]);
+    everywhere(|entry, kind, dtype, device| {
+        let want = check(entry, &p, none(kind, false), dtype, device);
+        let input = tensors::floats(&p.values, &[6, 4], dtype, device);
+        for dims in [&[0][..], &[1, 0]] {
+            let targets = tensors::integers(&[], dims, DType::I64, device);
+            let got = run(entry, &input, &targets, &[6], &[0], none(kind, false), None).unwrap();
+            assert_eq!(got.bits(), want.bits(), "{dims:?}");
+        }
+    });
+}
+
+#[test]
+fn an_input_of_length_0_gives_0_for_an_empty_target_and_infinity_otherwise() {
+    let p = problem(5, 4, &[&[], &[1, 2], &[3]], &[0, 0, 5]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        assert_eq!(out.loss[0], 0.0);
+        assert_eq!(out.loss[1], INF);
+        for n in [0, 1] {
+            assert!(
+                item_gradient(&out, &p, n).iter().all(|&g| g == 0.0),
+                "{entry:?} {kind:?}"
+            );
+        }
+        assert!(item_gradient(&out, &p, 2).iter().any(|&g| g != 0.0));
+    });
+}
+
+#[test]
+fn all_inputs_may_have_length_0() {
+    let p = problem(3, 4, &[&[], &[1]], &[0, 0]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        assert_eq!(out.loss, [0.0, INF]);
+        assert!(out.gradient.iter().all(|&g| g == 0.0));
+    });
+}
+
+#[test]
+fn an_item_that_cannot_be_aligned_has_infinite_loss_and_its_neighbours_are_untouched() {
+    // 3 labels in 2 frames; 3 labels and 2 repeats in 4 frames; the last fits exactly.
+    let p = problem(5, 4, &[&[1, 2, 3], &[1, 1, 1], &[2, 2, 2]], &[2, 4, 5]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        assert_eq!(out.loss[..2], [INF, INF]);
+        assert!(out.loss[2].is_finite());
+    });
+}
+
+#[test]
+fn exact_gradient_of_an_item_that_cannot_be_aligned_is_0() {
+    let p = problem(5, 4, &[&[1, 2, 3], &[1, 1, 1], &[2, 2]], &[2, 4, 5]);
+    everywhere(|entry, _, dtype, device| {
+        for zero_infinity in [false, true] {
+            let out = check(
+                entry,
+                &p,
+                none(GradientKind::Exact, zero_infinity),
+                dtype,
+                device,
+            );
+            for n in [0, 1] {
+                assert!(item_gradient(&out, &p, n).iter().all(|&g| g == 0.0));
+            }
+        }
+    });
+}
+
+#[test]
+fn torch_gradient_of_an_item_that_cannot_be_aligned_is_nan_on_its_frames_alone() {
+    let p = problem(5, 4, &[&[1, 2, 3], &[2, 2]], &[2, 5]);
+    everywhere(|entry, _, dtype, device| {
+        let out = check(entry, &p, none(GradientKind::Torch, false), dtype, device);
+        let gradient = item_gradient(&out, &p, 0);
+        assert!(gradient[..2 * 4].iter().all(|g| g.is_nan()));
+        assert!(gradient[2 * 4..].iter().all(|&g| g == 0.0));
+        assert!(item_gradient(&out, &p, 1).iter().all(|g| g.is_finite()));
+    });
+}
+
+#[test]
+fn zero_infinity_gives_loss_0_and_gradient_0_to_infinite_items_only() {
+    let p = problem(5, 4, &[&[1, 2, 3], &[2, 2], &[1]], &[2, 5, 0]);
+    everywhere(|entry, kind, dtype, device| {
+        let zeroed = check(entry, &p, none(kind, true), dtype, device);
+        let plain = check(entry, &p, none(kind, false), dtype, device);
+        assert_eq!((zeroed.loss[0], zeroed.loss[2]), (0.0, 0.0));
+        for n in [0, 2] {
+            assert!(
+                item_gradient(&zeroed, &p, n).iter().all(|&g| g == 0.0),
+                "{entry:?} {kind:?}"
+            );
+        }
+        assert_eq!(zeroed.loss[1], plain.loss[1]);
+        assert_eq!(item_gradient(&zeroed, &p, 1), item_gradient(&plain, &p, 1));
+    });
+}
+
+#[test]
+fn zero_infinity_does_not_hide_nan() {
+    let mut p = problem(5, 4, &[&[1, 2], &[3]], &[5, 5]);
+    let i = p.at(2, 0, 1);
+    p.values[i] = f64::NAN;
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, true), dtype, device);
+        assert!(out.loss[0].is_nan() && out.loss[1].is_finite());
+    });
+}
+
+#[test]
+fn mean_divides_each_loss_by_its_target_length_then_by_the_batch() {
+    let p = problem(8, 4, &[&[1, 2, 3], &[], &[2]], &[8, 7, 6]);
+    everywhere(|entry, kind, dtype, device| {
+        let items = check(entry, &p, none(kind, false), dtype, device).loss;
+        let options = CtcLossOptions {
+            reduction: Reduction::Mean,
+            ..none(kind, false)
+        };
+        let mean = check(entry, &p, options, dtype, device).loss;
+        let want = (items[0] / 3.0 + items[1] + items[2]) / 3.0;
+        tolerance::loss(dtype).check("mean", &mean, &[want]);
+    });
+}
+
+#[test]
+fn mean_keeps_zeroed_items_in_the_denominator() {
+    let p = problem(4, 4, &[&[1, 1, 1], &[2]], &[4, 4]);
+    everywhere(|entry, kind, dtype, device| {
+        let items = check(entry, &p, none(kind, true), dtype, device).loss;
+        let options = CtcLossOptions {
+            reduction: Reduction::Mean,
+            ..none(kind, true)
+        };
+        let mean = check(entry, &p, options, dtype, device).loss;
+        assert_eq!(items[0], 0.0);
+        tolerance::loss(dtype).check("mean", &mean, &[items[1] / 2.0]);
+    });
+}
+
+#[test]
+fn sum_adds_the_losses() {
+    let p = problem(8, 4, &[&[1, 2, 3], &[], &[2]], &[8, 7, 6]);
+    everywhere(|entry, kind, dtype, device| {
+        let items = check(entry, &p, none(kind, false), dtype, device).loss;
+        let options = CtcLossOptions {
+            reduction: Reduction::Sum,
+            ..none(kind, false)
+        };
+        let sum = check(entry, &p, options, dtype, device).loss;
+        tolerance::loss(dtype).check("sum", &sum, &[items.iter().sum()]);
+    });
+}
+
+#[test]
+fn mean_and_sum_of_a_batch_with_an_infinite_item_are_infinite() {
+    let p = problem(4, 4, &[&[1, 1, 1], &[2]], &[4, 4]);
+    everywhere(|entry, kind, dtype, device| {
+        for reduction in [Reduction::Mean, Reduction::Sum] {
+            let options = CtcLossOptions {
+                reduction,
+                ..none(kind, false)
+            };
+            assert_eq!(check(entry, &p, options, dtype, device).loss, [INF]);
+        }
+    });
+}
+
+#[test]
+fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+    let clean = problem(6, 5, &[&[1, 2], &[3]], &[5, 6]);
+    // The blank or a label, at the first, a middle and the last used frame. Label 2 cannot be reached at
+    // frame 0, nor label 1 at frame 4: NaN is still not hidden.
+    for (t, c) in [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+        (4, 0),
+        (4, 1),
+        (4, 2),
+    ] {
+        let mut p = clean.clone();
+        let i = p.at(t, 0, c);
+        p.values[i] = f64::NAN;
+        everywhere(|entry, kind, dtype, device| {
+            let before = check(entry, &clean, none(kind, false), dtype, device);
+            let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+            assert!(
+                out.loss[0].is_nan(),
+                "{entry:?} {kind:?} frame {t} class {c}: {:?}",
+                out.loss
+            );
+            let gradient = item_gradient(&out, &p, 0);
+            assert!(
+                gradient[..5 * 5].iter().all(|g| g.is_nan()),
+                "{entry:?} {kind:?} frame {t} class {c}: {gradient:?}"
+            );
+            assert!(
+                gradient[5 * 5..].iter().all(|&g| g == 0.0),
+                "the frame beyond the length"
+            );
+            assert_eq!(out.loss[1], before.loss[1]);
+            assert_eq!(item_gradient(&out, &p, 1), item_gradient(&before, &p, 1));
+        });
+    }
+}
+
+#[test]
+fn nan_reaches_mean_and_sum() {
+    let mut p = problem(6, 5, &[&[1, 2], &[3]], &[5, 6]);
+    let i = p.at(1, 0, 0);
+    p.values[i] = f64::NAN;
+    everywhere(|entry, kind, dtype, device| {
+        for reduction in [Reduction::Mean, Reduction::Sum] {
+            for zero_infinity in [false, true] {
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none(kind, zero_infinity)
+                };
+                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                assert!(out.loss[0].is_nan());
+            }
+        }
+    });
+}
+
+#[test]
+fn nan_in_an_unused_class_is_not_read_from_log_probs() {
+    let clean = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
+    let mut p = clean.clone();
+    for t in 0..6 {
+        let i = p.at(t, 0, 4);
+        p.values[i] = f64::NAN;
+    }
+    everywhere(|entry, _, dtype, device| {
+        if entry == Entry::LogProbs {
+            let options = none(GradientKind::Exact, false);
+            let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
+            let want = check(entry, &clean, options, dtype, device);
+            assert_eq!(got.bits(), want.bits());
+        }
+    });
+}
+
+#[test]
+fn nan_in_an_unused_class_is_nan_loss_from_logits() {
+    let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
+    let i = p.at(3, 0, 4);
+    p.values[i] = f64::NAN;
+    everywhere(|entry, kind, dtype, device| {
+        if entry == Entry::Logits {
+            let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+            assert!(out.loss[0].is_nan() && out.loss[1].is_finite());
+            assert!(item_gradient(&out, &p, 0).iter().all(|g| g.is_nan()));
+        }
+    });
+}
+
+#[test]
+fn frames_beyond_the_input_length_are_not_read_and_have_gradient_0() {
+    let clean = problem(8, 4, &[&[1, 2], &[3, 3], &[]], &[5, 8, 0]);
+    for garbage in [f64::NAN, INF, -INF, 1e30, -1e9] {
+        let mut p = clean.clone();
+        for n in 0..3 {
+            for t in p.input_lengths[n]..8 {
+                let i = p.at(t, n, 0);
+                p.values[i..i + 4].fill(garbage);
+            }
+        }
+        everywhere(|entry, kind, dtype, device| {
+            for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+                let options = CtcLossOptions {
+                    reduction,
+                    ..none(kind, false)
+                };
+                let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                let want = run_problem(entry, &clean, options, dtype, device, None).unwrap();
+                assert_eq!(got.bits(), want.bits(), "{garbage} {entry:?} {kind:?}");
+                for (n, frames) in [(0, 5), (2, 0)] {
+                    let gradient = item_gradient(&got, &p, n);
+                    assert!(
+                        gradient[frames * 4..]
+                            .iter()
+                            .all(|&g| g.to_bits() << 1 == 0),
+                        "{garbage} {entry:?}"
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn targets_beyond_the_target_length_are_not_read() {
+    let p = problem(8, 4, &[&[1, 2], &[3, 3, 1], &[]], &[8, 8, 8]);
+    everywhere(|entry, kind, dtype, device| {
+        let want = check(entry, &p, none(kind, false), dtype, device);
+        let input = tensors::floats(&p.values, &[8, 3, 4], dtype, device);
+        for (padding, int) in [
+            (-100, DType::I64),
+            (i64::MIN, DType::I64),
+            (i64::MAX, DType::I64),
+            (9999, DType::I32),
+            (-1, DType::I16),
+            (u32::MAX as i64, DType::U32),
+            (255, DType::U8),
+            (0, DType::U8),
+        ] {
+            let targets = tensors::padded(&p.targets, 2, padding, int, device);
+            let got = run(
+                entry,
+                &input,
+                &targets,
+                &[8, 8, 8],
+                &[2, 3, 0],
+                none(kind, false),
+                None,
+            )
+            .unwrap();
+            assert_eq!(got.bits(), want.bits(), "{padding} {int:?}");
+        }
+    });
+}
+
+#[test]
+fn minus_infinity_in_an_unused_class_changes_no_loss_and_brings_no_nan() {
+    let clean = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
+    let mut p = clean.clone();
+    for t in 2..4 {
+        let i = p.at(t, 0, 4);
+        p.values[i] = -INF;
+    }
+    everywhere(|entry, _, dtype, device| {
+        let out = check(entry, &p, none(GradientKind::Exact, false), dtype, device);
+        assert!(out.gradient.iter().all(|g| g.is_finite()));
+        assert_eq!(out.gradient[p.at(2, 0, 4)], 0.0);
+        if entry == Entry::LogProbs {
+            let want = check(
+                entry,
+                &clean,
+                none(GradientKind::Exact, false),
+                dtype,
+                device,
+            );
+            assert_eq!(out.bits(), want.bits());
+        }
+    });
+}
+
+#[test]
+fn minus_infinity_in_a_used_class_forbids_it_at_that_frame_alone() {
+    for c in [0, 1, 2] {
+        let mut p = problem(7, 5, &[&[1, 2], &[3]], &[7, 6]);
+        for t in 2..4 {
+            let i = p.at(t, 0, c);
+            p.values[i] = -INF;
+        }
+        everywhere(|entry, _, dtype, device| {
+            let out = check(entry, &p, none(GradientKind::Exact, false), dtype, device);
+            assert!(out.loss[0].is_finite() && out.gradient.iter().all(|g| g.is_finite()));
+            assert_eq!(out.gradient[p.at(2, 0, c)], 0.0);
+        });
+    }
+}
+
+#[test]
+fn minus_infinity_on_every_path_makes_the_item_infeasible() {
+    // A label forbidden at all frames, and a frame where nothing is allowed that the target could use.
+    let mut p = problem(6, 5, &[&[1, 2], &[3, 1], &[4]], &[6, 6, 6]);
+    for t in 0..6 {
+        let i = p.at(t, 0, 2);
+        p.values[i] = -INF;
+    }
+    for c in [0, 1, 3] {
+        let i = p.at(3, 1, c);
+        p.values[i] = -INF;
+    }
+    everywhere(|entry, kind, dtype, device| {
+        for zero_infinity in [false, true] {
+            let out = check(entry, &p, none(kind, zero_infinity), dtype, device);
+            let want = if zero_infinity { 0.0 } else { INF };
+            assert_eq!(out.loss[..2], [want, want]);
+            assert!(item_gradient(&out, &p, 2).iter().all(|g| g.is_finite()));
+        }
+    });
+}
+
+#[test]
+fn torch_gradient_at_log_probs_is_nan_where_they_are_minus_infinity() {
+    let mut p = problem(6, 5, &[&[1, 2]], &[6]);
+    let (unused, used) = (p.at(2, 0, 4), p.at(3, 0, 1));
+    p.values[unused] = -INF;
+    p.values[used] = -INF;
+    everywhere(|entry, _, dtype, device| {
+        if entry == Entry::LogProbs {
+            let out = check(entry, &p, none(GradientKind::Torch, false), dtype, device);
+            let nan: Vec<usize> = (0..out.gradient.len())
+                .filter(|&i| out.gradient[i].is_nan())
+                .collect();
+            assert_eq!(nan, [unused, used]);
+        }
+    });
+}
+
+#[test]
+fn certain_path_costs_0_and_never_less() {
+    // log 1 on one path, log 0 elsewhere.
+    let path = [0, 1, 1, 0, 2, 2, 0, 2];
+    let mut p = problem(8, 3, &[&[1, 2, 2]], &[8]);
+    for t in 0..8 {
+        for c in 0..3 {
+            let i = p.at(t, 0, c);
+            p.values[i] = if path[t] == c { 0.0 } else { -INF };
+        }
+    }
+    everywhere(|entry, _, dtype, device| {
+        let out = check(entry, &p, none(GradientKind::Exact, false), dtype, device);
+        assert_eq!(out.loss, [0.0]);
+    });
+}
+
+#[test]
+fn a_target_that_fits_in_one_way_only_costs_that_path() {
+    let p = problem(5, 4, &[&[1, 1, 1], &[1, 2, 3, 2, 1]], &[5, 5]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        if entry == Entry::LogProbs && kind == GradientKind::Exact {
+            let paths = [[1, 0, 1, 0, 1], [1, 2, 3, 2, 1]];
+            for (n, path) in paths.iter().enumerate() {
+                let want: f64 = -(0..5).map(|t| p.values[p.at(t, n, path[t])]).sum::<f64>();
+                tolerance::loss(dtype).check("loss", &[out.loss[n]], &[want]);
+                for (t, &c) in path.iter().enumerate() {
+                    tolerance::gradient(dtype).check(
+                        "gradient",
+                        &[out.gradient[p.at(t, n, c)]],
+                        &[-1.0],
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn one_class_is_the_blank_alone() {
+    let p = problem(4, 1, &[&[], &[]], &[4, 3]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        if entry == Entry::Logits {
+            assert!(
+                out.loss.iter().all(|&loss| loss.abs() < 1e-6)
+                    && out.gradient.iter().all(|g| g.abs() < 1e-6)
+            );
+        }
+    });
+}
+
+#[test]
+fn one_frame_holds_one_label_or_none() {
+    let p = problem(1, 3, &[&[], &[1], &[2], &[1, 2]], &[1, 1, 1, 1]);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        assert!(out.loss[..3].iter().all(|loss| loss.is_finite()));
+        assert_eq!(out.loss[3], INF);
+    });
+}
+
+#[test]
+fn repeats_need_a_blank_between_them() {
+    let p = problem(
+        9,
+        3,
+        &[&[1, 1], &[1, 1, 1, 1, 1], &[1, 2, 2, 1, 1], &[2]],
+        &[9, 9, 9, 9],
+    );
+    everywhere(|entry, kind, dtype, device| {
+        check(entry, &p, none(kind, false), dtype, device);
+    });
+}
+
+#[test]
+fn the_blank_may_be_any_class() {
+    for blank in 0..5 {
+        let mut rng = Rng::new(31);
+        let targets: Vec<_> = (0..3).map(|n| rng.target(n + 1, 5, blank, 0.3)).collect();
+        let p = Problem {
+            frames: 8,
+            classes: 5,
+            blank,
+            values: rng.values(8 * 3 * 5, 2.0),
+            targets,
+            input_lengths: vec![8, 7, 6],
+        };
+        everywhere(|entry, kind, dtype, device| {
+            check(
+                entry,
+                &p,
+                CtcLossOptions {
+                    blank,
+                    ..none(kind, false)
+                },
+                dtype,
+                device,
+            );
+        });
+    }
+}
+
+#[test]
+fn log_probs_need_not_be_normalised_and_may_be_positive() {
+    let mut p = problem(6, 4, &[&[1, 2], &[3]], &[6, 6]);
+    p.values.iter_mut().for_each(|x| *x += 3.0);
+    everywhere(|entry, kind, dtype, device| {
+        let out = check(entry, &p, none(kind, false), dtype, device);
+        if entry == Entry::LogProbs {
+            assert!(out.loss.iter().all(|&loss| loss < 0.0));
+        }
+    });
+}
+
+#[test]
+fn log_probs_far_below_what_f32_can_exponentiate_are_exact() {
+    let mut p = problem(40, 6, &[&[1, 2, 2, 3], &[5, 4]], &[40, 33]);
+    p.values.iter_mut().for_each(|x| *x = *x * 300.0 - 900.0);
+    everywhere(|_, kind, dtype, device| {
+        let options = none(kind, false);
+        let mut p = p.clone();
+        p.values = tensors::rounded(&p.values, dtype);
+        let out = run_problem(Entry::LogProbs, &p, options, dtype, device, None).unwrap();
+        let (loss, gradient) = p.expected(&options, None);
+        tolerance::loss(dtype).check("loss", &out.loss, &loss);
+        tolerance::gradient(dtype).check("gradient", &out.gradient, &gradient);
+    });
+}
+
+#[test]
+fn a_target_with_more_than_255_labels_works() {
+    let mut rng = Rng::new(32);
+    let target = rng.target(700, 30, 0, 0.2);
+    let p = Problem {
+        frames: 1000,
+        classes: 30,
+        blank: 0,
+        values: rng.values(1000 * 30, 3.0),
+        targets: vec![target],
+        input_lengths: vec![1000],
+    };
+    everywhere(|entry, kind, dtype, device| {
+        check(entry, &p, none(kind, false), dtype, device);
+    });
+}
+
+#[test]
+fn many_items_work() {
+    let mut rng = Rng::new(33);
+    let targets: Vec<_> = (0..600).map(|n| rng.target(n % 5, 4, 0, 0.3)).collect();
+    let p = Problem {
+        frames: 11,
+        classes: 4,
+        blank: 0,
+        values: rng.values(11 * 600 * 4, 2.0),
+        input_lengths: (0..600).map(|n| n % 12).collect(),
+        targets,
+    };
+    everywhere(|entry, kind, dtype, device| {
+        check(entry, &p, none(kind, false), dtype, device);
+    });
+}
+
+#[test]
+fn a_broadcast_input_is_the_same_item_again() {
+    for device in devices() {
+        for entry in Entry::ALL {
+            let one = tensors::floats(
+                &Rng::new(34).values(7 * 4, 2.0),
+                &[7, 1, 4],
+                DType::F32,
+                &device,
+            );
+            let all: Tensor = one.broadcast_as((7, 3, 4)).unwrap();
+            let targets = tensors::padded(
+                &[vec![1, 2], vec![1, 2], vec![3]],
+                0,
+                0,
+                DType::U32,
+                &device,
+            );
+            let out = entry
+                .loss(
+                    &all,
+                    &targets,
+                    &[7, 7, 7],
+                    &[2, 2, 1],
+                    none(GradientKind::Exact, false),
+                )
+                .unwrap();
+            let loss = tensors::read(&out);
+            assert_eq!(loss[0], loss[1]);
+            assert_ne!(loss[0], loss[2]);
+        }
+    }
+}
+
+#[test]
+fn finite_masks_are_numbers_and_not_minus_infinity() {
+    // A mask of -1e9 off one path; then on every path, so that the loss itself is 2e9 or 5e9.
+    for (mask, masked_frames) in [
+        (-1e9, 0),
+        (-1e9, 2),
+        (-1e9, 5),
+        (-1e30, 0),
+        (-1e30, 3),
+        (f64::from(f32::MIN), 0),
+    ] {
+        let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
+        let path = [0, 1, 1, 0, 2, 0, 0, 0];
+        for t in 0..8 {
+            for c in 0..4 {
+                if c != path[t] || t < masked_frames {
+                    let i = p.at(t, 0, c);
+                    p.values[i] = mask;
+                }
+            }
+        }
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::LogProbs {
+                let options = none(kind, false);
+                let mut p = p.clone();
+                p.values = tensors::rounded(&p.values, dtype);
+                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                let (loss, _) = p.expected(&options, None);
+                let what = format!("mask {mask:e} on {masked_frames} frames, {kind:?} {dtype:?}");
+                tolerance::loss(dtype).check(&what, &out.loss, &loss);
+                assert!(out.gradient.iter().all(|g| g.is_finite()), "{what}");
+            }
+        });
+    }
+}

@@ -1,0 +1,95 @@
+//! The oracle itself: two methods and a closed form that must agree.
+
+mod common;
+
+use common::Rng;
+use common::oracle::{enumerate, recursion, repeats, uniform_loss};
+use common::tolerance::Tolerance;
+
+/// Both are f64; the largest loss here is below 100.
+const SAME: Tolerance = Tolerance {
+    absolute: 1e-12,
+    relative: 1e-12,
+};
+
+#[test]
+fn recursion_equals_enumeration_of_all_paths() {
+    let mut rng = Rng::new(1);
+    let (mut feasible, mut infeasible) = (0, 0);
+    for round in 0..400 {
+        let classes = 2 + rng.below(3);
+        let frames = rng.below(7);
+        let blank = rng.below(classes);
+        let length = rng.below(5);
+        let target = rng.target(length, classes, blank, 0.4);
+        let mut log_probs = rng.values(frames * classes, 4.0);
+        if round % 3 == 0 {
+            for x in &mut log_probs {
+                if rng.unit() < 0.15 {
+                    *x = f64::NEG_INFINITY;
+                }
+            }
+        }
+        let a = enumerate(&log_probs, classes, &target, blank);
+        let b = recursion(&log_probs, classes, &target, blank);
+        SAME.check("loss", &[b.loss], &[a.loss]);
+        SAME.check("posterior", &b.posterior, &a.posterior);
+        if a.loss.is_finite() {
+            feasible += 1;
+        } else {
+            infeasible += 1;
+        }
+    }
+    assert!(feasible > 100 && infeasible > 50, "{feasible} {infeasible}");
+}
+
+#[test]
+fn uniform_loss_follows_the_closed_form() {
+    let mut rng = Rng::new(2);
+    for (frames, classes, length) in [
+        (1, 2, 0),
+        (7, 3, 3),
+        (60, 5, 20),
+        (500, 30, 100),
+        (2000, 6, 5),
+    ] {
+        let target = rng.target(length, classes, 0, 0.3);
+        let log_prob = -(classes as f64).ln();
+        let truth = recursion(&vec![log_prob; frames * classes], classes, &target, 0);
+        let want = uniform_loss(frames, log_prob, length, repeats(&target));
+        Tolerance {
+            absolute: 1e-9,
+            relative: 1e-12,
+        }
+        .check("loss", &[truth.loss], &[want]);
+    }
+    assert_eq!(uniform_loss(3, -1.0, 3, 1), f64::INFINITY);
+    assert_eq!(recursion(&[-1.0; 9], 3, &[1, 1, 2], 0).loss, f64::INFINITY);
+}
+
+#[test]
+fn posterior_of_a_feasible_item_sums_to_one_at_each_frame() {
+    let mut rng = Rng::new(3);
+    let target = rng.target(40, 9, 4, 0.3);
+    let truth = recursion(&rng.values(200 * 9, 20.0), 9, &target, 4);
+    for frame in truth.posterior.chunks_exact(9) {
+        SAME.check("sum", &[frame.iter().sum()], &[1.0]);
+    }
+}
+
+#[test]
+fn tolerance_rejects_what_it_should() {
+    let t = Tolerance {
+        absolute: 0.1,
+        relative: 0.0,
+    };
+    assert!(
+        t.accepts(1.05, 1.0)
+            && t.accepts(f64::NAN, f64::NAN)
+            && t.accepts(f64::INFINITY, f64::INFINITY)
+    );
+    assert!(!t.accepts(1.2, 1.0));
+    assert!(!t.accepts(f64::NAN, 1.0) && !t.accepts(1.0, f64::NAN));
+    assert!(!t.accepts(f64::INFINITY, 1.0) && !t.accepts(1.0, f64::INFINITY));
+    assert!(!t.accepts(f64::NEG_INFINITY, f64::INFINITY));
+}
