@@ -17,6 +17,9 @@ pub const ALPHABET: &str = " abcdefghijklmnopqrstuvwxyz";
 /// The class that stands for "no character here".
 pub const BLANK: usize = 0;
 
+/// Some common English words.
+const WORDS: &str = include_str!("words.txt");
+
 /// Number of classes: the characters and the blank.
 pub fn num_classes() -> usize {
     ALPHABET.chars().count() + 1
@@ -27,7 +30,9 @@ pub fn encode(text: &str) -> Result<Vec<u32>> {
     text.chars()
         .map(|c| {
             let index = ALPHABET.chars().position(|a| a == c);
-            index.map(|i| i as u32 + 1).with_context(|| format!("{c:?} is not in the alphabet"))
+            index
+                .map(|i| i as u32 + 1)
+                .with_context(|| format!("{c:?} is not in the alphabet"))
         })
         .collect()
 }
@@ -56,13 +61,19 @@ pub struct Line {
 /// An endless supply of lines. The line at a given index is always the same one, for one seed.
 pub struct Lines {
     fonts: Fonts,
+    words: Vec<&'static str>,
     seed: u64,
     split: Split,
 }
 
 impl Lines {
     pub fn new(seed: u64, split: Split) -> Result<Self> {
-        Ok(Self { fonts: Fonts::embedded()?, seed, split })
+        Ok(Self {
+            fonts: Fonts::embedded()?,
+            words: WORDS.split_whitespace().collect(),
+            seed,
+            split,
+        })
     }
 
     /// Makes the line with this index.
@@ -70,7 +81,7 @@ impl Lines {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         // Even streams are for training and odd ones are held out; no two lines share a stream.
         rng.set_stream(2 * index + u64::from(matches!(self.split, Split::HeldOut)));
-        let text = random_text(&mut rng);
+        let text = random_text(&self.words, &mut rng);
         let style = Style::random(&self.fonts, &mut rng);
         let image = render(&text, &style, &mut rng)?;
         Ok(Line { text, image })
@@ -78,7 +89,9 @@ impl Lines {
 
     /// Makes the `count` lines that start at index `first`.
     pub fn lines(&self, first: u64, count: usize) -> Result<Vec<Line>> {
-        (first..first + count as u64).map(|index| self.line(index)).collect()
+        (first..first + count as u64)
+            .map(|index| self.line(index))
+            .collect()
     }
 }
 
@@ -99,7 +112,11 @@ pub struct Batch {
 impl Batch {
     pub fn new(lines: &[Line], device: &Device) -> Result<Self> {
         let widths: Vec<usize> = lines.iter().map(|l| l.image.width() as usize).collect();
-        let widest = widths.iter().copied().max().context("a batch needs at least one line")?;
+        let widest = widths
+            .iter()
+            .copied()
+            .max()
+            .context("a batch needs at least one line")?;
         let widest = widest.next_multiple_of(COLUMNS_PER_FRAME);
         let mut pixels = Vec::with_capacity(lines.len() * HEIGHT as usize * widest);
         for Line { image, .. } in lines {
@@ -113,9 +130,17 @@ impl Batch {
         }
         let images = Tensor::from_vec(pixels, (lines.len(), 1, HEIGHT as usize, widest), device)?;
 
-        let encoded = lines.iter().map(|l| encode(&l.text)).collect::<Result<Vec<_>>>()?;
+        let encoded = lines
+            .iter()
+            .map(|l| encode(&l.text))
+            .collect::<Result<Vec<_>>>()?;
         let (targets, target_lengths) = pad_targets(encoded, device)?;
-        Ok(Self { images, widths, targets, target_lengths })
+        Ok(Self {
+            images,
+            widths,
+            targets,
+            target_lengths,
+        })
     }
 }
 
@@ -123,7 +148,11 @@ impl Batch {
 fn mean_and_deviation(image: &GrayImage) -> (f32, f32) {
     let count = image.len() as f32;
     let mean = image.iter().map(|&grey| f32::from(grey)).sum::<f32>() / count;
-    let variance = image.iter().map(|&grey| (f32::from(grey) - mean).powi(2)).sum::<f32>() / count;
+    let variance = image
+        .iter()
+        .map(|&grey| (f32::from(grey) - mean).powi(2))
+        .sum::<f32>()
+        / count;
     (mean, variance.sqrt().max(1.0))
 }
 
@@ -140,23 +169,28 @@ pub fn pad_targets(mut encoded: Vec<Vec<u32>>, device: &Device) -> Result<(Tenso
 }
 
 /// The most characters that a line has.
-const LONGEST: usize = 14;
+const LONGEST: usize = 16;
 
-/// As many words as fit on the line: half of them English, half of them made up.
-fn random_text(rng: &mut impl Rng) -> String {
-    let mut text = random_word(rng);
+/// Two words or more, as many as fit on the line: half of them English, half of them made up.
+fn random_text(words: &[&str], rng: &mut impl Rng) -> String {
     loop {
-        let word = random_word(rng);
-        if text.len() + 1 + word.len() > LONGEST {
+        let mut text = random_word(words, rng);
+        loop {
+            let word = random_word(words, rng);
+            if text.len() + 1 + word.len() > LONGEST {
+                break;
+            }
+            text.push(' ');
+            text.push_str(&word);
+        }
+        if text.contains(' ') {
             return text;
         }
-        text.push(' ');
-        text.push_str(&word);
     }
 }
 
-fn random_word(rng: &mut impl Rng) -> String {
-    match WORDS.choose(rng) {
+fn random_word(words: &[&str], rng: &mut impl Rng) -> String {
+    match words.choose(rng) {
         Some(word) if rng.random_bool(0.5) => (*word).to_string(),
         _ => made_up_word(rng),
     }
@@ -165,14 +199,16 @@ fn random_word(rng: &mut impl Rng) -> String {
 /// A word that nobody has seen before but that can be pronounced.
 fn made_up_word(rng: &mut impl Rng) -> String {
     const STARTS: &[&str] = &[
-        "b", "bl", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l",
-        "m", "n", "p", "ph", "pl", "qu", "r", "s", "sh", "sk", "sp", "st", "t", "th", "tr", "v",
-        "w", "x", "y", "z",
+        "b", "bl", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m",
+        "n", "p", "ph", "pl", "qu", "r", "s", "sh", "sk", "sp", "st", "t", "th", "tr", "v", "w",
+        "x", "y", "z",
     ];
-    const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "y", "ai", "ea", "ee", "ie", "oo", "ou"];
+    const VOWELS: &[&str] = &[
+        "a", "e", "i", "o", "u", "y", "ai", "ea", "ee", "ie", "oo", "ou",
+    ];
     const ENDS: &[&str] = &[
-        "", "", "", "b", "ck", "d", "ff", "g", "j", "k", "l", "ll", "m", "n", "nd", "p", "r",
-        "rk", "s", "ss", "t", "v", "w", "x", "z", "zz",
+        "", "", "", "b", "ck", "d", "ff", "g", "j", "k", "l", "ll", "m", "n", "nd", "p", "r", "rk",
+        "s", "ss", "t", "v", "w", "x", "z", "zz",
     ];
     let mut word = String::new();
     for _ in 0..rng.random_range(1..=2) {
@@ -182,68 +218,3 @@ fn made_up_word(rng: &mut impl Rng) -> String {
     }
     word
 }
-
-/// Some common English words.
-const WORDS: &[&str] = &[
-    "able", "about", "above", "across", "after", "again", "against", "air", "all", "almost",
-    "along", "also", "always", "among", "animal", "another", "answer", "any", "apple", "area",
-    "arm", "army", "around", "art", "ask", "away", "baby", "back", "bag", "ball", "bank", "base",
-    "bear", "beauty", "because", "become", "bed", "been", "before", "began", "begin", "behind",
-    "best", "better", "between", "big", "bird", "black", "blue", "board", "boat", "body", "book",
-    "both", "bottom", "box", "boy", "bread", "bring", "brother", "brown", "build", "busy", "but",
-    "buy", "call", "came", "can", "car", "care", "carry", "case", "cat", "catch", "cause",
-    "chair", "chance", "change", "check", "child", "choose", "circle", "city", "class", "clean",
-    "clear", "climb", "clock", "close", "cloud", "coast", "coat", "cold", "colour", "come",
-    "common", "cook", "cool", "copy", "corn", "could", "count", "cover", "cross", "cry", "cut",
-    "dance", "dark", "day", "deal", "dear", "decide", "deep", "did", "door", "down", "draw",
-    "dream", "dress", "drink", "drive", "drop", "dry", "during", "each", "ear", "early", "earth",
-    "east", "easy", "eat", "edge", "effect", "egg", "eight", "either", "end", "energy", "enough",
-    "equal", "even", "ever", "every", "exact", "eye", "face", "fact", "fair", "fall", "family",
-    "far", "farm", "fast", "father", "fear", "feel", "few", "field", "fight", "figure", "fill",
-    "final", "find", "fine", "finger", "finish", "fire", "first", "fish", "five", "fix", "flat",
-    "floor", "flow", "fly", "follow", "food", "foot", "for", "force", "forest", "form", "four",
-    "free", "fresh", "friend", "from", "front", "fruit", "full", "game", "garden", "gate", "gave",
-    "get", "girl", "give", "glass", "gold", "good", "grand", "grass", "great", "green", "ground",
-    "group", "grow", "guess", "had", "hair", "half", "hand", "happy", "hard", "has", "hat",
-    "have", "head", "hear", "heart", "heat", "heavy", "held", "help", "her", "here", "high",
-    "hill", "him", "history", "hold", "hole", "home", "hope", "horse", "hot", "hour", "house",
-    "how", "huge", "human", "hundred", "hurry", "ice", "idea", "inch", "iron", "island", "job",
-    "join", "joy", "judge", "jump", "just", "keep", "key", "kind", "king", "knew", "knife",
-    "know", "lady", "lake", "land", "large", "last", "late", "laugh", "law", "lay", "lead",
-    "leaf", "learn", "least", "leave", "left", "leg", "less", "letter", "level", "lie", "life",
-    "lift", "light", "like", "line", "list", "listen", "little", "live", "long", "look", "lost",
-    "lot", "loud", "love", "low", "luck", "machine", "made", "main", "make", "man", "many", "map",
-    "mark", "market", "matter", "may", "mean", "meat", "meet", "melt", "men", "metal", "middle",
-    "might", "mile", "milk", "mind", "minute", "miss", "money", "month", "moon", "more",
-    "morning", "most", "mother", "motor", "mountain", "mouth", "move", "much", "music", "must",
-    "name", "nature", "near", "neck", "need", "never", "new", "next", "night", "nine", "noise",
-    "noon", "north", "nose", "note", "nothing", "notice", "now", "number", "object", "ocean",
-    "off", "offer", "office", "oil", "old", "once", "one", "only", "open", "orange", "order",
-    "other", "our", "out", "over", "own", "page", "paint", "pair", "paper", "parent", "part",
-    "party", "pass", "past", "path", "pay", "people", "person", "piece", "place", "plain", "plan",
-    "plane", "plant", "play", "please", "point", "poor", "press", "price", "print", "prove",
-    "pull", "push", "put", "quart", "queen", "question", "quick", "quiet", "quite", "race",
-    "radio", "rain", "raise", "ran", "reach", "read", "ready", "real", "reason", "red", "rest",
-    "rich", "ride", "right", "ring", "river", "road", "rock", "roll", "room", "root", "rope",
-    "rose", "round", "row", "rule", "run", "safe", "said", "sail", "salt", "same", "sand", "save",
-    "say", "school", "science", "sea", "season", "seat", "second", "see", "seed", "seem", "self",
-    "sell", "send", "sense", "serve", "set", "seven", "shade", "shape", "share", "sharp", "sheet",
-    "ship", "shoe", "shop", "shore", "short", "should", "show", "side", "sight", "sign", "silver",
-    "simple", "since", "sing", "sister", "sit", "six", "size", "skin", "sky", "sleep", "slip",
-    "slow", "small", "smell", "smile", "snow", "soft", "soil", "some", "song", "soon", "sound",
-    "south", "space", "speak", "speed", "spell", "spend", "spot", "spring", "square", "stand",
-    "star", "start", "state", "stay", "steel", "step", "stick", "still", "stone", "stop", "store",
-    "story", "stream", "street", "strong", "such", "sugar", "suit", "summer", "sun", "sure",
-    "sweet", "swim", "table", "tail", "take", "talk", "tall", "taste", "teach", "team", "tell",
-    "ten", "test", "than", "thank", "that", "the", "them", "then", "there", "these", "thick",
-    "thin", "thing", "think", "third", "this", "though", "three", "through", "time", "tiny",
-    "tire", "tone", "took", "tool", "top", "touch", "toward", "town", "track", "trade", "train",
-    "travel", "tree", "true", "try", "tube", "turn", "twenty", "two", "under", "unit", "until",
-    "use", "usual", "valley", "value", "vary", "very", "view", "village", "visit", "voice",
-    "vowel", "wait", "walk", "wall", "want", "war", "warm", "was", "wash", "watch", "water",
-    "wave", "way", "wear", "weather", "week", "weight", "well", "went", "were", "west", "wheel",
-    "when", "where", "which", "while", "white", "who", "whole", "why", "wide", "wife", "wild",
-    "will", "wind", "window", "wing", "winter", "wire", "wish", "with", "woman", "wonder", "wood",
-    "word", "work", "world", "would", "write", "wrong", "yard", "year", "yellow", "yes", "yet",
-    "you", "young", "zero", "zone",
-];

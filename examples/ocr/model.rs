@@ -35,8 +35,15 @@ pub const COLUMNS_PER_FRAME: usize = 4;
 impl Crnn {
     pub fn new(vb: VarBuilder, config: &CrnnConfig) -> Result<Self> {
         let [c1, c2, c3] = config.channels;
-        let halve = |padding| Conv2dConfig { padding, stride: 2, ..Default::default() };
-        let keep = Conv2dConfig { padding: 1, ..Default::default() };
+        let halve = |padding| Conv2dConfig {
+            padding,
+            stride: 2,
+            ..Default::default()
+        };
+        let keep = Conv2dConfig {
+            padding: 1,
+            ..Default::default()
+        };
         let convs = [
             conv2d(1, c1, 5, halve(2), vb.pp("conv1"))?,
             conv2d(c1, c2, 3, halve(1), vb.pp("conv2"))?,
@@ -44,11 +51,24 @@ impl Crnn {
         ];
         let project = linear(c3 * config.height / 4, config.frame, vb.pp("project"))?;
         // One bias per gate is enough.
-        let cell = LSTMConfig { b_hh_init: None, ..Default::default() };
+        let cell = LSTMConfig {
+            b_hh_init: None,
+            ..Default::default()
+        };
         let forwards = lstm(config.frame, config.hidden, cell, vb.pp("forwards"))?;
         let backwards = lstm(config.frame, config.hidden, cell, vb.pp("backwards"))?;
-        let head = linear(config.frame + 2 * config.hidden, config.classes, vb.pp("head"))?;
-        Ok(Self { convs, project, forwards, backwards, head })
+        let head = linear(
+            config.frame + 2 * config.hidden,
+            config.classes,
+            vb.pp("head"),
+        )?;
+        Ok(Self {
+            convs,
+            project,
+            forwards,
+            backwards,
+            head,
+        })
     }
 
     /// The number of frames that [`Crnn::forward`] makes of an image this wide.
@@ -76,7 +96,10 @@ impl Crnn {
         behind.reverse();
         // The last layer also sees the frame itself. While the recurrent layers are still
         // learning what to remember, the convolutions can learn the letters without them.
-        let x = Tensor::cat(&[x, Tensor::stack(&ahead, 0)?, Tensor::stack(&behind, 0)?], 2)?;
+        let x = Tensor::cat(
+            &[x, Tensor::stack(&ahead, 0)?, Tensor::stack(&behind, 0)?],
+            2,
+        )?;
         self.head.forward(&x)
     }
 }

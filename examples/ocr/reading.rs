@@ -1,7 +1,7 @@
 //! From class scores to text: reading a line, counting mistakes, and weighing transcripts.
 
 use anyhow::{Context, Result};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_ctc::{CtcLossOptions, Reduction, ctc_loss_with_logits};
 use image::{GrayImage, Luma};
 
@@ -11,7 +11,11 @@ use crate::model::Crnn;
 /// Reads each line of a batch along the best path: the best class at every frame, with repeats
 /// merged and blanks dropped.
 pub fn read(scores: &Tensor, frames: &[usize]) -> Result<Vec<String>> {
-    let best = scores.argmax(D::Minus1)?.t()?.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+    let best = scores
+        .argmax(D::Minus1)?
+        .t()?
+        .to_dtype(DType::U32)?
+        .to_vec2::<u32>()?;
     let lines = best.into_iter().zip(frames).map(|(mut path, &frames)| {
         path.truncate(frames);
         path.dedup();
@@ -51,16 +55,11 @@ impl Errors {
 }
 
 /// Reads the first `count` lines and counts the mistakes.
-pub fn evaluate(
-    model: &Crnn,
-    lines: &Lines,
-    count: usize,
-    batch_size: usize,
-    device: &candle_core::Device,
-) -> Result<Errors> {
+pub fn evaluate(model: &Crnn, lines: &Lines, count: usize, device: &Device) -> Result<Errors> {
+    const BATCH: usize = 32;
     let mut errors = Errors::default();
-    for first in (0..count).step_by(batch_size) {
-        let lines = lines.lines(first as u64, batch_size.min(count - first))?;
+    for first in (0..count).step_by(BATCH) {
+        let lines = lines.lines(first as u64, BATCH.min(count - first))?;
         let batch = Batch::new(&lines, device)?;
         let scores = model.forward(&batch.images)?;
         let frames: Vec<usize> = batch.widths.iter().map(|&w| Crnn::frames(w)).collect();
@@ -80,15 +79,24 @@ pub fn rank(scores: &Tensor, transcripts: &[String]) -> Result<Vec<(String, f64)
     let (frames, _, classes) = scores.dims3()?;
     let count = transcripts.len();
     let scores = scores.broadcast_as((frames, count, classes))?;
-    let encoded = transcripts.iter().map(|t| encode(t)).collect::<Result<Vec<_>>>()?;
+    let encoded = transcripts
+        .iter()
+        .map(|t| encode(t))
+        .collect::<Result<Vec<_>>>()?;
     let (targets, target_lengths) = pad_targets(encoded, scores.device())?;
     let frames = vec![frames; count];
-    let options = CtcLossOptions { reduction: Reduction::None, ..Default::default() };
+    let options = CtcLossOptions {
+        reduction: Reduction::None,
+        ..Default::default()
+    };
     let losses = ctc_loss_with_logits(&scores, &targets, &frames, &target_lengths, options)?;
     let losses = losses.to_dtype(DType::F64)?.to_vec1::<f64>()?;
 
-    let mut ranked: Vec<_> =
-        transcripts.iter().cloned().zip(losses.into_iter().map(|loss| (-loss).exp())).collect();
+    let mut ranked: Vec<_> = transcripts
+        .iter()
+        .cloned()
+        .zip(losses.into_iter().map(|loss| (-loss).exp()))
+        .collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(ranked)
 }
@@ -97,8 +105,20 @@ pub fn rank(scores: &Tensor, transcripts: &[String]) -> Result<Vec<(String, f64)
 pub fn near_misses(text: &str) -> Vec<String> {
     /// Letters, and what they look like in a poor print.
     const LOOK_ALIKES: [(&str, &str); 14] = [
-        ("m", "rn"), ("rn", "m"), ("l", "i"), ("i", "l"), ("e", "c"), ("c", "e"), ("o", "a"),
-        ("a", "o"), ("u", "v"), ("v", "y"), ("h", "b"), ("n", "r"), ("t", "f"), ("w", "vv"),
+        ("m", "rn"),
+        ("rn", "m"),
+        ("l", "i"),
+        ("i", "l"),
+        ("e", "c"),
+        ("c", "e"),
+        ("o", "a"),
+        ("a", "o"),
+        ("u", "v"),
+        ("v", "y"),
+        ("h", "b"),
+        ("n", "r"),
+        ("t", "f"),
+        ("w", "vv"),
     ];
     let mut found = Vec::new();
     for (letters, others) in LOOK_ALIKES {

@@ -70,23 +70,26 @@ impl<'a> Style<'a> {
     pub fn random(fonts: &'a Fonts, rng: &mut impl Rng) -> Self {
         Self {
             font: &fonts.0[rng.random_range(0..fonts.0.len())],
-            size: rng.random_range(19.0..26.0),
+            size: rng.random_range(20.0..26.0),
             stretch: rng.random_range(0.9..1.1),
-            slant: rng.random_range(-0.12..0.25),
-            tracking: rng.random_range(-0.2..1.5),
+            slant: rng.random_range(-0.1..0.2),
+            tracking: rng.random_range(0.0..1.5),
             margin: rng.random_range(3.0..8.0),
             vertical: rng.random_range(0.1..0.9),
             paper: rng.random_range(190.0..255.0),
             ink: rng.random_range(0.0..90.0),
             blur: rng.random_range(0.0..0.9),
-            noise: rng.random_range(0.0..16.0),
+            noise: rng.random_range(0.0..12.0),
         }
     }
 }
 
 /// Draws `text` in the given style. The random generator supplies the pixel noise.
 pub fn render(text: &str, style: &Style, rng: &mut impl Rng) -> Result<GrayImage> {
-    let scale = PxScale { x: style.size * style.stretch, y: style.size };
+    let scale = PxScale {
+        x: style.size * style.stretch,
+        y: style.size,
+    };
     let font = style.font.as_scaled(scale);
 
     // Lay the glyphs out along the baseline.
@@ -114,7 +117,10 @@ pub fn render(text: &str, style: &Style, rng: &mut impl Rng) -> Result<GrayImage
     for glyph in &glyphs {
         let origin = glyph.px_bounds().min;
         glyph.draw(|dx, dy, amount| {
-            let (px, py) = (origin.x as i64 + i64::from(dx), origin.y as i64 + i64::from(dy));
+            let (px, py) = (
+                origin.x as i64 + i64::from(dx),
+                origin.y as i64 + i64::from(dy),
+            );
             if (0..i64::from(width)).contains(&px) && (0..i64::from(HEIGHT)).contains(&py) {
                 coverage[py as usize * width as usize + px as usize] += amount;
             }

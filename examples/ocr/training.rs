@@ -43,8 +43,9 @@ pub fn init_weights(weights: &VarMap, rng: &mut impl Rng) -> Result<()> {
             [_, rest @ ..] => (6.0 / rest.iter().product::<usize>() as f64).sqrt(),
             [] => continue,
         };
-        let values: Vec<f32> =
-            (0..var.elem_count()).map(|_| (rng.random_range(-1.0..1.0) * bound) as f32).collect();
+        let values: Vec<f32> = (0..var.elem_count())
+            .map(|_| (rng.random_range(-1.0..1.0) * bound) as f32)
+            .collect();
         var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
     }
     Ok(())
@@ -59,7 +60,11 @@ pub fn train(
     mut report: impl FnMut(Progress) -> Result<()>,
 ) -> Result<Vec<f64>> {
     let vars: Vec<Var> = sorted(weights)?.into_iter().map(|(_, var)| var).collect();
-    let device = vars.first().context("the model has no weights")?.device().clone();
+    let device = vars
+        .first()
+        .context("the model has no weights")?
+        .device()
+        .clone();
     let mut optimizer = AdamW::new(vars.clone(), ParamsAdamW::default())?;
     let bar = ProgressBar::new(config.steps as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} steps, {eta} left, loss {msg}",
@@ -75,7 +80,10 @@ pub fn train(
         // The loss takes the scores as they are, and only looks at the frames and the labels
         // that belong to each line.
         let frames: Vec<usize> = batch.widths.iter().map(|&w| Crnn::frames(w)).collect();
-        let options = CtcLossOptions { blank: BLANK, ..Default::default() };
+        let options = CtcLossOptions {
+            blank: BLANK,
+            ..Default::default()
+        };
         let loss = ctc_loss_with_logits(
             &scores,
             &batch.targets,
@@ -98,7 +106,12 @@ pub fn train(
             let recent = &losses[reported..];
             let loss = recent.iter().sum::<f64>() / recent.len() as f64;
             reported = losses.len();
-            bar.suspend(|| report(Progress { step: step + 1, loss }))?;
+            bar.suspend(|| {
+                report(Progress {
+                    step: step + 1,
+                    loss,
+                })
+            })?;
         }
     }
     bar.finish_and_clear();
@@ -136,8 +149,13 @@ fn clip(grads: &mut GradStore, vars: &[Var], longest: f64) -> Result<()> {
 
 /// The weights in the order of their names; a `VarMap` has no order of its own.
 fn sorted(weights: &VarMap) -> Result<Vec<(String, Var)>> {
-    let Ok(data) = weights.data().lock() else { anyhow::bail!("the weights are locked") };
-    let mut vars: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
+    let Ok(data) = weights.data().lock() else {
+        anyhow::bail!("the weights are locked")
+    };
+    let mut vars: Vec<_> = data
+        .iter()
+        .map(|(name, var)| (name.clone(), var.clone()))
+        .collect();
     vars.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(vars)
 }
