@@ -160,15 +160,17 @@ impl Case {
         self.step(input)?;
         let before = LIVE.load(SeqCst);
         PEAK.store(before, SeqCst);
-        GRADIENTS.store(0, SeqCst);
-        GRADIENT.store(self.shape.gradient(), SeqCst);
-        self.step(input)?;
-        GRADIENT.store(usize::MAX, SeqCst);
-        let gradients = GRADIENTS.load(SeqCst);
-        assert_eq!(
-            gradients, 3,
-            "one gradient of ours, and candle's two copies"
-        );
+        for _ in 0..STEPS {
+            GRADIENTS.store(0, SeqCst);
+            GRADIENT.store(self.shape.gradient(), SeqCst);
+            self.step(input)?;
+            GRADIENT.store(usize::MAX, SeqCst);
+            let gradients = GRADIENTS.load(SeqCst);
+            assert_eq!(
+                gradients, 3,
+                "one gradient of ours, and candle's two copies"
+            );
+        }
         Ok(PEAK.load(SeqCst) - before)
     }
 
