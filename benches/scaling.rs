@@ -229,7 +229,9 @@ fn plot(all: &[Measured], path: &Path) -> std::result::Result<(), Box<dyn std::e
             .x_label_area_size(44)
             .y_label_area_size(56)
             .build_cartesian_2d(
-                (low.0 / 1.4..high.0 * 1.4).log_scale(),
+                (low.0 / 1.4..high.0 * 1.4)
+                    .log_scale()
+                    .with_key_points(points.iter().map(|p| p.0).collect()),
                 (low.1 / 2.0..high.1 * 2.0).log_scale(),
             )?;
         chart
