@@ -23,14 +23,7 @@ pub(crate) fn plan(
         ..
     } = dims;
     let input_lengths = lengths("input_lengths", input_lengths.into_lengths()?, batch)?;
-    for (item, &length) in input_lengths.iter().enumerate() {
-        if length > frames {
-            bail!(
-                "ctc_loss: input_lengths[{item}] = {length}, but the input has only T = {frames} \
-                 frames"
-            )
-        }
-    }
+    at_most("input_lengths", &input_lengths, frames, "T", "frames")?;
     let target_lengths = lengths("target_lengths", target_lengths.into_lengths()?, batch)?;
     let (labels, label_offsets) = labels(targets, &target_lengths, dims, opts.blank)?;
     Ok(Plan {
@@ -125,10 +118,23 @@ fn lengths(name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
         )
     }
     let checked = values.iter().enumerate().map(|(item, &value)| {
-        usize::try_from(value)
-            .or_else(|_| bail!("ctc_loss: {name}[{item}] = {value}; a length must not be negative"))
+        if value < 0 {
+            bail!("ctc_loss: {name}[{item}] = {value}; a length must not be negative")
+        }
+        // What does not fit is too long for any tensor.
+        Ok(usize::try_from(value).unwrap_or(usize::MAX))
     });
     checked.collect()
+}
+
+fn at_most(name: &str, lengths: &[usize], most: usize, size: &str, unit: &str) -> Result<()> {
+    match lengths.iter().position(|&length| length > most) {
+        Some(item) => bail!(
+            "ctc_loss: {name}[{item}] = {}, but there are only {size} = {most} {unit}",
+            lengths[item]
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The labels of all items one after the other, and where each item begins.
@@ -155,14 +161,13 @@ fn labels(
             None
         }
         &[rows, longest] if rows == batch => {
-            for (item, &length) in target_lengths.iter().enumerate() {
-                if length > longest {
-                    bail!(
-                        "ctc_loss: target_lengths[{item}] = {length}, but targets have only \
-                         S = {longest} entries an item"
-                    )
-                }
-            }
+            at_most(
+                "target_lengths",
+                target_lengths,
+                longest,
+                "S",
+                "labels an item",
+            )?;
             Some(longest)
         }
         other => bail!(
