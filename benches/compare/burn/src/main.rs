@@ -96,7 +96,8 @@ impl Case {
         let input_lengths: Tensor<1, Int> = Tensor::from_data(self.input_lengths.clone(), &device);
         let target_lengths: Tensor<1, Int> =
             Tensor::from_data(self.target_lengths.clone(), &device);
-        self.ctc.forward(input, targets, input_lengths, target_lengths)
+        self.ctc
+            .forward(input, targets, input_lengths, target_lengths)
     }
 
     fn run(&self, mode: &str) {
@@ -124,7 +125,10 @@ impl Case {
         let view = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data);
         let tensors = [
             ("losses", view(&[batch], &losses).expect("a view")),
-            ("gradient", view(&[frames, batch, classes], &gradient).expect("a view")),
+            (
+                "gradient",
+                view(&[frames, batch, classes], &gradient).expect("a view"),
+            ),
         ];
         serialize_to_file(tensors, None, path.as_ref()).expect("a file");
     }
