@@ -8,10 +8,12 @@ mod isa;
 mod lattice;
 mod real;
 mod rows;
+mod viterbi;
 
 pub use isa::Isa;
 pub(crate) use real::{Element, Real};
 pub(crate) use rows::gradient;
+pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::plan::{Plan, Strides};
 use emission::{Emissions, RowStats, Source};
