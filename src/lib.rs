@@ -10,6 +10,7 @@ mod op;
 mod options;
 mod plan;
 mod reduce;
+mod score;
 mod validate;
 
 pub use align::{AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, group_words};
@@ -18,3 +19,7 @@ pub use feasibility::{Feasibility, feasibility};
 pub use lengths::{IntoLengths, Lengths};
 pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};
 pub use options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
+pub use score::{
+    ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,
+    score_transcripts_batch, state_posteriors, token_confidence,
+};

@@ -248,8 +248,9 @@ fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result
         )
     }
     let checked = values.iter().enumerate().map(|(item, &value)| {
-        usize::try_from(value)
-            .or_else(|_| bail!("{function}: {name}[{item}] = {value}; a length must not be negative"))
+        usize::try_from(value).or_else(|_| {
+            bail!("{function}: {name}[{item}] = {value}; a length must not be negative")
+        })
     });
     checked.collect()
 }

@@ -8,11 +8,13 @@ mod isa;
 mod lattice;
 mod real;
 mod rows;
+mod score;
 mod viterbi;
 
 pub use isa::Isa;
 pub(crate) use real::{Element, Real};
 pub(crate) use rows::gradient;
+pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::plan::{Plan, Strides};

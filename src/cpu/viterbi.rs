@@ -267,8 +267,8 @@ impl Tile {
                             new_label[k] = if from_jump { jump } else { best } + y[k];
                             if RECORD {
                                 let near = u64::from(from_blank);
-                                choice[k] = if from_jump { 2 } else { near }
-                                    | if to_blank { 4 } else { 0 };
+                                choice[k] =
+                                    if from_jump { 2 } else { near } | if to_blank { 4 } else { 0 };
                             }
                         }
                         self.blank[here.clone()].copy_from_slice(&new_blank);
@@ -313,14 +313,7 @@ impl<E: Element> Item<'_, E> {
             let width = window.blank.len();
             choices.resize(segment.len() * width, 0);
             let (left, mut right) = (vec![DEAD; segment.len()], vec![DEAD; segment.len()]);
-            window.sweep::<E, true>(
-                self,
-                segment.clone(),
-                goal,
-                &left,
-                &mut right,
-                &mut choices,
-            );
+            window.sweep::<E, true>(self, segment.clone(), goal, &left, &mut right, &mut choices);
             if let Some(undefined) = window.undefined {
                 return Err(undefined);
             }

@@ -1,0 +1,333 @@
+//! Many transcripts of one item: the emissions are converted once for all of them.
+//!
+//! 1. The labels that any candidate uses, each once, are one wide "target": its emissions, in
+//!    numbers with their own exponent, are a compact table of a few frames.
+//! 2. Each candidate gathers its emissions from the table and takes the two directions of its own
+//!    lattice through those frames.
+//! 3. When the directions have met, `P` is read off.
+//!
+//! Only the table of the current frames and two rows of states for each candidate and direction
+//! are held. The same candidate twice is computed once.
+//!
+//! Prefixes. Candidates with a common prefix have the same alpha up to the end of the prefix, at
+//! every frame; with meeting directions, common suffixes do the same for beta. An n-best list in
+//! which candidates differ in one place could so save half of its lattices at best. See
+//! `DESIGN.md` for why the lattices are kept apart.
+
+use super::emission::{Emissions, Source, padded};
+use super::isa::dispatch;
+use super::lattice::{Direction, Lattice, Rows};
+use super::real::{Element, Real};
+use super::{forward, loss_from};
+use crate::plan::{Plan, Strides, frames_needed};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Entries of a table: 512 KiB in f32, which stays in the second-level cache.
+const TABLE: usize = 1 << 16;
+
+/// One candidate on its way through the frames.
+struct Candidate<R: Real> {
+    lattice: Lattice<R>,
+    /// The column of each label in the table.
+    columns: Vec<u32>,
+    alpha: Rows<R>,
+    beta: Rows<R>,
+    emissions: Emissions<R>,
+}
+
+/// `ln P` of each candidate for item `n` of the plan, whose own target is not looked at.
+pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    n: usize,
+    candidates: &[S],
+) -> Vec<f64> {
+    let frames = plan.input_lengths[n];
+    let mut distinct: BTreeMap<&[u32], f64> = candidates
+        .iter()
+        .map(|candidate| (candidate.as_ref(), f64::NEG_INFINITY))
+        .collect();
+    if frames == 0 {
+        if let Some(empty) = distinct.get_mut([].as_slice()) {
+            *empty = 0.0;
+        }
+    } else {
+        let targets: Vec<&[u32]> = distinct.keys().copied().collect();
+        let scores = together(plan, data, strides, n, &targets);
+        let scores = scores.unwrap_or_else(|| apart(plan, data, strides, n, &targets));
+        for (to, score) in distinct.values_mut().zip(scores) {
+            *to = score;
+        }
+    }
+    let of = |candidate: &S| distinct[candidate.as_ref()];
+    candidates.iter().map(of).collect()
+}
+
+/// The plan of item `n` alone, for a target of its own.
+fn alone(plan: &Plan, n: usize, target: Vec<u32>) -> Plan {
+    Plan {
+        batch: 1,
+        layout: None,
+        input_lengths: vec![plan.input_lengths[n]],
+        label_offsets: vec![0, target.len()],
+        labels: target,
+        ..plan.clone()
+    }
+}
+
+fn item_strides(strides: Strides, n: usize) -> Strides {
+    Strides {
+        offset: strides.offset + n * strides.item,
+        ..strides
+    }
+}
+
+/// Each candidate through the loss: for entries that one candidate uses and another does not, when
+/// they are NaN or too large for the exponents of f32.
+fn apart<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    n: usize,
+    targets: &[&[u32]],
+) -> Vec<f64> {
+    let strides = item_strides(strides, n);
+    let score = |target: &&[u32]| {
+        let plan = alone(plan, n, target.to_vec());
+        let mut buffers = super::Buffers::<E::Real>::default();
+        -super::item(&plan, data, strides, 0, false, &mut buffers).loss
+    };
+    targets.par_iter().map(score).collect()
+}
+
+/// All candidates on one table; `None` when an entry is NaN or the exponents may not suffice.
+fn together<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    n: usize,
+    targets: &[&[u32]],
+) -> Option<Vec<f64>> {
+    let frames = plan.input_lengths[n];
+    let mut used: Vec<u32> = targets.concat();
+    used.sort_unstable();
+    used.dedup();
+    let chunk = (TABLE / padded(used.len() + 1)).clamp(8, 64);
+    let all = alone(plan, n, used);
+    let source = Source::new(&all, data, item_strides(strides, n), 0);
+    let mut scores = vec![f64::NEG_INFINITY; targets.len()];
+    let mut candidates: Vec<(&mut f64, Candidate<E::Real>)> = targets
+        .iter()
+        .zip(&mut scores)
+        .filter(|(target, _)| frames_needed(target) <= frames)
+        .map(|(target, score)| (score, Candidate::new(frames, target, &all.labels)))
+        .collect();
+    let middle = frames.div_ceil(2);
+    let (mut early, mut late) = (Emissions::default(), Emissions::default());
+    for start in (0..middle).step_by(chunk) {
+        // Steps of either direction; the backward one may have one fewer.
+        let forward = start..(start + chunk).min(middle);
+        let backward = start..(start + chunk).min(frames - middle).max(start);
+        rayon::join(
+            || early.convert(&source, forward.clone()),
+            || late.convert(&source, frames - backward.end..frames - backward.start),
+        );
+        candidates.par_iter_mut().for_each(|(_, candidate)| {
+            candidate.sweep(Direction::Forward, forward.clone(), &early);
+            candidate.sweep(Direction::Backward, backward.clone(), &late);
+        });
+        if early.poisoned || late.poisoned {
+            return None;
+        }
+    }
+    if early.path + late.path >= E::Real::PATH_LIMIT {
+        return None;
+    }
+    candidates.par_iter_mut().for_each(|(score, candidate)| {
+        let (log_p, _) = candidate.lattice.meet(&candidate.alpha, &candidate.beta);
+        **score = -loss_from(log_p, frames, plan.input, E::Real::EPSILON);
+    });
+    drop(candidates);
+    Some(scores)
+}
+
+impl<R: Real> Candidate<R> {
+    /// `used` holds all labels of the target, in order.
+    fn new(frames: usize, target: &[u32], used: &[u32]) -> Self {
+        let lattice = Lattice::new(frames, target);
+        let (mut alpha, mut beta) = (Rows::default(), Rows::default());
+        alpha.prepare(&lattice, 0);
+        beta.prepare(&lattice, 0);
+        alpha.start(&lattice, Direction::Forward);
+        beta.start(&lattice, Direction::Backward);
+        let columns = target
+            .iter()
+            .map(|label| used.partition_point(|other| other < label) as u32)
+            .collect();
+        Self {
+            lattice,
+            columns,
+            alpha,
+            beta,
+            emissions: Emissions::default(),
+        }
+    }
+
+    /// Takes `steps` (counted from 0) of one direction, through the frames of the table.
+    fn sweep(&mut self, direction: Direction, steps: std::ops::Range<usize>, table: &Emissions<R>) {
+        if steps.is_empty() {
+            return;
+        }
+        self.emissions.gather(table, &self.columns);
+        let rows = match direction {
+            Direction::Forward => &mut self.alpha,
+            Direction::Backward => &mut self.beta,
+        };
+        let steps = steps.start + 1..steps.end + 1;
+        self.lattice.sweep(direction, rows, steps, &self.emissions);
+    }
+}
+
+impl<R: Real> Emissions<R> {
+    /// The frames of `table`, with its labels at `columns` as the labels here.
+    fn gather(&mut self, table: &Emissions<R>, columns: &[u32]) {
+        let frames = table.blanks.len();
+        let width = padded(columns.len() + 1);
+        self.first = table.first;
+        self.width = width;
+        self.blanks.clone_from(&table.blanks);
+        self.labels_m.resize(frames * width, R::ONE);
+        self.labels_e.resize(frames * width, R::ZERO_EXP);
+        if table.width == 0 {
+            return;
+        }
+        dispatch(
+            #[inline(always)]
+            || {
+                let rows_m = self.labels_m.chunks_exact_mut(width);
+                let rows_e = self.labels_e.chunks_exact_mut(width);
+                let from_m = table.labels_m.chunks_exact(table.width);
+                let from_e = table.labels_e.chunks_exact(table.width);
+                let last = table.width - 1;
+                for (((m, e), from_m), from_e) in rows_m.zip(rows_e).zip(from_m).zip(from_e) {
+                    for ((m, e), &column) in m.iter_mut().zip(e).zip(columns) {
+                        // The minimum changes nothing; it shows that no bound is passed.
+                        let place = (column as usize).min(last);
+                        *m = from_m[place];
+                        *e = from_e[place];
+                    }
+                }
+            },
+        )
+    }
+}
+
+/// What a transcript's path does in each frame.
+pub(crate) struct Occupancy<R> {
+    /// `ln P`.
+    pub log_p: f64,
+    /// `(T_n, U_n)`: the posterior of each label. Empty when `log_p` is not finite.
+    pub labels: Vec<R>,
+    /// `(T_n, U_n)`: `p(label)` by the model. Empty when `log_p` is not finite.
+    pub probabilities: Vec<f64>,
+}
+
+/// The posteriors of the labels of each item, and the model's probabilities of those labels.
+pub(crate) fn occupancy<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+) -> Vec<Occupancy<E::Real>> {
+    let (_, saved) = forward(plan, data, strides, true);
+    let items = saved.map_or_else(Vec::new, |saved| saved.items);
+    let items = items.into_par_iter().enumerate().map(|(n, item)| {
+        let labels = plan.target_length(n);
+        let source = Source::new(plan, data, strides, n);
+        let mut emissions = Emissions::<f64>::default();
+        let mut probabilities = Vec::new();
+        if !item.posterior.is_empty() {
+            emissions.convert(&source, 0..plan.input_lengths[n]);
+            for t in 0..plan.input_lengths[n] {
+                let y = emissions.frame(t);
+                let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
+                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e)));
+            }
+        }
+        Occupancy {
+            log_p: -item.loss,
+            labels: item
+                .posterior
+                .chunks_exact(labels + 1)
+                .flat_map(|frame| frame[..labels].iter().copied())
+                .collect(),
+            probabilities,
+        }
+    });
+    items.collect()
+}
+
+/// The posterior of every state at every frame, `(T_n, 2 U_n + 1)`, for item `n`; all zero when no
+/// path has a probability above 0, all NaN when one is undefined.
+pub(crate) fn state_posteriors<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    n: usize,
+) -> Vec<f64> {
+    let (frames, labels) = (plan.input_lengths[n], plan.target_length(n));
+    let states = 2 * labels + 1;
+    let mut posterior = vec![0.0; frames * states];
+    if frames == 0 {
+        return posterior;
+    }
+    // In f64 for all dtypes: this is for looking at, not for speed.
+    let source = Source::new(plan, data, strides, n);
+    let mut emissions = Emissions::<f64>::default();
+    emissions.convert(&source, 0..frames);
+    if emissions.poisoned {
+        posterior.fill(f64::NAN);
+        return posterior;
+    }
+    if !plan.is_feasible(n) {
+        return posterior;
+    }
+    let lattice = Lattice::<f64>::new(frames, plan.target(n));
+    let (mut alpha, mut beta) = (Rows::default(), Rows::default());
+    for (rows, direction) in [
+        (&mut alpha, Direction::Forward),
+        (&mut beta, Direction::Backward),
+    ] {
+        rows.prepare(&lattice, frames);
+        rows.start(&lattice, direction);
+        lattice.sweep(direction, rows, 1..frames + 1, &emissions);
+    }
+    for (t, out) in posterior.chunks_exact_mut(states).enumerate() {
+        // Both rows hold the emission of frame t: it is divided out once.
+        let (alpha, beta) = (alpha.row(t + 1), beta.row(frames - t));
+        let y = emissions.frame(t);
+        let mut exponents = vec![f64::ZERO_EXP; states];
+        for i in lattice.pairs(t) {
+            let (m, e) = y.blank;
+            out[2 * i] = alpha.blank_m[i + 1] * beta.blank_m[i + 1] / m;
+            exponents[2 * i] = alpha.blank_e[i + 1] + beta.blank_e[i + 1] - e;
+            if i < labels {
+                let (m, e) = (y.labels_m[i], y.labels_e[i]);
+                out[2 * i + 1] = alpha.label_m[i + 1] * beta.label_m[i + 1] / m;
+                exponents[2 * i + 1] = alpha.label_e[i + 1] + beta.label_e[i + 1] - e;
+            }
+        }
+        let top = exponents.iter().copied().fold(f64::ZERO_EXP, f64::max);
+        if top <= f64::ZERO_BELOW {
+            out.fill(0.0);
+            continue;
+        }
+        for (x, e) in out.iter_mut().zip(exponents) {
+            *x *= f64::exp2(e - top);
+        }
+        let sum: f64 = out.iter().sum();
+        out.iter_mut().for_each(|x| *x /= sum);
+    }
+    posterior
+}
