@@ -181,6 +181,11 @@ impl<R: Real> Candidate<R> {
             return;
         }
         self.emissions.gather(table, &self.columns);
+        self.advance(direction, steps);
+    }
+
+    /// The same, with the emissions at hand.
+    fn advance(&mut self, direction: Direction, steps: std::ops::Range<usize>) {
         let rows = match direction {
             Direction::Forward => &mut self.alpha,
             Direction::Backward => &mut self.beta,
@@ -330,4 +335,130 @@ pub(crate) fn state_posteriors<E: Element>(
         out.iter_mut().for_each(|x| *x /= sum);
     }
     posterior
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn plan(frames: usize, classes: usize) -> Plan {
+        Plan {
+            frames,
+            batch: 1,
+            classes,
+            blank: 0,
+            layout: None,
+            input: crate::plan::InputKind::LogProbs,
+            gradient: Default::default(),
+            zero_infinity: false,
+            input_lengths: vec![frames],
+            labels: Vec::new(),
+            label_offsets: vec![0, 0],
+        }
+    }
+
+    /// Prints what the scoring of 64 candidates costs beside the steps of their lattices:
+    /// `cargo test --release --lib -- --ignored --nocapture beside_the_lattices`
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_the_table_costs_beside_the_lattices() {
+        let (frames, classes) = (1500, 5000);
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 33) as u32
+        };
+        let data: Vec<f32> = (0..frames * classes)
+            .map(|_| -8.5 - (random() % 1000) as f32 * 1e-3)
+            .collect();
+        let strides = Strides {
+            offset: 0,
+            frame: classes,
+            item: 0,
+            class: 1,
+        };
+        let plan = plan(frames, classes);
+        let base: Vec<u32> = (0..200).map(|_| 1 + random() % 4999).collect();
+        // An n-best list (ten labels replaced in each), and candidates with nothing in common.
+        let n_best: Vec<Vec<u32>> = (0..64)
+            .map(|_| {
+                let mut target = base.clone();
+                for _ in 0..10 {
+                    target[(random() % 200) as usize] = 1 + random() % 4999;
+                }
+                target
+            })
+            .collect();
+        let unrelated: Vec<Vec<u32>> = (0..64)
+            .map(|_| (0..200).map(|_| 1 + random() % 4999).collect())
+            .collect();
+        for (name, targets) in [("n-best", n_best), ("unrelated", unrelated)] {
+            let (mut whole, mut alone) = (Duration::MAX, Duration::MAX);
+            for _ in 0..7 {
+                let start = cpu_time();
+                let scores = score(&plan, &data, strides, 0, &targets);
+                whole = whole.min(cpu_time() - start);
+                assert!(scores.iter().all(|score| score.is_finite()));
+                alone = alone.min(lattices(&plan, &data, strides, &targets));
+            }
+            println!(
+                "{name}: {whole:?} in all, {alone:?} for the lattices: {:.2}",
+                whole.as_secs_f64() / alone.as_secs_f64()
+            );
+        }
+    }
+
+    /// The processor time of all threads so far (Linux): other programs do not disturb it much.
+    fn cpu_time() -> Duration {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let nanos = tasks.map(|task| {
+            let path = task.unwrap().path().join("schedstat");
+            let line = std::fs::read_to_string(path).unwrap();
+            let first = line.split(' ').next().unwrap();
+            first.parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// The time of the steps alone, each with its emissions at hand in the first-level cache.
+    fn lattices(plan: &Plan, data: &[f32], strides: Strides, targets: &[Vec<u32>]) -> Duration {
+        let frames = plan.input_lengths[0];
+        let mut used = targets.concat();
+        used.sort_unstable();
+        used.dedup();
+        let all = alone(plan, 0, used);
+        let source = Source::new(&all, data, strides, 0);
+        let mut candidates: Vec<Candidate<f32>> = targets
+            .iter()
+            .map(|target| Candidate::new(frames, target, &all.labels))
+            .collect();
+        let (chunk, middle) = (16, frames.div_ceil(2));
+        let mut table = Emissions::default();
+        let mut time = Duration::ZERO;
+        for start in (0..middle).step_by(chunk) {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let (end, range);
+                if direction == Direction::Forward {
+                    end = (start + chunk).min(middle);
+                    range = start..end;
+                } else {
+                    end = (start + chunk).min(frames - middle);
+                    range = frames - end..frames - start;
+                }
+                table.convert(&source, range);
+                let spent: Duration = candidates
+                    .par_iter_mut()
+                    .map(|candidate| {
+                        candidate.emissions.gather(&table, &candidate.columns);
+                        let begin = Instant::now();
+                        candidate.advance(direction, start..end);
+                        begin.elapsed()
+                    })
+                    .sum();
+                time += spent;
+            }
+        }
+        time
+    }
 }
