@@ -14,7 +14,7 @@
 //! which candidates differ in one place could so save half of its lattices at best. See
 //! `DESIGN.md` for why the lattices are kept apart.
 
-use super::emission::{Emissions, Source, padded};
+use super::emission::{Emissions, LANES, Source, padded};
 use super::isa::dispatch;
 use super::lattice::{Direction, Lattice, Rows};
 use super::real::{Element, Real};
@@ -22,9 +22,13 @@ use super::{forward, loss_from};
 use crate::plan::{Plan, Strides, frames_needed};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Entries of a table: 512 KiB in f32, which stays in the second-level cache.
 const TABLE: usize = 1 << 16;
+
+/// Frames that a candidate gathers at a time.
+const AT_ONCE: usize = 4;
 
 /// One candidate on its way through the frames.
 struct Candidate<R: Real> {
@@ -34,6 +38,7 @@ struct Candidate<R: Real> {
     alpha: Rows<R>,
     beta: Rows<R>,
     emissions: Emissions<R>,
+    fetched: Vec<R::Pair>,
 }
 
 /// `ln P` of each candidate for item `n` of the plan, whose own target is not looked at.
@@ -114,7 +119,7 @@ fn together<E: Element>(
     let mut used: Vec<u32> = targets.concat();
     used.sort_unstable();
     used.dedup();
-    let chunk = (TABLE / padded(used.len() + 1)).clamp(8, 64);
+    let chunk = (TABLE / padded(used.len() + 1)).clamp(16, 256);
     let all = alone(plan, n, used);
     let source = Source::new(&all, data, item_strides(strides, n), 0);
     let mut scores = vec![f64::NEG_INFINITY; targets.len()];
@@ -124,8 +129,13 @@ fn together<E: Element>(
         .filter(|(target, _)| frames_needed(target) <= frames)
         .map(|(target, score)| (score, Candidate::new(frames, target, &all.labels)))
         .collect();
+    // A few shares a thread. A candidate's score does not depend on its share.
+    let share = candidates
+        .len()
+        .div_ceil(4 * rayon::current_num_threads())
+        .max(1);
     let middle = frames.div_ceil(2);
-    let (mut early, mut late) = (Emissions::default(), Emissions::default());
+    let (mut early, mut late) = (Table::default(), Table::default());
     for start in (0..middle).step_by(chunk) {
         // Steps of either direction; the backward one may have one fewer.
         let forward = start..(start + chunk).min(middle);
@@ -134,15 +144,27 @@ fn together<E: Element>(
             || early.convert(&source, forward.clone()),
             || late.convert(&source, frames - backward.end..frames - backward.start),
         );
-        candidates.par_iter_mut().for_each(|(_, candidate)| {
-            candidate.sweep(Direction::Forward, forward.clone(), &early);
-            candidate.sweep(Direction::Backward, backward.clone(), &late);
+        let steps = [
+            (Direction::Forward, forward, &early),
+            (Direction::Backward, backward, &late),
+        ];
+        candidates.par_chunks_mut(share).for_each(|candidates| {
+            for (direction, steps, table) in &steps {
+                // All candidates go through a few frames while these are in the first-level cache.
+                for start in steps.clone().step_by(AT_ONCE) {
+                    let run = start..(start + AT_ONCE).min(steps.end);
+                    for (_, candidate) in candidates.iter_mut() {
+                        candidate.gather(*direction, run.clone(), table);
+                        candidate.advance(*direction, run.clone());
+                    }
+                }
+            }
         });
-        if early.poisoned || late.poisoned {
+        if early.emissions.poisoned || late.emissions.poisoned {
             return None;
         }
     }
-    if early.path + late.path >= E::Real::PATH_LIMIT {
+    if early.emissions.path + late.emissions.path >= E::Real::PATH_LIMIT {
         return None;
     }
     candidates.par_iter_mut().for_each(|(score, candidate)| {
@@ -162,30 +184,36 @@ impl<R: Real> Candidate<R> {
         beta.prepare(&lattice, 0);
         alpha.start(&lattice, Direction::Forward);
         beta.start(&lattice, Direction::Backward);
-        let columns = target
+        let mut columns: Vec<u32> = target
             .iter()
             .map(|label| used.partition_point(|other| other < label) as u32)
             .collect();
+        // The column behind the last label is zero: see `Emissions::convert`.
+        columns.resize(padded(target.len() + 1), used.len() as u32);
         Self {
             lattice,
             columns,
             alpha,
             beta,
             emissions: Emissions::default(),
+            fetched: Vec::new(),
         }
     }
 
-    /// Takes `steps` (counted from 0) of one direction, through the frames of the table.
-    fn sweep(&mut self, direction: Direction, steps: std::ops::Range<usize>, table: &Emissions<R>) {
-        if steps.is_empty() {
-            return;
-        }
-        self.emissions.gather(table, &self.columns);
-        self.advance(direction, steps);
+    /// Fetches the emissions of `steps` (counted from 0) of one direction.
+    fn gather(&mut self, direction: Direction, steps: Range<usize>, table: &Table<R>) {
+        let frames = match direction {
+            Direction::Forward => steps,
+            Direction::Backward => {
+                self.lattice.frames - steps.end..self.lattice.frames - steps.start
+            }
+        };
+        let (fetched, emissions) = (&mut self.fetched, &mut self.emissions);
+        table.gather(frames, &self.columns, fetched, emissions);
     }
 
-    /// The same, with the emissions at hand.
-    fn advance(&mut self, direction: Direction, steps: std::ops::Range<usize>) {
+    /// Takes steps for which the emissions are gathered.
+    fn advance(&mut self, direction: Direction, steps: Range<usize>) {
         let rows = match direction {
             Direction::Forward => &mut self.alpha,
             Direction::Backward => &mut self.beta,
@@ -195,33 +223,62 @@ impl<R: Real> Candidate<R> {
     }
 }
 
-impl<R: Real> Emissions<R> {
-    /// The frames of `table`, with its labels at `columns` as the labels here.
-    fn gather(&mut self, table: &Emissions<R>, columns: &[u32]) {
-        let frames = table.blanks.len();
-        let width = padded(columns.len() + 1);
-        self.first = table.first;
-        self.width = width;
-        self.blanks.clone_from(&table.blanks);
-        self.labels_m.resize(frames * width, R::ONE);
-        self.labels_e.resize(frames * width, R::ZERO_EXP);
-        if table.width == 0 {
-            return;
+/// The emissions of all labels that are used, for a run of frames.
+struct Table<R: Real> {
+    emissions: Emissions<R>,
+    /// The same with mantissa and exponent side by side, so that a candidate fetches both at once.
+    pairs: Vec<R::Pair>,
+}
+
+impl<R: Real> Default for Table<R> {
+    fn default() -> Self {
+        Self {
+            emissions: Emissions::default(),
+            pairs: Vec::new(),
         }
+    }
+}
+
+impl<R: Real> Table<R> {
+    fn convert<E: Element>(&mut self, source: &Source<E>, frames: Range<usize>) {
+        self.emissions.convert(source, frames);
+        let (m, e) = (&self.emissions.labels_m, &self.emissions.labels_e);
+        self.pairs.clear();
+        self.pairs
+            .extend(m.iter().zip(e).map(|(&m, &e)| R::pair(m, e)));
+    }
+
+    /// Puts `frames` of the table into `to`, with its labels at `columns` (in whole blocks).
+    fn gather(
+        &self,
+        frames: Range<usize>,
+        columns: &[u32],
+        fetched: &mut Vec<R::Pair>,
+        to: &mut Emissions<R>,
+    ) {
+        let (width, from) = (columns.len(), self.emissions.width);
+        let skipped = frames.start - self.emissions.first;
+        to.first = frames.start;
+        to.width = width;
+        to.blanks.clear();
+        let blanks = &self.emissions.blanks[skipped..skipped + frames.len()];
+        to.blanks.extend_from_slice(blanks);
+        to.labels_m.resize(frames.len() * width, R::ONE);
+        to.labels_e.resize(frames.len() * width, R::ZERO_EXP);
+        fetched.resize(width, R::pair(R::ONE, R::ZERO_EXP));
+        let rows_m = to.labels_m.chunks_exact_mut(width);
+        let rows_e = to.labels_e.chunks_exact_mut(width);
+        let rows = self.pairs.chunks_exact(from).skip(skipped);
         dispatch(
             #[inline(always)]
             || {
-                let rows_m = self.labels_m.chunks_exact_mut(width);
-                let rows_e = self.labels_e.chunks_exact_mut(width);
-                let from_m = table.labels_m.chunks_exact(table.width);
-                let from_e = table.labels_e.chunks_exact(table.width);
-                let last = table.width - 1;
-                for (((m, e), from_m), from_e) in rows_m.zip(rows_e).zip(from_m).zip(from_e) {
-                    for ((m, e), &column) in m.iter_mut().zip(e).zip(columns) {
-                        // The minimum changes nothing; it shows that no bound is passed.
-                        let place = (column as usize).min(last);
-                        *m = from_m[place];
-                        *e = from_e[place];
+                for ((m, e), row) in rows_m.zip(rows_e).zip(rows) {
+                    // Two loops: the first is bound by its loads, the second is vector code.
+                    for (to, &column) in fetched.iter_mut().zip(columns) {
+                        *to = row[column as usize];
+                    }
+                    for ((m, e), &pair) in m.iter_mut().zip(e).zip(&*fetched) {
+                        (*m, *e) = R::unpair(pair);
                     }
                 }
             },
@@ -434,7 +491,7 @@ mod tests {
             .map(|target| Candidate::new(frames, target, &all.labels))
             .collect();
         let (chunk, middle) = (16, frames.div_ceil(2));
-        let mut table = Emissions::default();
+        let mut table = Table::default();
         let mut time = Duration::ZERO;
         for start in (0..middle).step_by(chunk) {
             for direction in [Direction::Forward, Direction::Backward] {
@@ -450,7 +507,7 @@ mod tests {
                 let spent: Duration = candidates
                     .par_iter_mut()
                     .map(|candidate| {
-                        candidate.emissions.gather(&table, &candidate.columns);
+                        candidate.gather(direction, start..end, &table);
                         let begin = Instant::now();
                         candidate.advance(direction, start..end);
                         begin.elapsed()
