@@ -169,9 +169,10 @@ fn together<E: Element>(
     if early.emissions.path + late.emissions.path >= E::Real::PATH_LIMIT {
         return None;
     }
+    let log_scale = early.emissions.log_scale + late.emissions.log_scale;
     candidates.par_iter_mut().for_each(|(score, candidate)| {
         let (log_p, _) = candidate.lattice.meet(&candidate.alpha, &candidate.beta);
-        **score = -loss_from(log_p, frames, plan.input, E::Real::EPSILON);
+        **score = -loss_from(log_p + log_scale, frames, plan.input, E::Real::EPSILON);
     });
     drop(candidates);
     Some(scores)
@@ -312,11 +313,13 @@ pub(crate) fn occupancy<E: Element>(
         let mut emissions = Emissions::<f64>::default();
         let mut probabilities = Vec::new();
         if !item.posterior.is_empty() {
-            emissions.convert(&source, 0..plan.input_lengths[n]);
             for t in 0..plan.input_lengths[n] {
-                let y = emissions.frame(t);
+                // One frame at a time, since entries are relative to the largest of their frame.
+                emissions.reset();
+                emissions.convert(&source, t..t + 1);
+                let (y, scale) = (emissions.frame(t), emissions.log_scale.exp());
                 let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
-                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e)));
+                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e) * scale));
             }
         }
         Occupancy {
