@@ -2,9 +2,21 @@
 //! that a user's input can cause.
 
 use crate::lengths::{IntoLengths, Lengths, int_values};
-use crate::options::{CtcLossOptions, InputLayout, Reduction};
+use crate::options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
 use crate::plan::{InputKind, Plan};
 use candle_core::{DType, Result, Tensor, bail};
+
+/// The public function whose arguments are checked, and what its options say of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    /// Its name, for the messages.
+    pub function: &'static str,
+    pub input: InputKind,
+    pub blank: usize,
+    pub layout: InputLayout,
+    /// A label that is allowed though it may be no class.
+    pub star: Option<u32>,
+}
 
 /// Checks all arguments of the loss and collects them.
 pub(crate) fn plan(
@@ -15,31 +27,134 @@ pub(crate) fn plan(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Plan> {
-    let dims = input_dims(kind, input, opts)?;
-    let Dims {
-        frames,
-        batch,
-        classes,
-        ..
-    } = dims;
-    let input_lengths = lengths("input_lengths", input_lengths.into_lengths()?, batch)?;
-    at_most("input_lengths", &input_lengths, frames, "T", "frames")?;
-    let target_lengths = lengths("target_lengths", target_lengths.into_lengths()?, batch)?;
-    let (labels, label_offsets) = labels(targets, &target_lengths, dims, opts.blank)?;
-    Ok(Plan {
-        frames,
-        batch,
-        classes,
-        blank: opts.blank,
-        layout: dims.layout,
+    let call = Call {
+        function: "ctc_loss",
         input: kind,
+        blank: opts.blank,
+        layout: opts.layout,
+        star: None,
+    };
+    let plan = plan_for(call, input, targets, input_lengths, target_lengths)?;
+    Ok(Plan {
         gradient: opts.gradient,
         mean: opts.reduction == Reduction::Mean,
         zero_infinity: opts.zero_infinity,
+        ..plan
+    })
+}
+
+/// Checks the arguments of a function that takes one target for each item. With a `star` in the
+/// call, the labels of the plan may hold it too.
+pub(crate) fn plan_for(
+    call: Call,
+    input: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+) -> Result<Plan> {
+    let dims = input_dims(call, input)?;
+    let input_lengths = input_lengths_of(call, input_lengths.into_lengths()?, dims)?;
+    let target_lengths = lengths(
+        call.function,
+        "target_lengths",
+        target_lengths.into_lengths()?,
+        dims.batch,
+    )?;
+    let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
+    Ok(collect(call, dims, input_lengths, labels, label_offsets))
+}
+
+/// Checks the arguments of a function that takes many transcripts for each item: the plan has no
+/// targets.
+pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
+    call: Call,
+    input: &Tensor,
+    input_lengths: Lengths,
+    transcripts: &[&[S]],
+) -> Result<Plan> {
+    let function = call.function;
+    let dims = input_dims(call, input)?;
+    let input_lengths = input_lengths_of(call, input_lengths, dims)?;
+    if transcripts.len() != dims.batch {
+        bail!(
+            "{function}: transcripts are given for {} items, but the batch has N = {} items",
+            transcripts.len(),
+            dims.batch
+        )
+    }
+    for (item, transcripts) in transcripts.iter().enumerate() {
+        for (number, transcript) in transcripts.iter().enumerate() {
+            for (position, &label) in transcript.as_ref().iter().enumerate() {
+                let of = || format!("transcript {number} of item {item}");
+                check_label(call, dims.classes, i64::from(label), position, of)?;
+            }
+        }
+    }
+    let label_offsets = vec![0; dims.batch + 1];
+    Ok(collect(
+        call,
+        dims,
+        input_lengths,
+        Vec::new(),
+        label_offsets,
+    ))
+}
+
+/// The frames and the target of each item, without an input: input lengths, labels and where the
+/// labels of each item begin.
+pub(crate) fn targets_only(
+    function: &'static str,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+) -> Result<(Vec<usize>, Vec<u32>, Vec<usize>)> {
+    let input_lengths = input_lengths.into_lengths()?;
+    let batch = match &input_lengths {
+        Lengths::Scalar(_) => 1,
+        Lengths::Batch(values) => values.len(),
+    };
+    let input_lengths = lengths(function, "input_lengths", input_lengths, batch)?;
+    let target_lengths = target_lengths.into_lengths()?;
+    let target_lengths = lengths(function, "target_lengths", target_lengths, batch)?;
+    // Any label will do: neither the classes nor the blank are known.
+    let call = Call {
+        function,
+        input: InputKind::LogProbs,
+        blank: usize::MAX,
+        layout: InputLayout::default(),
+        star: None,
+    };
+    let dims = Dims {
+        frames: usize::MAX,
+        batch,
+        classes: u32::MAX as usize,
+        layout: None,
+    };
+    let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
+    Ok((input_lengths, labels, label_offsets))
+}
+
+fn collect(
+    call: Call,
+    dims: Dims,
+    input_lengths: Vec<usize>,
+    labels: Vec<u32>,
+    label_offsets: Vec<usize>,
+) -> Plan {
+    Plan {
+        frames: dims.frames,
+        batch: dims.batch,
+        classes: dims.classes,
+        blank: call.blank,
+        layout: dims.layout,
+        input: call.input,
+        gradient: GradientKind::default(),
+        mean: false,
+        zero_infinity: false,
         input_lengths,
         labels,
         label_offsets,
-    })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -50,22 +165,23 @@ struct Dims {
     layout: Option<InputLayout>,
 }
 
-fn input_dims(kind: InputKind, input: &Tensor, opts: CtcLossOptions) -> Result<Dims> {
-    let name = match kind {
+fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
+    let function = call.function;
+    let name = match call.input {
         InputKind::LogProbs => "log_probs",
         InputKind::Logits => "logits",
     };
     let dtype = input.dtype();
     if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
-        bail!("ctc_loss: {name} have dtype {dtype:?}; expected f32, f64, f16 or bf16")
+        bail!("{function}: {name} have dtype {dtype:?}; expected f32, f64, f16 or bf16")
     }
     if dtype == DType::F64 && input.device().is_metal() {
         bail!(
-            "ctc_loss: {name} have dtype F64, which Metal does not support; convert them with \
+            "{function}: {name} have dtype F64, which Metal does not support; convert them with \
              to_dtype(DType::F32) or move them to the CPU"
         )
     }
-    let (frames, batch, classes, layout) = match (input.dims(), opts.layout) {
+    let (frames, batch, classes, layout) = match (input.dims(), call.layout) {
         (&[frames, classes], _) => (frames, 1, classes, None),
         (&[frames, batch, classes], layout @ InputLayout::TimeMajor) => {
             (frames, batch, classes, Some(layout))
@@ -78,20 +194,20 @@ fn input_dims(kind: InputKind, input: &Tensor, opts: CtcLossOptions) -> Result<D
                 InputLayout::TimeMajor => "(T, N, C)",
                 InputLayout::BatchMajor => "(N, T, C)",
             };
-            bail!("ctc_loss: {name} have shape {other:?}; expected {batched} or (T, C)")
+            bail!("{function}: {name} have shape {other:?}; expected {batched} or (T, C)")
         }
     };
     if frames == 0 || batch == 0 {
         bail!(
-            "ctc_loss: {name} have shape {:?}, with T = {frames} frames and N = {batch} items; \
+            "{function}: {name} have shape {:?}, with T = {frames} frames and N = {batch} items; \
              both must be at least 1",
             input.dims()
         )
     }
-    if opts.blank >= classes {
+    if call.blank >= classes {
         bail!(
-            "ctc_loss: blank = {} is not a class; {name} have C = {classes} classes",
-            opts.blank
+            "{function}: blank = {} is not a class; {name} have C = {classes} classes",
+            call.blank
         )
     }
     Ok(Dims {
@@ -102,25 +218,40 @@ fn input_dims(kind: InputKind, input: &Tensor, opts: CtcLossOptions) -> Result<D
     })
 }
 
+/// The frames of each item, within those of the input.
+fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
+    let (function, frames) = (call.function, dims.frames);
+    let input_lengths = lengths(function, "input_lengths", input_lengths, dims.batch)?;
+    at_most(
+        function,
+        "input_lengths",
+        &input_lengths,
+        frames,
+        "T",
+        "frames",
+    )?;
+    Ok(input_lengths)
+}
+
 /// One non-negative length for each item.
-fn lengths(name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
+fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
     let values = match lengths {
         Lengths::Scalar(one) if batch == 1 => vec![one],
         Lengths::Scalar(one) => bail!(
-            "ctc_loss: {name} is the single number {one}, but the batch has N = {batch} items; \
+            "{function}: {name} is the single number {one}, but the batch has N = {batch} items; \
              give one length for each"
         ),
         Lengths::Batch(values) => values,
     };
     if values.len() != batch {
         bail!(
-            "ctc_loss: {name} has {} entries, but the batch has N = {batch} items",
+            "{function}: {name} has {} entries, but the batch has N = {batch} items",
             values.len()
         )
     }
     let checked = values.iter().enumerate().map(|(item, &value)| {
         if value < 0 {
-            bail!("ctc_loss: {name}[{item}] = {value}; a length must not be negative")
+            bail!("{function}: {name}[{item}] = {value}; a length must not be negative")
         }
         // What does not fit is too long for any tensor.
         Ok(usize::try_from(value).unwrap_or(usize::MAX))
@@ -128,10 +259,17 @@ fn lengths(name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
     checked.collect()
 }
 
-fn at_most(name: &str, lengths: &[usize], most: usize, size: &str, unit: &str) -> Result<()> {
+fn at_most(
+    function: &str,
+    name: &str,
+    lengths: &[usize],
+    most: usize,
+    size: &str,
+    unit: &str,
+) -> Result<()> {
     match lengths.iter().position(|&length| length > most) {
         Some(item) => bail!(
-            "ctc_loss: {name}[{item}] = {}, but there are only {size} = {most} {unit}",
+            "{function}: {name}[{item}] = {}, but there are only {size} = {most} {unit}",
             lengths[item]
         ),
         None => Ok(()),
@@ -140,12 +278,12 @@ fn at_most(name: &str, lengths: &[usize], most: usize, size: &str, unit: &str) -
 
 /// The labels of all items one after the other, and where each item begins.
 fn labels(
+    call: Call,
     targets: &Tensor,
     target_lengths: &[usize],
     dims: Dims,
-    blank: usize,
 ) -> Result<(Vec<u32>, Vec<usize>)> {
-    let batch = dims.batch;
+    let (function, batch) = (call.function, dims.batch);
     // Where the targets of an item begin: every `row` entries, or one behind the other.
     let row = match targets.dims() {
         &[entries] => {
@@ -154,7 +292,7 @@ fn labels(
                 .try_fold(0usize, |sum, &length| sum.checked_add(length));
             if sum != Some(entries) {
                 bail!(
-                    "ctc_loss: targets are a concatenation of {entries} labels, but \
+                    "{function}: targets are a concatenation of {entries} labels, but \
                      target_lengths add up to {}",
                     sum.map_or("more than fits".into(), |sum| sum.to_string())
                 )
@@ -163,6 +301,7 @@ fn labels(
         }
         &[rows, longest] if rows == batch => {
             at_most(
+                function,
                 "target_lengths",
                 target_lengths,
                 longest,
@@ -172,7 +311,7 @@ fn labels(
             Some(longest)
         }
         other => bail!(
-            "ctc_loss: targets have shape {other:?}; expected ({batch}, S), or a concatenation of \
+            "{function}: targets have shape {other:?}; expected ({batch}, S), or a concatenation of \
              one dimension"
         ),
     };
@@ -183,20 +322,34 @@ fn labels(
     for (item, &length) in target_lengths.iter().enumerate() {
         let start = row.map_or(labels.len(), |row| item * row);
         for (position, &label) in values[start..start + length].iter().enumerate() {
-            match usize::try_from(label) {
-                Ok(class) if class == blank => bail!(
-                    "ctc_loss: the target of item {item} has the blank ({blank}) at position \
-                     {position}; a target holds labels only"
-                ),
-                Ok(class) if class < dims.classes => labels.push(class as u32),
-                _ => bail!(
-                    "ctc_loss: the target of item {item} has label {label} at position \
-                     {position}; labels must be at least 0 and below C = {}",
-                    dims.classes
-                ),
-            }
+            let of = || format!("the target of item {item}");
+            labels.push(check_label(call, dims.classes, label, position, of)?);
         }
         label_offsets.push(labels.len());
     }
     Ok((labels, label_offsets))
+}
+
+/// A label that is a class and not the blank, or the star.
+fn check_label(
+    call: Call,
+    classes: usize,
+    label: i64,
+    position: usize,
+    of: impl Fn() -> String,
+) -> Result<u32> {
+    let (function, blank) = (call.function, call.blank);
+    match u32::try_from(label) {
+        Ok(label) if label as usize == blank => bail!(
+            "{function}: {} has the blank ({blank}) at position {position}; it must hold labels \
+             only",
+            of()
+        ),
+        Ok(label) if (label as usize) < classes || call.star == Some(label) => Ok(label),
+        _ => bail!(
+            "{function}: {} has label {label} at position {position}; labels must be at least 0 \
+             and below C = {classes}",
+            of()
+        ),
+    }
 }

@@ -10,6 +10,7 @@ use super::isa::dispatch;
 use super::real::{Element, FAR_BELOW, Real};
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// States are worked on in blocks of this many (blank, label) pairs.
 pub(super) const LANES: usize = 16;
@@ -95,6 +96,15 @@ impl<'a, E: Element> Source<'a, E> {
     /// Entries gathered for a frame: one for each class that the target uses, then the blank.
     pub fn entries(&self) -> usize {
         self.columns.len()
+    }
+
+    /// Places for the row statistics of `frames` frames: none for log-probabilities.
+    pub fn no_stats(&self, frames: usize) -> Vec<RowStats<E::Real>> {
+        let (maximum, sum) = (E::Real::ZERO, 1.0);
+        match self.kind {
+            InputKind::LogProbs => Vec::new(),
+            InputKind::Logits => vec![RowStats { maximum, sum }; frames],
+        }
     }
 
     /// How much work a frame is, in entries read.
@@ -189,13 +199,13 @@ pub(super) fn read_row<'a, E: Element>(
 /// The emissions of a run of frames.
 pub(super) struct Emissions<R: Real> {
     /// The first frame.
-    first: usize,
+    pub first: usize,
     /// Entries a frame: the labels, padded to whole blocks with zeros.
-    width: usize,
-    labels_m: Vec<R>,
-    labels_e: Vec<R::Exp>,
+    pub width: usize,
+    pub labels_m: Vec<R>,
+    pub labels_e: Vec<R::Exp>,
     /// The blank of each frame.
-    blanks: Vec<(R, R::Exp)>,
+    pub blanks: Vec<(R, R::Exp)>,
     /// Working memory: the entries of a frame in whole blocks, and for each place of a row which
     /// of them it takes.
     entries: Vec<R>,
@@ -278,6 +288,20 @@ impl<R: Real> Emissions<R> {
             poisoned: seen.poisoned,
             too_far: seen.too_far,
         }
+    }
+
+    /// Gathers `frames` of `source` and converts them.
+    pub fn read<E: Element>(
+        &mut self,
+        source: &Source<E>,
+        used: &Classes,
+        frames: Range<usize>,
+    ) -> Found {
+        let mut gathered = vec![E::Real::ZERO; frames.len() * source.entries()];
+        let mut stats = source.no_stats(frames.len());
+        source.gather(frames.start, &mut gathered, &mut stats, true);
+        let converted = self.convert(used, frames.start, &gathered);
+        converted.and(Found::normalisers(&stats))
     }
 
     /// The emissions of frame `t`: the labels, and the blank.

@@ -72,12 +72,13 @@ impl<R: Real> Default for Rows<R> {
     }
 }
 
+/// Pair i stands at i + 1.
 #[derive(Clone, Copy)]
-struct Row<'a, R: Real> {
-    blank_m: &'a [R],
-    blank_e: &'a [R::Exp],
-    label_m: &'a [R],
-    label_e: &'a [R::Exp],
+pub(super) struct Row<'a, R: Real> {
+    pub blank_m: &'a [R],
+    pub blank_e: &'a [R::Exp],
+    pub label_m: &'a [R],
+    pub label_e: &'a [R::Exp],
 }
 
 struct RowMut<'a, R: Real> {
@@ -125,7 +126,7 @@ impl<R: Real> Rows<R> {
     }
 
     #[inline(always)]
-    fn row(&self, k: usize) -> Row<'_, R> {
+    pub fn row(&self, k: usize) -> Row<'_, R> {
         let start = self.slot(k) * 2 * self.track;
         let (blank_m, label_m) = self.m[start..start + 2 * self.track].split_at(self.track);
         let (blank_e, label_e) = self.e[start..start + 2 * self.track].split_at(self.track);
@@ -341,6 +342,11 @@ impl<R: Real> Lattice<R> {
         let low = self.labels.saturating_sub(self.frames - t);
         let high = t.min(self.labels);
         low / LANES..high / LANES + 1
+    }
+
+    /// The pairs that can be reached at frame `t` from the start, and from which the end can be.
+    pub fn pairs(&self, t: usize) -> Range<usize> {
+        self.labels.saturating_sub(self.frames - t)..t.min(self.labels) + 1
     }
 
     /// The frame that step `k` consumes.

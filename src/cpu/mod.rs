@@ -9,10 +9,14 @@ mod isa;
 mod lattice;
 mod real;
 mod rows;
+mod score;
+mod viterbi;
 
 pub use isa::Isa;
 pub(crate) use real::{Element, Real};
 pub(crate) use rows::gradient;
+pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
+pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::plan::{InputKind, Plan, Strides};
 use classes::Classes;
@@ -230,18 +234,9 @@ impl<E: Element> Problem<'_, E> {
         self.plan.input_lengths[self.n]
     }
 
-    /// Places for the row statistics of `frames` frames: none for log-probabilities.
-    fn no_stats(&self, frames: usize) -> Vec<RowStats<E::Real>> {
-        let (maximum, sum) = (E::Real::ZERO, 1.0);
-        match self.plan.input {
-            InputKind::LogProbs => Vec::new(),
-            InputKind::Logits => vec![RowStats { maximum, sum }; frames],
-        }
-    }
-
     fn gather_all(&self) -> Kept<E::Real> {
         let mut entries = vec![E::Real::ZERO; self.frames() * self.source.entries()];
-        let mut stats = self.no_stats(self.frames());
+        let mut stats = self.source.no_stats(self.frames());
         self.source.gather(0, &mut entries, &mut stats, self.split);
         Kept { entries, stats }
     }
@@ -329,7 +324,7 @@ impl<E: Element> Problem<'_, E> {
                 None => {
                     gathered.resize(frames.len() * entries, E::Real::ZERO);
                     stats.clear();
-                    stats.extend(self.no_stats(frames.len()));
+                    stats.extend(self.source.no_stats(frames.len()));
                     let (to, stats) = (&mut gathered, &mut stats);
                     self.source.gather(frames.start, to, stats, self.split);
                     (gathered.as_slice(), stats.as_slice())

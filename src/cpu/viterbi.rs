@@ -1,0 +1,449 @@
+//! The best path through the lattice: the recursion of CTC with a maximum in place of the sum.
+//!
+//! States are pairs as in [`lattice`](super::lattice): `blank[i]` stands before label i. With
+//! `y_t` the log-probabilities and `skip[i]` = 0 where label i differs from the one before it and
+//! −inf elsewhere:
+//!
+//! ```text
+//! v_t(blank i) = y_t(blank)   + max(v(blank i), v(label i−1))                        at t−1
+//! v_t(label i) = y_t(label i) + max(v(label i), v(blank i), v(label i−1) + skip[i])  at t−1
+//! ```
+//!
+//! Sums and maxima need no exponential, and f64 keeps the sum of any number of frames exact to a
+//! few roundings, so all inputs are worked on in f64. Of equal candidates the first in the order
+//! above wins.
+//!
+//! Memory. The row of states is kept at every [`SEGMENT`]th frame only. Back-pointers are made
+//! for one segment at a time, from the last to the first: once the state at the end of a segment
+//! is known, only the `SEGMENT` pairs before it can lie on the path, so the second computation
+//! covers a window of `SEGMENT × SEGMENT` and not whole rows.
+//!
+//! Threads. The pairs are cut into tiles of [`TILE`]; a tile needs, of the one to its left, the
+//! value of its last label at each frame. So the tiles (segment a, columns c) with the same a + c
+//! are independent of each other.
+
+use super::emission::LANES;
+use super::isa::dispatch;
+use super::real::{Element, Real};
+use crate::plan::{Plan, Strides};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Frames from one kept row to the next.
+const SEGMENT: usize = 2048;
+
+/// Pairs of a tile.
+const TILE: usize = 1024;
+
+const DEAD: f64 = f64::NEG_INFINITY;
+
+/// What no log-probability may be.
+#[inline(always)]
+fn is_undefined(y: f64) -> bool {
+    y.is_nan() | (y == f64::INFINITY)
+}
+
+/// The best path of one item.
+pub(crate) struct Path {
+    /// The state of each frame: 2i for the blank before label i, 2i + 1 for label i.
+    pub states: Vec<u32>,
+    /// The log-probability of each frame's label.
+    pub frame_scores: Vec<f32>,
+    /// The log-probability of the path.
+    pub score: f64,
+}
+
+/// Why an item has no best path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPath {
+    /// Every path has probability 0.
+    Impossible,
+    /// A NaN or +inf among the entries that the target uses.
+    Undefined { frame: usize, class: usize },
+}
+
+/// A label that stands for anything, and its log-probability.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Star {
+    pub label: u32,
+    pub log_prob: f64,
+}
+
+/// The best path of each item. All targets fit into their frames.
+pub(crate) fn viterbi<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    star: Option<Star>,
+) -> Vec<Result<Path, NoPath>> {
+    (0..plan.batch)
+        .into_par_iter()
+        .map(|n| {
+            let item = Item {
+                data,
+                strides,
+                start: strides.offset + n * strides.item,
+                frames: plan.input_lengths[n],
+                target: plan.target(n),
+                blank: plan.blank,
+                star,
+            };
+            item.best_path()
+        })
+        .collect()
+}
+
+struct Item<'a, E> {
+    data: &'a [E],
+    strides: Strides,
+    /// Where the entries of frame 0 begin.
+    start: usize,
+    frames: usize,
+    target: &'a [u32],
+    blank: usize,
+    star: Option<Star>,
+}
+
+/// What a sweep aims at: the pairs that can still reach `pair` by frame `frame` are worked on.
+#[derive(Clone, Copy)]
+struct Goal {
+    pair: usize,
+    frame: usize,
+}
+
+impl Goal {
+    /// The pairs that can be reached at frame `t`, and from which the goal can be.
+    #[inline(always)]
+    fn band(self, t: usize) -> Range<usize> {
+        self.pair.saturating_sub(self.frame - t)..t.min(self.pair) + 1
+    }
+}
+
+/// A run of pairs, in whole blocks.
+struct Tile {
+    /// The first pair.
+    first: usize,
+    /// `v(blank)` of each pair.
+    blank: Vec<f64>,
+    /// `v(label)` of each pair, behind one entry for the pair before the first.
+    label: Vec<f64>,
+    skip: Vec<f64>,
+    /// Which entry of `y` each label has.
+    index: Vec<u32>,
+    /// The classes behind the entries of `y`: the blank, then the labels of the tile, each once.
+    classes: Vec<usize>,
+    /// Their log-probabilities at the current frame, then the star's, then −inf for no label.
+    y: Vec<f64>,
+    /// Rows of states before the first frame of each segment.
+    checkpoints: Vec<Vec<f64>>,
+    undefined: Option<NoPath>,
+}
+
+impl Tile {
+    /// `pairs` of the target; pair U has no label.
+    fn new<E: Element>(item: &Item<E>, pairs: Range<usize>) -> Self {
+        let width = pairs.len().next_multiple_of(LANES);
+        let target = item.target;
+        let labels = &target[pairs.start.min(target.len())..pairs.end.min(target.len())];
+        let is_star = |label: u32| item.star.is_some_and(|star| star.label == label);
+        let mut used: Vec<u32> = labels.iter().copied().filter(|&l| !is_star(l)).collect();
+        used.sort_unstable();
+        used.dedup();
+        let (star, dead) = (used.len() as u32 + 1, used.len() as u32 + 2);
+        let mut index: Vec<u32> = labels
+            .iter()
+            .map(|&label| match used.binary_search(&label) {
+                Ok(place) => place as u32 + 1,
+                Err(_) => star,
+            })
+            .collect();
+        index.resize(width, dead);
+        let mut skip = vec![DEAD; width];
+        for (k, skip) in skip.iter_mut().enumerate().take(labels.len()) {
+            let i = pairs.start + k;
+            if i > 0 && target[i] != target[i - 1] {
+                *skip = 0.0;
+            }
+        }
+        let mut y = vec![DEAD; used.len() + 3];
+        if let Some(star_label) = item.star {
+            y[star as usize] = star_label.log_prob;
+        }
+        let classes = [item.blank]
+            .into_iter()
+            .chain(used.iter().map(|&label| label as usize))
+            .collect();
+        Self {
+            first: pairs.start,
+            blank: vec![DEAD; width],
+            label: vec![DEAD; width + 1],
+            skip,
+            index,
+            classes,
+            y,
+            checkpoints: Vec::new(),
+            undefined: None,
+        }
+    }
+
+    fn keep(&mut self) {
+        let mut row = self.blank.clone();
+        row.extend_from_slice(&self.label[1..]);
+        self.checkpoints.push(row);
+    }
+
+    /// Runs `frames`. `left` holds the last label of the tile to the left before each of them;
+    /// `right` gets the same of this one. With `RECORD`, `choices` gets one entry a frame and pair:
+    /// the label's choice (0 stays, 1 from its blank, 2 from the label before), plus 4 when the
+    /// blank comes from the label before it.
+    fn sweep<E: Element, const RECORD: bool>(
+        &mut self,
+        item: &Item<E>,
+        frames: Range<usize>,
+        goal: Goal,
+        left: &[f64],
+        right: &mut [f64],
+        choices: &mut [u8],
+    ) {
+        dispatch(
+            #[inline(always)]
+            || {
+                let width = self.blank.len();
+                let used = self.classes.len();
+                let columns: Vec<usize> = self
+                    .classes
+                    .iter()
+                    .map(|class| class * item.strides.class)
+                    .collect();
+                let mut raw = vec![E::zero(); used];
+                let mut wide = vec![E::Real::ZERO; used];
+                for (k, t) in frames.enumerate() {
+                    right[k] = self.label[width];
+                    self.label[0] = left[k];
+                    let band = goal.band(t);
+                    let low = band.start.saturating_sub(self.first).min(width);
+                    let high = band.end.saturating_sub(self.first).min(width);
+                    if low >= high {
+                        continue;
+                    }
+                    let start = item.start + t * item.strides.frame;
+                    for (to, column) in raw.iter_mut().zip(&columns) {
+                        *to = item.data[start + column];
+                    }
+                    E::widen_slice(&raw, &mut wide);
+                    let mut poisoned = false;
+                    for (y, x) in self.y.iter_mut().zip(&wide) {
+                        *y = x.widen();
+                        poisoned |= is_undefined(*y);
+                    }
+                    if poisoned && self.undefined.is_none() {
+                        let bad = self.y.iter().position(|&y| is_undefined(y));
+                        self.undefined = bad.map(|place| NoPath::Undefined {
+                            frame: t,
+                            class: self.classes[place],
+                        });
+                    }
+                    let last = self.y.len() - 1;
+                    let y_blank = self.y[0];
+                    // From the last block to the first: a pair reads the one before it, which is
+                    // still that of the frame before.
+                    for b in (low / LANES..high.div_ceil(LANES)).rev() {
+                        let s = b * LANES;
+                        let here = s..s + LANES;
+                        let (mut y, mut blank, mut label) =
+                            ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+                        let (mut before, mut skip) = ([0.0; LANES], [0.0; LANES]);
+                        for (y, &i) in y.iter_mut().zip(&self.index[here.clone()]) {
+                            // The minimum changes nothing; it shows that no bound is passed.
+                            *y = self.y[(i as usize).min(last)];
+                        }
+                        blank.copy_from_slice(&self.blank[here.clone()]);
+                        before.copy_from_slice(&self.label[here.clone()]);
+                        label.copy_from_slice(&self.label[s + 1..s + 1 + LANES]);
+                        skip.copy_from_slice(&self.skip[here.clone()]);
+                        let (mut new_blank, mut new_label) = ([0.0; LANES], [0.0; LANES]);
+                        let mut choice = [0u64; LANES];
+                        for k in 0..LANES {
+                            let to_blank = before[k] > blank[k];
+                            new_blank[k] = if to_blank { before[k] } else { blank[k] } + y_blank;
+                            let jump = before[k] + skip[k];
+                            let from_blank = blank[k] > label[k];
+                            let best = if from_blank { blank[k] } else { label[k] };
+                            let from_jump = jump > best;
+                            new_label[k] = if from_jump { jump } else { best } + y[k];
+                            if RECORD {
+                                let near = u64::from(from_blank);
+                                choice[k] =
+                                    if from_jump { 2 } else { near } | if to_blank { 4 } else { 0 };
+                            }
+                        }
+                        self.blank[here.clone()].copy_from_slice(&new_blank);
+                        self.label[s + 1..s + 1 + LANES].copy_from_slice(&new_label);
+                        if RECORD {
+                            let to = &mut choices[k * width + s..k * width + s + LANES];
+                            for (to, choice) in to.iter_mut().zip(choice) {
+                                *to = choice as u8;
+                            }
+                        }
+                    }
+                }
+            },
+        )
+    }
+}
+
+impl<E: Element> Item<'_, E> {
+    fn best_path(&self) -> Result<Path, NoPath> {
+        if self.frames == 0 {
+            return Ok(Path {
+                states: Vec::new(),
+                frame_scores: Vec::new(),
+                score: 0.0,
+            });
+        }
+        let labels = self.target.len();
+        let starts: Vec<usize> = (0..self.frames).step_by(SEGMENT).collect();
+        let tiles = self.checkpoints(&starts)?;
+        let mut states = vec![0u32; self.frames];
+        // The pair in which the path ends, and whether in its label; set by the last segment.
+        let mut end: Option<(usize, bool)> = None;
+        let mut score = 0.0;
+        let mut choices = Vec::new();
+        for (a, &start) in starts.iter().enumerate().rev() {
+            let segment = start..(start + SEGMENT).min(self.frames);
+            let goal = Goal {
+                pair: end.map_or(labels, |(pair, _)| pair),
+                frame: segment.end,
+            };
+            let mut window = self.window(goal, segment.len(), &tiles, a);
+            let width = window.blank.len();
+            choices.resize(segment.len() * width, 0);
+            let (left, mut right) = (vec![DEAD; segment.len()], vec![DEAD; segment.len()]);
+            window.sweep::<E, true>(self, segment.clone(), goal, &left, &mut right, &mut choices);
+            if let Some(undefined) = window.undefined {
+                return Err(undefined);
+            }
+            let (mut pair, mut in_label) = match end {
+                Some(end) => end,
+                None => {
+                    let last = labels - window.first;
+                    let blank = window.blank[last];
+                    // Entry `last` of the labels is label U − 1: one stands before the first.
+                    let label = if labels > 0 { window.label[last] } else { DEAD };
+                    // Of two equal ends the one in the last label.
+                    let in_label = labels > 0 && label >= blank;
+                    score = if in_label { label } else { blank };
+                    if score == DEAD {
+                        return Err(NoPath::Impossible);
+                    }
+                    (labels - usize::from(in_label), in_label)
+                }
+            };
+            for t in segment.rev() {
+                states[t] = 2 * pair as u32 + u32::from(in_label);
+                let choice = choices[(t - start) * width + pair - window.first];
+                match (in_label, choice & 3, choice & 4) {
+                    (false, _, 0) | (true, 0, _) => {}
+                    (true, 1, _) => in_label = false,
+                    _ => {
+                        pair -= 1;
+                        in_label = true;
+                    }
+                }
+            }
+            end = Some((pair, in_label));
+        }
+        let frame_scores = states
+            .iter()
+            .enumerate()
+            .map(|(t, &state)| self.log_prob(t, state) as f32)
+            .collect();
+        Ok(Path {
+            states,
+            frame_scores,
+            score,
+        })
+    }
+
+    fn log_prob(&self, t: usize, state: u32) -> f64 {
+        let class = match state % 2 {
+            0 => self.blank,
+            _ => {
+                let label = self.target[state as usize / 2];
+                match self.star {
+                    Some(star) if star.label == label => return star.log_prob,
+                    _ => label as usize,
+                }
+            }
+        };
+        let place = self.start + t * self.strides.frame + class * self.strides.class;
+        let mut wide = [E::Real::ZERO];
+        E::widen_slice(&[self.data[place]], &mut wide);
+        wide[0].widen()
+    }
+
+    /// The tiles of all pairs, with the rows before each segment. The last segment is not run.
+    fn checkpoints(&self, starts: &[usize]) -> Result<Vec<Tile>, NoPath> {
+        let pairs = self.target.len() + 1;
+        let firsts: Vec<usize> = (0..pairs).step_by(TILE).collect();
+        let mut tiles: Vec<Tile> = firsts
+            .par_iter()
+            .map(|&first| Tile::new(self, first..(first + TILE).min(pairs)))
+            .collect();
+        tiles[0].blank[0] = 0.0;
+        if starts.len() == 1 {
+            tiles.iter_mut().for_each(Tile::keep);
+            return Ok(tiles);
+        }
+        let goal = Goal {
+            pair: self.target.len(),
+            frame: self.frames,
+        };
+        // Two sets of borders take turns: a tile reads its left one of the turn before, while
+        // its left neighbour, one segment further, writes the other.
+        let no_border = vec![DEAD; SEGMENT];
+        let mut before = vec![no_border.clone(); tiles.len()];
+        let mut now = before.clone();
+        for turn in 0..starts.len() + tiles.len() - 1 {
+            tiles
+                .par_iter_mut()
+                .zip(&mut now)
+                .enumerate()
+                .for_each(|(c, (tile, right))| {
+                    let Some(a) = turn.checked_sub(c).filter(|&a| a < starts.len()) else {
+                        return;
+                    };
+                    tile.keep();
+                    if a + 1 == starts.len() {
+                        return;
+                    }
+                    let left = if c == 0 { &no_border } else { &before[c - 1] };
+                    let frames = starts[a]..starts[a + 1];
+                    tile.sweep::<E, false>(self, frames, goal, left, right, &mut []);
+                });
+            std::mem::swap(&mut before, &mut now);
+        }
+        match tiles.iter().find_map(|tile| tile.undefined) {
+            Some(undefined) => Err(undefined),
+            None => Ok(tiles),
+        }
+    }
+
+    /// The pairs that a path to `goal` can be in during the `frames` before it, with the states
+    /// before segment `a`.
+    fn window(&self, goal: Goal, frames: usize, tiles: &[Tile], a: usize) -> Tile {
+        let first = goal.pair.saturating_sub(frames) / LANES * LANES;
+        let mut window = Tile::new(self, first..goal.pair + 1);
+        for k in 0..window.blank.len() {
+            let pair = first + k;
+            if let Some(tile) = tiles.get(pair / TILE) {
+                let (row, place) = (&tile.checkpoints[a], pair % TILE);
+                if place < tile.blank.len() {
+                    window.blank[k] = row[place];
+                    window.label[k + 1] = row[tile.blank.len() + place];
+                }
+            }
+        }
+        window
+    }
+}

@@ -1,0 +1,66 @@
+//! Whether a target fits into its frames.
+
+use crate::lengths::IntoLengths;
+use crate::plan::frames_needed;
+use crate::validate;
+use candle_core::{Result, Tensor};
+
+/// Whether a target fits into its frames, and what it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Feasibility {
+    /// `frames >= frames_needed`: some path reads as the target.
+    pub feasible: bool,
+    /// Frames of the item.
+    pub frames: usize,
+    /// The fewest frames that do: one for each label, and one for the blank between two equal
+    /// neighbours.
+    pub frames_needed: usize,
+}
+
+/// Says for each item whether its target fits into its frames.
+///
+/// An item that does not fit has a loss of +inf and a log-likelihood of −inf, and
+/// [`forced_align`](crate::forced_align) refuses it.
+///
+/// # Arguments
+///
+/// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
+///   dimension; any integer dtype, on any device. Neither the classes nor the blank are known
+///   here, so labels are checked only for being non-negative.
+/// * `input_lengths` - frames of each item.
+/// * `target_lengths` - labels of each item.
+///
+/// # Errors
+///
+/// When the shapes or the lengths do not fit together, or a label is negative.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::feasibility;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let targets = Tensor::new(&[[7u32, 7, 3], [1, 2, 3]], &Device::Cpu)?;
+/// let items = feasibility(&targets, [3, 3], [3, 3])?;
+/// // A blank must stand between the two sevens.
+/// assert_eq!((items[0].feasible, items[0].frames_needed), (false, 4));
+/// assert!(items[1].feasible);
+/// # Ok(())
+/// # }
+/// ```
+pub fn feasibility(
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+) -> Result<Vec<Feasibility>> {
+    let (input_lengths, labels, offsets) =
+        validate::targets_only("feasibility", targets, input_lengths, target_lengths)?;
+    let items = input_lengths.iter().enumerate().map(|(n, &frames)| {
+        let frames_needed = frames_needed(&labels[offsets[n]..offsets[n + 1]]);
+        Feasibility {
+            feasible: frames >= frames_needed,
+            frames,
+            frames_needed,
+        }
+    });
+    Ok(items.collect())
+}

@@ -1,0 +1,438 @@
+//! How well transcripts fit: likelihoods of many candidates, and the confidence of their tokens.
+
+use crate::cpu::{self, Occupancy};
+use crate::host::{on_host, with_entries};
+use crate::lengths::{IntoLengths, Lengths};
+use crate::options::InputLayout;
+use crate::plan::{InputKind, Plan};
+use crate::validate::{self, Call};
+use candle_core::{Device, Result, Tensor};
+
+/// The options of [`score_transcripts`] and its relatives.
+///
+/// ```
+/// use candle_ctc::ScoreOptions;
+/// let opts = ScoreOptions { per_token: true, ..Default::default() };
+/// assert!(!opts.softmax && !opts.logits);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ScoreOptions {
+    /// The class that stands for "no label". Default 0.
+    pub blank: usize,
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    pub layout: InputLayout,
+    /// The input holds logits: a log-softmax over the classes comes first, without a tensor of its
+    /// own. Default `false`: it holds log-probabilities.
+    pub logits: bool,
+    /// Divide each log-likelihood by the number of labels (at least 1), so that long and short
+    /// transcripts compare. Default `false`.
+    pub per_token: bool,
+    /// Give probabilities in place of logarithms: a softmax of the scores over the candidates of
+    /// an item. All zero when no candidate fits. Default `false`.
+    pub softmax: bool,
+}
+
+impl ScoreOptions {
+    fn call(&self, function: &'static str) -> Call {
+        Call {
+            function,
+            input: if self.logits {
+                InputKind::Logits
+            } else {
+                InputKind::LogProbs
+            },
+            blank: self.blank,
+            layout: self.layout,
+            star: None,
+        }
+    }
+}
+
+/// What [`rank_transcripts`] says of one candidate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TranscriptScore {
+    /// Which of the transcripts it is.
+    pub index: usize,
+    /// `ln P(transcript)`, in nats.
+    pub log_likelihood: f64,
+    /// `log_likelihood` divided by the number of labels (at least 1).
+    pub per_token: f64,
+    /// Its share among the candidates: the softmax of `log_likelihood`, or of `per_token` with
+    /// [`ScoreOptions::per_token`].
+    pub probability: f64,
+}
+
+/// The log-likelihoods of many transcripts of one utterance.
+///
+/// Each is `ln P(transcript)`, summed over all alignments (Graves et al. 2006,
+/// <https://doi.org/10.1145/1143844.1143891>): the negative of [`ctc_loss`](crate::ctc_loss). The
+/// emissions are not copied and no gradient state is kept. Only the classes that some transcript
+/// uses are read, once for all of them, and the lattices run in parallel.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, C)`, natural logarithms (or logits, with [`ScoreOptions::logits`]). f32,
+///   f64, f16 or bf16; any strides. A tensor on a GPU is copied to the host first: the lattices
+///   run on the CPU.
+/// * `transcripts` - label sequences, without blanks; the empty one is allowed.
+/// * `opts` - see [`ScoreOptions`].
+///
+/// # Returns
+///
+/// One score for each transcript, in order: nats, or what the options make of them. A transcript
+/// that needs more frames than there are has −inf. A NaN (or +inf) at the blank or at a label of
+/// the transcript gives NaN.
+///
+/// # Errors
+///
+/// When the shape, the dtype, a label or the blank does not fit; the message names the transcript
+/// and the numbers.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{ScoreOptions, score_transcripts};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?; // (T, C)
+/// let scores = score_transcripts(&log_probs, &[vec![], vec![1u32]], ScoreOptions::default())?;
+/// assert!((scores[0] - 0.3f64.ln()).abs() < 1e-12); // blank, blank
+/// assert!((scores[1] - 0.7f64.ln()).abs() < 1e-12); // all other paths
+///
+/// let opts = ScoreOptions { softmax: true, ..Default::default() };
+/// let shares = score_transcripts(&log_probs, &[vec![], vec![1u32]], opts)?;
+/// assert!((shares[1] - 0.7).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+pub fn score_transcripts<S: AsRef<[u32]> + Sync>(
+    log_probs: &Tensor,
+    transcripts: &[S],
+    opts: ScoreOptions,
+) -> Result<Vec<f64>> {
+    let scores = one_utterance("score_transcripts", log_probs, transcripts, opts)?;
+    Ok(finish(scores, transcripts, opts))
+}
+
+/// [`score_transcripts`] for each utterance of a batch.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`.
+/// * `input_lengths` - frames of each item, at most `T`.
+/// * `transcripts` - the candidates of each item; their number may differ.
+/// * `opts` - see [`ScoreOptions`].
+///
+/// # Returns
+///
+/// For each item the scores of its candidates, as [`score_transcripts`] has them.
+///
+/// # Errors
+///
+/// As [`score_transcripts`], and when lengths do not fit the batch.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_ctc::{InputLayout, ScoreOptions, score_transcripts_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::zeros((2, 6, 4), DType::F32, &Device::Cpu)?; // (N, T, C)
+/// let opts = ScoreOptions { layout: InputLayout::BatchMajor, logits: true, ..Default::default() };
+/// let candidates = [vec![vec![1, 2], vec![3]], vec![vec![2u32, 2]]];
+/// let scores = score_transcripts_batch(&logits, [6, 2], &candidates, opts)?;
+/// assert!(scores[0][0] > scores[0][1]); // two labels have more alignments than one
+/// assert_eq!(scores[1], [f64::NEG_INFINITY]); // three frames are needed
+/// # Ok(())
+/// # }
+/// ```
+pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    transcripts: &[Vec<S>],
+    opts: ScoreOptions,
+) -> Result<Vec<Vec<f64>>> {
+    let call = opts.call("score_transcripts_batch");
+    let lists: Vec<&[S]> = transcripts.iter().map(Vec::as_slice).collect();
+    let lengths = input_lengths.into_lengths()?;
+    let plan = validate::plan_for_transcripts(call, log_probs, lengths, &lists)?;
+    let scores = scores(&plan, log_probs, &lists)?;
+    let finished = scores
+        .into_iter()
+        .zip(&lists)
+        .map(|(scores, list)| finish(scores, list, opts));
+    Ok(finished.collect())
+}
+
+/// Ranks the candidates of one utterance, for example the n-best list of a decoder, best first.
+///
+/// The order is that of `log_likelihood`, or of `per_token` with [`ScoreOptions::per_token`];
+/// equal candidates keep their order, and NaN comes last. [`ScoreOptions::softmax`] changes
+/// nothing here. Arguments and errors are those of [`score_transcripts`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{ScoreOptions, rank_transcripts};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?;
+/// let ranked = rank_transcripts(&log_probs, &[vec![], vec![1u32]], ScoreOptions::default())?;
+/// assert_eq!(ranked[0].index, 1);
+/// assert!((ranked[0].probability - 0.7).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+pub fn rank_transcripts<S: AsRef<[u32]> + Sync>(
+    log_probs: &Tensor,
+    transcripts: &[S],
+    opts: ScoreOptions,
+) -> Result<Vec<TranscriptScore>> {
+    let raw = one_utterance("rank_transcripts", log_probs, transcripts, opts)?;
+    let with = |softmax, per_token| {
+        let opts = ScoreOptions {
+            softmax,
+            per_token,
+            ..opts
+        };
+        finish(raw.clone(), transcripts, opts)
+    };
+    let (per_token, shares) = (with(false, true), with(true, opts.per_token));
+    let mut ranked: Vec<TranscriptScore> = (0..transcripts.len())
+        .map(|index| TranscriptScore {
+            index,
+            log_likelihood: raw[index],
+            per_token: per_token[index],
+            probability: shares[index],
+        })
+        .collect();
+    let key = |score: &TranscriptScore| {
+        let key = if opts.per_token {
+            score.per_token
+        } else {
+            score.log_likelihood
+        };
+        (!key.is_nan(), key)
+    };
+    ranked.sort_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
+    });
+    Ok(ranked)
+}
+
+fn one_utterance<S: AsRef<[u32]> + Sync>(
+    function: &'static str,
+    log_probs: &Tensor,
+    transcripts: &[S],
+    opts: ScoreOptions,
+) -> Result<Vec<f64>> {
+    if log_probs.rank() != 2 {
+        candle_core::bail!(
+            "{function}: the input has shape {:?}; expected (T, C). For a batch there is \
+             score_transcripts_batch",
+            log_probs.dims()
+        )
+    }
+    let lengths = Lengths::Scalar(log_probs.dim(0)? as i128);
+    let lists = [transcripts];
+    let plan = validate::plan_for_transcripts(opts.call(function), log_probs, lengths, &lists)?;
+    Ok(scores(&plan, log_probs, &lists)?.swap_remove(0))
+}
+
+fn scores<S: AsRef<[u32]> + Sync>(
+    plan: &Plan,
+    log_probs: &Tensor,
+    lists: &[&[S]],
+) -> Result<Vec<Vec<f64>>> {
+    let host = on_host(log_probs)?;
+    with_entries!(host, |data, layout| {
+        let strides = plan.strides(layout);
+        lists
+            .iter()
+            .enumerate()
+            .map(|(n, list)| cpu::score(plan, data, strides, n, list))
+            .collect()
+    })
+}
+
+/// What the options make of log-likelihoods.
+fn finish<S: AsRef<[u32]>>(mut scores: Vec<f64>, lists: &[S], opts: ScoreOptions) -> Vec<f64> {
+    if opts.per_token {
+        for (score, transcript) in scores.iter_mut().zip(lists) {
+            *score /= transcript.as_ref().len().max(1) as f64;
+        }
+    }
+    if opts.softmax {
+        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if best == f64::NEG_INFINITY {
+            // Nothing fits; a NaN stays one.
+            for score in scores.iter_mut().filter(|score| !score.is_nan()) {
+                *score = 0.0;
+            }
+            return scores;
+        }
+        let sum: f64 = scores.iter().map(|score| (score - best).exp()).sum();
+        for score in &mut scores {
+            *score = (*score - best).exp() / sum;
+        }
+    }
+    scores
+}
+
+/// What the frames say of one token of a transcript.
+///
+/// With `γ_t` the probability that a path which reads as the transcript is in this token at frame
+/// t (the posterior of its state, from alpha and beta), and `p_t` the model's probability of its
+/// label:
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenConfidence {
+    /// The label.
+    pub token: u32,
+    /// The largest `γ_t`, in [0, 1]: how sure the place of the token is, the transcript taken for
+    /// granted.
+    pub posterior: f64,
+    /// `Σ γ_t p_t / Σ γ_t`: the model's probability of the label, averaged over the frames that
+    /// the token takes. In [0, 1] for normalised log-probabilities. Low where the audio does not
+    /// support the token.
+    pub probability: f64,
+    /// `Σ t γ_t / Σ γ_t`: the frame in which the token is expected, counted from 0.
+    pub expected_frame: f64,
+    /// `Σ γ_t`: the number of frames that the token is expected to take.
+    pub expected_frames: f64,
+}
+
+/// The confidence of each token of each target.
+///
+/// # Arguments
+///
+/// Those of [`ctc_loss`](crate::ctc_loss), with [`ScoreOptions`]; `per_token` and `softmax` are
+/// not looked at. A tensor on a GPU is copied to the host first.
+///
+/// # Returns
+///
+/// For each item one [`TokenConfidence`] for each label of its target. When the target does not
+/// fit into its frames, or has probability 0, all figures but the token are 0; when an entry that
+/// it uses is NaN, they are NaN.
+///
+/// # Errors
+///
+/// As [`ctc_loss`](crate::ctc_loss).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{ScoreOptions, token_confidence};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let p = [[0.8f64, 0.2], [0.1, 0.9], [0.8, 0.2]];
+/// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
+/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+/// let token = token_confidence(&log_probs, &targets, 3, 1, ScoreOptions::default())?[0][0];
+/// assert!((token.expected_frame - 1.0).abs() < 1e-9);
+/// assert!(token.posterior > 0.9 && token.probability > 0.6);
+/// # Ok(())
+/// # }
+/// ```
+pub fn token_confidence(
+    log_probs: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: ScoreOptions,
+) -> Result<Vec<Vec<TokenConfidence>>> {
+    let call = opts.call("token_confidence");
+    let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
+    let host = on_host(log_probs)?;
+    with_entries!(host, |data, layout| {
+        let items = cpu::occupancy(&plan, data, plan.strides(layout));
+        let items = items.iter().enumerate();
+        items
+            .map(|(n, item)| confidences(plan.target(n), item))
+            .collect()
+    })
+}
+
+fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
+    let nothing = if item.log_p.is_nan() { f64::NAN } else { 0.0 };
+    let mut tokens: Vec<TokenConfidence> = target
+        .iter()
+        .map(|&token| TokenConfidence {
+            token,
+            posterior: nothing,
+            probability: nothing,
+            expected_frame: nothing,
+            expected_frames: nothing,
+        })
+        .collect();
+    if target.is_empty() || item.labels.is_empty() {
+        return tokens;
+    }
+    let width = target.len();
+    let rows = item.labels.chunks_exact(width);
+    for (t, (row, p)) in rows.zip(item.probabilities.chunks_exact(width)).enumerate() {
+        for (token, (gamma, p)) in tokens.iter_mut().zip(row.iter().zip(p)) {
+            let gamma = gamma.min(1.0);
+            token.posterior = token.posterior.max(gamma);
+            token.probability += gamma * p;
+            token.expected_frame += gamma * t as f64;
+            token.expected_frames += gamma;
+        }
+    }
+    for token in &mut tokens {
+        token.probability /= token.expected_frames;
+        token.expected_frame /= token.expected_frames;
+    }
+    tokens
+}
+
+/// The posterior of every state at every frame, given the target.
+///
+/// The states of an item are blank, l1, blank, l2, …, blank: state 2i + 1 is label i (counted from
+/// 0), state 2i the blank before it. Each row sums to 1.
+///
+/// Arguments and errors are those of [`token_confidence`].
+///
+/// # Returns
+///
+/// For each item a tensor `(T_n, 2 U_n + 1)` on the CPU, f64 for f64 and f32 for all other dtypes.
+/// All zero when the target does not fit into its frames or has probability 0, all NaN when an
+/// entry that it uses is NaN. It keeps two whole lattices of f64 while it works:
+/// 64 bytes for each frame and label.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{ScoreOptions, state_posteriors};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?;
+/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+/// let states = &state_posteriors(&log_probs, &targets, 2, 1, ScoreOptions::default())?[0];
+/// // Of the paths (1, 1), (blank, 1) and (1, blank), the second starts in the first blank.
+/// let first = states.to_vec2::<f64>()?[0][0];
+/// assert!((first - 0.6 * 0.5 / 0.7).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+pub fn state_posteriors(
+    log_probs: &Tensor,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: ScoreOptions,
+) -> Result<Vec<Tensor>> {
+    let call = opts.call("state_posteriors");
+    let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
+    let host = on_host(log_probs)?;
+    let dtype = match log_probs.dtype() {
+        candle_core::DType::F64 => candle_core::DType::F64,
+        _ => candle_core::DType::F32,
+    };
+    let items: Vec<Vec<f64>> = with_entries!(host, |data, layout| {
+        let strides = plan.strides(layout);
+        (0..plan.batch)
+            .map(|n| cpu::state_posteriors(&plan, data, strides, n))
+            .collect()
+    })?;
+    let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
+        let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
+        Tensor::from_vec(posterior, shape, &Device::Cpu)?.to_dtype(dtype)
+    });
+    tensors.collect()
+}
