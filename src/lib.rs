@@ -2,6 +2,7 @@
 
 mod align;
 mod cpu;
+mod decode;
 mod feasibility;
 mod host;
 mod lengths;
@@ -15,6 +16,11 @@ mod validate;
 
 pub use align::{AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, group_words};
 pub use cpu::Isa;
+pub use decode::{
+    BeamOptions, BeamSearch, CtcPrefixScorer, DecodeOptions, Hypothesis, LanguageModel,
+    NoLanguageModel, PrefixOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
+    beam_search_batch_with, beam_search_with, greedy_decode,
+};
 pub use feasibility::{Feasibility, feasibility};
 pub use lengths::{IntoLengths, Lengths};
 pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};

@@ -1,6 +1,7 @@
 //! Turns arguments into a [`Plan`], or says what is wrong with them: the one place for errors
 //! that a user's input can cause.
 
+use crate::decode::BeamOptions;
 use crate::lengths::{IntoLengths, Lengths, int_values};
 use crate::options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
 use crate::plan::{InputKind, Plan};
@@ -62,6 +63,91 @@ pub(crate) fn plan_for(
     )?;
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
     Ok(collect(call, dims, input_lengths, labels, label_offsets))
+}
+
+/// Checks the arguments of a function that takes no targets: the plan has none.
+pub(crate) fn plan_for_decoding(
+    call: Call,
+    input: &Tensor,
+    input_lengths: impl IntoLengths,
+) -> Result<Plan> {
+    let dims = input_dims(call, input)?;
+    let input_lengths = input_lengths_of(call, input_lengths.into_lengths()?, dims)?;
+    let label_offsets = vec![0; dims.batch + 1];
+    Ok(collect(
+        call,
+        dims,
+        input_lengths,
+        Vec::new(),
+        label_offsets,
+    ))
+}
+
+/// The same for a function that takes one utterance of shape `(T, C)` and uses all its frames.
+pub(crate) fn plan_for_utterance(
+    function: &'static str,
+    log_probs: &Tensor,
+    blank: usize,
+) -> Result<Plan> {
+    if log_probs.rank() != 2 {
+        bail!(
+            "{function}: log_probs have shape {:?}; expected (T, C)",
+            log_probs.dims()
+        )
+    }
+    let call = Call {
+        function,
+        input: InputKind::LogProbs,
+        blank,
+        layout: InputLayout::default(),
+        star: None,
+    };
+    plan_for_decoding(call, log_probs, log_probs.dims()[0])
+}
+
+/// Checks the options of a beam search over `classes` classes.
+pub(crate) fn beam_options(
+    function: &'static str,
+    classes: usize,
+    opts: &BeamOptions,
+) -> Result<()> {
+    if opts.blank >= classes {
+        bail!(
+            "{function}: blank = {} is not a class; there are C = {classes} classes",
+            opts.blank
+        )
+    }
+    for (name, value) in [
+        ("beam_width", opts.beam_width),
+        ("n_best", opts.n_best),
+        ("tokens_per_frame", opts.tokens_per_frame),
+    ] {
+        if value == 0 {
+            bail!("{function}: {name} = 0; it must be at least 1")
+        }
+    }
+    if opts.token_threshold.is_nan() {
+        bail!("{function}: token_threshold is NaN")
+    }
+    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
+        bail!(
+            "{function}: beam_threshold = {}; it must be at least 0",
+            opts.beam_threshold
+        )
+    }
+    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
+        bail!(
+            "{function}: lm_weight = {}; it must be at least 0 and finite",
+            opts.lm_weight
+        )
+    }
+    if !opts.token_bonus.is_finite() {
+        bail!(
+            "{function}: token_bonus = {}; it must be finite",
+            opts.token_bonus
+        )
+    }
+    Ok(())
 }
 
 /// Checks the arguments of a function that takes many transcripts for each item: the plan has no

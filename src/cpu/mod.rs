@@ -7,12 +7,14 @@ mod classes;
 mod emission;
 mod isa;
 mod lattice;
+mod prefix;
 mod real;
 mod rows;
 mod score;
 mod viterbi;
 
 pub use isa::Isa;
+pub(crate) use prefix::log_sums;
 pub(crate) use real::{Element, Real};
 pub(crate) use rows::gradient;
 pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};

@@ -2,6 +2,7 @@
 //! with come from [`oracle`], which is written from the definition.
 #![allow(dead_code)] // Each test program uses its own part.
 
+pub mod labellings;
 pub mod oracle;
 pub mod tensors;
 pub mod tolerance;

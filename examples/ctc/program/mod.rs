@@ -1,0 +1,311 @@
+//! The program behind its command line, apart from `main`, so that tests can run it.
+
+mod demo;
+mod input;
+mod output;
+mod picture;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use candle_ctc::{
+    AlignOptions, BeamOptions, DecodeOptions, Hypothesis, ScoreOptions, beam_search, feasibility,
+    forced_align, greedy_decode, rank_transcripts,
+};
+use clap::{Args, Parser, Subcommand};
+use input::{Source, Vocabulary};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Scores, aligns and decodes the output of a CTC model.
+#[derive(Debug, Parser)]
+#[command(name = "ctc", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Log-likelihoods of transcripts, most probable first.
+    Score {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The transcripts.
+        texts: Vec<String>,
+        /// A file with more transcripts, one a line.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Rank by the log-likelihood of a token in place of that of the whole transcript.
+        #[arg(long)]
+        per_token: bool,
+    },
+    /// Where each token of a transcript stands. Prints JSON unless an output is named.
+    Align {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The transcript.
+        text: String,
+        /// Write tokens and words with their times as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Write a Praat TextGrid with a tier of words and a tier of tokens.
+        #[arg(long)]
+        textgrid: Option<PathBuf>,
+        /// Write subtitles.
+        #[arg(long)]
+        srt: Option<PathBuf>,
+        /// Words in one subtitle, at most.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+        words_per_cue: u32,
+        /// Draw the lattice with the path over the emissions.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
+    /// The best transcripts, as score and text.
+    Decode {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Take the best class of each frame in place of a beam search.
+        #[arg(long, conflicts_with_all = ["beam", "n_best"])]
+        greedy: bool,
+        /// The width of the beam.
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// How many transcripts to print, at most.
+        #[arg(long, default_value_t = 1)]
+        n_best: usize,
+        /// Print JSON, with the times of the tokens.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes emissions and a vocabulary to try the other commands on.
+    Demo {
+        /// The folder to write to.
+        #[arg(long)]
+        out: PathBuf,
+        /// What the emissions say: letters and spaces.
+        #[arg(long, default_value = "the quick brown fox")]
+        text: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
+    emissions: PathBuf,
+    /// The vocabulary: a .json file (an object from token to class, or a list of tokens), or any
+    /// other file with one token a line.
+    #[arg(long)]
+    vocab: PathBuf,
+    /// Which tensor of a .safetensors file; not needed when there is only one.
+    #[arg(long)]
+    tensor: Option<String>,
+    /// The emissions are logits: apply a log-softmax.
+    #[arg(long)]
+    logits: bool,
+    /// The blank, as a token or a class. Default: the token <blank>, <blk>, <pad>, [PAD], <ctc>
+    /// or the empty one, if there is one of them, else class 0.
+    #[arg(long)]
+    blank: Option<String>,
+    /// The token between words. Default: |, ▁ or a space, whichever the vocabulary has.
+    #[arg(long)]
+    separator: Option<String>,
+    /// Seconds from one frame to the next.
+    #[arg(long, default_value_t = 0.02)]
+    hop: f64,
+}
+
+/// Runs a command and prints its result to `out`.
+pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
+    match &cli.command {
+        Command::Score {
+            source,
+            texts,
+            file,
+            per_token,
+        } => {
+            let mut texts = texts.clone();
+            if let Some(file) = file {
+                texts.extend(input::read(file)?.lines().map(str::to_owned));
+            }
+            score(&source.load()?, &texts, *per_token, out)
+        }
+        Command::Align {
+            source,
+            text,
+            json,
+            textgrid,
+            srt,
+            words_per_cue,
+            svg,
+        } => {
+            let source = source.load()?;
+            let aligned = align(&source, text)?;
+            let outputs = [
+                (json, aligned.json()),
+                (textgrid, aligned.textgrid()),
+                (srt, aligned.srt(*words_per_cue as usize)),
+            ];
+            for (path, content) in outputs {
+                if let Some(path) = path {
+                    write(path, &content)?;
+                }
+            }
+            if let Some(path) = svg {
+                write(path, &picture::draw(&source, &aligned)?)?;
+            }
+            if [json, textgrid, srt, svg].iter().all(|path| path.is_none()) {
+                writeln!(out, "{}", aligned.json())?;
+            }
+            Ok(())
+        }
+        Command::Decode {
+            source,
+            greedy,
+            beam,
+            n_best,
+            json,
+        } => {
+            let source = source.load()?;
+            let found = if *greedy {
+                let opts = DecodeOptions {
+                    blank: source.vocabulary.blank,
+                    ..Default::default()
+                };
+                greedy_decode(&source.log_probs, source.frames, opts)?
+            } else {
+                let opts = BeamOptions {
+                    blank: source.vocabulary.blank,
+                    beam_width: *beam,
+                    n_best: *n_best,
+                    ..Default::default()
+                };
+                beam_search(&source.log_probs, opts)?
+            };
+            print_hypotheses(&source, &found, *json, out)
+        }
+        Command::Demo { out: folder, text } => {
+            demo::write(folder, text)?;
+            writeln!(
+                out,
+                "wrote emissions.npy, vocab.json and transcript.txt to {}",
+                folder.display()
+            )?;
+            Ok(())
+        }
+    }
+}
+
+fn write(path: &Path, content: &str) -> Result<()> {
+    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl SourceArgs {
+    fn load(&self) -> Result<Source> {
+        ensure!(
+            self.hop.is_finite() && self.hop > 0.0,
+            "--hop is {}; it must be above 0",
+            self.hop
+        );
+        let vocabulary = Vocabulary::load(
+            &self.vocab,
+            self.blank.as_deref(),
+            self.separator.as_deref(),
+        )?;
+        let log_probs = input::emissions(&self.emissions, self.tensor.as_deref(), self.logits)?;
+        let (frames, classes) = log_probs.dims2()?;
+        if classes != vocabulary.tokens.len() {
+            bail!(
+                "{} has C = {classes} classes, but {} has {} tokens",
+                self.emissions.display(),
+                self.vocab.display(),
+                vocabulary.tokens.len()
+            )
+        }
+        Ok(Source {
+            log_probs,
+            frames,
+            vocabulary,
+            hop: self.hop,
+        })
+    }
+}
+
+fn score(source: &Source, texts: &[String], per_token: bool, out: &mut dyn Write) -> Result<()> {
+    ensure!(
+        !texts.is_empty(),
+        "no transcript given: name some, or a --file with one a line"
+    );
+    let mut transcripts = Vec::new();
+    for text in texts {
+        transcripts.push(source.vocabulary.encode(text)?);
+    }
+    let opts = ScoreOptions {
+        blank: source.vocabulary.blank,
+        per_token,
+        ..Default::default()
+    };
+    writeln!(out, "log-likelihood\tper token\tshare\ttranscript")?;
+    for found in rank_transcripts(&source.log_probs, &transcripts, opts)? {
+        writeln!(
+            out,
+            "{:.4}\t{:.4}\t{:.4}\t{}",
+            found.log_likelihood, found.per_token, found.probability, texts[found.index]
+        )?;
+    }
+    Ok(())
+}
+
+fn align(source: &Source, text: &str) -> Result<output::Aligned> {
+    let tokens = source.vocabulary.encode(text)?;
+    ensure!(!tokens.is_empty(), "the transcript is empty");
+    let targets = Tensor::new(tokens.as_slice(), &Device::Cpu)?;
+    let fits = &feasibility(&targets, source.frames, tokens.len())?[0];
+    ensure!(
+        fits.feasible,
+        "the transcript needs {} frames, but there are only {}",
+        fits.frames_needed,
+        source.frames
+    );
+    let opts = AlignOptions {
+        blank: source.vocabulary.blank,
+        ..Default::default()
+    };
+    let alignment = forced_align(
+        &source.log_probs,
+        &targets,
+        source.frames,
+        tokens.len(),
+        opts,
+    )?
+    .remove(0);
+    Ok(output::Aligned::new(source, text, alignment))
+}
+
+fn print_hypotheses(
+    source: &Source,
+    found: &[Hypothesis],
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let vocabulary = &source.vocabulary;
+    if json {
+        let found: Vec<serde_json::Value> = found
+            .iter()
+            .map(|h| {
+                serde_json::json!({
+                    "text": vocabulary.decode(&h.tokens),
+                    "score": h.score,
+                    "tokens": output::spans(source, &h.spans),
+                })
+            })
+            .collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        for hypothesis in found {
+            let text = vocabulary.decode(&hypothesis.tokens);
+            writeln!(out, "{:.4}\t{text}", hypothesis.score)?;
+        }
+    }
+    Ok(())
+}

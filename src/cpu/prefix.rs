@@ -1,0 +1,128 @@
+//! `ln Σ_t e^(a[t] + x[t][c])` for many `a` and a block of classes `c` at once.
+
+use super::emission::LANES;
+use super::isa::dispatch;
+use super::real::Real;
+
+/// A term this far below the largest (in nats) adds less than one part in 10^21 to a sum.
+const NEGLIGIBLE: f64 = -50.0;
+
+/// The logarithms of the sums, `(a.len(), width)` row-major. `read(t, row)` gives the entries
+/// of frame `t`: `width` of them. No value is NaN or +inf.
+///
+/// Two passes over the frames: the largest term of each sum first, then the sum relative to it.
+/// Terms that cannot count are passed over in blocks, and they are most of them when the
+/// emissions are peaky.
+pub(crate) fn log_sums(
+    a: &[&[f64]],
+    frames: usize,
+    width: usize,
+    read: impl Fn(usize, &mut [f64]),
+) -> Vec<f64> {
+    let padded = width.next_multiple_of(LANES);
+    let mut row = vec![f64::NEG_INFINITY; padded];
+    let mut largest = vec![f64::NEG_INFINITY; a.len() * padded];
+    let mut sums = vec![0.0; a.len() * padded];
+    for t in 0..frames {
+        read(t, &mut row[..width]);
+        for (a, largest) in a.iter().zip(largest.chunks_exact_mut(padded)) {
+            if a[t] > f64::NEG_INFINITY {
+                raise(a[t], &row, largest);
+            }
+        }
+    }
+    // A sum with no term: any finite number will do to measure from.
+    for largest in &mut largest {
+        if *largest == f64::NEG_INFINITY {
+            *largest = 0.0;
+        }
+    }
+    for t in 0..frames {
+        read(t, &mut row[..width]);
+        let of_states = largest
+            .chunks_exact(padded)
+            .zip(sums.chunks_exact_mut(padded));
+        for (a, (largest, sums)) in a.iter().zip(of_states) {
+            if a[t] > f64::NEG_INFINITY {
+                add(a[t], &row, largest, sums);
+            }
+        }
+    }
+    let mut result = Vec::with_capacity(a.len() * width);
+    for (largest, sums) in largest.chunks_exact(padded).zip(sums.chunks_exact(padded)) {
+        let logs = largest
+            .iter()
+            .zip(sums)
+            .map(|(largest, sum)| largest + sum.ln());
+        result.extend(logs.take(width));
+    }
+    result
+}
+
+fn raise(a: f64, row: &[f64], largest: &mut [f64]) {
+    dispatch(
+        #[inline(always)]
+        || {
+            for (&x, largest) in row.iter().zip(largest) {
+                let term = a + x;
+                *largest = if term > *largest { term } else { *largest };
+            }
+        },
+    )
+}
+
+fn add(a: f64, row: &[f64], largest: &[f64], sums: &mut [f64]) {
+    dispatch(
+        #[inline(always)]
+        || {
+            let (rows, _) = row.as_chunks::<LANES>();
+            let (largest, _) = largest.as_chunks::<LANES>();
+            let (sums, _) = sums.as_chunks_mut::<LANES>();
+            for ((row, largest), sums) in rows.iter().zip(largest).zip(sums) {
+                let mut terms = [0.0; LANES];
+                let mut nearest = f64::NEG_INFINITY;
+                for k in 0..LANES {
+                    terms[k] = a + row[k] - largest[k];
+                    nearest = if terms[k] > nearest {
+                        terms[k]
+                    } else {
+                        nearest
+                    };
+                }
+                if nearest > NEGLIGIBLE {
+                    for k in 0..LANES {
+                        sums[k] += f64::exp_negative(terms[k]);
+                    }
+                }
+            }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_agree_with_the_definition() {
+        let (frames, width) = (7, 19);
+        let x = |t: usize, c: usize| match (t * 5 + c * 3) % 11 {
+            0 => f64::NEG_INFINITY,
+            k => -(k as f64) * 40.0 - c as f64,
+        };
+        let none = vec![f64::NEG_INFINITY; frames];
+        let some: Vec<f64> = (0..frames).map(|t| -(t as f64) * 3.0 - 900.0).collect();
+        let got = log_sums(&[&some, &none], frames, width, |t, row| {
+            for (c, row) in row.iter_mut().enumerate() {
+                *row = x(t, c);
+            }
+        });
+        for c in 0..width {
+            let terms = (0..frames).map(|t| some[t] + x(t, c));
+            let largest = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+            let want = largest + terms.map(|term| (term - largest).exp()).sum::<f64>().ln();
+            assert!((got[c] - want).abs() < 1e-12 * want.abs(), "{c}");
+            assert_eq!(got[width + c], f64::NEG_INFINITY);
+        }
+    }
+}

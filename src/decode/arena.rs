@@ -1,0 +1,227 @@
+//! What the prefixes of a beam share: a tree of labels, and the spans of their best alignments.
+//!
+//! A prefix is the number of a node; its labels stand on the way to the root. No prefix is ever
+//! copied. What no prefix of the beam leads to is dropped now and then, so that the memory of a
+//! stream does not grow with its length beyond what the labels themselves need.
+
+use crate::align::TokenSpan;
+use candle_core::{Result, bail};
+use std::collections::HashMap;
+
+/// No node, no label, no span.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The empty prefix.
+pub(super) const ROOT: u32 = 0;
+
+/// Entries from which on unused ones are dropped.
+const KEEP: usize = 1 << 16;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    pub parent: u32,
+    /// The last label of the prefix.
+    pub token: u32,
+    /// Where the prefix stands in the beam, if that place of the beam says so too.
+    pub slot: u32,
+    /// What the language model gave for the prefix, weights included.
+    pub lm: f64,
+}
+
+/// The prefixes, each with a language-model state.
+pub(super) struct Tree<S> {
+    nodes: Vec<Node>,
+    states: Vec<S>,
+    children: HashMap<(u32, u32), u32>,
+    limit: usize,
+}
+
+impl<S> Tree<S> {
+    pub fn new(state: S) -> Self {
+        let root = Node {
+            parent: NONE,
+            token: NONE,
+            slot: 0,
+            lm: 0.0,
+        };
+        Self {
+            nodes: vec![root],
+            states: vec![state],
+            children: HashMap::new(),
+            limit: KEEP,
+        }
+    }
+
+    #[inline]
+    pub fn node(&self, id: u32) -> Node {
+        self.nodes[id as usize]
+    }
+
+    pub fn state(&self, id: u32) -> &S {
+        &self.states[id as usize]
+    }
+
+    pub fn set_slot(&mut self, id: u32, slot: usize) {
+        self.nodes[id as usize].slot = slot as u32;
+    }
+
+    pub fn child(&self, parent: u32, token: u32) -> Option<u32> {
+        self.children.get(&(parent, token)).copied()
+    }
+
+    pub fn add_child(&mut self, parent: u32, token: u32, lm: f64, state: S) -> Result<u32> {
+        let id = self.nodes.len();
+        if id >= NONE as usize {
+            bail!("beam_search: more than {NONE} prefixes; choose a smaller beam_width")
+        }
+        self.nodes.push(Node {
+            parent,
+            token,
+            slot: NONE,
+            lm,
+        });
+        self.states.push(state);
+        self.children.insert((parent, token), id as u32);
+        Ok(id as u32)
+    }
+
+    /// The labels of a prefix.
+    pub fn tokens(&self, id: u32) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        let mut node = self.node(id);
+        while node.parent != NONE {
+            tokens.push(node.token);
+            node = self.node(node.parent);
+        }
+        tokens.reverse();
+        tokens
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.nodes.len() > self.limit
+    }
+
+    /// Drops the nodes that no prefix in `used` leads to, and renumbers `used`.
+    pub fn compact<'a>(&mut self, used: impl Iterator<Item = &'a mut u32>) {
+        // The root stays, so that its number does.
+        let (renumber, used) = renumber(self.nodes.len(), used, [ROOT], |id| self.node(id).parent);
+        for id in used {
+            *id = renumber[*id as usize];
+        }
+        let mut kept = 0;
+        for id in 0..self.nodes.len() {
+            if renumber[id] != NONE {
+                let mut node = self.nodes[id];
+                if node.parent != NONE {
+                    node.parent = renumber[node.parent as usize];
+                }
+                self.nodes[kept] = node;
+                self.states.swap(kept, id);
+                kept += 1;
+            }
+        }
+        self.nodes.truncate(kept);
+        self.states.truncate(kept);
+        self.children = (1..kept as u32)
+            .map(|id| ((self.node(id).parent, self.node(id).token), id))
+            .collect();
+        self.limit = (4 * kept).max(KEEP);
+    }
+}
+
+/// A finished span of an alignment, and the span before it.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    span: TokenSpan,
+    before: u32,
+}
+
+/// The spans of alignments, shared by all that begin in the same way.
+pub(super) struct Spans {
+    links: Vec<Link>,
+    limit: usize,
+}
+
+impl Spans {
+    pub fn new() -> Self {
+        Self {
+            links: Vec::new(),
+            limit: KEEP,
+        }
+    }
+
+    pub fn push(&mut self, span: TokenSpan, before: u32) -> Result<u32> {
+        let id = self.links.len();
+        if id >= NONE as usize {
+            bail!("beam_search: more than {NONE} spans; choose a smaller beam_width")
+        }
+        self.links.push(Link { span, before });
+        Ok(id as u32)
+    }
+
+    /// The spans that end in `last`, in order.
+    pub fn read(&self, last: u32) -> Vec<TokenSpan> {
+        let mut spans = Vec::new();
+        let mut at = last;
+        while at != NONE {
+            let link = self.links[at as usize];
+            spans.push(link.span);
+            at = link.before;
+        }
+        spans.reverse();
+        spans
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.links.len() > self.limit
+    }
+
+    /// Drops the spans that none in `used` leads to, and renumbers `used`.
+    pub fn compact<'a>(&mut self, used: impl Iterator<Item = &'a mut u32>) {
+        let (renumber, used) = renumber(self.links.len(), used, [], |id| {
+            self.links[id as usize].before
+        });
+        for id in used {
+            if *id != NONE {
+                *id = renumber[*id as usize];
+            }
+        }
+        let mut kept = 0;
+        for id in 0..self.links.len() {
+            if renumber[id] != NONE {
+                let mut link = self.links[id];
+                if link.before != NONE {
+                    link.before = renumber[link.before as usize];
+                }
+                self.links[kept] = link;
+                kept += 1;
+            }
+        }
+        self.links.truncate(kept);
+        self.limit = (4 * kept).max(KEEP);
+    }
+}
+
+/// New numbers, in the old order, for what `used` and `also` lead to through `before`; `NONE`
+/// for the rest. A number leads only to smaller ones.
+fn renumber<'a>(
+    count: usize,
+    used: impl Iterator<Item = &'a mut u32>,
+    also: impl IntoIterator<Item = u32>,
+    before: impl Fn(u32) -> u32,
+) -> (Vec<u32>, Vec<&'a mut u32>) {
+    let used: Vec<&mut u32> = used.collect();
+    let mut numbers = vec![NONE; count];
+    for start in used.iter().map(|id| **id).chain(also) {
+        let mut at = start;
+        while at != NONE && numbers[at as usize] == NONE {
+            numbers[at as usize] = 0;
+            at = before(at);
+        }
+    }
+    let marked = numbers.iter_mut().filter(|number| **number != NONE);
+    for (new, number) in marked.enumerate() {
+        *number = new as u32;
+    }
+    (numbers, used)
+}

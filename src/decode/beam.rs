@@ -1,0 +1,890 @@
+//! Prefix beam search.
+//!
+//! For each prefix `g` of the beam and each frame the search holds two log-probabilities: of the
+//! alignments so far that end in a blank, `b(g)`, and of those that end in the last label of
+//! `g`, `l(g)`; `a(g) = b(g) + l(g)` is their sum (Hannun et al. 2014). With the emissions
+//! `y(c)` of the next frame:
+//!
+//! ```text
+//! b'(g)   = a(g) · y(blank)
+//! l'(g)   = l(g) · y(last of g) + h(g) · y(last of g)
+//! l'(g c) = h(g c) · y(c)                               for g c not in the beam
+//! h(g c)  = b(g) if c is the last label of g, else a(g); 0 for g not in the beam
+//! ```
+//!
+//! So a prefix pulls from its parent, and only prefixes that are new are candidates of their
+//! own. One frame costs two logarithms a prefix. Candidates are made best first (classes in
+//! descending order of emission) and the making stops at the first that is below what the beam
+//! already holds, so few of the `beam_width · C` are ever looked at, and none is lost.
+//!
+//! All values are logarithms in f64. Beside each sum stands the best single alignment, for the
+//! spans.
+
+use super::arena::{NONE, ROOT, Spans, Tree};
+use super::language_model::{LanguageModel, NoLanguageModel};
+use super::rows::{check_row, rows};
+use super::{Hypothesis, log_add};
+use crate::align::TokenSpan;
+use crate::host::on_host;
+use crate::lengths::IntoLengths;
+use crate::options::InputLayout;
+use crate::plan::{InputKind, Plan};
+use crate::validate::{self, Call};
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+use std::cmp::Ordering;
+
+/// The options of [`beam_search`] and its relatives.
+///
+/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: then only the
+/// width of the beam limits the search.
+///
+/// ```
+/// use candle_ctc::BeamOptions;
+/// let opts = BeamOptions { beam_width: 100, n_best: 10, ..Default::default() };
+/// assert_eq!((opts.blank, opts.lm_weight), (0, 1.0));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BeamOptions {
+    /// The class that stands for "no label". Default 0.
+    pub blank: usize,
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    pub layout: InputLayout,
+    /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is left out and the
+    /// result is exact; its cost grows exponentially with the frames. Default 50.
+    pub beam_width: usize,
+    /// Hypotheses to return, at most; no more than `beam_width` are found. Default 1.
+    pub n_best: usize,
+    /// A token below this log-probability in a frame extends no prefix there. The blank, and the
+    /// repeated last label of a prefix, are not affected. Default −inf: off.
+    pub token_threshold: f64,
+    /// Only this many tokens, the most probable of a frame, may extend a prefix there. The
+    /// blank, and the repeated last label of a prefix, are not affected. Default `usize::MAX`:
+    /// off.
+    pub tokens_per_frame: usize,
+    /// Prefixes whose score is further than this below the best are dropped. Default +inf: off.
+    pub beam_threshold: f64,
+    /// The factor of the language model's scores, at least 0. Default 1.
+    pub lm_weight: f64,
+    /// Added to the score for each token, in nats: it makes up for a language model's liking for
+    /// short texts. Default 0.
+    pub token_bonus: f64,
+    /// Whether the language model's score for the end of the text counts at the end. Default
+    /// `true`.
+    pub end_of_text: bool,
+}
+
+impl Default for BeamOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            layout: InputLayout::default(),
+            beam_width: 50,
+            n_best: 1,
+            token_threshold: f64::NEG_INFINITY,
+            tokens_per_frame: usize::MAX,
+            beam_threshold: f64::INFINITY,
+            lm_weight: 1.0,
+            token_bonus: 0.0,
+            end_of_text: true,
+        }
+    }
+}
+
+/// Finds the most probable labellings of one utterance by prefix beam search (Graves et al. 2006,
+/// section 3.2, <https://doi.org/10.1145/1143844.1143891>; Hannun et al. 2014,
+/// <https://arxiv.org/abs/1408.2873>).
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, C)`, natural logarithms. f32, f64, f16 or bf16; any strides. The search
+///   runs on the CPU in f64; a tensor on a GPU is copied to the host first.
+/// * `opts` - see [`BeamOptions`].
+///
+/// # Returns
+///
+/// At most `n_best` hypotheses, best first. [`Hypothesis::score`] is the log-probability of the
+/// labelling in nats, summed over its alignments within the beam: a lower bound of its
+/// log-likelihood, and equal to it when nothing was left out. Labellings of probability 0 are
+/// left out; the result is empty when all are. The spans are those of the best single alignment
+/// within the beam.
+///
+/// Ties are broken in a fixed way, so equal input gives equal output. In the beam: the extension
+/// of the better prefix comes first, and of the same prefix first the prefix itself, then its
+/// extensions by class number. In the result: by tokens, in lexicographic order.
+///
+/// # Errors
+///
+/// When shapes, dtypes or options do not fit together, or when a frame holds NaN or +inf; the
+/// message names the item (0 for one utterance), the frame and the class.
+///
+/// # Examples
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{BeamOptions, beam_search};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// // The best path reads as nothing, but "1" is the best labelling: 0.4·0.6 + 0.6·0.4 + 0.4·0.4.
+/// let log_probs = Tensor::new(&[[0.6f32, 0.4], [0.6, 0.4]], &Device::Cpu)?.log()?;
+/// let opts = BeamOptions { n_best: 2, ..Default::default() };
+/// let found = beam_search(&log_probs, opts)?;
+/// assert_eq!(found[0].tokens, [1]);
+/// assert!((found[0].score.exp() - 0.64).abs() < 1e-6);
+/// assert!(found[1].tokens.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothesis>> {
+    beam_search_with(log_probs, &NoLanguageModel, opts)
+}
+
+/// [`beam_search`] with a language model or a lexicon.
+///
+/// Prefixes are ranked by `score + lm_score`, where [`Hypothesis::lm_score`] is `lm_weight` times
+/// the model's scores plus `token_bonus` for each token.
+///
+/// # Errors
+///
+/// Those of [`beam_search`], those of the model, and a score of the model that is NaN or +inf.
+pub fn beam_search_with<L: LanguageModel>(
+    log_probs: &Tensor,
+    language_model: &L,
+    opts: BeamOptions,
+) -> Result<Vec<Hypothesis>> {
+    const FUNCTION: &str = "beam_search";
+    let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank)?;
+    validate::beam_options(FUNCTION, plan.classes, &opts)?;
+    search_item(
+        &plan,
+        &on_host(log_probs)?,
+        0,
+        FUNCTION,
+        language_model,
+        opts,
+    )
+}
+
+/// [`beam_search`] for each item of a batch, on all threads of the current rayon pool.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
+///   one item.
+/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `opts` - see [`BeamOptions`].
+///
+/// # Returns
+///
+/// The hypotheses of each item, in order. An item of length 0 has the empty labelling, with a
+/// score of 0.
+///
+/// # Errors
+///
+/// Those of [`beam_search`], and lengths that do not fit; the message names the item.
+pub fn beam_search_batch(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    opts: BeamOptions,
+) -> Result<Vec<Vec<Hypothesis>>> {
+    beam_search_batch_with(log_probs, input_lengths, &NoLanguageModel, opts)
+}
+
+/// [`beam_search_batch`] with a language model or a lexicon, which all items share.
+///
+/// # Errors
+///
+/// Those of [`beam_search_batch`] and [`beam_search_with`].
+pub fn beam_search_batch_with<L: LanguageModel + Sync>(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    language_model: &L,
+    opts: BeamOptions,
+) -> Result<Vec<Vec<Hypothesis>>> {
+    const FUNCTION: &str = "beam_search_batch";
+    let call = Call {
+        function: FUNCTION,
+        input: InputKind::LogProbs,
+        blank: opts.blank,
+        layout: opts.layout,
+        star: None,
+    };
+    let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
+    validate::beam_options(FUNCTION, plan.classes, &opts)?;
+    let log_probs = on_host(log_probs)?;
+    (0..plan.batch)
+        .into_par_iter()
+        .map(|item| search_item(&plan, &log_probs, item, FUNCTION, language_model, opts))
+        .collect()
+}
+
+fn search_item<L: LanguageModel>(
+    plan: &Plan,
+    log_probs: &Tensor,
+    item: usize,
+    function: &'static str,
+    language_model: &L,
+    opts: BeamOptions,
+) -> Result<Vec<Hypothesis>> {
+    let mut search = BeamSearch::unchecked(plan.classes, language_model, opts)?;
+    search.take(plan, log_probs, item, function)?;
+    search.finish()
+}
+
+/// A beam search that takes its frames in chunks, for audio that is still coming in.
+///
+/// The result does not depend on how the frames are cut into chunks, not in a single bit, and is
+/// that of [`beam_search`] on all of them. Memory: about 100 bytes a prefix of the beam, and 70
+/// bytes for each token and span that the prefixes of the beam lead back to; what they no longer
+/// lead to is dropped from time to time.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{BeamOptions, BeamSearch, beam_search};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let log_probs = candle_nn::ops::log_softmax(
+///     &Tensor::randn(0f32, 3., (100, 8), &Device::Cpu)?,
+///     1,
+/// )?;
+/// let mut search = BeamSearch::new(8, BeamOptions::default())?;
+/// for first in (0..100).step_by(20) {
+///     search.push(&log_probs.narrow(0, first, 20)?)?;
+///     let so_far = search.hypotheses()?;
+///     assert_eq!(so_far.len(), 1);
+/// }
+/// assert_eq!(search.finish()?, beam_search(&log_probs, BeamOptions::default())?);
+/// # Ok(())
+/// # }
+/// ```
+pub struct BeamSearch<L: LanguageModel = NoLanguageModel> {
+    opts: BeamOptions,
+    classes: usize,
+    language_model: L,
+    /// The most that a token can add to the score of a prefix.
+    most: f64,
+    frames: usize,
+    tree: Tree<L::State>,
+    spans: Spans,
+    /// The prefixes, best first.
+    beam: Vec<Entry>,
+    work: Work,
+}
+
+/// A prefix of the beam.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    node: u32,
+    /// The last label; [`NONE`] for the empty prefix.
+    token: u32,
+    lm: f64,
+    /// The log-probability of the alignments that end in a blank, in the last label, and of both.
+    blank: f64,
+    label: f64,
+    total: f64,
+    best_blank: BlankPath,
+    best_label: LabelPath,
+}
+
+/// The best alignment of a prefix that ends in a blank.
+#[derive(Debug, Clone, Copy)]
+struct BlankPath {
+    score: f64,
+    /// Its spans, in [`Spans`].
+    spans: u32,
+}
+
+/// The best alignment of a prefix that ends in its last label.
+#[derive(Debug, Clone, Copy)]
+struct LabelPath {
+    score: f64,
+    /// The spans before that of the last label.
+    spans: u32,
+    /// Where the span of the last label begins, and the score before it.
+    start: usize,
+    before: f64,
+}
+
+const NO_LABEL_PATH: LabelPath = LabelPath {
+    score: f64::NEG_INFINITY,
+    spans: NONE,
+    start: 0,
+    before: 0.0,
+};
+
+/// What a prefix of the beam becomes when it takes no further label.
+#[derive(Debug, Clone, Copy)]
+struct Stay {
+    blank: f64,
+    label: f64,
+    total: f64,
+    /// Where its parent stands in the beam, or [`NONE`].
+    parent: u32,
+}
+
+/// A prefix that the next beam may hold.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Its score, the language model included.
+    rank: f64,
+    /// The place in the beam of the prefix that it comes from.
+    slot: u32,
+    /// The label that it adds, plus 1; 0 when it adds none.
+    step: u32,
+}
+
+impl Candidate {
+    /// Best first; no two candidates are equal.
+    fn order(&self, other: &Self) -> Ordering {
+        other
+            .rank
+            .total_cmp(&self.rank)
+            .then((self.slot, self.step).cmp(&(other.slot, other.step)))
+    }
+}
+
+/// Working memory, kept from frame to frame.
+struct Work {
+    row: Vec<f64>,
+    /// The tokens that may extend a prefix, most probable first, with their log-probabilities.
+    tokens: Vec<(f64, u32)>,
+    stays: Vec<Stay>,
+    candidates: Vec<Candidate>,
+    next: Vec<Entry>,
+    /// For each place in the beam, its children in the beam: the first, and the next of the same
+    /// parent.
+    first_child: Vec<u32>,
+    next_child: Vec<u32>,
+    /// For each class, the last prefix (counted over all frames) that has it as a child.
+    seen: Vec<u64>,
+    visits: u64,
+    /// For each place in the beam, the spans of its best label path, closed at this frame.
+    closed: Vec<Option<u32>>,
+}
+
+impl BeamSearch {
+    /// A search over frames of `classes` classes.
+    ///
+    /// # Errors
+    ///
+    /// When the options do not make sense, or when the blank is not a class.
+    pub fn new(classes: usize, opts: BeamOptions) -> Result<Self> {
+        Self::with_language_model(classes, NoLanguageModel, opts)
+    }
+}
+
+impl<L: LanguageModel> BeamSearch<L> {
+    /// A search with a language model or a lexicon, which may be given by reference.
+    ///
+    /// # Errors
+    ///
+    /// When the options do not make sense, when the blank is not a class, or when the model fails.
+    pub fn with_language_model(
+        classes: usize,
+        language_model: L,
+        opts: BeamOptions,
+    ) -> Result<Self> {
+        validate::beam_options("BeamSearch", classes, &opts)?;
+        Self::unchecked(classes, language_model, opts)
+    }
+
+    fn unchecked(classes: usize, language_model: L, opts: BeamOptions) -> Result<Self> {
+        let start = language_model.start()?;
+        let most = match opts.lm_weight {
+            0.0 => 0.0,
+            weight => weight * language_model.max_score(),
+        };
+        let root = Entry {
+            node: ROOT,
+            token: NONE,
+            lm: 0.0,
+            blank: 0.0,
+            label: f64::NEG_INFINITY,
+            total: 0.0,
+            best_blank: BlankPath {
+                score: 0.0,
+                spans: NONE,
+            },
+            best_label: NO_LABEL_PATH,
+        };
+        Ok(Self {
+            most: most + opts.token_bonus,
+            opts,
+            classes,
+            language_model,
+            frames: 0,
+            tree: Tree::new(start),
+            spans: Spans::new(),
+            beam: vec![root],
+            work: Work {
+                row: vec![0.0; classes],
+                tokens: Vec::new(),
+                stays: Vec::new(),
+                candidates: Vec::new(),
+                next: Vec::new(),
+                first_child: Vec::new(),
+                next_child: Vec::new(),
+                seen: vec![0; classes],
+                visits: 0,
+                closed: Vec::new(),
+            },
+        })
+    }
+
+    /// Takes the next frames: `(t, C)` log-probabilities with any number of frames, none
+    /// included; dtypes as for [`beam_search`].
+    ///
+    /// # Errors
+    ///
+    /// When shape or dtype are wrong, when a frame holds NaN or +inf, or when the language model
+    /// fails. The frames before the one that failed have been taken, and the frame number in the
+    /// message counts from the start of the search.
+    pub fn push(&mut self, log_probs: &Tensor) -> Result<()> {
+        const FUNCTION: &str = "BeamSearch::push";
+        if let &[0, classes] = log_probs.dims()
+            && classes == self.classes
+        {
+            return Ok(());
+        }
+        let plan = validate::plan_for_utterance(FUNCTION, log_probs, self.opts.blank)?;
+        if plan.classes != self.classes {
+            bail!(
+                "{FUNCTION}: log_probs have C = {} classes; the search was made for {}",
+                plan.classes,
+                self.classes
+            )
+        }
+        self.take(&plan, &on_host(log_probs)?, 0, FUNCTION)
+    }
+
+    /// The number of frames taken so far.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// The best hypotheses so far, without the score for the end of the text.
+    ///
+    /// # Errors
+    ///
+    /// When the language model fails.
+    pub fn hypotheses(&self) -> Result<Vec<Hypothesis>> {
+        self.collect(false)
+    }
+
+    /// The best hypotheses, best first.
+    ///
+    /// # Errors
+    ///
+    /// When the language model fails.
+    pub fn finish(self) -> Result<Vec<Hypothesis>> {
+        self.collect(self.opts.end_of_text)
+    }
+
+    fn take(
+        &mut self,
+        plan: &Plan,
+        log_probs: &Tensor,
+        item: usize,
+        function: &'static str,
+    ) -> Result<()> {
+        let rows = rows(plan, log_probs);
+        for frame in 0..plan.input_lengths[item] {
+            rows.read(item, frame, 0, &mut self.work.row);
+            check_row(function, item, self.frames, &self.work.row)?;
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the frame in `work.row`.
+    fn step(&mut self) -> Result<()> {
+        self.choose_tokens();
+        self.stay();
+        self.extend()?;
+        self.choose_candidates();
+        self.build_beam()?;
+        self.frames += 1;
+        if self.tree.is_full() {
+            let used = self.beam.iter_mut().map(|entry| &mut entry.node);
+            self.tree.compact(used);
+        }
+        if self.spans.is_full() {
+            let used = self
+                .beam
+                .iter_mut()
+                .flat_map(|entry| [&mut entry.best_blank.spans, &mut entry.best_label.spans]);
+            self.spans.compact(used);
+        }
+        Ok(())
+    }
+
+    /// Lists the tokens that may extend a prefix, most probable first.
+    fn choose_tokens(&mut self) {
+        let Work { row, tokens, .. } = &mut self.work;
+        let opts = &self.opts;
+        tokens.clear();
+        for (class, &log_p) in row.iter().enumerate() {
+            if log_p > f64::NEG_INFINITY && log_p >= opts.token_threshold && class != opts.blank {
+                tokens.push((log_p, class as u32));
+            }
+        }
+        let mut most = opts.tokens_per_frame;
+        if L::CONSTANT || opts.lm_weight == 0.0 {
+            // Every prefix ranks its extensions in this order. Behind its first ones, of which
+            // at most a beam are in the beam already and one is its own last label, no extension
+            // can enter a beam that those before it fill.
+            most = most.min(opts.beam_width.saturating_mul(2).saturating_add(2));
+        }
+        let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if tokens.len() > most {
+            tokens.select_nth_unstable_by(most - 1, order);
+            tokens.truncate(most);
+        }
+        tokens.sort_unstable_by(order);
+    }
+
+    /// What each prefix becomes without a further label, and which are children of which.
+    fn stay(&mut self) {
+        let beam = &self.beam;
+        let Work {
+            row,
+            stays,
+            candidates,
+            first_child,
+            next_child,
+            ..
+        } = &mut self.work;
+        stays.clear();
+        candidates.clear();
+        first_child.clear();
+        first_child.resize(beam.len(), NONE);
+        next_child.clear();
+        next_child.resize(beam.len(), NONE);
+        let blank = row[self.opts.blank];
+        for (slot, entry) in beam.iter().enumerate() {
+            let mut label = f64::NEG_INFINITY;
+            let mut parent = NONE;
+            if entry.token != NONE {
+                let emission = row[entry.token as usize];
+                label = entry.label + emission;
+                let node = self.tree.node(entry.node).parent;
+                let place = self.tree.node(node).slot;
+                if let Some(above) = beam.get(place as usize)
+                    && above.node == node
+                {
+                    parent = place;
+                    next_child[slot] = first_child[place as usize];
+                    first_child[place as usize] = slot as u32;
+                    label = log_add(label, above.before(entry.token) + emission);
+                }
+            }
+            let blank = entry.total + blank;
+            let total = log_add(blank, label);
+            stays.push(Stay {
+                blank,
+                label,
+                total,
+                parent,
+            });
+            let rank = total + entry.lm;
+            if rank > f64::NEG_INFINITY {
+                candidates.push(Candidate {
+                    rank,
+                    slot: slot as u32,
+                    step: 0,
+                });
+            }
+        }
+    }
+
+    /// Adds the prefixes with one label more, as far as they may enter the beam.
+    fn extend(&mut self) -> Result<()> {
+        let width = self.opts.beam_width;
+        let Work {
+            tokens,
+            candidates,
+            first_child,
+            next_child,
+            seen,
+            visits,
+            ..
+        } = &mut self.work;
+        // A candidate below this cannot be among the first `width`, or is too far below the best.
+        let ranks = candidates.iter().map(|candidate| candidate.rank);
+        let mut least = ranks.clone().fold(f64::NEG_INFINITY, f64::max) - self.opts.beam_threshold;
+        if candidates.len() >= width {
+            least = least.max(ranks.fold(f64::INFINITY, f64::min));
+        }
+        let room = width.saturating_mul(2).max(width.saturating_add(64));
+        for (slot, entry) in self.beam.iter().enumerate() {
+            *visits += 1;
+            let mut child = first_child[slot];
+            while child != NONE {
+                seen[self.beam[child as usize].token as usize] = *visits;
+                child = next_child[child as usize];
+            }
+            for &(emission, token) in tokens.iter() {
+                let score = entry.before(token) + emission;
+                if score + (entry.lm + self.most) < least || score == f64::NEG_INFINITY {
+                    if token == entry.token {
+                        // Its blank alone is too small; other tokens build on both.
+                        continue;
+                    }
+                    break;
+                }
+                if seen[token as usize] == *visits {
+                    continue;
+                }
+                let weight = weight(
+                    &self.language_model,
+                    &self.tree,
+                    &self.opts,
+                    entry.node,
+                    token,
+                )?;
+                let lm = entry.lm + weight;
+                let rank = score + lm;
+                if rank >= least && rank > f64::NEG_INFINITY {
+                    candidates.push(Candidate {
+                        rank,
+                        slot: slot as u32,
+                        step: token + 1,
+                    });
+                    if candidates.len() >= room {
+                        candidates.select_nth_unstable_by(width - 1, Candidate::order);
+                        candidates.truncate(width);
+                        least = least.max(candidates[width - 1].rank);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the candidates that make the next beam, best first.
+    fn choose_candidates(&mut self) {
+        let candidates = &mut self.work.candidates;
+        let width = self.opts.beam_width;
+        if candidates.len() > width {
+            candidates.select_nth_unstable_by(width - 1, Candidate::order);
+            candidates.truncate(width);
+        }
+        candidates.sort_unstable_by(Candidate::order);
+        if let Some(best) = candidates.first() {
+            let least = best.rank - self.opts.beam_threshold;
+            let kept = candidates.partition_point(|candidate| candidate.rank >= least);
+            candidates.truncate(kept);
+        }
+    }
+
+    /// Makes the next beam of the candidates.
+    fn build_beam(&mut self) -> Result<()> {
+        self.work.closed.clear();
+        self.work.closed.resize(self.beam.len(), None);
+        let mut next = std::mem::take(&mut self.work.next);
+        next.clear();
+        for i in 0..self.work.candidates.len() {
+            let Candidate { slot, step, .. } = self.work.candidates[i];
+            let entry = match step {
+                0 => self.stayed(slot as usize)?,
+                step => self.extended(slot as usize, step - 1)?,
+            };
+            self.tree.set_slot(entry.node, next.len());
+            next.push(entry);
+        }
+        self.work.next = std::mem::replace(&mut self.beam, next);
+        Ok(())
+    }
+
+    fn stayed(&mut self, slot: usize) -> Result<Entry> {
+        let entry = self.beam[slot];
+        let Stay {
+            blank,
+            label,
+            total,
+            parent,
+        } = self.work.stays[slot];
+        let mut best_blank = entry.best_blank;
+        if entry.best_label.score > best_blank.score {
+            best_blank = BlankPath {
+                score: entry.best_label.score,
+                spans: self.close(slot)?,
+            };
+        }
+        best_blank.score += self.work.row[self.opts.blank];
+        let mut best_label = entry.best_label;
+        if entry.token != NONE {
+            if parent != NONE {
+                let from = self.beam[parent as usize].best_before(entry.token);
+                if from > best_label.score {
+                    best_label = self.enter(parent as usize, entry.token)?;
+                }
+            }
+            best_label.score += self.work.row[entry.token as usize];
+        }
+        Ok(Entry {
+            blank,
+            label,
+            total,
+            best_blank,
+            best_label,
+            ..entry
+        })
+    }
+
+    fn extended(&mut self, slot: usize, token: u32) -> Result<Entry> {
+        let parent = self.beam[slot];
+        let node = match self.tree.child(parent.node, token) {
+            Some(node) => node,
+            None => {
+                let (model, opts) = (&self.language_model, &self.opts);
+                let lm = parent.lm + weight(model, &self.tree, opts, parent.node, token)?;
+                let state = self.tree.state(parent.node);
+                let state = self.language_model.advance(state, token)?;
+                self.tree.add_child(parent.node, token, lm, state)?
+            }
+        };
+        let emission = self.work.row[token as usize];
+        let label = parent.before(token) + emission;
+        let mut best_label = self.enter(slot, token)?;
+        best_label.score += emission;
+        Ok(Entry {
+            node,
+            token,
+            lm: self.tree.node(node).lm,
+            blank: f64::NEG_INFINITY,
+            label,
+            total: label,
+            best_blank: BlankPath {
+                score: f64::NEG_INFINITY,
+                spans: NONE,
+            },
+            best_label,
+        })
+    }
+
+    /// The best alignment of the prefix at `slot` that `token` may follow, with the span of the
+    /// token begun.
+    fn enter(&mut self, slot: usize, token: u32) -> Result<LabelPath> {
+        let entry = self.beam[slot];
+        let before = entry.best_before(token);
+        let spans = if before == entry.best_blank.score {
+            entry.best_blank.spans
+        } else {
+            self.close(slot)?
+        };
+        Ok(LabelPath {
+            score: before,
+            spans,
+            start: self.frames,
+            before,
+        })
+    }
+
+    /// The spans of the best label path at `slot`, the last of which ends before this frame.
+    fn close(&mut self, slot: usize) -> Result<u32> {
+        if let Some(spans) = self.work.closed[slot] {
+            return Ok(spans);
+        }
+        let entry = self.beam[slot];
+        let span = entry.open_span(self.frames);
+        let spans = self.spans.push(span, entry.best_label.spans)?;
+        self.work.closed[slot] = Some(spans);
+        Ok(spans)
+    }
+
+    fn collect(&self, end_of_text: bool) -> Result<Vec<Hypothesis>> {
+        let mut found = Vec::with_capacity(self.beam.len());
+        for entry in &self.beam {
+            let mut lm_score = entry.lm;
+            if end_of_text && self.opts.lm_weight != 0.0 {
+                let end = self.language_model.end(self.tree.state(entry.node))?;
+                if end.is_nan() || end == f64::INFINITY {
+                    bail!("beam_search: the language model gave {end} for the end of the text")
+                }
+                lm_score += self.opts.lm_weight * end;
+            }
+            if lm_score > f64::NEG_INFINITY {
+                found.push((entry, self.tree.tokens(entry.node), lm_score));
+            }
+        }
+        found.sort_by(|a, b| {
+            let rank = |found: &(&Entry, Vec<u32>, f64)| found.0.total + found.2;
+            rank(b).total_cmp(&rank(a)).then_with(|| a.1.cmp(&b.1))
+        });
+        found.truncate(self.opts.n_best);
+        let hypotheses = found.into_iter().map(|(entry, tokens, lm_score)| {
+            let spans = if entry.best_label.score > entry.best_blank.score {
+                let mut spans = self.spans.read(entry.best_label.spans);
+                spans.push(entry.open_span(self.frames));
+                spans
+            } else {
+                self.spans.read(entry.best_blank.spans)
+            };
+            Hypothesis {
+                tokens,
+                score: entry.total,
+                lm_score,
+                spans,
+            }
+        });
+        Ok(hypotheses.collect())
+    }
+}
+
+impl Entry {
+    /// The log-probability of the alignments that `token` may follow: without a blank between
+    /// them, equal labels would be one.
+    #[inline]
+    fn before(&self, token: u32) -> f64 {
+        if token == self.token {
+            self.blank
+        } else {
+            self.total
+        }
+    }
+
+    /// The same for the best single alignment.
+    fn best_before(&self, token: u32) -> f64 {
+        if token == self.token {
+            self.best_blank.score
+        } else {
+            self.best_blank.score.max(self.best_label.score)
+        }
+    }
+
+    /// The span of the last label in the best label path, which ends before frame `end`.
+    fn open_span(&self, end: usize) -> TokenSpan {
+        let LabelPath {
+            score,
+            start,
+            before,
+            ..
+        } = self.best_label;
+        TokenSpan {
+            token: self.token,
+            start,
+            end,
+            score: ((score - before) / (end - start) as f64) as f32,
+        }
+    }
+}
+
+/// What `token` adds to the score of a prefix.
+#[inline]
+fn weight<L: LanguageModel>(
+    language_model: &L,
+    tree: &Tree<L::State>,
+    opts: &BeamOptions,
+    prefix: u32,
+    token: u32,
+) -> Result<f64> {
+    if L::CONSTANT || opts.lm_weight == 0.0 {
+        return Ok(opts.token_bonus);
+    }
+    let score = language_model.score(tree.state(prefix), token)?;
+    if score.is_nan() || score == f64::INFINITY {
+        bail!("beam_search: the language model gave {score} for token {token}")
+    }
+    Ok(opts.lm_weight * score + opts.token_bonus)
+}

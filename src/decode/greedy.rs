@@ -1,0 +1,267 @@
+//! Greedy decoding: the best class of each frame, runs joined, blanks dropped.
+
+use super::Hypothesis;
+use super::rows::{check_row, rows};
+use crate::align::TokenSpan;
+use crate::lengths::IntoLengths;
+use crate::options::InputLayout;
+use crate::plan::{InputKind, Plan};
+use crate::validate::{self, Call};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+const FUNCTION: &str = "greedy_decode";
+
+/// The options of [`greedy_decode`].
+///
+/// ```
+/// use candle_ctc::{DecodeOptions, InputLayout};
+/// let opts = DecodeOptions { layout: InputLayout::BatchMajor, ..Default::default() };
+/// assert_eq!(opts.blank, 0);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct DecodeOptions {
+    /// The class that stands for "no label". Default 0.
+    pub blank: usize,
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    pub layout: InputLayout,
+}
+
+/// Reads the most probable class of each frame, joins runs and drops blanks: the labelling of
+/// the single best path (Graves et al. 2006, section 3.2,
+/// <https://doi.org/10.1145/1143844.1143891>).
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
+///   one item. f32, f64, f16 or bf16; any strides. Logits do as well: the tokens and spans are
+///   the same, the scores are then sums of logits.
+/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `opts` - see [`DecodeOptions`].
+///
+/// On a GPU the search for the best class runs there, and one tensor of `3·T·N` numbers is read
+/// back.
+///
+/// # Returns
+///
+/// One [`Hypothesis`] for each item, in order. Its score is the log-probability of the best path,
+/// in nats, and a span holds the frames of a token's run, with their mean log-probability. Of
+/// equal classes in a frame the one with the smallest number counts (on a GPU, the one that
+/// candle's `argmax` gives). A frame with nothing but −inf makes the score −inf.
+///
+/// # Errors
+///
+/// When shapes, dtypes, lengths or the blank do not fit together, or when a frame within its
+/// length holds NaN or +inf; the message names the item and the frame.
+///
+/// # Examples
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{DecodeOptions, greedy_decode};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let p = [[0.1f32, 0.8, 0.1], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1], [0.2, 0.1, 0.7]];
+/// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
+/// let best = greedy_decode(&log_probs, 4, DecodeOptions::default())?;
+/// assert_eq!(best[0].tokens, [1, 2]);
+/// assert_eq!((best[0].spans[0].start, best[0].spans[0].end), (0, 2));
+/// assert!((best[0].score.exp() - 0.8 * 0.7 * 0.8 * 0.7).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
+pub fn greedy_decode(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    opts: DecodeOptions,
+) -> Result<Vec<Hypothesis>> {
+    let call = Call {
+        function: FUNCTION,
+        input: InputKind::LogProbs,
+        blank: opts.blank,
+        layout: opts.layout,
+        star: None,
+    };
+    let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
+    let log_probs = log_probs.detach();
+    if log_probs.device().is_cpu() {
+        on_host(&plan, &log_probs)
+    } else {
+        on_device(&plan, &log_probs)
+    }
+}
+
+fn on_host(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
+    (0..plan.batch)
+        .into_par_iter()
+        .map(|item| {
+            let rows = rows(plan, log_probs);
+            let mut row = vec![0.0; plan.classes];
+            let mut path = Path::new(plan.blank);
+            for frame in 0..plan.input_lengths[item] {
+                rows.read(item, frame, 0, &mut row);
+                check_row(FUNCTION, item, frame, &row)?;
+                let (class, best) = first_largest(&row);
+                path.push(class as u32, best);
+            }
+            Ok(path.finish())
+        })
+        .collect()
+}
+
+/// The largest entry and its place; the first of equal ones.
+fn first_largest(row: &[f64]) -> (usize, f64) {
+    // The maximum first, in vector code; then its place.
+    let best = row
+        .iter()
+        .fold(f64::NEG_INFINITY, |a, &x| if x > a { x } else { a });
+    let class = row.iter().position(|&x| x == best);
+    (class.unwrap_or_default(), best)
+}
+
+/// The same with the work over the classes on the tensor's device.
+fn on_device(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
+    // Both hold every class number exactly: f32 up to 2^24, and the class numbers of f64 input
+    // are u32.
+    let dtype = match log_probs.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    if dtype == DType::F32 && plan.classes > 1 << 24 {
+        bail!(
+            "{FUNCTION}: C = {} classes; at most 2^24 on this device",
+            plan.classes
+        )
+    }
+    let class = log_probs.argmax(D::Minus1)?.to_dtype(dtype)?;
+    let best = log_probs.max(D::Minus1)?.to_dtype(dtype)?;
+    // A NaN anywhere in the row shows in the sum.
+    let sum = log_probs.sum(D::Minus1)?.to_dtype(dtype)?;
+    // One copy to the host, and the conversion there: Metal has no f64.
+    let found = Tensor::stack(&[class, best, sum], 0)?.to_device(&Device::Cpu)?;
+    let found = found.to_dtype(DType::F64)?.flatten_all()?;
+    let found = found.to_vec1::<f64>()?;
+    let (classes, rest) = found.split_at(plan.frames * plan.batch);
+    let (best, sums) = rest.split_at(plan.frames * plan.batch);
+    let mut paths: Vec<Path> = (0..plan.batch).map(|_| Path::new(plan.blank)).collect();
+    let mut wrong: Option<(usize, usize)> = None;
+    for row in 0..classes.len() {
+        let (frame, item) = plan.frame_and_item(row);
+        if frame >= plan.input_lengths[item] {
+            continue;
+        }
+        if sums[row].is_nan() || best[row] == f64::INFINITY {
+            wrong = Some(wrong.map_or((item, frame), |w| w.min((item, frame))));
+        }
+        paths[item].push(classes[row] as u32, best[row]);
+    }
+    if let Some((item, frame)) = wrong {
+        bail!("{FUNCTION}: log_probs of item {item} have NaN or +inf at frame {frame}")
+    }
+    Ok(paths.into_iter().map(Path::finish).collect())
+}
+
+/// The best path as it grows.
+struct Path {
+    blank: u32,
+    last: u32,
+    frames: usize,
+    /// The sum over the frames of the open run.
+    run: f64,
+    hypothesis: Hypothesis,
+}
+
+impl Path {
+    fn new(blank: usize) -> Self {
+        Self {
+            blank: blank as u32,
+            last: blank as u32,
+            frames: 0,
+            run: 0.0,
+            hypothesis: Hypothesis::default(),
+        }
+    }
+
+    fn push(&mut self, class: u32, log_prob: f64) {
+        if class != self.last {
+            self.close();
+            self.last = class;
+            self.run = 0.0;
+            if class != self.blank {
+                self.hypothesis.tokens.push(class);
+                self.hypothesis.spans.push(TokenSpan {
+                    token: class,
+                    start: self.frames,
+                    end: self.frames,
+                    score: 0.0,
+                });
+            }
+        }
+        self.run += log_prob;
+        self.hypothesis.score += log_prob;
+        self.frames += 1;
+    }
+
+    fn close(&mut self) {
+        if self.last != self.blank
+            && let Some(span) = self.hypothesis.spans.last_mut()
+        {
+            span.end = self.frames;
+            span.score = (self.run / (span.end - span.start) as f64) as f32;
+        }
+    }
+
+    fn finish(mut self) -> Hypothesis {
+        self.close();
+        self.hypothesis
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(log_probs: &Tensor) -> Plan {
+        let call = Call {
+            function: FUNCTION,
+            input: InputKind::LogProbs,
+            blank: 1,
+            layout: InputLayout::BatchMajor,
+            star: None,
+        };
+        validate::plan_for_decoding(call, log_probs, [40, 0, 33]).unwrap()
+    }
+
+    // The way of a GPU, here with the CPU as the device.
+    #[test]
+    fn both_ways_agree() {
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            let logits = Tensor::randn(0f32, 1., (3, 40, 5), &Device::Cpu).unwrap();
+            let log_probs = logits.to_dtype(dtype).unwrap();
+            let plan = plan(&log_probs);
+            let host = on_host(&plan, &log_probs).unwrap();
+            assert_eq!(host, on_device(&plan, &log_probs).unwrap());
+            assert!(host[1].tokens.is_empty() && host[1].score == 0.0);
+        }
+    }
+
+    #[test]
+    fn both_ways_refuse_nan_within_the_length_only() {
+        for (frame, fails) in [(32, true), (33, false)] {
+            let mut values = vec![-1f32; 3 * 40 * 5];
+            values[(2 * 40 + frame) * 5 + 3] = f32::NAN;
+            let log_probs = Tensor::from_vec(values, (3, 40, 5), &Device::Cpu).unwrap();
+            let plan = plan(&log_probs);
+            for result in [on_host(&plan, &log_probs), on_device(&plan, &log_probs)] {
+                match result {
+                    Ok(_) => assert!(!fails),
+                    Err(error) => {
+                        let message = error.to_string();
+                        assert!(fails && message.contains("item 2"), "{message}");
+                        assert!(message.contains("frame 32"), "{message}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The hook through which a language model or a lexicon takes part in a beam search.
+
+use candle_core::Result;
+
+/// A language model or a lexicon: it weighs each token that extends a prefix.
+///
+/// The search calls [`score`](Self::score) for the tokens that may enter the beam and
+/// [`advance`](Self::advance) once for each prefix that did. The weight of a prefix is the sum
+/// of its tokens' scores, so it does not depend on the alignment.
+///
+/// * A language model gives `ln P(token | history)`.
+/// * A lexicon gives 0 for a token that continues an entry and −inf for one that does not: a
+///   labelling with a score of −inf never enters the beam.
+/// * A model that scores all tokens at once does so in `start` and `advance` and keeps the row in
+///   its state (in an `Arc`, as states are cloned).
+///
+/// ```
+/// use candle_core::Result;
+/// use candle_ctc::LanguageModel;
+///
+/// /// `ln P(token | previous token)`; class 0 stands for the edges of the text.
+/// struct Bigram(Vec<Vec<f64>>);
+///
+/// impl LanguageModel for Bigram {
+///     type State = u32;
+///
+///     fn start(&self) -> Result<u32> {
+///         Ok(0)
+///     }
+///
+///     fn score(&self, &previous: &u32, token: u32) -> Result<f64> {
+///         Ok(self.0[previous as usize][token as usize])
+///     }
+///
+///     fn advance(&self, _previous: &u32, token: u32) -> Result<u32> {
+///         Ok(token)
+///     }
+///
+///     fn end(&self, &last: &u32) -> Result<f64> {
+///         Ok(self.0[last as usize][0])
+///     }
+/// }
+/// ```
+pub trait LanguageModel {
+    /// What the model remembers of a prefix.
+    type State: Clone;
+
+    /// Every score is 0.
+    #[doc(hidden)]
+    const CONSTANT: bool = false;
+
+    /// The state of the empty prefix.
+    ///
+    /// # Errors
+    /// Any error ends the search with that error, here and in the other functions.
+    fn start(&self) -> Result<Self::State>;
+
+    /// The weight of `token` behind the prefix of `state`, in nats; −inf forbids it. NaN and
+    /// +inf are errors. It may be called many times with the same arguments.
+    fn score(&self, state: &Self::State, token: u32) -> Result<f64>;
+
+    /// The state behind `token`.
+    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State>;
+
+    /// The weight of the end of the text behind the prefix of `state`. Default 0. A lexicon
+    /// gives −inf in the middle of a word.
+    fn end(&self, _state: &Self::State) -> Result<f64> {
+        Ok(0.0)
+    }
+
+    /// No [`score`](Self::score) is above this. The search uses it to leave out tokens without
+    /// scoring them. Default 0, which is right for log-probabilities; a model with positive
+    /// scores must say its largest, or +inf.
+    fn max_score(&self) -> f64 {
+        0.0
+    }
+}
+
+impl<L: LanguageModel + ?Sized> LanguageModel for &L {
+    type State = L::State;
+    const CONSTANT: bool = L::CONSTANT;
+
+    fn start(&self) -> Result<Self::State> {
+        (**self).start()
+    }
+
+    fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+        (**self).score(state, token)
+    }
+
+    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
+        (**self).advance(state, token)
+    }
+
+    fn end(&self, state: &Self::State) -> Result<f64> {
+        (**self).end(state)
+    }
+
+    fn max_score(&self) -> f64 {
+        (**self).max_score()
+    }
+}
+
+/// No language model: every labelling has the weight 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NoLanguageModel;
+
+impl LanguageModel for NoLanguageModel {
+    type State = ();
+    const CONSTANT: bool = true;
+
+    #[inline]
+    fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn score(&self, _state: &(), _token: u32) -> Result<f64> {
+        Ok(0.0)
+    }
+
+    #[inline]
+    fn advance(&self, _state: &(), _token: u32) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! From emissions to labellings: greedy decoding, prefix beam search, and the prefix scores of
+//! joint attention/CTC decoding.
+
+mod arena;
+mod beam;
+mod greedy;
+mod language_model;
+mod prefix;
+mod rows;
+
+pub use beam::{
+    BeamOptions, BeamSearch, beam_search, beam_search_batch, beam_search_batch_with,
+    beam_search_with,
+};
+pub use greedy::{DecodeOptions, greedy_decode};
+pub use language_model::{LanguageModel, NoLanguageModel};
+pub use prefix::{CtcPrefixScorer, PrefixOptions, PrefixScores, PrefixState};
+
+use crate::align::TokenSpan;
+
+/// A labelling that a decoder found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Hypothesis {
+    /// The labels, without blanks and repeats.
+    pub tokens: Vec<u32>,
+    /// The log-probability that CTC gives, in nats. From a beam search: of the labelling, summed
+    /// over its alignments within the beam. From greedy decoding: of the single best path.
+    pub score: f64,
+    /// What the language model and the token bonus add, weights included; 0 without them.
+    pub lm_score: f64,
+    /// The frames of each token in the best alignment that the decoder saw, one span a token.
+    pub spans: Vec<TokenSpan>,
+}
+
+impl Hypothesis {
+    /// `score + lm_score`: what a beam search ranks by.
+    pub fn total_score(&self) -> f64 {
+        self.score + self.lm_score
+    }
+}
+
+/// `ln(e^a + e^b)`, for values below +inf.
+#[inline]
+fn log_add(a: f64, b: f64) -> f64 {
+    let (high, low) = if a > b { (a, b) } else { (b, a) };
+    if low == f64::NEG_INFINITY {
+        high
+    } else {
+        high + (low - high).exp().ln_1p()
+    }
+}

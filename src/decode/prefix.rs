@@ -1,0 +1,289 @@
+//! Prefix scores for joint attention/CTC decoding.
+//!
+//! For a prefix `g` the scorer holds, for each number of frames `t`, the log-probability of the
+//! alignments of `g` with the first `t` frames: `b_t(g)` for those that end in a blank and
+//! `l_t(g)` for those that end in the last label of `g`. With emissions `y_t(c)`, the
+//! probability that a labelling begins with `g c` is (Watanabe et al. 2017, algorithm 2)
+//!
+//! ```text
+//! P(g c …) = Σ_t h_(t-1) · y_t(c)
+//! h_t      = b_t(g) if c is the last label of g, else b_t(g) + l_t(g)
+//! ```
+//!
+//! All classes but the last label share `h`, so one pass over the emissions scores them all.
+
+use super::log_add;
+use super::rows::{check_row, rows};
+use crate::cpu;
+use crate::host::on_host;
+use crate::plan::Plan;
+use crate::validate;
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+use std::borrow::Borrow;
+
+/// Classes that one task works on: the sums of a dozen hypotheses stay in the cache.
+const BLOCK: usize = 256;
+
+/// The options of [`CtcPrefixScorer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PrefixOptions {
+    /// The class that stands for "no label". Default 0.
+    pub blank: usize,
+}
+
+/// Scores the prefixes of one utterance for joint attention/CTC decoding (Watanabe et al. 2017,
+/// <https://doi.org/10.1109/JSTSP.2017.2763455>, algorithm 2).
+///
+/// A label-synchronous decoder grows hypotheses one token at a time. At each step it asks for the
+/// CTC scores of all next tokens of all its hypotheses ([`score`](Self::score)), adds them with
+/// some weight to its own, and calls [`extend`](Self::extend) for the hypotheses it keeps.
+///
+/// All scores are natural logarithms, in f64. A score counts whole labellings only if each frame
+/// is a distribution: rows of `log_probs` must come from a log-softmax.
+///
+/// Memory: the emissions are not copied (a tensor on a GPU is copied to the host once); a state
+/// takes 16 bytes a frame; a call of `score` takes 8 bytes for each state and class, and 4 KiB
+/// for each state and thread. Time: two passes over the emissions a call, on all threads of the
+/// current rayon pool, and one over the frames for `extend`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{CtcPrefixScorer, PrefixOptions};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let log_probs = Tensor::new(&[[0.5f32, 0.3, 0.2], [0.4, 0.5, 0.1]], &Device::Cpu)?.log()?;
+/// let scorer = CtcPrefixScorer::new(&log_probs, PrefixOptions::default())?;
+/// let empty = scorer.initial_state();
+/// let scores = &scorer.score(&[&empty])?[0];
+/// // "1 …": class 1 in the first frame, or the blank and then class 1.
+/// assert!((scores.next[1].exp() - (0.3 + 0.5 * 0.5)).abs() < 1e-6);
+/// // The text ends here: two blanks.
+/// assert!((scores.end.exp() - 0.5 * 0.4).abs() < 1e-6);
+/// let one = scorer.extend(&empty, 1)?;
+/// assert_eq!(one.score(), scores.next[1]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct CtcPrefixScorer {
+    plan: Plan,
+    log_probs: Tensor,
+}
+
+/// A prefix, as a [`CtcPrefixScorer`] sees it. It belongs to the scorer that made it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrefixState {
+    last: Option<u32>,
+    score: f64,
+    /// For 0 to `T` frames: the log-probability of the alignments that end in a blank.
+    blank: Vec<f64>,
+    /// The same for those that end in the last label.
+    label: Vec<f64>,
+}
+
+impl PrefixState {
+    /// `ln P(prefix …)`: of all labellings that begin with the prefix, itself included. 0 for
+    /// the empty prefix.
+    pub fn score(&self) -> f64 {
+        self.score
+    }
+
+    /// `ln P(labelling)`: of the labelling that is the prefix and nothing more.
+    pub fn end_score(&self) -> f64 {
+        let last = self.blank.len() - 1;
+        log_add(self.blank[last], self.label[last])
+    }
+
+    /// The last label; `None` for the empty prefix.
+    pub fn last(&self) -> Option<u32> {
+        self.last
+    }
+
+    /// Alignments with the first `frames` frames that `token` may follow.
+    fn before(&self, frames: usize, token: u32) -> f64 {
+        if self.last == Some(token) {
+            self.blank[frames]
+        } else {
+            log_add(self.blank[frames], self.label[frames])
+        }
+    }
+}
+
+/// The scores of what may follow a prefix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrefixScores {
+    /// `ln P(prefix token …)` for each class, `C` entries; −inf for the blank.
+    pub next: Vec<f64>,
+    /// `ln P(prefix)` as the whole labelling: the score of the end of the sentence.
+    pub end: f64,
+}
+
+impl CtcPrefixScorer {
+    /// A scorer for one utterance.
+    ///
+    /// # Arguments
+    ///
+    /// * `log_probs` - `(T, C)`, from a log-softmax. f32, f64, f16 or bf16; any strides. For an
+    ///   item of a batch, narrow it to the frames of the item.
+    /// * `opts` - see [`PrefixOptions`].
+    ///
+    /// # Errors
+    ///
+    /// When shape, dtype or blank do not fit, or when a frame holds NaN or +inf; the message
+    /// names the frame and the class.
+    pub fn new(log_probs: &Tensor, opts: PrefixOptions) -> Result<Self> {
+        const FUNCTION: &str = "CtcPrefixScorer";
+        let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank)?;
+        let log_probs = on_host(log_probs)?;
+        let rows = rows(&plan, &log_probs);
+        let mut row = vec![0.0; plan.classes];
+        for frame in 0..plan.frames {
+            rows.read(0, frame, 0, &mut row);
+            check_row(FUNCTION, 0, frame, &row)?;
+        }
+        drop(rows);
+        Ok(Self { plan, log_probs })
+    }
+
+    /// `T`: frames of the utterance.
+    pub fn frames(&self) -> usize {
+        self.plan.frames
+    }
+
+    /// `C`: classes, the blank among them.
+    pub fn classes(&self) -> usize {
+        self.plan.classes
+    }
+
+    /// The state of the empty prefix.
+    pub fn initial_state(&self) -> PrefixState {
+        let mut blank = vec![0.0; self.plan.frames + 1];
+        rows(&self.plan, &self.log_probs).column(0, self.plan.blank, &mut blank[1..]);
+        let mut sum = 0.0;
+        for entry in &mut blank {
+            sum += *entry;
+            *entry = sum;
+        }
+        PrefixState {
+            last: None,
+            score: 0.0,
+            label: vec![f64::NEG_INFINITY; blank.len()],
+            blank,
+        }
+    }
+
+    /// The scores of all next tokens of each prefix, and of its end.
+    ///
+    /// # Errors
+    ///
+    /// When a state is of an utterance with another number of frames; the message names it.
+    pub fn score<S: Borrow<PrefixState> + Sync>(&self, states: &[S]) -> Result<Vec<PrefixScores>> {
+        let Plan {
+            frames, classes, ..
+        } = self.plan;
+        for (number, state) in states.iter().enumerate() {
+            self.check(state.borrow(), || format!("state {number}"))?;
+        }
+        // Any class that is not the last label: alignments that end in either may go on.
+        let either: Vec<Vec<f64>> = states
+            .iter()
+            .map(|state| {
+                let PrefixState { blank, label, .. } = state.borrow();
+                let both = blank.iter().zip(label);
+                both.map(|(&blank, &label)| log_add(blank, label)).collect()
+            })
+            .collect();
+        let before: Vec<&[f64]> = either.iter().map(|either| &either[..frames]).collect();
+        let blocks: Vec<(usize, Vec<f64>)> = (0..classes)
+            .into_par_iter()
+            .step_by(BLOCK)
+            .map(|first| {
+                let rows = rows(&self.plan, &self.log_probs);
+                let width = BLOCK.min(classes - first);
+                let read = |frame, row: &mut [f64]| rows.read(0, frame, first, row);
+                (width, cpu::log_sums(&before, frames, width, read))
+            })
+            .collect();
+        let rows = rows(&self.plan, &self.log_probs);
+        let mut column = vec![0.0; frames];
+        let scores = states.iter().enumerate().map(|(number, state)| {
+            let state = state.borrow();
+            let mut next = Vec::with_capacity(classes);
+            for (width, block) in &blocks {
+                next.extend_from_slice(&block[number * width..(number + 1) * width]);
+            }
+            next[self.plan.blank] = f64::NEG_INFINITY;
+            if let Some(last) = state.last {
+                rows.column(0, last as usize, &mut column);
+                next[last as usize] = log_sum(state.blank.iter().zip(&column).map(|(b, y)| b + y));
+            }
+            PrefixScores {
+                next,
+                end: state.end_score(),
+            }
+        });
+        Ok(scores.collect())
+    }
+
+    /// The state of a prefix with one token more.
+    ///
+    /// # Errors
+    ///
+    /// When the token is the blank or no class, or when the state is of an utterance with another
+    /// number of frames.
+    pub fn extend(&self, state: &PrefixState, token: u32) -> Result<PrefixState> {
+        let Plan {
+            frames,
+            classes,
+            blank,
+            ..
+        } = self.plan;
+        if token as usize >= classes || token as usize == blank {
+            bail!(
+                "CtcPrefixScorer::extend: token {token} cannot follow a prefix; expected a class \
+                 below C = {classes} that is not the blank ({blank})"
+            )
+        }
+        self.check(state, || "the state".into())?;
+        let rows = rows(&self.plan, &self.log_probs);
+        let mut tokens = vec![0.0; frames];
+        let mut blanks = vec![0.0; frames];
+        rows.column(0, token as usize, &mut tokens);
+        rows.column(0, blank, &mut blanks);
+        let mut next = PrefixState {
+            last: Some(token),
+            score: f64::NEG_INFINITY,
+            blank: vec![f64::NEG_INFINITY; frames + 1],
+            label: vec![f64::NEG_INFINITY; frames + 1],
+        };
+        for t in 0..frames {
+            let before = state.before(t, token);
+            next.label[t + 1] = log_add(next.label[t], before) + tokens[t];
+            next.blank[t + 1] = log_add(next.blank[t], next.label[t]) + blanks[t];
+        }
+        let terms = (0..frames).map(|t| state.before(t, token) + tokens[t]);
+        next.score = log_sum(terms);
+        Ok(next)
+    }
+
+    fn check(&self, state: &PrefixState, name: impl Fn() -> String) -> Result<()> {
+        if state.blank.len() != self.plan.frames + 1 {
+            bail!(
+                "CtcPrefixScorer: {} is of an utterance with T = {} frames; this one has {}",
+                name(),
+                state.blank.len() - 1,
+                self.plan.frames
+            )
+        }
+        Ok(())
+    }
+}
+
+/// `ln Σ e^x`.
+fn log_sum(terms: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+    if largest == f64::NEG_INFINITY {
+        return largest;
+    }
+    largest + terms.map(|term| (term - largest).exp()).sum::<f64>().ln()
+}
