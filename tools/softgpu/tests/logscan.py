@@ -66,4 +66,5 @@ def main():
     print(f"{count} launches, worst relative error in f32 {worst:.1e}")
 
 
-main()
+try: main()
+except softgpu.Fault as fault: sys.exit(str(fault))

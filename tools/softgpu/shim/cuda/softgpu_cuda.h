@@ -50,9 +50,15 @@ void* sg_dynamic_shared();
 unsigned sg_lane();
 }
 
-// ---- vectors: aligned as CUDA's, which makes a misaligned vector load an error here as on a GPU
+// ---- vectors, aligned as CUDA's. They have copy functions of their own because clang checks alignment
+// where a reference is bound, not where a plain struct is copied: a misaligned vector load is an error
+// here as on a GPU.
 #define SG_VEC(T, N, A2, A4) \
-  struct alignas(A2) N##2 { T x, y; }; struct N##3 { T x, y, z; }; struct alignas(A4) N##4 { T x, y, z, w; }; \
+  struct alignas(A2) N##2 { T x, y; N##2() = default; constexpr N##2(T a, T b) : x(a), y(b) {} \
+    N##2(const N##2& o) : x(o.x), y(o.y) {} N##2& operator=(const N##2& o) { x = o.x; y = o.y; return *this; } }; \
+  struct N##3 { T x, y, z; }; \
+  struct alignas(A4) N##4 { T x, y, z, w; N##4() = default; constexpr N##4(T a, T b, T c, T d) : x(a), y(b), z(c), w(d) {} \
+    N##4(const N##4& o) : x(o.x), y(o.y), z(o.z), w(o.w) {} N##4& operator=(const N##4& o) { x = o.x; y = o.y; z = o.z; w = o.w; return *this; } }; \
   SG_FN N##2 make_##N##2(T x, T y) { return {x, y}; } SG_FN N##3 make_##N##3(T x, T y, T z) { return {x, y, z}; } \
   SG_FN N##4 make_##N##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SG_VEC(signed char, char, 2, 4) SG_VEC(unsigned char, uchar, 2, 4) SG_VEC(short, short, 4, 8) SG_VEC(unsigned short, ushort, 4, 8)
