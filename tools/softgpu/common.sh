@@ -5,11 +5,10 @@ T0=$(date +%s%N)
 now() { local d=$((($(date +%s%N) - T0) / 100000000)); echo "$((d / 10)).$((d % 10)) s"; }
 say() { echo "softgpu: $*" >&2; }
 die() { say "$*"; exit 1; }
-# What the tools need. LD_LIBRARY_PATH is set for a child only of clang and rustc (see setup.sh).
+# What setup.sh left, for the scripts. The wrappers in $PREFIX/bin find clang's and rustc's own libraries.
 tools() {
   [[ -f $PREFIX/ready ]] || die "run $SOFTGPU/setup.sh first (prefix $PREFIX)"
   . "$PREFIX/ready"  # V: the version of LLVM
-  ROOT=$PREFIX/root/usr TOOL_LIBS=$PREFIX/root/usr/lib/x86_64-linux-gnu
   export SOFTGPU_CXX=$PREFIX/bin/clang++ SOFTGPU_LIBDIR=$PREFIX/lib TMPDIR=$PREFIX/tmp
   mkdir -p "$TMPDIR"
 }
@@ -35,4 +34,20 @@ overlay() {
   OVERLAY=$to
   [[ ! -f $root/Cargo.lock ]] || cmp -s "$root/Cargo.lock" "$to/.lock" || { cp "$root/Cargo.lock" "$to/.lock"; cp "$root/Cargo.lock" "$to/Cargo.lock"; }
   OVERLAY=$(realpath -s "$to/$(realpath --relative-to "$root" "$2")")
+}
+
+# target NAME: one CARGO_TARGET_DIR for all crates, so that candle is built once; one command at a time.
+# Cargo names a crate's files alike whatever overlay it lies in, and would take another overlay's for
+# fresh: what belongs to the crate itself is forgotten when the overlay is another than last time.
+target() {
+  export CARGO_TARGET_DIR=$PREFIX/target-$1
+  mkdir -p "$CARGO_TARGET_DIR"
+  exec 9> "$CARGO_TARGET_DIR/.softgpu-lock"; flock 9
+  if [[ $(cat "$CARGO_TARGET_DIR/.softgpu-overlay" 2>/dev/null) != "$OVERLAY" ]]; then
+    local name
+    for name in $(cargo metadata --no-deps --format-version 1 --offline | grep -o '"name":"[^"]*","version"' | cut -d'"' -f4); do
+      find "$CARGO_TARGET_DIR" -maxdepth 4 -path '*/.fingerprint/*' -name "$name-*" -prune -exec rm -r {} +
+    done
+    echo "$OVERLAY" > "$CARGO_TARGET_DIR/.softgpu-overlay"
+  fi
 }

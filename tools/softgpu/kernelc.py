@@ -21,7 +21,7 @@ BUILTINS1 = {"thread_index_in_threadgroup", "thread_index_in_simdgroup", "simdgr
 CHECK = ["-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-target", "x86_64-unknown-linux-gnu", "-Xclang",
          "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_pipes,"
          "-__opencl_c_device_enqueue,+cl_khr_fp16", "-fsyntax-only", "-Wall", "-Wextra", "-Wpre-c++17-compat", "-Wno-unknown-attributes",
-         "-Wno-unused-function", "-Wno-unused-const-variable", "-Werror"]
+         "-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-sometimes-uninitialized", "-Werror"]
 # -fconvergent-functions: no barrier may be moved into or out of a branch
 COMPILE = ["-x", "c++", "-std=c++17", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fconvergent-functions",
            "-Xclang", "-ffloat16-excess-precision=none", "-Wno-unknown-attributes", "-Wno-duplicate-decl-specifier", "-Wno-ignored-attributes"]
@@ -327,7 +327,7 @@ def main():
         if a.o:
             lib = os.environ.get("SOFTGPU_LIBDIR")
             link = ["-L" + lib, "-Wl,-rpath," + lib, "-lsoftgpu"] if cuda and lib else []
-            run([*base, "-O1", "-g", *math, *([] if a.unchecked else [SANITIZE]), "-fPIC", "-shared", "-o", a.o, *link])
+            run([*base, "-O1", "-gdwarf-4", *math, *([] if a.unchecked else [SANITIZE]), "-fPIC", "-shared", "-o", a.o, *link])
     finally:
         if not a.keep: shutil.rmtree(tmp)
 

@@ -45,7 +45,7 @@ done
 # Names of a library for the tests to be found by: the toolchain's own libraries stay out of the way.
 export LD_LIBRARY_PATH=$PREFIX/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} RUSTFLAGS="${RUSTFLAGS:-} -L native=$PREFIX/lib"
 export SOFTGPU_KERNELC="python3 $SOFTGPU/kernelc.py" SOFTGPU_CACHE=$PREFIX/cache/$(cat "$SOFTGPU/kernelc.py" "$SOFTGPU"/shim/*/* "$SOFTGPU/rt/glue.h" | cksum | cut -d' ' -f1)
-export CARGO_TARGET_DIR=$PREFIX/target-metal
+target metal
 [[ -z $check ]] || export SOFTGPU_CHECK=$check
 mkdir -p "$SOFTGPU_CACHE"
 for order in "${orders[@]}"; do

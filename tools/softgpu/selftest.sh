@@ -20,6 +20,7 @@ c_abi() { g++ -std=c++17 -Irt tests/abi.cpp -L"$PREFIX/lib" -lsoftgpu -Wl,-rpath
   if [[ ${1:-} != --quick ]]; then
     step "the sample's tests and 21 of candle's own kernels, on the software Metal, 3 orders" ./run-metal.sh --dir tests/sample --check logscan -- test -q --features metal
     ./mutate.sh tests/host-faults.sh tests/sample
+    ./mutate.sh tests/apple-faults.sh tests/sample
   fi
   [[ -z $(git status --porcelain --ignored . 2>/dev/null | grep -v __pycache__ | grep '^!!\|^??') ]] && echo "ok   the checkout is clean" || echo "FAIL the checkout is clean"
 } | grep -v ' failed$' | tee "$out"

@@ -27,10 +27,3 @@ fault "strided input is taken" $R 's/ || !l.is_contiguous()//' metal 'a_strided_
 fault "empty input is dispatched" $R 's/if elems > 0/if elems < usize::MAX/; s/elems \/ n,/elems \/ n.max(1),/' metal 'empty'
 fault "kernel: no barrier before the next pass" kernels/dp_math.h 's/    DP_BARRIER();\n  }/  }/' metal 'race (in|between)'
 fault "kernel: no address space" kernels/dp_math.h 's/DP_SHARED float\*/float*/' metal 'address space'
-
-# what only an Apple target shows
-apple() { "$SOFTGPU/check-apple.sh" --lib --features metal --offline; }
-baseline apple
-fault "apple: a warning" $R 's/let dev = s.device();/let dev = s.device(); let tail = 1;/' apple 'unused variable'
-fault "apple: a lint of clippy's" $R 's/if elems > 0 {/if !(elems == 0) {/' apple 'nonminimal_bool'
-fault "apple: a name that Metal does not have" $R 's/MTLMathMode::Safe/MTLMathMode::Exact/' apple 'no associated item'
