@@ -9,7 +9,7 @@ die() { say "$*"; exit 1; }
 tools() {
   [[ -f $PREFIX/ready ]] || die "run $SOFTGPU/setup.sh first (prefix $PREFIX)"
   . "$PREFIX/ready"  # V: the version of LLVM
-  export SOFTGPU_CXX=$PREFIX/bin/clang++ SOFTGPU_LIBDIR=$PREFIX/lib TMPDIR=$PREFIX/tmp
+  export SOFTGPU_CXX=$PREFIX/bin/clang++ SOFTGPU_LIBDIR=$PREFIX/lib TMPDIR=$PREFIX/tmp PYTHONDONTWRITEBYTECODE=1
   mkdir -p "$TMPDIR"
 }
 kernelc() { python3 "$SOFTGPU/kernelc.py" "$@"; }

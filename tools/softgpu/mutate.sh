@@ -10,7 +10,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"; tools
 [[ $# -eq 2 ]] || die "usage: mutate.sh FAULTS CRATE"
 faults=$(realpath "$1") crate=$(realpath "$2") passed=0 failed=0
-WORK=$PREFIX/mutate/$(cksum <<<"$crate" | cut -d' ' -f1)
+WORK=$PREFIX/mutate/$(cksum <<<"$crate $faults" | cut -d' ' -f1)
 rm -rf "$WORK"; mkdir -p "$WORK"; tar -C "$crate" --exclude=./target --exclude=./.git -cf - . | tar -C "$WORK" -mxf -
 cd "$WORK"
 line() { # ok NAME SECONDS-FROM DETAIL

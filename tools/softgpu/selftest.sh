@@ -22,7 +22,7 @@ c_abi() { g++ -std=c++17 -Irt tests/abi.cpp -L"$PREFIX/lib" -lsoftgpu -Wl,-rpath
     ./mutate.sh tests/host-faults.sh tests/sample
     ./mutate.sh tests/apple-faults.sh tests/sample
   fi
-  [[ -z $(git status --porcelain --ignored . 2>/dev/null | grep -v __pycache__ | grep '^!!\|^??') ]] && echo "ok   the checkout is clean" || echo "FAIL the checkout is clean"
+  [[ -z $(git status --porcelain --ignored . 2>/dev/null | grep '^!!\|^??') ]] && echo "ok   the checkout is clean" || echo "FAIL the checkout is clean"
 } | grep -v ' failed$' | tee "$out"
 pass=$(grep -c '^ok ' "$out") fail=$(grep -c '^FAIL ' "$out"); rm "$out"
 say "selftest: $(now)"
