@@ -1,4 +1,65 @@
-//! The Connectionist Temporal Classification loss for [candle](https://docs.rs/candle-core).
+//! Connectionist Temporal Classification (CTC) for [candle](https://docs.rs/candle-core): the loss
+//! for training speech, handwriting, OCR and basecalling models, and the functions that score,
+//! align and decode what they emit.
+//!
+//! # Training
+//!
+//! [`ctc_loss_with_logits`] takes the output of a model's last linear layer as it is. [`ctc_loss`]
+//! takes log-probabilities, as PyTorch's `CTCLoss` does. [`CtcLoss`] keeps the options of either.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_ctc::{CtcLossOptions, InputLayout, ctc_loss_with_logits};
+//! use candle_nn::{AdamW, Linear, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let device = Device::Cpu;
+//! let weights = VarMap::new();
+//! let model: Linear = candle_nn::linear(8, 5, VarBuilder::from_varmap(&weights, DType::F32, &device))?;
+//! let mut optimizer = AdamW::new(weights.all_vars(), ParamsAdamW { lr: 0.05, ..Default::default() })?;
+//!
+//! let features = Tensor::randn(0f32, 1., (2, 12, 8), &device)?; // (N, T, features)
+//! let targets = Tensor::new(&[[1u32, 2, 3], [4, 4, 0]], &device)?; // (N, S); row 1 is padded
+//! let opts = CtcLossOptions { layout: InputLayout::BatchMajor, ..Default::default() };
+//! for _ in 0..3 {
+//!     let logits = model.forward(&features)?; // (N, T, C)
+//!     let loss = ctc_loss_with_logits(&logits, &targets, [12, 10], [3, 2], opts)?;
+//!     optimizer.backward_step(&loss)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Things to know:
+//!
+//! - Class 0 is the blank unless [`CtcLossOptions::blank`] says otherwise. Targets hold labels
+//!   only; what stands in the padding is not read and may be anything, the blank too.
+//! - Input lengths count frames of the model's output, after its strides, and not pixels or
+//!   samples of its input.
+//! - For evaluation, `detach()` the input: nothing is kept then, and half of the work is saved.
+//! - A target that is too long for its frames has loss +inf; see [`feasibility`] and
+//!   [`CtcLossOptions::zero_infinity`].
+//!
+//! # Inference
+//!
+//! - [`score_transcripts`] and [`rank_transcripts`] weigh candidate transcripts of one utterance.
+//! - [`token_confidence`] says how sure the model is of each token, and where it stands.
+//! - [`forced_align`] gives the best path of a known transcript, its token spans and their times.
+//! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames as they
+//!   come, and [`LanguageModel`] is its hook for a language model or a lexicon.
+//! - [`CtcPrefixScorer`] gives the prefix probabilities that joint attention/CTC decoding needs.
+//!
+//! # Exactness
+//!
+//! States are numbers with their own exponent, so nothing underflows at any length, and no
+//! logarithm is taken inside the recursion. Input of f16, bf16 and f32 is computed in f32, f64 in
+//! f64. Results are the same bits on every run, for every number of threads, for every instruction
+//! set, for any view of the input, and whatever else is in the batch.
+//!
+//! # Devices
+//!
+//! The CPU. There is no CUDA or Metal path in this version: the loss of a tensor on a GPU is an
+//! error that says so; the functions for inference copy such a tensor to the host.
 
 mod align;
 mod cpu;

@@ -544,10 +544,10 @@ fn certain_path_costs_0_and_never_less() {
     // log 1 on one path, log 0 elsewhere.
     let path = [0, 1, 1, 0, 2, 2, 0, 2];
     let mut p = problem(8, 3, &[&[1, 2, 2]], &[8]);
-    for t in 0..8 {
+    for (t, class) in path.into_iter().enumerate() {
         for c in 0..3 {
             let i = p.at(t, 0, c);
-            p.values[i] = if path[t] == c { 0.0 } else { -INF };
+            p.values[i] = if class == c { 0.0 } else { -INF };
         }
     }
     everywhere(|entry, _, dtype, device| {

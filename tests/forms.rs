@@ -93,7 +93,7 @@ fn kinds_of_lengths_may_be_mixed() {
     let u = Tensor::new(&[3i64, 1, 4], &device).unwrap();
     assert_eq!(losses(&i, vec![3usize, 1, 4], &device), want);
     assert_eq!(losses([9i32, 6, 8], &u, &device), want);
-    assert_eq!(losses(&[9u32, 6, 8], vec![3i64, 1, 4], &device), want);
+    assert_eq!(losses([9u32, 6, 8], vec![3i64, 1, 4], &device), want);
 }
 
 #[test]

@@ -213,10 +213,10 @@ impl Call {
             dtype = DType::F32;
         }
         let mut input = tensors::floats(&values, &dims, dtype, device);
-        if one_in(rng, 12) {
-            if let Ok(other) = Tensor::zeros(dims.as_slice(), pick(rng, &DTYPES), device) {
-                input = other;
-            }
+        if one_in(rng, 12)
+            && let Ok(other) = Tensor::zeros(dims.as_slice(), pick(rng, &DTYPES), device)
+        {
+            input = other;
         }
         if one_in(rng, 4) && dims.len() >= 2 && dtype.is_float() {
             // The same shape through a transposed memory layout.

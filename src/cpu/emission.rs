@@ -378,11 +378,17 @@ unsafe fn convert_row<R: Real>(
     if !fold_lanes(live_all, |a, b| a & b) {
         // −inf, too far below, or no number at all: rare enough to look again.
         for &x in entries {
-            seen.poisoned |= !(x.widen() < f64::INFINITY);
+            seen.poisoned |= is_poison(x);
             let below = largest.widen() - x.widen();
             seen.too_far |= (below > R::LOG_LIMIT.widen()) & (below <= FAR_BELOW);
         }
     }
+}
+
+/// NaN or +inf.
+pub(super) fn is_poison<R: Real>(x: R) -> bool {
+    let x = x.widen();
+    x.is_nan() || x == f64::INFINITY
 }
 
 /// All lanes brought together pairwise, in an order that is always the same.

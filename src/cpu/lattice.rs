@@ -405,9 +405,9 @@ impl<R: Real> Lattice<R> {
                     let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
-                    for k in 0..LANES {
-                        top[k] = R::exp_max(top[k], R::exp_add(blanks.e[k], flow.blank(k).1));
-                        top[k] = R::exp_max(top[k], R::exp_add(labels.e[k], flow.label(k).1));
+                    for (k, top) in top.iter_mut().enumerate() {
+                        *top = R::exp_max(*top, R::exp_add(blanks.e[k], flow.blank(k).1));
+                        *top = R::exp_max(*top, R::exp_add(labels.e[k], flow.label(k).1));
                     }
                 }
                 let top = fold_lanes(top, R::exp_max);
@@ -416,9 +416,9 @@ impl<R: Real> Lattice<R> {
                     let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
-                    for k in 0..LANES {
-                        sum[k] += product::<R>(blanks.lane(k), flow.blank(k), top).widen();
-                        sum[k] += product::<R>(labels.lane(k), flow.label(k), top).widen();
+                    for (k, sum) in sum.iter_mut().enumerate() {
+                        *sum += product::<R>(blanks.lane(k), flow.blank(k), top).widen();
+                        *sum += product::<R>(labels.lane(k), flow.label(k), top).widen();
                     }
                 }
                 if top <= R::ZERO_BELOW {
@@ -549,7 +549,7 @@ impl<R: Real> Lattice<R> {
             to.label_m[here.clone()].copy_from_slice(&label_m);
             to.label_e[here].copy_from_slice(&label_e);
         }
-        if k % RENORMALISE == 0 {
+        if k.is_multiple_of(RENORMALISE) {
             let live = blocks.start * LANES + 1..blocks.end * LANES + 1;
             for i in live {
                 (to.blank_m[i], to.blank_e[i]) = R::normalise(to.blank_m[i], to.blank_e[i]);

@@ -22,7 +22,7 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::plan::{InputKind, Plan, Strides};
 use classes::Classes;
-use emission::{Emissions, Found, RowStats, Source};
+use emission::{Emissions, Found, RowStats, Source, is_poison};
 use lattice::{Direction, Lattice, Rows};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -246,8 +246,7 @@ impl<E: Element> Problem<'_, E> {
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
     fn is_poisoned(&self) -> bool {
         let kept = self.gather_all();
-        let bad = |x: &E::Real| !(x.widen() < f64::INFINITY);
-        Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(bad)
+        Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(|&x| is_poison(x))
     }
 
     /// The whole lattice in the arithmetic of `R`. With `kept`, whose entries are then read in

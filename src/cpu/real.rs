@@ -95,8 +95,8 @@ fn reduce_f64(x: f64) -> (f64, u64, f64) {
 fn reduce_f32(x: f32) -> (u32, f32) {
     // ln 2 in three parts. The first two have 9 bits: exact in a product with such an n.
     const HIGH: f32 = 0.693_359_4;
-    const MIDDLE: f32 = -0.00021219253540039062;
-    const LOW: f32 = -1.904654300e-09;
+    const MIDDLE: f32 = -2.121_925_4e-4;
+    const LOW: f32 = -1.904_654_3e-9;
     let shifted = x * (LOG2_E as f32) + MAGIC_32;
     let n = shifted - MAGIC_32;
     let r = ((x - n * HIGH) - n * MIDDLE) - n * LOW;

@@ -3,6 +3,11 @@
 //! [`enumerate`] sums over every path. [`recursion`] is the textbook forward and backward recursion
 //! (Graves et al. 2006, section 4.1) in log space. Neither shares code with the crate.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the recursions read their neighbours by index"
+)]
+
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
 
 /// What the definition says of one item.
