@@ -77,7 +77,7 @@ pub(super) fn check_row(function: &str, item: usize, frame: usize, row: &[f64]) 
     if row.iter().fold(true, |ok, &x| ok & (x < f64::INFINITY)) {
         return Ok(());
     }
-    let class = row.iter().position(|&x| !(x < f64::INFINITY));
+    let class = row.iter().position(|&x| x.is_nan() || x == f64::INFINITY);
     let class = class.unwrap_or_default();
     bail!(
         "{function}: log_probs of item {item} have {} at frame {frame}, class {class}; expected a \
