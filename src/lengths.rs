@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lengths {
     /// One length with no batch dimension: a plain number or a tensor of shape `()`.
-    Scalar(i64),
+    Scalar(i128),
     /// One length for each item.
-    Batch(Vec<i64>),
+    Batch(Vec<i128>),
 }
 
 /// Anything that gives one length for each item of a batch.
@@ -21,8 +21,7 @@ pub trait IntoLengths {
     /// Reads the lengths. A tensor on a device is copied to the host.
     ///
     /// # Errors
-    /// When a tensor is not of an integer dtype or has more than one dimension, or when a number
-    /// does not fit an `i64`.
+    /// When a tensor is not of an integer dtype or has more than one dimension.
     fn into_lengths(self) -> Result<Lengths>;
 }
 
@@ -36,8 +35,8 @@ impl IntoLengths for &Tensor {
         }
         let values = int_values(self, "lengths")?;
         Ok(match (self.rank(), values.as_slice()) {
-            (0, [one]) => Lengths::Scalar(*one),
-            _ => Lengths::Batch(values),
+            (0, &[one]) => Lengths::Scalar(one.into()),
+            _ => Lengths::Batch(values.into_iter().map(i128::from).collect()),
         })
     }
 }
@@ -67,24 +66,17 @@ pub(crate) fn int_values(tensor: &Tensor, what: &str) -> Result<Vec<i64>> {
     }
 }
 
-fn checked<T: Copy + TryInto<i64> + std::fmt::Display>(value: T) -> Result<i64> {
-    value.try_into().map_err(|_| {
-        candle_core::Error::Msg(format!("ctc_loss: the length {value} does not fit an i64")).bt()
-    })
-}
-
 macro_rules! int_lengths {
     ($($int:ty),*) => {$(
         impl IntoLengths for $int {
             fn into_lengths(self) -> Result<Lengths> {
-                Ok(Lengths::Scalar(checked(self)?))
+                Ok(Lengths::Scalar(self as i128))
             }
         }
 
         impl IntoLengths for &[$int] {
             fn into_lengths(self) -> Result<Lengths> {
-                let batch: Result<Vec<i64>> = self.iter().map(|&value| checked(value)).collect();
-                Ok(Lengths::Batch(batch?))
+                Ok(Lengths::Batch(self.iter().map(|&value| value as i128).collect()))
             }
         }
 

@@ -231,7 +231,7 @@ fn one_utterance<S: AsRef<[u32]> + Sync>(
             log_probs.dims()
         )
     }
-    let lengths = Lengths::Scalar(i64::try_from(log_probs.dim(0)?).unwrap_or(i64::MAX));
+    let lengths = Lengths::Scalar(log_probs.dim(0)? as i128);
     let lists = [transcripts];
     let plan = validate::plan_for_transcripts(opts.call(function), log_probs, lengths, &lists)?;
     Ok(scores(&plan, log_probs, &lists)?.swap_remove(0))

@@ -306,14 +306,14 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
     let (function, frames) = (call.function, dims.frames);
     let input_lengths = lengths(function, "input_lengths", input_lengths, dims.batch)?;
-    for (item, &length) in input_lengths.iter().enumerate() {
-        if length > frames {
-            bail!(
-                "{function}: input_lengths[{item}] = {length}, but the input has only T = {frames} \
-                 frames"
-            )
-        }
-    }
+    at_most(
+        function,
+        "input_lengths",
+        &input_lengths,
+        frames,
+        "T",
+        "frames",
+    )?;
     Ok(input_lengths)
 }
 
@@ -334,11 +334,30 @@ fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result
         )
     }
     let checked = values.iter().enumerate().map(|(item, &value)| {
-        usize::try_from(value).or_else(|_| {
+        if value < 0 {
             bail!("{function}: {name}[{item}] = {value}; a length must not be negative")
-        })
+        }
+        // What does not fit is too long for any tensor.
+        Ok(usize::try_from(value).unwrap_or(usize::MAX))
     });
     checked.collect()
+}
+
+fn at_most(
+    function: &str,
+    name: &str,
+    lengths: &[usize],
+    most: usize,
+    size: &str,
+    unit: &str,
+) -> Result<()> {
+    match lengths.iter().position(|&length| length > most) {
+        Some(item) => bail!(
+            "{function}: {name}[{item}] = {}, but there are only {size} = {most} {unit}",
+            lengths[item]
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The labels of all items one after the other, and where each item begins.
@@ -365,14 +384,14 @@ fn labels(
             None
         }
         &[rows, longest] if rows == batch => {
-            for (item, &length) in target_lengths.iter().enumerate() {
-                if length > longest {
-                    bail!(
-                        "{function}: target_lengths[{item}] = {length}, but targets have only \
-                         S = {longest} entries an item"
-                    )
-                }
-            }
+            at_most(
+                function,
+                "target_lengths",
+                target_lengths,
+                longest,
+                "S",
+                "labels an item",
+            )?;
             Some(longest)
         }
         other => bail!(

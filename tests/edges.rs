@@ -197,6 +197,9 @@ fn exact_gradient_of_an_item_that_cannot_be_aligned_is_0() {
 fn torch_gradient_of_an_item_that_cannot_be_aligned_is_nan_on_its_frames_alone() {
     let p = problem(5, 4, &[&[1, 2, 3], &[2, 2]], &[2, 5]);
     everywhere(|entry, _, dtype, device| {
+        if entry == Entry::Logits {
+            return; // That gradient is never PyTorch's NaN.
+        }
         let out = check(entry, &p, none(GradientKind::Torch, false), dtype, device);
         let gradient = item_gradient(&out, &p, 0);
         assert!(gradient[..2 * 4].iter().all(|g| g.is_nan()));
@@ -292,46 +295,46 @@ fn mean_and_sum_of_a_batch_with_an_infinite_item_are_infinite() {
     });
 }
 
-#[test]
-fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+/// NaN, or the +inf that no probability has, at one frame and class of item 0 shows in that item alone.
+fn spoils_its_item(value: f64) {
     let clean = problem(6, 5, &[&[1, 2], &[3]], &[5, 6]);
     // The blank or a label, at the first, a middle and the last used frame. Label 2 cannot be reached at
-    // frame 0, nor label 1 at frame 4: NaN is still not hidden.
-    for (t, c) in [
-        (0, 0),
-        (0, 1),
-        (0, 2),
-        (2, 0),
-        (2, 1),
-        (2, 2),
-        (4, 0),
-        (4, 1),
-        (4, 2),
-    ] {
+    // frame 0, nor label 1 at frame 4: it is still not hidden.
+    for (t, c) in [0, 2, 4]
+        .into_iter()
+        .flat_map(|t| [0, 1, 2].map(|c| (t, c)))
+    {
         let mut p = clean.clone();
         let i = p.at(t, 0, c);
-        p.values[i] = f64::NAN;
+        p.values[i] = value;
         everywhere(|entry, kind, dtype, device| {
             let before = check(entry, &clean, none(kind, false), dtype, device);
             let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
-            assert!(
-                out.loss[0].is_nan(),
-                "{entry:?} {kind:?} frame {t} class {c}: {:?}",
-                out.loss
-            );
+            let what = format!("{value} {entry:?} {kind:?} frame {t} class {c}");
+            assert!(out.loss[0].is_nan(), "{what}: {:?}", out.loss);
             let gradient = item_gradient(&out, &p, 0);
             assert!(
                 gradient[..5 * 5].iter().all(|g| g.is_nan()),
-                "{entry:?} {kind:?} frame {t} class {c}: {gradient:?}"
+                "{what}: {gradient:?}"
             );
             assert!(
                 gradient[5 * 5..].iter().all(|&g| g == 0.0),
-                "the frame beyond the length"
+                "{what}: beyond the length"
             );
             assert_eq!(out.loss[1], before.loss[1]);
             assert_eq!(item_gradient(&out, &p, 1), item_gradient(&before, &p, 1));
         });
     }
+}
+
+#[test]
+fn nan_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+    spoils_its_item(f64::NAN);
+}
+
+#[test]
+fn plus_infinity_in_a_used_class_at_a_used_frame_gives_nan_loss_and_gradient_to_that_item() {
+    spoils_its_item(INF);
 }
 
 #[test]
@@ -372,17 +375,22 @@ fn nan_in_an_unused_class_is_not_read_from_log_probs() {
 }
 
 #[test]
-fn nan_in_an_unused_class_is_nan_loss_from_logits() {
-    let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
-    let i = p.at(3, 0, 4);
-    p.values[i] = f64::NAN;
-    everywhere(|entry, kind, dtype, device| {
-        if entry == Entry::Logits {
-            let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
-            assert!(out.loss[0].is_nan() && out.loss[1].is_finite());
-            assert!(item_gradient(&out, &p, 0).iter().all(|g| g.is_nan()));
-        }
-    });
+fn nan_or_plus_infinity_in_an_unused_class_is_nan_loss_from_logits() {
+    for value in [f64::NAN, INF] {
+        let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
+        let i = p.at(3, 0, 4);
+        p.values[i] = value;
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::Logits {
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                assert!(out.loss[0].is_nan() && out.loss[1].is_finite(), "{value}");
+                assert!(
+                    item_gradient(&out, &p, 0).iter().all(|g| g.is_nan()),
+                    "{value}"
+                );
+            }
+        });
+    }
 }
 
 #[test]
@@ -697,6 +705,25 @@ fn many_items_work() {
 }
 
 #[test]
+fn an_input_of_more_than_2_to_32_entries_works() {
+    // A broadcast view: 5e9 entries that take the memory of one.
+    const FRAMES: usize = 50_000;
+    const CLASSES: usize = 100_000;
+    for device in devices() {
+        let log_prob = -(CLASSES as f64).ln();
+        let one = tensors::floats(&[log_prob], &[1, 1], DType::F32, &device);
+        let x = one.broadcast_as((FRAMES, CLASSES)).unwrap();
+        let target = [99_999, 1, 1, 77_777];
+        let targets = tensors::integers(&target, &[4], DType::I64, &device);
+        let options = none(GradientKind::Exact, false);
+        let loss = Entry::LogProbs.loss(&x, &targets, &[FRAMES], &[4], options);
+        let log_prob = tensors::read(&one)[0];
+        let want = common::oracle::uniform_loss(FRAMES, log_prob, 4, 1);
+        tolerance::loss(DType::F32).check("loss", &tensors::read(&loss.unwrap()), &[want]);
+    }
+}
+
+#[test]
 fn a_broadcast_input_is_the_same_item_again() {
     for device in devices() {
         for entry in Entry::ALL {
@@ -730,38 +757,89 @@ fn a_broadcast_input_is_the_same_item_again() {
     }
 }
 
-#[test]
-fn finite_masks_are_numbers_and_not_minus_infinity() {
-    // A mask of -1e9 off one path; then on every path, so that the loss itself is 2e9 or 5e9.
-    for (mask, masked_frames) in [
-        (-1e9, 0),
-        (-1e9, 2),
-        (-1e9, 5),
-        (-1e30, 0),
-        (-1e30, 3),
-        (f64::from(f32::MIN), 0),
-    ] {
-        let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
-        let path = [0, 1, 1, 0, 2, 0, 0, 0];
-        for t in 0..8 {
-            for c in 0..4 {
-                if c != path[t] || t < masked_frames {
-                    let i = p.at(t, 0, c);
-                    p.values[i] = mask;
-                }
+/// One path of eight frames; `mask` everywhere else, and on the path too for the first `masked_frames`.
+fn masked(mask: f64, masked_frames: usize) -> Problem {
+    let mut p = problem(8, 4, &[&[1, 2], &[3]], &[8, 8]);
+    let path = [0, 1, 1, 0, 2, 0, 0, 0];
+    for (t, &label) in path.iter().enumerate() {
+        for c in 0..4 {
+            if c != label || t < masked_frames {
+                let i = p.at(t, 0, c);
+                p.values[i] = mask;
             }
         }
+    }
+    p
+}
+
+#[test]
+fn a_mask_of_minus_1e9_is_a_number() {
+    // On every path the loss itself is 2e9 or 5e9.
+    for masked_frames in [0, 2, 5] {
+        let p = masked(-1e9, masked_frames);
         everywhere(|entry, kind, dtype, device| {
             if entry == Entry::LogProbs {
-                let options = none(kind, false);
-                let mut p = p.clone();
-                p.values = tensors::rounded(&p.values, dtype);
-                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
-                let (loss, _) = p.expected(&options, None);
-                let what = format!("mask {mask:e} on {masked_frames} frames, {kind:?} {dtype:?}");
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                let (loss, gradient) = p.expected(&none(kind, false), None);
+                let what = format!("mask on {masked_frames} frames, {kind:?} {dtype:?}");
                 tolerance::loss(dtype).check(&what, &out.loss, &loss);
+                if masked_frames == 0 {
+                    tolerance::gradient(dtype).check(&what, &out.gradient, &gradient);
+                }
                 assert!(out.gradient.iter().all(|g| g.is_finite()), "{what}");
             }
         });
     }
+}
+
+#[test]
+fn log_probs_below_minus_1_4e9_count_as_minus_infinity() {
+    for masked_frames in [0, 3] {
+        let want = masked(-INF, masked_frames);
+        for mask in [-1.5e9, -1e30, f64::from(f32::MIN)] {
+            let p = masked(mask, masked_frames);
+            everywhere(|entry, _, dtype, device| {
+                if entry == Entry::LogProbs {
+                    let options = none(GradientKind::Exact, false);
+                    let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                    let want = run_problem(entry, &want, options, dtype, device, None).unwrap();
+                    assert_eq!(got.bits(), want.bits(), "{mask:e} {dtype:?}");
+                    assert_eq!(got.loss[0] == INF, masked_frames > 0);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_large_finite_mask_of_logits_forbids_a_class() {
+    // The largest logit of each frame is finite, so a softmax gives the mask probability 0.
+    for mask in [-1e9, -1e30, f64::from(f32::MIN), -INF] {
+        let p = masked(mask, 0);
+        everywhere(|entry, kind, dtype, device| {
+            if entry == Entry::Logits {
+                let out = run_problem(entry, &p, none(kind, false), dtype, device, None).unwrap();
+                // One path is left, and it is certain.
+                tolerance::loss(dtype).check("loss", &out.loss[..1], &[0.0]);
+                assert!(out.gradient.iter().all(|g| g.is_finite()), "{mask:e}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_kind_of_gradient_changes_nothing_with_logits() {
+    let p = problem(5, 4, &[&[1, 2, 3], &[2, 2], &[1]], &[2, 5, 0]);
+    everywhere(|entry, kind, dtype, device| {
+        if entry == Entry::Logits {
+            for zero_infinity in [false, true] {
+                let go = |kind| {
+                    run_problem(entry, &p, none(kind, zero_infinity), dtype, device, None)
+                        .unwrap()
+                        .bits()
+                };
+                assert_eq!(go(kind), go(GradientKind::Exact));
+            }
+        }
+    });
 }

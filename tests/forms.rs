@@ -64,6 +64,7 @@ fn lengths_may_be_slices_arrays_and_vecs_of_every_integer() {
                 assert_eq!(losses(&i, &u, &device), want, "array references of {}", stringify!($t));
                 assert_eq!(losses(&i[..], &u[..], &device), want, "slices of {}", stringify!($t));
                 assert_eq!(losses(i.to_vec(), u.to_vec(), &device), want, "vecs of {}", stringify!($t));
+                assert_eq!(losses(&i.to_vec(), &u.to_vec(), &device), want, "vec references of {}", stringify!($t));
             })*};
         }
         check!(usize, u32, i32, i64);
@@ -432,23 +433,22 @@ fn a_half_input_gives_the_loss_of_its_values_in_f32() {
 fn ctc_loss_struct_forwards_its_options() {
     let device = Device::Cpu;
     let input = input(3, DType::F32, &device);
-    let targets = tensors::padded(
-        &[vec![1, 1, 2], vec![3], vec![3, 2, 3, 3]],
-        0,
-        0,
-        DType::U32,
-        &device,
-    );
+    let targets = [vec![1, 1, 2], vec![3], vec![3, 2, 3, 3]];
+    let targets = tensors::padded(&targets, 0, 0, DType::U32, &device);
+    let (i, u) = (INPUT_LENGTHS, TARGET_LENGTHS);
     for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
         let options = CtcLossOptions {
             blank: 4,
             reduction,
             ..Default::default()
         };
-        let loss = CtcLoss::new(options)
-            .forward(&input, &targets, INPUT_LENGTHS, vec![3u32, 1, 4])
-            .unwrap();
-        let want = ctc_loss(&input, &targets, INPUT_LENGTHS, TARGET_LENGTHS, options).unwrap();
+        let module = CtcLoss::new(options);
+        assert_eq!(module.options(), options);
+        let loss = module.forward(&input, &targets, i, u).unwrap();
+        let want = ctc_loss(&input, &targets, i, u, options).unwrap();
+        assert_eq!(tensors::read(&loss), tensors::read(&want));
+        let loss = module.forward_with_logits(&input, &targets, i, u).unwrap();
+        let want = ctc_loss_with_logits(&input, &targets, i, u, options).unwrap();
         assert_eq!(tensors::read(&loss), tensors::read(&want));
     }
 }

@@ -185,8 +185,3 @@ fn torch_gradient_through_a_log_softmax_is_pytorchs() {
 fn exact_gradient_with_logits_is_pytorchs() {
     check_all(true, Route::Logits, GradientKind::Exact);
 }
-
-#[test]
-fn torch_gradient_with_logits_is_pytorchs() {
-    check_all(true, Route::Logits, GradientKind::Torch);
-}

@@ -5,7 +5,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_ctc::CtcLossOptions;
+use candle_ctc::{CtcLossOptions, Reduction};
 use common::{Entry, Rng, tensors};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -121,20 +121,27 @@ fn dropping_the_graph_frees_all_that_the_loss_kept() {
 fn dropping_the_loss_frees_its_state_while_the_input_and_gradient_live() {
     let _turn = turn();
     for entry in Entry::ALL {
-        let targets = targets();
-        warm_up(entry, &targets);
-        let leaf = Var::from_tensor(&input()).unwrap();
-        let before = LIVE.load(SeqCst);
-        let loss = loss(entry, &leaf, &targets);
-        let gradients = loss.backward().unwrap();
-        drop(loss);
-        // The gradient itself has the size of the input.
-        let kept = LIVE.load(SeqCst).saturating_sub(before);
-        assert!(
-            kept <= FRAMES * ITEMS * CLASSES * 4 + NOISE,
-            "{entry:?}: {kept} bytes stay"
-        );
-        drop(gradients);
+        for reduction in [Reduction::None, Reduction::Sum, Reduction::Mean] {
+            let targets = targets();
+            warm_up(entry, &targets);
+            let leaf = Var::from_tensor(&input()).unwrap();
+            let before = LIVE.load(SeqCst);
+            let options = CtcLossOptions {
+                reduction,
+                ..Default::default()
+            };
+            let loss = entry.loss(&leaf, &targets, &[FRAMES; ITEMS], &[LABELS; ITEMS], options);
+            let loss = loss.unwrap();
+            let gradients = loss.backward().unwrap();
+            drop(loss);
+            // The gradient itself has the size of the input.
+            let kept = LIVE.load(SeqCst).saturating_sub(before);
+            assert!(
+                kept <= FRAMES * ITEMS * CLASSES * 4 + NOISE,
+                "{entry:?} {reduction:?}: {kept} bytes stay"
+            );
+            drop(gradients);
+        }
     }
 }
 

@@ -107,7 +107,10 @@ pub(super) struct Emissions<R: Real> {
     pub blanks: Vec<(R, R::Exp)>,
     /// The log-softmax of each frame, when the input holds logits.
     pub stats: Vec<RowStats<R>>,
-    /// `Σ_t max |log p|` over all frames converted so far, −inf left out.
+    /// `Σ_t` of the logarithms that were divided out: a frame's entries are relative to the
+    /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
+    pub log_scale: f64,
+    /// `Σ_t max |log p|` of the relative entries, −inf left out.
     pub path: f64,
     /// A NaN or +inf was among the entries.
     pub poisoned: bool,
@@ -122,6 +125,7 @@ impl<R: Real> Default for Emissions<R> {
             labels_e: Vec::new(),
             blanks: Vec::new(),
             stats: Vec::new(),
+            log_scale: 0.0,
             path: 0.0,
             poisoned: false,
         }
@@ -134,6 +138,7 @@ const PARALLEL_WEIGHT: usize = 1 << 16;
 impl<R: Real> Emissions<R> {
     /// Forgets what earlier conversions found.
     pub fn reset(&mut self) {
+        self.log_scale = 0.0;
         self.path = 0.0;
         self.poisoned = false;
     }
@@ -179,6 +184,7 @@ impl<R: Real> Emissions<R> {
                 .into_iter()
                 .fold(Found::default(), Found::and)
         };
+        self.log_scale += found.log_scale;
         self.path += found.path;
         self.poisoned |= found.poisoned;
     }
@@ -204,6 +210,7 @@ pub(super) struct Frame<'a, R: Real> {
 
 #[derive(Default)]
 struct Found {
+    log_scale: f64,
     path: f64,
     poisoned: bool,
 }
@@ -211,6 +218,7 @@ struct Found {
 impl Found {
     fn and(self, other: Found) -> Found {
         Found {
+            log_scale: self.log_scale + other.log_scale,
             path: self.path + other.path,
             poisoned: self.poisoned | other.poisoned,
         }
@@ -238,7 +246,7 @@ fn convert_run<E: Element, R: Real>(
             let mut found = Found::default();
             for (i, blank) in blanks.iter_mut().enumerate() {
                 let start = source.frame(first + i);
-                let mut shift = 0.0;
+                let mut normaliser = 0.0;
                 if source.kind == InputKind::Logits {
                     let row = read_row(
                         source.data,
@@ -253,7 +261,7 @@ fn convert_run<E: Element, R: Real>(
                         maximum: R::narrow(maximum.widen()),
                         sum,
                     };
-                    shift = maximum.widen() + sum.ln();
+                    normaliser = maximum.widen() + sum.ln();
                 }
                 for (entry, &column) in gathered_raw.iter_mut().zip(&source.columns) {
                     *entry = source.data[start + column];
@@ -261,7 +269,9 @@ fn convert_run<E: Element, R: Real>(
                 E::widen_slice(&gathered_raw, &mut gathered[..used]);
                 let m = &mut labels_m[i * width..(i + 1) * width];
                 let e = &mut labels_e[i * width..(i + 1) * width];
-                convert_row(&gathered, shift, m, e, &mut found);
+                convert_row(&gathered, m, e, &mut found);
+                found.log_scale -= normaliser;
+                found.poisoned |= !normaliser.is_finite();
                 // The blank stood behind the last label; a zero takes its place.
                 *blank = (m[used - 1], e[used - 1]);
                 m[used - 1] = R::ONE;
@@ -272,15 +282,15 @@ fn convert_run<E: Element, R: Real>(
     )
 }
 
-/// `exp(x − shift)` for whole blocks of one frame.
+/// `exp(x − largest)` for whole blocks of one frame.
 #[inline(always)]
-fn convert_row<S: Real, R: Real>(
-    x: &[S],
-    shift: f64,
-    m: &mut [R],
-    e: &mut [R::Exp],
-    found: &mut Found,
-) {
+fn convert_row<S: Real, R: Real>(x: &[S], m: &mut [R], e: &mut [R::Exp], found: &mut Found) {
+    let (blocks, _) = x.as_chunks::<LANES>();
+    let mut largest = largest_of(blocks, &[]).widen();
+    if largest == f64::NEG_INFINITY {
+        largest = 0.0;
+    }
+    found.log_scale += largest;
     let mut peaks = [0.0f64; LANES];
     let mut poisoned = [0u64; LANES];
     let blocks = x
@@ -289,7 +299,7 @@ fn convert_row<S: Real, R: Real>(
         .zip(e.chunks_exact_mut(LANES));
     for ((x, m), e) in blocks {
         for k in 0..LANES {
-            let log_p = x[k].widen() - shift;
+            let log_p = x[k].widen() - largest;
             let live = log_p >= -LOG_LIMIT;
             poisoned[k] |= u64::from(!(log_p < LOG_LIMIT));
             let size = if live { log_p.abs() } else { 0.0 };
@@ -308,21 +318,7 @@ fn convert_row<S: Real, R: Real>(
 #[inline(always)]
 pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
     let (blocks, rest) = row.as_chunks::<LANES>();
-    let mut largest = [R::narrow(f64::NEG_INFINITY); LANES];
-    for block in blocks {
-        for k in 0..LANES {
-            largest[k] = if block[k] > largest[k] {
-                block[k]
-            } else {
-                largest[k]
-            };
-        }
-    }
-    let maximum =
-        largest.iter().chain(rest).fold(
-            R::narrow(f64::NEG_INFINITY),
-            |a, &b| if b > a { b } else { a },
-        );
+    let maximum = largest_of(blocks, rest);
     // Partial sums of at most 32 terms in the type of the row, their total in f64.
     let mut total = [0.0f64; LANES];
     for run in blocks.chunks(32) {
@@ -344,4 +340,21 @@ pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
         sum += lane;
     }
     (maximum, sum)
+}
+
+/// The largest entry, NaN left out; −inf when there is none.
+#[inline(always)]
+fn largest_of<R: Real>(blocks: &[[R; LANES]], rest: &[R]) -> R {
+    let mut lanes = [R::narrow(f64::NEG_INFINITY); LANES];
+    for block in blocks {
+        for k in 0..LANES {
+            lanes[k] = if block[k] > lanes[k] {
+                block[k]
+            } else {
+                lanes[k]
+            };
+        }
+    }
+    let larger = |a: R, &b: &R| if b > a { b } else { a };
+    lanes[1..].iter().chain(rest).fold(lanes[0], larger)
 }

@@ -226,7 +226,7 @@ fn run<E: Element, R: Real>(
     }
     let (log_p, top) = lattice.meet(alpha, beta);
     let mut attempt = Attempt {
-        log_p,
+        log_p: log_p + emissions.log_scale + late_emissions.log_scale,
         path: emissions.path + late_emissions.path,
         poisoned: emissions.poisoned || late_emissions.poisoned,
         posterior: Vec::new(),

@@ -30,6 +30,9 @@ pub(crate) trait Real:
     /// have the maximum and conversions of f64 but not of i64.
     type Exp: Copy + PartialOrd + Send + Sync + std::fmt::Debug + 'static;
 
+    /// A mantissa and an exponent as one word, to be moved at once.
+    type Pair: Copy + Send + Sync + 'static;
+
     const ZERO: Self;
     const ONE: Self;
     /// The exponent of a zero. Exponents never fall below it.
@@ -58,6 +61,9 @@ pub(crate) trait Real:
 
     /// `e^x` for `x <= 0`; 0 for `x` below the logarithm of the smallest normal number.
     fn exp_negative(x: Self) -> Self;
+
+    fn pair(m: Self, e: Self::Exp) -> Self::Pair;
+    fn unpair(pair: Self::Pair) -> (Self, Self::Exp);
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
@@ -121,6 +127,7 @@ fn exp_series_f64(r: f64) -> f64 {
 
 impl Real for f32 {
     type Exp = i32;
+    type Pair = u64;
 
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
@@ -187,6 +194,16 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn pair(m: f32, e: i32) -> u64 {
+        u64::from(m.to_bits()) | u64::from(e as u32) << 32
+    }
+
+    #[inline(always)]
+    fn unpair(pair: u64) -> (f32, i32) {
+        (f32::from_bits(pair as u32), (pair >> 32) as i32)
+    }
+
+    #[inline(always)]
     fn widen(self) -> f64 {
         f64::from(self)
     }
@@ -199,6 +216,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     type Exp = f64;
+    type Pair = [f64; 2];
 
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
@@ -257,6 +275,16 @@ impl Real for f64 {
         } else {
             exp_series_f64(r) * scale
         }
+    }
+
+    #[inline(always)]
+    fn pair(m: f64, e: f64) -> [f64; 2] {
+        [m, e]
+    }
+
+    #[inline(always)]
+    fn unpair([m, e]: [f64; 2]) -> (f64, f64) {
+        (m, e)
     }
 
     #[inline(always)]

@@ -10,9 +10,11 @@
 //! are held. The same candidate twice is computed once.
 //!
 //! Prefixes. Candidates with a common prefix have the same alpha up to the end of the prefix, at
-//! every frame; with meeting directions, common suffixes do the same for beta. An n-best list in
-//! which candidates differ in one place could so save half of its lattices at best. See
-//! `DESIGN.md` for why the lattices are kept apart.
+//! every frame; with meeting directions, common suffixes do the same for beta. A list whose
+//! candidates differ in one place, anywhere, could so save half of its steps on average, and one
+//! that differs in several places much less: only what lies before the first change and behind
+//! the last is common. The steps are themselves less than half of the time; fetching emissions
+//! is most of the rest. So the lattices are kept apart, and only equal candidates are shared.
 
 use super::emission::{Emissions, Source, padded};
 use super::isa::dispatch;
@@ -22,9 +24,13 @@ use super::{forward, loss_from};
 use crate::plan::{Plan, Strides, frames_needed};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Entries of a table: 512 KiB in f32, which stays in the second-level cache.
 const TABLE: usize = 1 << 16;
+
+/// Frames that a candidate gathers at a time.
+const AT_ONCE: usize = 4;
 
 /// One candidate on its way through the frames.
 struct Candidate<R: Real> {
@@ -34,6 +40,7 @@ struct Candidate<R: Real> {
     alpha: Rows<R>,
     beta: Rows<R>,
     emissions: Emissions<R>,
+    fetched: Vec<R::Pair>,
 }
 
 /// `ln P` of each candidate for item `n` of the plan, whose own target is not looked at.
@@ -114,7 +121,7 @@ fn together<E: Element>(
     let mut used: Vec<u32> = targets.concat();
     used.sort_unstable();
     used.dedup();
-    let chunk = (TABLE / padded(used.len() + 1)).clamp(8, 64);
+    let chunk = (TABLE / padded(used.len() + 1)).clamp(16, 256);
     let all = alone(plan, n, used);
     let source = Source::new(&all, data, item_strides(strides, n), 0);
     let mut scores = vec![f64::NEG_INFINITY; targets.len()];
@@ -124,8 +131,13 @@ fn together<E: Element>(
         .filter(|(target, _)| frames_needed(target) <= frames)
         .map(|(target, score)| (score, Candidate::new(frames, target, &all.labels)))
         .collect();
+    // A few shares a thread. A candidate's score does not depend on its share.
+    let share = candidates
+        .len()
+        .div_ceil(4 * rayon::current_num_threads())
+        .max(1);
     let middle = frames.div_ceil(2);
-    let (mut early, mut late) = (Emissions::default(), Emissions::default());
+    let (mut early, mut late) = (Table::default(), Table::default());
     for start in (0..middle).step_by(chunk) {
         // Steps of either direction; the backward one may have one fewer.
         let forward = start..(start + chunk).min(middle);
@@ -134,20 +146,33 @@ fn together<E: Element>(
             || early.convert(&source, forward.clone()),
             || late.convert(&source, frames - backward.end..frames - backward.start),
         );
-        candidates.par_iter_mut().for_each(|(_, candidate)| {
-            candidate.sweep(Direction::Forward, forward.clone(), &early);
-            candidate.sweep(Direction::Backward, backward.clone(), &late);
+        let steps = [
+            (Direction::Forward, forward, &early),
+            (Direction::Backward, backward, &late),
+        ];
+        candidates.par_chunks_mut(share).for_each(|candidates| {
+            for (direction, steps, table) in &steps {
+                // All candidates go through a few frames while these are in the first-level cache.
+                for start in steps.clone().step_by(AT_ONCE) {
+                    let run = start..(start + AT_ONCE).min(steps.end);
+                    for (_, candidate) in candidates.iter_mut() {
+                        candidate.gather(*direction, run.clone(), table);
+                        candidate.advance(*direction, run.clone());
+                    }
+                }
+            }
         });
-        if early.poisoned || late.poisoned {
+        if early.emissions.poisoned || late.emissions.poisoned {
             return None;
         }
     }
-    if early.path + late.path >= E::Real::PATH_LIMIT {
+    if early.emissions.path + late.emissions.path >= E::Real::PATH_LIMIT {
         return None;
     }
+    let log_scale = early.emissions.log_scale + late.emissions.log_scale;
     candidates.par_iter_mut().for_each(|(score, candidate)| {
         let (log_p, _) = candidate.lattice.meet(&candidate.alpha, &candidate.beta);
-        **score = -loss_from(log_p, frames, plan.input, E::Real::EPSILON);
+        **score = -loss_from(log_p + log_scale, frames, plan.input, E::Real::EPSILON);
     });
     drop(candidates);
     Some(scores)
@@ -162,25 +187,36 @@ impl<R: Real> Candidate<R> {
         beta.prepare(&lattice, 0);
         alpha.start(&lattice, Direction::Forward);
         beta.start(&lattice, Direction::Backward);
-        let columns = target
+        let mut columns: Vec<u32> = target
             .iter()
             .map(|label| used.partition_point(|other| other < label) as u32)
             .collect();
+        // The column behind the last label is zero: see `Emissions::convert`.
+        columns.resize(padded(target.len() + 1), used.len() as u32);
         Self {
             lattice,
             columns,
             alpha,
             beta,
             emissions: Emissions::default(),
+            fetched: Vec::new(),
         }
     }
 
-    /// Takes `steps` (counted from 0) of one direction, through the frames of the table.
-    fn sweep(&mut self, direction: Direction, steps: std::ops::Range<usize>, table: &Emissions<R>) {
-        if steps.is_empty() {
-            return;
-        }
-        self.emissions.gather(table, &self.columns);
+    /// Fetches the emissions of `steps` (counted from 0) of one direction.
+    fn gather(&mut self, direction: Direction, steps: Range<usize>, table: &Table<R>) {
+        let frames = match direction {
+            Direction::Forward => steps,
+            Direction::Backward => {
+                self.lattice.frames - steps.end..self.lattice.frames - steps.start
+            }
+        };
+        let (fetched, emissions) = (&mut self.fetched, &mut self.emissions);
+        table.gather(frames, &self.columns, fetched, emissions);
+    }
+
+    /// Takes steps for which the emissions are gathered.
+    fn advance(&mut self, direction: Direction, steps: Range<usize>) {
         let rows = match direction {
             Direction::Forward => &mut self.alpha,
             Direction::Backward => &mut self.beta,
@@ -190,33 +226,62 @@ impl<R: Real> Candidate<R> {
     }
 }
 
-impl<R: Real> Emissions<R> {
-    /// The frames of `table`, with its labels at `columns` as the labels here.
-    fn gather(&mut self, table: &Emissions<R>, columns: &[u32]) {
-        let frames = table.blanks.len();
-        let width = padded(columns.len() + 1);
-        self.first = table.first;
-        self.width = width;
-        self.blanks.clone_from(&table.blanks);
-        self.labels_m.resize(frames * width, R::ONE);
-        self.labels_e.resize(frames * width, R::ZERO_EXP);
-        if table.width == 0 {
-            return;
+/// The emissions of all labels that are used, for a run of frames.
+struct Table<R: Real> {
+    emissions: Emissions<R>,
+    /// The same with mantissa and exponent side by side, so that a candidate fetches both at once.
+    pairs: Vec<R::Pair>,
+}
+
+impl<R: Real> Default for Table<R> {
+    fn default() -> Self {
+        Self {
+            emissions: Emissions::default(),
+            pairs: Vec::new(),
         }
+    }
+}
+
+impl<R: Real> Table<R> {
+    fn convert<E: Element>(&mut self, source: &Source<E>, frames: Range<usize>) {
+        self.emissions.convert(source, frames);
+        let (m, e) = (&self.emissions.labels_m, &self.emissions.labels_e);
+        self.pairs.clear();
+        self.pairs
+            .extend(m.iter().zip(e).map(|(&m, &e)| R::pair(m, e)));
+    }
+
+    /// Puts `frames` of the table into `to`, with its labels at `columns` (in whole blocks).
+    fn gather(
+        &self,
+        frames: Range<usize>,
+        columns: &[u32],
+        fetched: &mut Vec<R::Pair>,
+        to: &mut Emissions<R>,
+    ) {
+        let (width, from) = (columns.len(), self.emissions.width);
+        let skipped = frames.start - self.emissions.first;
+        to.first = frames.start;
+        to.width = width;
+        to.blanks.clear();
+        let blanks = &self.emissions.blanks[skipped..skipped + frames.len()];
+        to.blanks.extend_from_slice(blanks);
+        to.labels_m.resize(frames.len() * width, R::ONE);
+        to.labels_e.resize(frames.len() * width, R::ZERO_EXP);
+        fetched.resize(width, R::pair(R::ONE, R::ZERO_EXP));
+        let rows_m = to.labels_m.chunks_exact_mut(width);
+        let rows_e = to.labels_e.chunks_exact_mut(width);
+        let rows = self.pairs.chunks_exact(from).skip(skipped);
         dispatch(
             #[inline(always)]
             || {
-                let rows_m = self.labels_m.chunks_exact_mut(width);
-                let rows_e = self.labels_e.chunks_exact_mut(width);
-                let from_m = table.labels_m.chunks_exact(table.width);
-                let from_e = table.labels_e.chunks_exact(table.width);
-                let last = table.width - 1;
-                for (((m, e), from_m), from_e) in rows_m.zip(rows_e).zip(from_m).zip(from_e) {
-                    for ((m, e), &column) in m.iter_mut().zip(e).zip(columns) {
-                        // The minimum changes nothing; it shows that no bound is passed.
-                        let place = (column as usize).min(last);
-                        *m = from_m[place];
-                        *e = from_e[place];
+                for ((m, e), row) in rows_m.zip(rows_e).zip(rows) {
+                    // Two loops: the first is bound by its loads, the second is vector code.
+                    for (to, &column) in fetched.iter_mut().zip(columns) {
+                        *to = row[column as usize];
+                    }
+                    for ((m, e), &pair) in m.iter_mut().zip(e).zip(&*fetched) {
+                        (*m, *e) = R::unpair(pair);
                     }
                 }
             },
@@ -248,11 +313,13 @@ pub(crate) fn occupancy<E: Element>(
         let mut emissions = Emissions::<f64>::default();
         let mut probabilities = Vec::new();
         if !item.posterior.is_empty() {
-            emissions.convert(&source, 0..plan.input_lengths[n]);
             for t in 0..plan.input_lengths[n] {
-                let y = emissions.frame(t);
+                // One frame at a time, since entries are relative to the largest of their frame.
+                emissions.reset();
+                emissions.convert(&source, t..t + 1);
+                let (y, scale) = (emissions.frame(t), emissions.log_scale.exp());
                 let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
-                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e)));
+                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e) * scale));
             }
         }
         Occupancy {
@@ -330,4 +397,130 @@ pub(crate) fn state_posteriors<E: Element>(
         out.iter_mut().for_each(|x| *x /= sum);
     }
     posterior
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn plan(frames: usize, classes: usize) -> Plan {
+        Plan {
+            frames,
+            batch: 1,
+            classes,
+            blank: 0,
+            layout: None,
+            input: crate::plan::InputKind::LogProbs,
+            gradient: Default::default(),
+            zero_infinity: false,
+            input_lengths: vec![frames],
+            labels: Vec::new(),
+            label_offsets: vec![0, 0],
+        }
+    }
+
+    /// Prints what the scoring of 64 candidates costs beside the steps of their lattices:
+    /// `cargo test --release --lib -- --ignored --nocapture beside_the_lattices`
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_the_table_costs_beside_the_lattices() {
+        let (frames, classes) = (1500, 5000);
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 33) as u32
+        };
+        let data: Vec<f32> = (0..frames * classes)
+            .map(|_| -8.5 - (random() % 1000) as f32 * 1e-3)
+            .collect();
+        let strides = Strides {
+            offset: 0,
+            frame: classes,
+            item: 0,
+            class: 1,
+        };
+        let plan = plan(frames, classes);
+        let base: Vec<u32> = (0..200).map(|_| 1 + random() % 4999).collect();
+        // An n-best list (ten labels replaced in each), and candidates with nothing in common.
+        let n_best: Vec<Vec<u32>> = (0..64)
+            .map(|_| {
+                let mut target = base.clone();
+                for _ in 0..10 {
+                    target[(random() % 200) as usize] = 1 + random() % 4999;
+                }
+                target
+            })
+            .collect();
+        let unrelated: Vec<Vec<u32>> = (0..64)
+            .map(|_| (0..200).map(|_| 1 + random() % 4999).collect())
+            .collect();
+        for (name, targets) in [("n-best", n_best), ("unrelated", unrelated)] {
+            let (mut whole, mut alone) = (Duration::MAX, Duration::MAX);
+            for _ in 0..7 {
+                let start = cpu_time();
+                let scores = score(&plan, &data, strides, 0, &targets);
+                whole = whole.min(cpu_time() - start);
+                assert!(scores.iter().all(|score| score.is_finite()));
+                alone = alone.min(lattices(&plan, &data, strides, &targets));
+            }
+            println!(
+                "{name}: {whole:?} in all, {alone:?} for the lattices: {:.2}",
+                whole.as_secs_f64() / alone.as_secs_f64()
+            );
+        }
+    }
+
+    /// The processor time of all threads so far (Linux): other programs do not disturb it much.
+    fn cpu_time() -> Duration {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let nanos = tasks.map(|task| {
+            let path = task.unwrap().path().join("schedstat");
+            let line = std::fs::read_to_string(path).unwrap();
+            let first = line.split(' ').next().unwrap();
+            first.parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// The time of the steps alone, each with its emissions at hand in the first-level cache.
+    fn lattices(plan: &Plan, data: &[f32], strides: Strides, targets: &[Vec<u32>]) -> Duration {
+        let frames = plan.input_lengths[0];
+        let mut used = targets.concat();
+        used.sort_unstable();
+        used.dedup();
+        let all = alone(plan, 0, used);
+        let source = Source::new(&all, data, strides, 0);
+        let mut candidates: Vec<Candidate<f32>> = targets
+            .iter()
+            .map(|target| Candidate::new(frames, target, &all.labels))
+            .collect();
+        let (chunk, middle) = (16, frames.div_ceil(2));
+        let mut table = Table::default();
+        let mut time = Duration::ZERO;
+        for start in (0..middle).step_by(chunk) {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let (end, range);
+                if direction == Direction::Forward {
+                    end = (start + chunk).min(middle);
+                    range = start..end;
+                } else {
+                    end = (start + chunk).min(frames - middle);
+                    range = frames - end..frames - start;
+                }
+                table.convert(&source, range);
+                let spent: Duration = candidates
+                    .par_iter_mut()
+                    .map(|candidate| {
+                        candidate.gather(direction, start..end, &table);
+                        let begin = Instant::now();
+                        candidate.advance(direction, start..end);
+                        begin.elapsed()
+                    })
+                    .sum();
+                time += spent;
+            }
+        }
+        time
+    }
 }

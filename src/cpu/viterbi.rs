@@ -37,6 +37,12 @@ const TILE: usize = 1024;
 
 const DEAD: f64 = f64::NEG_INFINITY;
 
+/// What no log-probability may be.
+#[inline(always)]
+fn is_undefined(y: f64) -> bool {
+    y.is_nan() | (y == f64::INFINITY)
+}
+
 /// The best path of one item.
 pub(crate) struct Path {
     /// The state of each frame: 2i for the blank before label i, 2i + 1 for label i.
@@ -228,10 +234,10 @@ impl Tile {
                     let mut poisoned = false;
                     for (y, x) in self.y.iter_mut().zip(&wide) {
                         *y = x.widen();
-                        poisoned |= !(*y < f64::INFINITY);
+                        poisoned |= is_undefined(*y);
                     }
                     if poisoned && self.undefined.is_none() {
-                        let bad = self.y.iter().position(|y| !(*y < f64::INFINITY));
+                        let bad = self.y.iter().position(|&y| is_undefined(y));
                         self.undefined = bad.map(|place| NoPath::Undefined {
                             frame: t,
                             class: self.classes[place],
@@ -325,7 +331,7 @@ impl<E: Element> Item<'_, E> {
                     // Entry `last` of the labels is label U − 1: one stands before the first.
                     let label = if labels > 0 { window.label[last] } else { DEAD };
                     // Of two equal ends the one in the last label.
-                    let in_label = labels > 0 && !(blank > label);
+                    let in_label = labels > 0 && label >= blank;
                     score = if in_label { label } else { blank };
                     if score == DEAD {
                         return Err(NoPath::Impossible);

@@ -336,8 +336,7 @@ impl Problem {
         )
     }
 
-    /// The reduced loss and the gradient at `values`, as logits. Both kinds of gradient agree, except for an
-    /// item that cannot be aligned.
+    /// The reduced loss and the gradient at `values`, as logits. Here the kind of gradient says nothing.
     pub fn expected_with_logits(
         &self,
         options: &CtcLossOptions,
@@ -346,10 +345,12 @@ impl Problem {
         self.log_softmax().expect(
             options,
             upstream,
-            |weight, log_prob, posterior, feasible| match (options.gradient, feasible) {
-                (_, true) => weight * (log_prob.exp() - posterior),
-                (GradientKind::Exact, false) => 0.0,
-                (GradientKind::Torch, false) => f64::NAN,
+            |weight, log_prob, posterior, feasible| {
+                if feasible {
+                    weight * (log_prob.exp() - posterior)
+                } else {
+                    0.0
+                }
             },
         )
     }
