@@ -38,7 +38,7 @@ use std::sync::Arc;
 ///
 /// A target that needs more frames than there are has probability 0: its loss is +inf and its
 /// gradient 0. A NaN (or +inf) at the blank or at a label of the target, in a frame that is used,
-/// gives NaN. Log-probabilities below −1.4e9 count as −inf.
+/// gives NaN. An entry more than 1.4e9 below the largest of those that its frame uses counts as −inf.
 ///
 /// # Errors
 ///
@@ -175,9 +175,7 @@ fn run(
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
     let plan = validate::plan(kind, input, targets, input_lengths, target_lengths, opts)?;
-    let plan = Arc::new(plan);
-    let losses = op::losses(input, plan.clone())?;
-    reduce(losses, &plan, opts)
+    reduce(op::losses(input, Arc::new(plan))?, opts)
 }
 
 /// [`ctc_loss`] with its options kept, to hold in a training loop.

@@ -4,7 +4,7 @@
 //! and keeps them for the backward pass; candle keeps the operation itself as long as the graph
 //! lives, and with it that state. [`CtcBackward`] writes the gradient from them.
 
-use crate::cpu;
+use crate::cpu::{self, Real};
 use crate::plan::Plan;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
@@ -12,7 +12,7 @@ use candle_core::{
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
-/// The losses of all items of a batch, `(N)` or `()`.
+/// The losses of all items of a batch, each times its weight: `(N)` or `()`.
 pub(crate) fn losses(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
     let tracked = input.track_op();
     input.apply_op1(CtcForward {
@@ -97,7 +97,7 @@ impl CtcBackward {
         let stride = upstream_layout.stride().first().copied().unwrap_or(0);
         let start = upstream_layout.start_offset();
         let upstream: Vec<E::Real> = (0..self.plan.batch)
-            .map(|n| upstream[start + n * stride])
+            .map(|n| E::Real::narrow(upstream[start + n * stride].widen() * self.plan.weight(n)))
             .collect();
         let strides = self.plan.strides(layout);
         let gradient = cpu::gradient(&self.plan, data, strides, saved, &upstream);

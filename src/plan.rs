@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub layout: Option<InputLayout>,
     pub input: InputKind,
     pub gradient: GradientKind,
+    /// The losses are divided for a mean: see [`Plan::weight`].
+    pub mean: bool,
     /// A loss of +inf passes no gradient, not even [`GradientKind::Torch`]'s NaN.
     pub zero_infinity: bool,
     /// `T_n`, one for each item, at most `frames`.
@@ -56,6 +58,16 @@ impl Plan {
     /// `U_n`: the labels in the target of item `n`.
     pub fn target_length(&self, n: usize) -> usize {
         self.label_offsets[n + 1] - self.label_offsets[n]
+    }
+
+    /// What the loss of item `n` is multiplied by: for a mean over the batch of losses that are
+    /// divided by their target lengths, `1 / (max(U_n, 1) · N)`; else 1.
+    pub fn weight(&self, n: usize) -> f64 {
+        if self.mean {
+            1.0 / (self.target_length(n).max(1) * self.batch) as f64
+        } else {
+            1.0
+        }
     }
 
     /// Whether the target of item `n` fits into its frames: each label takes one, and so does
@@ -117,6 +129,7 @@ mod tests {
             layout,
             input: InputKind::LogProbs,
             gradient: GradientKind::Exact,
+            mean: false,
             zero_infinity: false,
             input_lengths: vec![5, 3, 2],
             labels: vec![1, 1, 2, 3, 3, 3],

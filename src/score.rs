@@ -1,6 +1,6 @@
 //! How well transcripts fit: likelihoods of many candidates, and the confidence of their tokens.
 
-use crate::cpu::{self, Occupancy, Real};
+use crate::cpu::{self, Occupancy};
 use crate::host::{on_host, with_entries};
 use crate::lengths::{IntoLengths, Lengths};
 use crate::options::InputLayout;
@@ -349,7 +349,7 @@ pub fn token_confidence(
     })
 }
 
-fn confidences<R: Real>(target: &[u32], item: &Occupancy<R>) -> Vec<TokenConfidence> {
+fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
     let nothing = if item.log_p.is_nan() { f64::NAN } else { 0.0 };
     let mut tokens: Vec<TokenConfidence> = target
         .iter()
@@ -368,7 +368,7 @@ fn confidences<R: Real>(target: &[u32], item: &Occupancy<R>) -> Vec<TokenConfide
     let rows = item.labels.chunks_exact(width);
     for (t, (row, p)) in rows.zip(item.probabilities.chunks_exact(width)).enumerate() {
         for (token, (gamma, p)) in tokens.iter_mut().zip(row.iter().zip(p)) {
-            let gamma = gamma.widen().min(1.0);
+            let gamma = gamma.min(1.0);
             token.posterior = token.posterior.max(gamma);
             token.probability += gamma * p;
             token.expected_frame += gamma * t as f64;

@@ -3,7 +3,7 @@
 
 use crate::decode::BeamOptions;
 use crate::lengths::{IntoLengths, Lengths, int_values};
-use crate::options::{CtcLossOptions, GradientKind, InputLayout};
+use crate::options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
 use crate::plan::{InputKind, Plan};
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -38,6 +38,7 @@ pub(crate) fn plan(
     let plan = plan_for(call, input, targets, input_lengths, target_lengths)?;
     Ok(Plan {
         gradient: opts.gradient,
+        mean: opts.reduction == Reduction::Mean,
         zero_infinity: opts.zero_infinity,
         ..plan
     })
@@ -234,6 +235,7 @@ fn collect(
         layout: dims.layout,
         input: call.input,
         gradient: GradientKind::default(),
+        mean: false,
         zero_infinity: false,
         input_lengths,
         labels,

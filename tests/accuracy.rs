@@ -23,7 +23,7 @@ const SIZES: [(usize, usize, usize); 4] = [
 /// up to a part of the loss itself. The rest is the rounding of T products, which partly cancels.
 fn loss_tolerance(frames: usize) -> Tolerance {
     Tolerance {
-        absolute: if frames <= 4000 { 1e-5 } else { 2e-5 },
+        absolute: if frames <= 3000 { 1e-5 } else { 2e-5 },
         relative: 2e-7,
     }
 }

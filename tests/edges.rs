@@ -793,21 +793,34 @@ fn a_mask_of_minus_1e9_is_a_number() {
 }
 
 #[test]
-fn log_probs_below_minus_1_4e9_count_as_minus_infinity() {
-    for masked_frames in [0, 3] {
-        let want = masked(-INF, masked_frames);
-        for mask in [-1.5e9, -1e30, f64::from(f32::MIN)] {
-            let p = masked(mask, masked_frames);
-            everywhere(|entry, _, dtype, device| {
-                if entry == Entry::LogProbs {
-                    let options = none(GradientKind::Exact, false);
-                    let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
-                    let want = run_problem(entry, &want, options, dtype, device, None).unwrap();
-                    assert_eq!(got.bits(), want.bits(), "{mask:e} {dtype:?}");
-                    assert_eq!(got.loss[0] == INF, masked_frames > 0);
-                }
-            });
-        }
+fn log_probs_more_than_1_4e9_below_the_largest_used_one_count_as_minus_infinity() {
+    let want = masked(-INF, 0);
+    for mask in [-1.5e9, -1e30, f64::from(f32::MIN)] {
+        let p = masked(mask, 0);
+        everywhere(|entry, _, dtype, device| {
+            if entry == Entry::LogProbs {
+                let options = none(GradientKind::Exact, false);
+                let got = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                let want = run_problem(entry, &want, options, dtype, device, None).unwrap();
+                assert_eq!(got.bits(), want.bits(), "{mask:e} {dtype:?}");
+                assert!(got.loss[0].is_finite());
+            }
+        });
+    }
+}
+
+#[test]
+fn a_frame_whose_used_entries_are_all_far_below_0_keeps_its_finite_loss() {
+    for mask in [-1.5e9, -1e30] {
+        let p = masked(mask, 3);
+        everywhere(|entry, _, dtype, device| {
+            if entry == Entry::LogProbs && matches!(dtype, DType::F32 | DType::F64) {
+                let options = none(GradientKind::Exact, false);
+                let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                let ratio = out.loss[0] / (-3.0 * mask);
+                assert!((ratio - 1.0).abs() < 1e-6, "{mask:e} {dtype:?}: {ratio}");
+            }
+        });
     }
 }
 

@@ -1,8 +1,13 @@
-//! From the input to the emissions that a lattice reads: `y_t(label)` and `y_t(blank)` as
-//! mantissa and exponent, converted once for each frame and label of the target.
+//! From the input to the emissions that a lattice reads.
+//!
+//! 1. [`Source::gather`] picks, for each frame, the entries of the classes that the target uses
+//!    and of the blank. For logits it also takes the log-sum-exp of the row.
+//! 2. [`Emissions::convert`] turns a run of gathered frames into `y_t(label)` and `y_t(blank)` as
+//!    mantissa and exponent: once for each frame and class, then spread over the target.
 
+use super::classes::Classes;
 use super::isa::dispatch;
-use super::real::{Element, LOG_LIMIT, Real};
+use super::real::{Element, FAR_BELOW, Real};
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,6 +28,42 @@ pub(super) struct RowStats<R> {
     pub sum: f64,
 }
 
+/// What was seen on the way to the emissions of some frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    /// `Σ_t` of the logarithms that were divided out. A frame's entries are relative to the
+    /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
+    pub log_scale: f64,
+    /// At least `Σ_t max |log p|` of the relative entries, −inf left out.
+    pub path: f64,
+    /// A NaN or +inf was among the entries.
+    pub poisoned: bool,
+    /// An entry other than −inf was too far below the largest for this arithmetic.
+    pub too_far: bool,
+}
+
+impl Found {
+    /// What dividing by the softmax denominators of some frames adds.
+    pub fn normalisers<R: Real>(stats: &[RowStats<R>]) -> Found {
+        let mut found = Found::default();
+        for stats in stats {
+            let normaliser = stats.maximum.widen() + stats.sum.ln();
+            found.log_scale -= normaliser;
+            found.poisoned |= !normaliser.is_finite();
+        }
+        found
+    }
+
+    pub fn and(self, other: Found) -> Found {
+        Found {
+            log_scale: self.log_scale + other.log_scale,
+            path: self.path + other.path,
+            poisoned: self.poisoned | other.poisoned,
+            too_far: self.too_far | other.too_far,
+        }
+    }
+}
+
 /// The entries of one item in the input, and which of them its target uses.
 pub(super) struct Source<'a, E> {
     data: &'a [E],
@@ -31,13 +72,14 @@ pub(super) struct Source<'a, E> {
     classes: usize,
     /// Where the entries of frame 0 begin.
     start: usize,
-    /// For each label of the target, then for the blank: its distance from the frame's start.
+    /// For each class that the target uses, then for the blank: its distance from the frame's
+    /// start.
     columns: Vec<usize>,
 }
 
 impl<'a, E: Element> Source<'a, E> {
-    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize) -> Self {
-        let classes = plan.target(item).iter().map(|&label| label as usize);
+    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &Classes) -> Self {
+        let classes = used.distinct.iter().map(|&class| class as usize);
         Self {
             data,
             strides,
@@ -51,24 +93,83 @@ impl<'a, E: Element> Source<'a, E> {
         }
     }
 
-    /// `U + 1`: the labels and the blank.
-    pub fn width(&self) -> usize {
+    /// Entries gathered for a frame: one for each class that the target uses, then the blank.
+    pub fn entries(&self) -> usize {
         self.columns.len()
     }
 
-    fn frame(&self, t: usize) -> usize {
-        self.start + t * self.strides.frame
+    /// Places for the row statistics of `frames` frames: none for log-probabilities.
+    pub fn no_stats(&self, frames: usize) -> Vec<RowStats<E::Real>> {
+        let (maximum, sum) = (E::Real::ZERO, 1.0);
+        match self.kind {
+            InputKind::LogProbs => Vec::new(),
+            InputKind::Logits => vec![RowStats { maximum, sum }; frames],
+        }
     }
 
     /// How much work a frame is, in entries read.
     fn weight(&self) -> usize {
-        self.width()
+        self.entries()
             + match self.kind {
                 InputKind::LogProbs => 0,
                 InputKind::Logits => self.classes,
             }
     }
+
+    /// Fills `to` with the entries of the frames from `first` on, and `stats`, which has one place
+    /// for each of them (none for log-probabilities). On several threads if `split`.
+    pub fn gather(
+        &self,
+        first: usize,
+        to: &mut [E::Real],
+        stats: &mut [RowStats<E::Real>],
+        split: bool,
+    ) {
+        let share = (SHARE / self.weight()).max(1);
+        let runs = to.len().div_ceil(share * self.entries());
+        if runs <= 1 || !split {
+            return self.gather_run(first, to, stats);
+        }
+        let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share).collect();
+        stats.resize_with(runs, Default::default);
+        (to.par_chunks_mut(share * self.entries()), stats)
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(i, (to, stats))| self.gather_run(first + i * share, to, stats));
+    }
+
+    fn gather_run(&self, first: usize, to: &mut [E::Real], stats: &mut [RowStats<E::Real>]) {
+        let (mut raw, mut row) = (Vec::new(), Vec::new());
+        let mut picked = Vec::with_capacity(self.entries());
+        for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
+            let start = self.start + (first + i) * self.strides.frame;
+            if self.kind == InputKind::Logits {
+                let (stride, classes) = (self.strides.class, self.classes);
+                let (maximum, sum) = dispatch(
+                    #[inline(always)]
+                    || {
+                        let row = read_row(self.data, start, stride, classes, &mut raw, &mut row);
+                        log_sum_exp(row)
+                    },
+                );
+                stats[i] = RowStats { maximum, sum };
+            }
+            let data = &self.data[start..];
+            if let Some(data) = E::as_real(data) {
+                for (to, &column) in to.iter_mut().zip(&self.columns) {
+                    *to = data[column];
+                }
+            } else {
+                picked.clear();
+                picked.extend(self.columns.iter().map(|&column| data[column]));
+                E::widen_slice(&picked, to);
+            }
+        }
+    }
 }
+
+/// Entries that a thread reads at a time.
+const SHARE: usize = 1 << 16;
 
 /// One row of the input as the arithmetic wants it. Borrowed where it can be.
 #[inline(always)]
@@ -105,15 +206,10 @@ pub(super) struct Emissions<R: Real> {
     pub labels_e: Vec<R::Exp>,
     /// The blank of each frame.
     pub blanks: Vec<(R, R::Exp)>,
-    /// The log-softmax of each frame, when the input holds logits.
-    pub stats: Vec<RowStats<R>>,
-    /// `Σ_t` of the logarithms that were divided out: a frame's entries are relative to the
-    /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
-    pub log_scale: f64,
-    /// `Σ_t max |log p|` of the relative entries, −inf left out.
-    pub path: f64,
-    /// A NaN or +inf was among the entries.
-    pub poisoned: bool,
+    /// Working memory: the entries of a frame in whole blocks, and for each place of a row which
+    /// of them it takes.
+    entries: Vec<R>,
+    places: Vec<i32>,
 }
 
 impl<R: Real> Default for Emissions<R> {
@@ -124,69 +220,88 @@ impl<R: Real> Default for Emissions<R> {
             labels_m: Vec::new(),
             labels_e: Vec::new(),
             blanks: Vec::new(),
-            stats: Vec::new(),
-            log_scale: 0.0,
-            path: 0.0,
-            poisoned: false,
+            entries: Vec::new(),
+            places: Vec::new(),
         }
     }
 }
 
-/// Entries below which frames are not shared out over threads.
-const PARALLEL_WEIGHT: usize = 1 << 16;
-
 impl<R: Real> Emissions<R> {
-    /// Forgets what earlier conversions found.
-    pub fn reset(&mut self) {
-        self.log_scale = 0.0;
-        self.path = 0.0;
-        self.poisoned = false;
+    /// Converts the gathered entries of the frames from `first` on, in place of what was here.
+    pub fn convert<S: Real>(&mut self, used: &Classes, first: usize, gathered: &[S]) -> Found {
+        let count = used.distinct.len() + 1;
+        let labels = used.place.len();
+        let width = padded(labels + 1);
+        let frames = gathered.len() / count;
+        self.first = first;
+        self.width = width;
+        self.labels_m.resize(frames * width, R::ONE);
+        self.labels_e.resize(frames * width, R::ZERO_EXP);
+        self.blanks.resize(frames, (R::ONE, R::ZERO_EXP));
+        self.entries.resize(padded(count), R::ZERO);
+        // Behind the labels, and in the pads, the blank: nothing that was not there anyway.
+        let blank = count - 1;
+        self.places.clear();
+        self.places
+            .extend(used.place.iter().map(|&place| place as i32));
+        self.places.resize(width, blank as i32);
+        assert!(self.places.iter().all(|&place| (place as usize) < count));
+        let Self {
+            labels_m,
+            labels_e,
+            blanks,
+            entries,
+            places,
+            ..
+        } = self;
+        let mut seen = Seen {
+            log_scale: 0.0,
+            peak: R::ZERO,
+            poisoned: false,
+            too_far: false,
+        };
+        dispatch(
+            #[inline(always)]
+            || {
+                let rows = gathered
+                    .chunks_exact(count)
+                    .zip(labels_m.chunks_exact_mut(width))
+                    .zip(labels_e.chunks_exact_mut(width));
+                for (((x, m), e), to_blank) in rows.zip(blanks) {
+                    for (to, from) in entries.iter_mut().zip(x) {
+                        *to = R::narrow(from.widen());
+                    }
+                    let x = entries[blank];
+                    entries[count..].fill(x);
+                    // SAFETY: the places were checked against `count` above, and `entries` has at
+                    // least as many.
+                    unsafe { convert_row(entries, places, m, e, &mut seen) };
+                    *to_blank = (m[labels], e[labels]);
+                    m[labels..].fill(R::ONE);
+                    e[labels..].fill(R::ZERO_EXP);
+                }
+            },
+        );
+        Found {
+            log_scale: seen.log_scale,
+            path: frames as f64 * seen.peak.widen(),
+            poisoned: seen.poisoned,
+            too_far: seen.too_far,
+        }
     }
 
-    /// Converts `frames` of `source`, in place of what was here.
-    pub fn convert<E: Element>(&mut self, source: &Source<E>, frames: Range<usize>) {
-        let count = frames.len();
-        let width = padded(source.width());
-        self.first = frames.start;
-        self.width = width;
-        self.labels_m.resize(count * width, R::ONE);
-        self.labels_e.resize(count * width, R::ZERO_EXP);
-        self.blanks.resize(count, (R::ONE, R::ZERO_EXP));
-        let no_stats = RowStats {
-            maximum: R::ZERO,
-            sum: 1.0,
-        };
-        self.stats.resize(count, no_stats);
-        let share = (PARALLEL_WEIGHT / source.weight()).max(1);
-        let found = if count <= share {
-            convert_run(
-                source,
-                frames.start,
-                &mut self.labels_m,
-                &mut self.labels_e,
-                &mut self.blanks,
-                &mut self.stats,
-            )
-        } else {
-            (
-                self.labels_m.par_chunks_mut(share * width),
-                self.labels_e.par_chunks_mut(share * width),
-                self.blanks.par_chunks_mut(share),
-                self.stats.par_chunks_mut(share),
-            )
-                .into_par_iter()
-                .enumerate()
-                .map(|(i, (m, e, blanks, stats))| {
-                    convert_run(source, frames.start + i * share, m, e, blanks, stats)
-                })
-                // Shares are of one size whatever the threads, and their order is kept.
-                .collect::<Vec<_>>()
-                .into_iter()
-                .fold(Found::default(), Found::and)
-        };
-        self.log_scale += found.log_scale;
-        self.path += found.path;
-        self.poisoned |= found.poisoned;
+    /// Gathers `frames` of `source` and converts them.
+    pub fn read<E: Element>(
+        &mut self,
+        source: &Source<E>,
+        used: &Classes,
+        frames: Range<usize>,
+    ) -> Found {
+        let mut gathered = vec![E::Real::ZERO; frames.len() * source.entries()];
+        let mut stats = source.no_stats(frames.len());
+        source.gather(frames.start, &mut gathered, &mut stats, true);
+        let converted = self.convert(used, frames.start, &gathered);
+        converted.and(Found::normalisers(&stats))
     }
 
     /// The emissions of frame `t`: the labels, and the blank.
@@ -208,109 +323,79 @@ pub(super) struct Frame<'a, R: Real> {
     pub blank: (R, R::Exp),
 }
 
-#[derive(Default)]
-struct Found {
+/// What the conversion saw.
+struct Seen<R> {
     log_scale: f64,
-    path: f64,
+    peak: R,
     poisoned: bool,
+    too_far: bool,
 }
 
-impl Found {
-    fn and(self, other: Found) -> Found {
-        Found {
-            log_scale: self.log_scale + other.log_scale,
-            path: self.path + other.path,
-            poisoned: self.poisoned | other.poisoned,
-        }
-    }
-}
-
-/// Converts as many frames as `blanks` holds, from frame `first` on.
-fn convert_run<E: Element, R: Real>(
-    source: &Source<E>,
-    first: usize,
-    labels_m: &mut [R],
-    labels_e: &mut [R::Exp],
-    blanks: &mut [(R, R::Exp)],
-    stats: &mut [RowStats<R>],
-) -> Found {
-    dispatch(
-        #[inline(always)]
-        || {
-            let used = source.width();
-            let width = padded(used);
-            let mut raw = Vec::new();
-            let mut row = Vec::new();
-            let mut gathered = vec![E::Real::narrow(f64::NEG_INFINITY); width];
-            let mut gathered_raw = vec![E::zero(); used];
-            let mut found = Found::default();
-            for (i, blank) in blanks.iter_mut().enumerate() {
-                let start = source.frame(first + i);
-                let mut normaliser = 0.0;
-                if source.kind == InputKind::Logits {
-                    let row = read_row(
-                        source.data,
-                        start,
-                        source.strides.class,
-                        source.classes,
-                        &mut raw,
-                        &mut row,
-                    );
-                    let (maximum, sum) = log_sum_exp(row);
-                    stats[i] = RowStats {
-                        maximum: R::narrow(maximum.widen()),
-                        sum,
-                    };
-                    normaliser = maximum.widen() + sum.ln();
-                }
-                for (entry, &column) in gathered_raw.iter_mut().zip(&source.columns) {
-                    *entry = source.data[start + column];
-                }
-                E::widen_slice(&gathered_raw, &mut gathered[..used]);
-                let m = &mut labels_m[i * width..(i + 1) * width];
-                let e = &mut labels_e[i * width..(i + 1) * width];
-                convert_row(&gathered, m, e, &mut found);
-                found.log_scale -= normaliser;
-                found.poisoned |= !normaliser.is_finite();
-                // The blank stood behind the last label; a zero takes its place.
-                *blank = (m[used - 1], e[used - 1]);
-                m[used - 1] = R::ONE;
-                e[used - 1] = R::ZERO_EXP;
-            }
-            found
-        },
-    )
-}
-
-/// `exp(x − largest)` for whole blocks of one frame.
+/// `exp(x − largest)` of the entries at `places`, in whole blocks.
+///
+/// # Safety
+/// `places` must hold indices into `entries`.
 #[inline(always)]
-fn convert_row<S: Real, R: Real>(x: &[S], m: &mut [R], e: &mut [R::Exp], found: &mut Found) {
-    let (blocks, _) = x.as_chunks::<LANES>();
-    let mut largest = largest_of(blocks, &[]).widen();
-    if largest == f64::NEG_INFINITY {
-        largest = 0.0;
+unsafe fn convert_row<R: Real>(
+    entries: &[R],
+    places: &[i32],
+    m: &mut [R],
+    e: &mut [R::Exp],
+    seen: &mut Seen<R>,
+) {
+    let lowest = R::narrow(f64::NEG_INFINITY);
+    let (blocks, _) = entries.as_chunks::<LANES>();
+    let (places, _) = places.as_chunks::<LANES>();
+    let (m, _) = m.as_chunks_mut::<LANES>();
+    let (e, _) = e.as_chunks_mut::<LANES>();
+    let mut largest = largest_of(blocks, &[]);
+    if largest == lowest {
+        largest = R::ZERO;
     }
-    found.log_scale += largest;
-    let mut peaks = [0.0f64; LANES];
-    let mut poisoned = [0u64; LANES];
-    let blocks = x
-        .chunks_exact(LANES)
-        .zip(m.chunks_exact_mut(LANES))
-        .zip(e.chunks_exact_mut(LANES));
-    for ((x, m), e) in blocks {
+    seen.log_scale += largest.widen();
+    let mut peaks = [R::ZERO; LANES];
+    let mut live_all = [true; LANES];
+    for ((places, m), e) in places.iter().zip(m).zip(e) {
+        let (mut block_m, mut block_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
         for k in 0..LANES {
-            let log_p = x[k].widen() - largest;
-            let live = log_p >= -LOG_LIMIT;
-            poisoned[k] |= u64::from(!(log_p < LOG_LIMIT));
-            let size = if live { log_p.abs() } else { 0.0 };
-            peaks[k] = if size > peaks[k] { size } else { peaks[k] };
-            let (mantissa, exponent) = R::exp_split(log_p);
-            m[k] = if live { mantissa } else { R::ONE };
-            e[k] = if live { exponent } else { R::ZERO_EXP };
+            // SAFETY: the caller's. Unchecked and with a signed index of 32 bits, so that a block
+            // is one vector load.
+            let x = unsafe { *entries.as_ptr().offset(places[k] as isize) };
+            let below = largest - x;
+            let live = below <= R::LOG_LIMIT;
+            live_all[k] &= live;
+            let peak = if live { below } else { R::ZERO };
+            peaks[k] = if peak > peaks[k] { peak } else { peaks[k] };
+            let (mantissa, exponent) = R::exp_split(x, largest);
+            block_m[k] = if live { mantissa } else { R::ONE };
+            block_e[k] = if live { exponent } else { R::ZERO_EXP };
+        }
+        *m = block_m;
+        *e = block_e;
+    }
+    let peak = fold_lanes(peaks, |a, b| if b > a { b } else { a });
+    seen.peak = if peak > seen.peak { peak } else { seen.peak };
+    if !fold_lanes(live_all, |a, b| a & b) {
+        // −inf, too far below, or no number at all: rare enough to look again.
+        for &x in entries {
+            seen.poisoned |= !(x.widen() < f64::INFINITY);
+            let below = largest.widen() - x.widen();
+            seen.too_far |= (below > R::LOG_LIMIT.widen()) & (below <= FAR_BELOW);
         }
     }
-    found.path += peaks.iter().fold(0.0, |a: f64, &b| a.max(b));
-    found.poisoned |= poisoned.iter().any(|&p| p != 0);
+}
+
+/// All lanes brought together pairwise, in an order that is always the same.
+#[inline(always)]
+pub(super) fn fold_lanes<T: Copy>(mut lanes: [T; LANES], merge: impl Fn(T, T) -> T) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for k in 0..half {
+            lanes[k] = merge(lanes[k], lanes[k + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// The largest entry of a row and `Σ exp(x − largest)`. NaN when the row holds a NaN or +inf, or
@@ -319,25 +404,36 @@ fn convert_row<S: Real, R: Real>(x: &[S], m: &mut [R], e: &mut [R::Exp], found: 
 pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
     let (blocks, rest) = row.as_chunks::<LANES>();
     let maximum = largest_of(blocks, rest);
-    // Partial sums of at most 32 terms in the type of the row, their total in f64.
+    // The largest are counted, so that small terms are not lost beside a 1. The others are added
+    // up in the type of the row, 32 at a time, and then in f64.
     let mut total = [0.0f64; LANES];
+    let term = |x: R| {
+        let largest = x == maximum;
+        let one = if largest { R::ONE } else { R::ZERO };
+        let other = if largest {
+            R::ZERO
+        } else {
+            R::exp_negative(x - maximum)
+        };
+        (one, other)
+    };
     for run in blocks.chunks(32) {
-        let mut partial = [R::ZERO; LANES];
+        let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
         for block in run {
             for k in 0..LANES {
-                partial[k] += R::exp_negative(block[k] - maximum);
+                let (one, other) = term(block[k]);
+                ones[k] += one;
+                others[k] += other;
             }
         }
         for k in 0..LANES {
-            total[k] += partial[k].widen();
+            total[k] += ones[k].widen() + others[k].widen();
         }
     }
-    let mut sum = 0.0;
+    let mut sum = fold_lanes(total, |a, b| a + b);
     for &x in rest {
-        sum += R::exp_negative(x - maximum).widen();
-    }
-    for lane in total {
-        sum += lane;
+        let (one, other) = term(x);
+        sum += one.widen() + other.widen();
     }
     (maximum, sum)
 }
@@ -355,6 +451,6 @@ fn largest_of<R: Real>(blocks: &[[R; LANES]], rest: &[R]) -> R {
             };
         }
     }
-    let larger = |a: R, &b: &R| if b > a { b } else { a };
-    lanes[1..].iter().chain(rest).fold(lanes[0], larger)
+    let larger = |a: R, b: R| if b > a { b } else { a };
+    rest.iter().copied().fold(fold_lanes(lanes, larger), larger)
 }

@@ -20,7 +20,8 @@
 //! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
 //! k consumes frame T − k.
 
-use super::emission::{Emissions, Frame, LANES, padded};
+use super::classes::Classes;
+use super::emission::{Emissions, LANES, fold_lanes, padded};
 use super::isa::dispatch;
 use super::real::Real;
 use std::ops::Range;
@@ -177,19 +178,9 @@ fn two<T>(slice: &mut [T], size: usize, a: usize, b: usize) -> [&mut [T]; 2] {
     }
 }
 
-type Block<T> = [T; LANES];
-
 #[inline(always)]
-fn block<T: Copy>(slice: &[T], start: usize) -> Block<T> {
+fn block<T>(slice: &[T], start: usize) -> &[T; LANES] {
     slice[start..start + LANES].try_into().expect("a block")
-}
-
-/// The inflow of one block of pairs.
-struct Inflow<R: Real> {
-    blank_m: Block<R>,
-    blank_e: Block<R::Exp>,
-    label_m: Block<R>,
-    label_e: Block<R::Exp>,
 }
 
 /// `a + b`, unnormalised.
@@ -210,63 +201,108 @@ fn sum3<R: Real>(a: (R, R::Exp), b: (R, R::Exp), c: (R, R::Exp)) -> (R, R::Exp) 
     (m, e)
 }
 
-/// What flows into the pairs from `start` on, out of `from`.
+/// `a · y`, unnormalised, its exponent not below a zero's.
 #[inline(always)]
-fn inflow<R: Real, const FORWARD: bool>(
-    from: Row<'_, R>,
-    skip: &[R::Exp],
-    start: usize,
-) -> Inflow<R> {
-    // With the pad in front, pair i stands at i + 1.
-    let (here, before, behind) = (start + 1, start, start + 2);
-    let blank = (block(from.blank_m, here), block(from.blank_e, here));
-    let label = (block(from.label_m, here), block(from.label_e, here));
-    // The label that a blank follows, the blank that a label follows, and the label that a label
-    // follows when it may.
-    let (to_blank, near, far, skip) = if FORWARD {
-        let before = (block(from.label_m, before), block(from.label_e, before));
-        (before, blank, before, block(skip, here))
-    } else {
-        let next_blank = (block(from.blank_m, behind), block(from.blank_e, behind));
-        let next_label = (block(from.label_m, behind), block(from.label_e, behind));
-        (label, next_blank, next_label, block(skip, behind))
-    };
-    let mut flow = Inflow {
-        blank_m: [R::ONE; LANES],
-        blank_e: [R::ZERO_EXP; LANES],
-        label_m: [R::ONE; LANES],
-        label_e: [R::ZERO_EXP; LANES],
-    };
-    for k in 0..LANES {
-        (flow.blank_m[k], flow.blank_e[k]) =
-            sum2::<R>((blank.0[k], blank.1[k]), (to_blank.0[k], to_blank.1[k]));
-        (flow.label_m[k], flow.label_e[k]) = sum3::<R>(
-            (label.0[k], label.1[k]),
-            (near.0[k], near.1[k]),
-            (far.0[k], R::exp_add(far.1[k], skip[k])),
-        );
-    }
-    flow
+fn times<R: Real>(a: (R, R::Exp), y: (R, R::Exp)) -> (R, R::Exp) {
+    (a.0 * y.0, R::exp_max(R::exp_add(a.1, y.1), R::ZERO_EXP))
 }
 
-/// Writes `inflow · y` into the pairs from `start` on.
-#[inline(always)]
-fn emit<R: Real>(flow: &Inflow<R>, y: &Frame<'_, R>, to: &mut RowMut<'_, R>, start: usize) {
-    let labels_m = block(y.labels_m, start);
-    let labels_e = block(y.labels_e, start);
-    let (mut blank_m, mut blank_e) = (flow.blank_m, flow.blank_e);
-    let (mut label_m, mut label_e) = (flow.label_m, flow.label_e);
-    for k in 0..LANES {
-        blank_m[k] *= y.blank.0;
-        blank_e[k] = R::exp_max(R::exp_add(blank_e[k], y.blank.1), R::ZERO_EXP);
-        label_m[k] *= labels_m[k];
-        label_e[k] = R::exp_max(R::exp_add(label_e[k], labels_e[k]), R::ZERO_EXP);
+/// Numbers of one track, as the mantissas and exponents of a block.
+#[derive(Clone, Copy)]
+struct Numbers<'a, R: Real> {
+    m: &'a [R; LANES],
+    e: &'a [R::Exp; LANES],
+}
+
+impl<R: Real> Numbers<'_, R> {
+    #[inline(always)]
+    fn lane(&self, k: usize) -> (R, R::Exp) {
+        (self.m[k], self.e[k])
     }
-    let here = start + 1..start + 1 + LANES;
-    to.blank_m[here.clone()].copy_from_slice(&blank_m);
-    to.blank_e[here.clone()].copy_from_slice(&blank_e);
-    to.label_m[here.clone()].copy_from_slice(&label_m);
-    to.label_e[here].copy_from_slice(&label_e);
+}
+
+impl<'a, R: Real> Row<'a, R> {
+    /// The blanks from place `start` on, pads counted.
+    #[inline(always)]
+    fn blanks(self, start: usize) -> Numbers<'a, R> {
+        Numbers {
+            m: block(self.blank_m, start),
+            e: block(self.blank_e, start),
+        }
+    }
+
+    /// The labels from place `start` on, pads counted.
+    #[inline(always)]
+    fn labels(self, start: usize) -> Numbers<'a, R> {
+        Numbers {
+            m: block(self.label_m, start),
+            e: block(self.label_e, start),
+        }
+    }
+}
+
+/// What flows into the pairs of one block.
+struct Inflow<'a, R: Real> {
+    /// The same blank, and the label that comes before it.
+    blank: [Numbers<'a, R>; 2],
+    /// The same label, the blank that comes before it, and the label that comes before it.
+    label: [Numbers<'a, R>; 3],
+    skip: &'a [R::Exp; LANES],
+}
+
+impl<'a, R: Real> Inflow<'a, R> {
+    /// Into the pairs from `start` on, out of `row`. Before means earlier in time: on the way
+    /// back, the states behind.
+    #[inline(always)]
+    fn new<const FORWARD: bool>(row: Row<'a, R>, skip: &'a [R::Exp], start: usize) -> Self {
+        // With the pad in front, pair i stands at i + 1.
+        let (low, here, high) = (start, start + 1, start + 2);
+        if FORWARD {
+            Self {
+                blank: [row.blanks(here), row.labels(low)],
+                label: [row.labels(here), row.blanks(here), row.labels(low)],
+                skip: block(skip, here),
+            }
+        } else {
+            Self {
+                blank: [row.blanks(here), row.labels(here)],
+                label: [row.labels(here), row.blanks(high), row.labels(high)],
+                skip: block(skip, high),
+            }
+        }
+    }
+
+    /// Into blank `k` of the block.
+    #[inline(always)]
+    fn blank(&self, k: usize) -> (R, R::Exp) {
+        sum2::<R>(self.blank[0].lane(k), self.blank[1].lane(k))
+    }
+
+    /// Into label `k` of the block.
+    #[inline(always)]
+    fn label(&self, k: usize) -> (R, R::Exp) {
+        let (m, e) = self.label[2].lane(k);
+        let far = (m, R::exp_add(e, self.skip[k]));
+        sum3::<R>(self.label[0].lane(k), self.label[1].lane(k), far)
+    }
+}
+
+/// `a · b · 2^−top` as a plain number.
+#[inline(always)]
+fn product<R: Real>(a: (R, R::Exp), b: (R, R::Exp), top: R::Exp) -> R {
+    a.0 * b.0 * R::pow2(R::exp_sub(R::exp_add(a.1, b.1), top))
+}
+
+/// The posterior of one frame as a step forms it.
+struct Posterior<'a, R: Real> {
+    /// The row of the other direction that includes the frame.
+    kept: Row<'a, R>,
+    top: R::Exp,
+    /// Sums over the blanks and over the labels, by lane.
+    blanks: [R; LANES],
+    labels: [R; LANES],
+    /// Of each label's state, not yet normalised.
+    states: &'a mut [R],
 }
 
 impl<R: Real> Lattice<R> {
@@ -286,14 +322,17 @@ impl<R: Real> Lattice<R> {
         }
     }
 
-    /// Entries of a frame of the posterior: the labels, then the blank.
-    pub fn posterior_width(&self) -> usize {
-        self.labels + 1
-    }
-
     /// The frame where the two directions meet: forward takes those before it.
     pub fn middle(&self) -> usize {
         self.frames.div_ceil(2)
+    }
+
+    /// The steps of a direction up to the middle.
+    pub fn steps(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::Forward => self.middle(),
+            Direction::Backward => self.frames - self.middle(),
+        }
     }
 
     /// The blocks of pairs that can be reached at frame `t` from the start, and from which the
@@ -312,10 +351,18 @@ impl<R: Real> Lattice<R> {
 
     /// The frame that step `k` consumes.
     #[inline(always)]
-    fn frame_of(&self, direction: Direction, k: usize) -> usize {
+    pub fn frame_of(&self, direction: Direction, k: usize) -> usize {
         match direction {
             Direction::Forward => k - 1,
             Direction::Backward => self.frames - k,
+        }
+    }
+
+    /// The frames that `steps` consume.
+    pub fn frames_of(&self, direction: Direction, steps: Range<usize>) -> Range<usize> {
+        match direction {
+            Direction::Forward => steps.start - 1..steps.end - 1,
+            Direction::Backward => self.frames + 1 - steps.end..self.frames + 1 - steps.start,
         }
     }
 
@@ -332,12 +379,12 @@ impl<R: Real> Lattice<R> {
             || match direction {
                 Direction::Forward => {
                     for k in steps {
-                        self.step::<true>(rows, k, k, emissions, |_, _| {});
+                        self.step::<true, false>(rows, k, k, emissions, None);
                     }
                 }
                 Direction::Backward => {
                     for k in steps {
-                        self.step::<false>(rows, k, k, emissions, |_, _| {});
+                        self.step::<false, false>(rows, k, k, emissions, None);
                     }
                 }
             },
@@ -355,115 +402,89 @@ impl<R: Real> Lattice<R> {
                 let alpha = alpha.row(self.middle());
                 let mut top = [R::exp_add(R::ZERO_EXP, R::ZERO_EXP); LANES];
                 for b in self.blocks(t) {
-                    let start = b * LANES;
-                    let flow = inflow::<R, false>(beta, &self.skip, start);
-                    let blank_e = block(alpha.blank_e, start + 1);
-                    let label_e = block(alpha.label_e, start + 1);
+                    let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
+                    let blanks = alpha.blanks(b * LANES + 1);
+                    let labels = alpha.labels(b * LANES + 1);
                     for k in 0..LANES {
-                        top[k] = R::exp_max(top[k], R::exp_add(blank_e[k], flow.blank_e[k]));
-                        top[k] = R::exp_max(top[k], R::exp_add(label_e[k], flow.label_e[k]));
+                        top[k] = R::exp_max(top[k], R::exp_add(blanks.e[k], flow.blank(k).1));
+                        top[k] = R::exp_max(top[k], R::exp_add(labels.e[k], flow.label(k).1));
                     }
                 }
-                let top = top.iter().fold(top[0], |a, &b| R::exp_max(a, b));
-                let mut sum = 0.0f64;
+                let top = fold_lanes(top, R::exp_max);
+                let mut sum = [0.0f64; LANES];
                 for b in self.blocks(t) {
-                    let start = b * LANES;
-                    let flow = inflow::<R, false>(beta, &self.skip, start);
-                    let product = self.product(alpha, &flow, start, top);
+                    let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
+                    let blanks = alpha.blanks(b * LANES + 1);
+                    let labels = alpha.labels(b * LANES + 1);
                     for k in 0..LANES {
-                        sum += product.0[k].widen() + product.1[k].widen();
+                        sum[k] += product::<R>(blanks.lane(k), flow.blank(k), top).widen();
+                        sum[k] += product::<R>(labels.lane(k), flow.label(k), top).widen();
                     }
                 }
                 if top <= R::ZERO_BELOW {
                     (f64::NEG_INFINITY, top)
                 } else {
-                    let log_p = sum.ln() + R::exp_to_f64(top) * std::f64::consts::LN_2;
+                    let log_p = fold_lanes(sum, |a, b| a + b).ln()
+                        + R::exp_to_f64(top) * std::f64::consts::LN_2;
                     (log_p, top)
                 }
             },
         )
     }
 
-    /// `row · inflow · 2^−top` for the blanks and the labels of a block.
-    #[inline(always)]
-    fn product(
-        &self,
-        row: Row<'_, R>,
-        flow: &Inflow<R>,
-        start: usize,
-        top: R::Exp,
-    ) -> (Block<R>, Block<R>) {
-        let blank_m = block(row.blank_m, start + 1);
-        let blank_e = block(row.blank_e, start + 1);
-        let label_m = block(row.label_m, start + 1);
-        let label_e = block(row.label_e, start + 1);
-        let (mut blank, mut label) = ([R::ZERO; LANES], [R::ZERO; LANES]);
-        for k in 0..LANES {
-            let d = R::exp_sub(R::exp_add(blank_e[k], flow.blank_e[k]), top);
-            blank[k] = blank_m[k] * flow.blank_m[k] * R::pow2(d);
-            let d = R::exp_sub(R::exp_add(label_e[k], flow.label_e[k]), top);
-            label[k] = label_m[k] * flow.label_m[k] * R::pow2(d);
-        }
-        (blank, label)
-    }
-
-    /// Walks on from row `from` through the half that `other` kept and hands the posterior of each
-    /// frame to `write`: the labels, then the sum over the blanks.
+    /// Walks on by `steps` through the half that `other` kept and hands the posterior of each
+    /// frame to `write`: of each class that the target uses, then of the blank. Row 0 of `rows`
+    /// is the row before the first of all steps past the middle.
+    #[allow(clippy::too_many_arguments)]
     pub fn walk_on(
         &self,
         direction: Direction,
         rows: &mut Rows<R>,
+        steps: Range<usize>,
         other: &Rows<R>,
         emissions: &Emissions<R>,
         top: R::Exp,
+        classes: &Classes,
         write: &mut dyn FnMut(usize, &[R]),
     ) {
-        let from = match direction {
-            Direction::Forward => self.middle(),
-            Direction::Backward => self.frames - self.middle(),
-        };
+        let from = self.steps(direction);
         dispatch(
             #[inline(always)]
             || {
-                let mut posterior = vec![R::ZERO; self.width];
-                for k in from + 1..=self.frames {
+                let mut states = vec![R::ZERO; self.width];
+                let mut sums = vec![R::ZERO; classes.distinct.len() + 1];
+                for k in steps {
                     let t = self.frame_of(direction, k);
                     // The row of the other direction that includes frame t.
                     let kept = other.row(self.frames + 1 - k);
-                    let (mut blanks, mut labels) = ([R::ZERO; LANES], [R::ZERO; LANES]);
-                    let visit = |start: usize, flow: &Inflow<R>| {
-                        let (blank, label) = self.product(kept, flow, start, top);
-                        for k in 0..LANES {
-                            blanks[k] += blank[k];
-                            labels[k] += label[k];
-                        }
-                        posterior[start..start + LANES].copy_from_slice(&label);
+                    let mut posterior = Posterior {
+                        kept,
+                        top,
+                        blanks: [R::ZERO; LANES],
+                        labels: [R::ZERO; LANES],
+                        states: &mut states,
                     };
+                    let frame = Some(&mut posterior);
                     match direction {
                         Direction::Forward => {
-                            self.step::<true>(rows, k, k - from, emissions, visit);
+                            self.step::<true, true>(rows, k, k - from, emissions, frame);
                         }
                         Direction::Backward => {
-                            self.step::<false>(rows, k, k - from, emissions, visit);
+                            self.step::<false, true>(rows, k, k - from, emissions, frame);
                         }
                     }
-                    let blank = blanks.iter().fold(R::ZERO, |a, &b| a + b);
-                    let sum = labels.iter().fold(blank, |a, &b| a + b);
+                    let (blanks, labels) = (posterior.blanks, posterior.labels);
+                    let blank = fold_lanes(blanks, |a, b| a + b);
+                    let sum = blank + fold_lanes(labels, |a, b| a + b);
                     // Dividing by the frame's own sum takes out the rounding that all its states
                     // share.
                     let scale = R::ONE / sum;
                     let blocks = self.blocks(t);
-                    let (start, end) = (
-                        blocks.start * LANES,
-                        (blocks.end * LANES).min(self.labels + 1),
-                    );
-                    for x in &mut posterior[start..end] {
-                        *x *= scale;
-                    }
-                    posterior[self.labels] = blank * scale;
-                    posterior[..start].fill(R::ZERO);
-                    posterior[end.min(self.labels)..self.labels].fill(R::ZERO);
-                    write(t, &posterior[..=self.labels]);
+                    states[..blocks.start * LANES].fill(R::ZERO);
+                    states[blocks.end * LANES..].fill(R::ZERO);
+                    classes.sums(&states, R::ZERO, |class, sum| sums[class] = sum * scale);
+                    sums[classes.distinct.len()] = blank * scale;
+                    write(t, &sums);
                 }
             },
         )
@@ -471,13 +492,13 @@ impl<R: Real> Lattice<R> {
 
     /// Step `k` of a direction, made in row `slot` of `rows` from the row before it.
     #[inline(always)]
-    fn step<const FORWARD: bool>(
+    fn step<const FORWARD: bool, const WALK: bool>(
         &self,
         rows: &mut Rows<R>,
         k: usize,
         slot: usize,
         emissions: &Emissions<R>,
-        mut visit: impl FnMut(usize, &Inflow<R>),
+        mut posterior: Option<&mut Posterior<'_, R>>,
     ) {
         let direction = if FORWARD {
             Direction::Forward
@@ -489,9 +510,44 @@ impl<R: Real> Lattice<R> {
         let blocks = self.blocks(t);
         let (from, mut to) = rows.step_rows(slot);
         for b in blocks.clone() {
-            let flow = inflow::<R, FORWARD>(from, &self.skip, b * LANES);
-            visit(b * LANES, &flow);
-            emit(&flow, &y, &mut to, b * LANES);
+            let start = b * LANES;
+            let here = start + 1;
+            let flow = Inflow::new::<FORWARD>(from, &self.skip, start);
+            let y_labels = Numbers {
+                m: block(y.labels_m, start),
+                e: block(y.labels_e, start),
+            };
+            let (mut blank_m, mut blank_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
+            let (mut label_m, mut label_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
+            if let (true, Some(posterior)) = (WALK, posterior.as_mut()) {
+                let kept_blanks = posterior.kept.blanks(here);
+                let kept_labels = posterior.kept.labels(here);
+                let mut states = [R::ZERO; LANES];
+                for k in 0..LANES {
+                    let blank = flow.blank(k);
+                    posterior.blanks[k] += product::<R>(kept_blanks.lane(k), blank, posterior.top);
+                    (blank_m[k], blank_e[k]) = times::<R>(blank, y.blank);
+                }
+                for k in 0..LANES {
+                    let label = flow.label(k);
+                    states[k] = product::<R>(kept_labels.lane(k), label, posterior.top);
+                    posterior.labels[k] += states[k];
+                    (label_m[k], label_e[k]) = times::<R>(label, y_labels.lane(k));
+                }
+                posterior.states[start..start + LANES].copy_from_slice(&states);
+            } else {
+                for k in 0..LANES {
+                    (blank_m[k], blank_e[k]) = times::<R>(flow.blank(k), y.blank);
+                }
+                for k in 0..LANES {
+                    (label_m[k], label_e[k]) = times::<R>(flow.label(k), y_labels.lane(k));
+                }
+            }
+            let here = here..here + LANES;
+            to.blank_m[here.clone()].copy_from_slice(&blank_m);
+            to.blank_e[here.clone()].copy_from_slice(&blank_e);
+            to.label_m[here.clone()].copy_from_slice(&label_m);
+            to.label_e[here].copy_from_slice(&label_e);
         }
         if k % RENORMALISE == 0 {
             let live = blocks.start * LANES + 1..blocks.end * LANES + 1;

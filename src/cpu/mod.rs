@@ -3,6 +3,7 @@
 //! [`forward`] gives the losses and, when a gradient is wanted, the posteriors of the labels and
 //! of the blank in each frame, which is all that [`gradient`] needs.
 
+mod classes;
 mod emission;
 mod isa;
 mod lattice;
@@ -19,10 +20,12 @@ pub(crate) use rows::gradient;
 pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
-use crate::plan::{Plan, Strides};
-use emission::{Emissions, RowStats, Source};
+use crate::plan::{InputKind, Plan, Strides};
+use classes::Classes;
+use emission::{Emissions, Found, RowStats, Source};
 use lattice::{Direction, Lattice, Rows};
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -31,53 +34,86 @@ pub(crate) struct Saved<R> {
 
 struct SavedItem<R> {
     loss: f64,
-    /// `(T_n, U_n + 1)`: the posterior of each label's state, then of all blanks together. Empty
-    /// when the loss is not finite.
+    /// The classes that the target uses.
+    classes: Vec<u32>,
+    /// `(T_n, classes + 1)`: the posterior of each class that the target uses, then of the blank.
+    /// Empty when the loss is not finite.
     posterior: Vec<R>,
     /// `T_n` entries for logits; none for log-probabilities, and none when the loss is not
     /// finite.
     stats: Vec<RowStats<R>>,
 }
 
-/// The loss of each item, in nats, and what the backward pass needs when `keep` is set.
+/// The loss of each item times its weight, and what the backward pass needs when `keep` is set.
 pub(crate) fn forward<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     keep: bool,
 ) -> (Vec<E::Real>, Option<Saved<E::Real>>) {
-    let items: Vec<SavedItem<E::Real>> = (0..plan.batch)
-        .into_par_iter()
-        .map_init(Buffers::<E::Real>::default, |buffers, n| {
-            item(plan, data, strides, n, keep, buffers)
-        })
-        .collect();
+    let items = each_item(plan.batch, |n, buffers: &mut Buffers<E::Real>| {
+        item(plan, data, strides, n, keep, buffers)
+    });
     let losses = items
         .iter()
-        .map(|item| E::Real::narrow(item.loss))
+        .enumerate()
+        .map(|(n, item)| E::Real::narrow(item.loss * plan.weight(n)))
         .collect();
     (losses, keep.then_some(Saved { items }))
 }
 
+/// Runs `work` for each item and collects what it gives, in order. There are as many tasks as
+/// threads, each takes the next item when it is done with one, and each has one `B` for all its
+/// items: its memory is touched once, not once an item.
+fn each_item<T: Send, B: Default>(
+    items: usize,
+    work: impl Fn(usize, &mut B) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let tasks = rayon::current_num_threads().min(items);
+    let mut done: Vec<(usize, T)> = (0..tasks)
+        .into_par_iter()
+        .with_max_len(1)
+        .flat_map_iter(|_| {
+            let mut buffers = B::default();
+            let mut done = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= items {
+                    return done;
+                }
+                done.push((n, work(n, &mut buffers)));
+            }
+        })
+        .collect();
+    done.sort_unstable_by_key(|&(n, _)| n);
+    done.into_iter().map(|(_, item)| item).collect()
+}
+
 /// Working memory of one task, kept from item to item.
 struct Buffers<R: Real> {
-    alpha: Rows<R>,
-    beta: Rows<R>,
-    alpha_walk: Rows<R>,
-    beta_walk: Rows<R>,
+    forward: DirectionBuffers<R>,
+    backward: DirectionBuffers<R>,
+}
+
+struct DirectionBuffers<R: Real> {
+    /// Up to the middle.
+    rows: Rows<R>,
+    /// Past it.
+    walk: Rows<R>,
     emissions: Emissions<R>,
-    late_emissions: Emissions<R>,
 }
 
 impl<R: Real> Default for Buffers<R> {
     fn default() -> Self {
-        Self {
-            alpha: Rows::default(),
-            beta: Rows::default(),
-            alpha_walk: Rows::default(),
-            beta_walk: Rows::default(),
+        let direction = || DirectionBuffers {
+            rows: Rows::default(),
+            walk: Rows::default(),
             emissions: Emissions::default(),
-            late_emissions: Emissions::default(),
+        };
+        Self {
+            forward: direction(),
+            backward: direction(),
         }
     }
 }
@@ -93,41 +129,64 @@ fn item<E: Element>(
     let frames = plan.input_lengths[n];
     let without_lattice = |loss| SavedItem {
         loss,
+        classes: Vec::new(),
         posterior: Vec::new(),
         stats: Vec::new(),
     };
     if frames == 0 {
-        return without_lattice(if plan.target_length(n) == 0 {
-            0.0
+        return without_lattice(match plan.target_length(n) {
+            0 => 0.0,
+            _ => f64::INFINITY,
+        });
+    }
+    let used = Classes::new(plan.target(n));
+    let source = Source::new(plan, data, strides, n, &used);
+    let problem = Problem {
+        plan,
+        n,
+        source: &source,
+        used: &used,
+        // Items fill the threads; where there are few of them, their parts do too.
+        split: plan.batch < 4 * rayon::current_num_threads(),
+    };
+    if !plan.is_feasible(n) {
+        return without_lattice(if problem.is_poisoned() {
+            f64::NAN
         } else {
             f64::INFINITY
         });
     }
-    let source = Source::new(plan, data, strides, n);
-    let mut attempt = run(plan, n, &source, keep, buffers);
-    if attempt.path >= E::Real::PATH_LIMIT && !attempt.poisoned {
-        // Log-probabilities too large for the exponents of f32: the same again in f64.
-        attempt = run(plan, n, &source, keep, &mut Buffers::<f64>::default());
+    let mut kept = keep.then(|| problem.gather_all());
+    let mut end = problem.run(kept.as_mut(), buffers);
+    if end.found.too_far || end.found.path >= E::Real::PATH_LIMIT {
+        // Log-probabilities too far apart for f32 and its exponents: the same again in f64, where
+        // only those beyond its own limit count as −inf.
+        end = problem.run(kept.as_mut(), &mut Buffers::<f64>::default());
     }
-    if attempt.poisoned {
+    if end.found.poisoned {
         return without_lattice(f64::NAN);
     }
-    if !plan.is_feasible(n) || attempt.log_p == f64::NEG_INFINITY {
+    if end.log_p == f64::NEG_INFINITY {
         return without_lattice(f64::INFINITY);
     }
-    SavedItem {
-        loss: loss_from(attempt.log_p, frames, plan.input, E::Real::EPSILON),
-        posterior: attempt.posterior,
-        stats: attempt.stats,
+    let loss = loss_from(end.log_p, frames, plan.input, E::Real::EPSILON);
+    match kept {
+        None => without_lattice(loss),
+        Some(kept) => SavedItem {
+            loss,
+            classes: used.distinct,
+            posterior: kept.entries,
+            stats: kept.stats,
+        },
     }
 }
 
 /// `−ln P`. A probability that rounding alone lifted above 1 is 1: a loss is not below 0 unless
 /// the input says so.
-fn loss_from(log_p: f64, frames: usize, kind: crate::plan::InputKind, epsilon: f64) -> f64 {
+fn loss_from(log_p: f64, frames: usize, kind: InputKind, epsilon: f64) -> f64 {
     let rounding = match kind {
-        crate::plan::InputKind::Logits => f64::INFINITY,
-        crate::plan::InputKind::LogProbs => 2.0 * epsilon * frames as f64,
+        InputKind::Logits => f64::INFINITY,
+        InputKind::LogProbs => 2.0 * epsilon * frames as f64,
     };
     if log_p > 0.0 && log_p <= rounding {
         0.0
@@ -137,133 +196,182 @@ fn loss_from(log_p: f64, frames: usize, kind: crate::plan::InputKind, epsilon: f
     }
 }
 
-/// What a pass over one item found.
-struct Attempt<S> {
-    log_p: f64,
-    /// See [`Emissions::path`].
-    path: f64,
-    poisoned: bool,
-    posterior: Vec<S>,
+/// Runs both, on two threads if `split`.
+fn both<A: Send, B: Send>(
+    split: bool,
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    if split { rayon::join(a, b) } else { (a(), b()) }
+}
+
+/// Frames whose emissions are in memory at a time.
+const CHUNK: usize = 32;
+
+/// One item that has frames.
+struct Problem<'a, E: Element> {
+    plan: &'a Plan,
+    n: usize,
+    source: &'a Source<'a, E>,
+    used: &'a Classes,
+    /// Share the work of this item out over threads.
+    split: bool,
+}
+
+/// The gathered input of all frames of an item; at the end the posteriors, entry by entry in its
+/// place.
+struct Kept<S> {
+    entries: Vec<S>,
     stats: Vec<RowStats<S>>,
 }
 
-/// Frames that are converted at a time when nothing is kept.
-const CHUNK: usize = 64;
+/// Where a pass over an item ended.
+struct End {
+    log_p: f64,
+    found: Found,
+}
 
-/// One item in the arithmetic of `R`.
-fn run<E: Element, R: Real>(
-    plan: &Plan,
-    n: usize,
-    source: &Source<E>,
-    keep: bool,
-    buffers: &mut Buffers<R>,
-) -> Attempt<E::Real> {
-    let frames = plan.input_lengths[n];
-    let lattice = Lattice::<R>::new(frames, plan.target(n));
-    let Buffers {
-        alpha,
-        beta,
-        alpha_walk,
-        beta_walk,
-        emissions,
-        late_emissions,
-    } = buffers;
-    emissions.reset();
-    late_emissions.reset();
-    let middle = lattice.middle();
-    let (forward, backward) = (middle, frames - middle);
-    if keep {
-        emissions.convert(source, 0..frames);
+impl<E: Element> Problem<'_, E> {
+    fn frames(&self) -> usize {
+        self.plan.input_lengths[self.n]
     }
-    // An item with too few frames has no lattice, but its entries are looked at like any other's.
-    let feasible = plan.is_feasible(n);
-    if !feasible {
-        if !keep {
-            for start in (0..frames).step_by(CHUNK) {
-                emissions.convert(source, start..(start + CHUNK).min(frames));
-            }
-        }
-        return Attempt {
-            log_p: f64::NEG_INFINITY,
-            path: 0.0,
-            poisoned: emissions.poisoned,
-            posterior: Vec::new(),
-            stats: Vec::new(),
-        };
+
+    fn gather_all(&self) -> Kept<E::Real> {
+        let mut entries = vec![E::Real::ZERO; self.frames() * self.source.entries()];
+        let mut stats = self.source.no_stats(self.frames());
+        self.source.gather(0, &mut entries, &mut stats, self.split);
+        Kept { entries, stats }
     }
-    alpha.prepare(&lattice, if keep { forward } else { 0 });
-    beta.prepare(&lattice, if keep { backward } else { 0 });
-    alpha.start(&lattice, Direction::Forward);
-    beta.start(&lattice, Direction::Backward);
-    if keep {
-        let emissions = &*emissions;
-        rayon::join(
-            || lattice.sweep(Direction::Forward, alpha, 1..forward + 1, emissions),
-            || lattice.sweep(Direction::Backward, beta, 1..backward + 1, emissions),
+
+    /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
+    fn is_poisoned(&self) -> bool {
+        let kept = self.gather_all();
+        let bad = |x: &E::Real| !(x.widen() < f64::INFINITY);
+        Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(bad)
+    }
+
+    /// The whole lattice in the arithmetic of `R`. With `kept`, whose entries are then read in
+    /// place of the input, the posteriors too, unless something that was found forbids it.
+    fn run<R: Real>(&self, kept: Option<&mut Kept<E::Real>>, buffers: &mut Buffers<R>) -> End {
+        let lattice = Lattice::<R>::new(self.frames(), self.plan.target(self.n));
+        let Buffers { forward, backward } = buffers;
+        let input = kept.as_deref();
+        let (early, late) = both(
+            self.split,
+            || self.sweep(&lattice, Direction::Forward, forward, input),
+            || self.sweep(&lattice, Direction::Backward, backward, input),
         );
-    } else {
-        rayon::join(
-            || {
-                for start in (0..forward).step_by(CHUNK) {
-                    let end = (start + CHUNK).min(forward);
-                    emissions.convert(source, start..end);
-                    lattice.sweep(Direction::Forward, alpha, start + 1..end + 1, emissions);
-                }
-            },
-            || {
-                for start in (0..backward).step_by(CHUNK) {
-                    let end = (start + CHUNK).min(backward);
-                    late_emissions.convert(source, frames - end..frames - start);
-                    lattice.sweep(
+        let found = early.and(late);
+        let (log_p, top) = lattice.meet(&forward.rows, &backward.rows);
+        let end = End {
+            log_p: log_p + found.log_scale,
+            found,
+        };
+        let usable = !found.poisoned && !found.too_far && found.path < R::PATH_LIMIT;
+        if let (Some(kept), true) = (kept, usable && log_p > f64::NEG_INFINITY) {
+            let middle = lattice.middle() * self.source.entries();
+            let (early, late) = kept.entries.split_at_mut(middle);
+            let (alpha, beta) = (&forward.rows, &backward.rows);
+            let (alpha_walk, beta_walk) = (&mut forward.walk, &mut backward.walk);
+            alpha_walk.prepare(&lattice, 0);
+            alpha_walk.start_from(alpha, lattice.steps(Direction::Forward));
+            beta_walk.prepare(&lattice, 0);
+            beta_walk.start_from(beta, lattice.steps(Direction::Backward));
+            let (f, b) = (&mut forward.emissions, &mut backward.emissions);
+            both(
+                self.split,
+                || self.walk(&lattice, Direction::Forward, alpha_walk, beta, f, top, late),
+                || {
+                    self.walk(
+                        &lattice,
                         Direction::Backward,
-                        beta,
-                        start + 1..end + 1,
-                        late_emissions,
-                    );
-                }
-            },
-        );
-    }
-    let (log_p, top) = lattice.meet(alpha, beta);
-    let mut attempt = Attempt {
-        log_p: log_p + emissions.log_scale + late_emissions.log_scale,
-        path: emissions.path + late_emissions.path,
-        poisoned: emissions.poisoned || late_emissions.poisoned,
-        posterior: Vec::new(),
-        stats: Vec::new(),
-    };
-    if !keep || log_p == f64::NEG_INFINITY || attempt.poisoned {
-        return attempt;
-    }
-    let width = lattice.posterior_width();
-    attempt.posterior = vec![E::Real::ZERO; frames * width];
-    let (early, late) = attempt.posterior.split_at_mut(middle * width);
-    let put = |half: &mut [E::Real], t: usize, posterior: &[R]| {
-        for (to, from) in half[t * width..(t + 1) * width].iter_mut().zip(posterior) {
-            *to = E::Real::narrow(from.widen());
+                        beta_walk,
+                        alpha,
+                        b,
+                        top,
+                        early,
+                    )
+                },
+            );
         }
-    };
-    alpha_walk.prepare(&lattice, 0);
-    beta_walk.prepare(&lattice, 0);
-    alpha_walk.start_from(alpha, forward);
-    beta_walk.start_from(beta, backward);
-    let (alpha, beta, emissions) = (&*alpha, &*beta, &*emissions);
-    rayon::join(
-        || {
-            let late = &mut |t, posterior: &[R]| put(late, t - middle, posterior);
-            lattice.walk_on(Direction::Forward, alpha_walk, beta, emissions, top, late);
-        },
-        || {
-            let early = &mut |t, posterior: &[R]| put(early, t, posterior);
-            lattice.walk_on(Direction::Backward, beta_walk, alpha, emissions, top, early);
-        },
-    );
-    if plan.input == crate::plan::InputKind::Logits {
-        let narrow = |stats: &RowStats<R>| RowStats {
-            maximum: E::Real::narrow(stats.maximum.widen()),
-            sum: stats.sum,
-        };
-        attempt.stats = emissions.stats.iter().map(narrow).collect();
+        end
     }
-    attempt
+
+    /// One direction up to the middle.
+    fn sweep<R: Real>(
+        &self,
+        lattice: &Lattice<R>,
+        direction: Direction,
+        buffers: &mut DirectionBuffers<R>,
+        kept: Option<&Kept<E::Real>>,
+    ) -> Found {
+        let entries = self.source.entries();
+        let steps = lattice.steps(direction);
+        let DirectionBuffers {
+            rows, emissions, ..
+        } = buffers;
+        rows.prepare(lattice, if kept.is_some() { steps } else { 0 });
+        rows.start(lattice, direction);
+        let mut found = Found::default();
+        let mut gathered = Vec::new();
+        let mut stats = Vec::new();
+        for start in (0..steps).step_by(CHUNK) {
+            let end = (start + CHUNK).min(steps);
+            let frames = lattice.frames_of(direction, start + 1..end + 1);
+            let (input, stats) = match kept {
+                Some(kept) => (
+                    &kept.entries[frames.start * entries..frames.end * entries],
+                    kept.stats.get(frames.clone()).unwrap_or_default(),
+                ),
+                None => {
+                    gathered.resize(frames.len() * entries, E::Real::ZERO);
+                    stats.clear();
+                    stats.extend(self.source.no_stats(frames.len()));
+                    let (to, stats) = (&mut gathered, &mut stats);
+                    self.source.gather(frames.start, to, stats, self.split);
+                    (gathered.as_slice(), stats.as_slice())
+                }
+            };
+            found = found.and(Found::normalisers(stats));
+            found = found.and(emissions.convert(self.used, frames.start, input));
+            lattice.sweep(direction, rows, start + 1..end + 1, emissions);
+        }
+        found
+    }
+
+    /// One direction past the middle: `half` holds the entries of the frames there and receives
+    /// their posteriors.
+    #[allow(clippy::too_many_arguments)]
+    fn walk<R: Real>(
+        &self,
+        lattice: &Lattice<R>,
+        direction: Direction,
+        rows: &mut Rows<R>,
+        other: &Rows<R>,
+        emissions: &mut Emissions<R>,
+        top: R::Exp,
+        half: &mut [E::Real],
+    ) {
+        let entries = self.source.entries();
+        let first = match direction {
+            Direction::Forward => lattice.middle(),
+            Direction::Backward => 0,
+        };
+        for start in (lattice.steps(direction)..lattice.frames).step_by(CHUNK) {
+            let steps = start + 1..(start + CHUNK).min(lattice.frames) + 1;
+            let frames = lattice.frames_of(direction, steps.clone());
+            let places = (frames.start - first) * entries..(frames.end - first) * entries;
+            let half = &mut half[places];
+            // What these frames hold was found on the first pass over them.
+            let _ = emissions.convert(self.used, frames.start, half);
+            let write = &mut |t: usize, posterior: &[R]| {
+                let place = (t - frames.start) * entries;
+                for (to, from) in half[place..place + entries].iter_mut().zip(posterior) {
+                    *to = E::Real::narrow(from.widen());
+                }
+            };
+            let used = self.used;
+            lattice.walk_on(direction, rows, steps, other, emissions, top, used, write);
+        }
+    }
 }

@@ -11,9 +11,8 @@ use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// A log-probability below this (in nats) counts as −inf; above its negative, as an error.
-/// It is 2^31 in binary orders.
-pub(crate) const LOG_LIMIT: f64 = 1.4885e9;
+/// An entry further (in nats) below the largest of its frame counts as −inf: 2^31 · ln 2.
+pub(super) const FAR_BELOW: f64 = 1.4885e9;
 
 /// The arithmetic of a lattice: mantissas of this type, exponents of [`Real::Exp`].
 pub(crate) trait Real:
@@ -42,6 +41,9 @@ pub(crate) trait Real:
     const EXP_0: Self::Exp;
     /// The distance from 1 to the next number.
     const EPSILON: f64;
+    /// Differences of log-probabilities (in nats) up to this are exact to a rounding of the
+    /// mantissa.
+    const LOG_LIMIT: Self;
     /// The largest sum of |log p| (in nats) along a path that the exponents hold with certainty.
     const PATH_LIMIT: f64;
 
@@ -56,8 +58,9 @@ pub(crate) trait Real:
     /// The same number with its mantissa in `[1, 2)`.
     fn normalise(m: Self, e: Self::Exp) -> (Self, Self::Exp);
 
-    /// `e^x` as mantissa (about 0.7 to 1.4) and exponent, for |x| below [`LOG_LIMIT`].
-    fn exp_split(x: f64) -> (Self, Self::Exp);
+    /// `e^(x − reference)` as mantissa (about 0.7 to 1.4) and exponent, for a difference of less
+    /// than [`Real::LOG_LIMIT`] either way.
+    fn exp_split(x: Self, reference: Self) -> (Self, Self::Exp);
 
     /// `e^x` for `x <= 0`; 0 for `x` below the logarithm of the smallest normal number.
     fn exp_negative(x: Self) -> Self;
@@ -78,13 +81,36 @@ const LOG2_E: f64 = std::f64::consts::LOG2_E;
 const LN_2_HIGH: f64 = f64::from_bits(0x3fe6_2e42_fee0_0000);
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 
-/// `x = n · ln 2 + r` with `|r| <= ln 2 / 2`: `n` as a float, `n` in the low bits, and `r`.
+/// `x = n · ln 2 + r` with `|r| <= ln 2 / 2`: `n`, the bits that end in `n`, and `r`.
 #[inline(always)]
-fn reduce(x: f64) -> (f64, u64, f64) {
+fn reduce_f64(x: f64) -> (f64, u64, f64) {
     let shifted = x * LOG2_E + MAGIC_64;
     let n = shifted - MAGIC_64;
     let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
     (n, shifted.to_bits(), r)
+}
+
+/// The same for f32: `n` in the low bits, and `r`, for |n| below 2^15.
+#[inline(always)]
+fn reduce_f32(x: f32) -> (u32, f32) {
+    // ln 2 in three parts. The first two have 9 bits: exact in a product with such an n.
+    const HIGH: f32 = 0.693_359_4;
+    const MIDDLE: f32 = -0.00021219253540039062;
+    const LOW: f32 = -1.904654300e-09;
+    let shifted = x * (LOG2_E as f32) + MAGIC_32;
+    let n = shifted - MAGIC_32;
+    let r = ((x - n * HIGH) - n * MIDDLE) - n * LOW;
+    (shifted.to_bits(), r)
+}
+
+/// `a − b` rounded, and what the rounding lost (Knuth's two-sum).
+macro_rules! exact_difference {
+    ($a:expr, $b:expr) => {{
+        let difference = $a - $b;
+        let minus_b = difference - $a;
+        let lost = ($a - (difference - minus_b)) - ($b + minus_b);
+        (difference, lost)
+    }};
 }
 
 // The Taylor series of e^r, 1/k! from k = 2, for |r| <= 0.3466. Cut after r^7 the relative error is
@@ -136,6 +162,7 @@ impl Real for f32 {
     const ZERO_BELOW: i32 = -(1 << 28);
     const EXP_0: i32 = 0;
     const EPSILON: f64 = f32::EPSILON as f64;
+    const LOG_LIMIT: f32 = 22_000.0; // below 2^15 · ln 2: see `reduce_f32`
     const PATH_LIMIT: f64 = 9.0e7; // below 2^27 · ln 2
 
     // Wrapping: a path beyond PATH_LIMIT is computed again in f64, whatever came out here.
@@ -172,20 +199,17 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn exp_split(x: f64) -> (f32, i32) {
-        let (_, bits, r) = reduce(x);
-        (exp_series_f32(r as f32), bits as i32)
+    fn exp_split(x: f32, reference: f32) -> (f32, i32) {
+        let (difference, lost) = exact_difference!(x, reference);
+        let (bits, r) = reduce_f32(difference);
+        let n = bits.wrapping_sub(MAGIC_32.to_bits()) as i32;
+        (exp_series_f32(r + lost), n)
     }
 
     #[inline(always)]
     fn exp_negative(x: f32) -> f32 {
-        // 9 bits of ln 2: exact in a product with an integer of up to 15 bits.
-        const HIGH: f32 = 0.693_359_4;
-        const LOW: f32 = -2.121_944_4e-4;
-        let shifted = x * (LOG2_E as f32) + MAGIC_32;
-        let n = shifted - MAGIC_32;
-        let r = (x - n * HIGH) - n * LOW;
-        let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+        let (bits, r) = reduce_f32(x);
+        let scale = f32::from_bits(bits.wrapping_add(127) << 23);
         if x < -87.0 {
             0.0
         } else {
@@ -224,6 +248,7 @@ impl Real for f64 {
     const ZERO_BELOW: f64 = -562_949_953_421_312.0; // -2^49
     const EXP_0: f64 = 0.0;
     const EPSILON: f64 = f64::EPSILON;
+    const LOG_LIMIT: f64 = FAR_BELOW;
     const PATH_LIMIT: f64 = f64::INFINITY;
 
     #[inline(always)]
@@ -261,14 +286,15 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn exp_split(x: f64) -> (f64, f64) {
-        let (n, _, r) = reduce(x);
-        (exp_series_f64(r), n)
+    fn exp_split(x: f64, reference: f64) -> (f64, f64) {
+        let (difference, lost) = exact_difference!(x, reference);
+        let (n, _, r) = reduce_f64(difference);
+        (exp_series_f64(r + lost), n)
     }
 
     #[inline(always)]
     fn exp_negative(x: f64) -> f64 {
-        let (_, bits, r) = reduce(x);
+        let (_, bits, r) = reduce_f64(x);
         let scale = f64::from_bits(bits.wrapping_add(1023) << 52);
         if x < -708.0 {
             0.0
@@ -375,26 +401,24 @@ mod tests {
     #[test]
     fn exp_split_is_exact_to_a_step_of_the_mantissa() {
         for i in 0..20_000 {
-            let x = -f64::from(i) * 0.013 - 1e-3;
-            let truth = x * LOG2_E;
-            let (m, e) = <f32 as Real>::exp_split(x);
-            assert!(
-                (f64::from(m).log2() + f64::from(e) - truth).abs() < 1.2e-7,
-                "{x}"
-            );
-            let (m, e) = <f64 as Real>::exp_split(x);
-            assert!(
-                (m.log2() + e - truth).abs() < 4e-16 * truth.abs().max(1.0),
-                "{x}"
-            );
+            let (x, reference) = (-1.1 * i as f32 - 0.01, -7.3 - 0.001 * i as f32);
+            let truth = (f64::from(x) - f64::from(reference)) * LOG2_E;
+            let (m, e) = <f32 as Real>::exp_split(x, reference);
+            let error = f64::from(m).log2() + f64::from(e) - truth;
+            // 6e-8 for the rounding of the mantissa and as much for that of r, 1.44 times in log2.
+            assert!(error.abs() < 1.8e-7, "{x} {reference}: {error}");
+            let (m, e) = <f64 as Real>::exp_split(x.into(), reference.into());
+            let error = m.log2() + e - truth;
+            assert!(error.abs() < 4e-16 * truth.abs().max(1.0), "{x}: {error}");
         }
+        assert_eq!(<f32 as Real>::exp_split(-3.5, -3.5), (1.0, 0));
+        assert_eq!(<f64 as Real>::exp_split(8.25, 8.25), (1.0, 0.0));
     }
 
     #[test]
     fn exp_split_holds_near_the_limit() {
-        let (m, e) = <f32 as Real>::exp_split(-0.9 * LOG_LIMIT);
-        let log2 = f64::from(m).log2() + f64::from(e);
-        assert!((log2 / (-0.9 * LOG_LIMIT * LOG2_E) - 1.0).abs() < 1e-9);
+        let (m, e) = <f64 as Real>::exp_split(-0.9 * f64::LOG_LIMIT, 0.0);
+        assert!(((m.log2() + e) / (-0.9 * f64::LOG_LIMIT * LOG2_E) - 1.0).abs() < 1e-15);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) fn gradient<E: Element>(
                     let mut buffers = RowBuffers::default();
                     for (i, out) in out.chunks_exact_mut(plan.classes).enumerate() {
                         let (t, n) = plan.frame_and_item(share * rows + i);
+                        // The memory comes as zeros, but untouched. Were it read first, the
+                        // system would map a page of zeros and replace it at the write that
+                        // follows, with an interrupt to every core.
+                        out.fill(E::zero());
                         if t >= plan.input_lengths[n] {
                             continue;
                         }
@@ -41,7 +45,6 @@ pub(crate) fn gradient<E: Element>(
                             stride: strides.class,
                             item: &saved.items[n],
                             t,
-                            n,
                             upstream: upstream[n],
                         };
                         row.write(out, &mut buffers);
@@ -76,7 +79,6 @@ struct Row<'a, E: Element> {
     stride: usize,
     item: &'a SavedItem<E::Real>,
     t: usize,
-    n: usize,
     upstream: E::Real,
 }
 
@@ -129,13 +131,13 @@ impl<E: Element> Row<'_, E> {
                 None => torch_exp(x, self.upstream, out),
             }
         }
-        let target = self.plan.target(self.n);
-        let width = target.len() + 1;
+        let classes = &self.item.classes;
+        let width = classes.len() + 1;
         let posterior = &self.item.posterior[self.t * width..(self.t + 1) * width];
-        for (&label, &posterior) in target.iter().zip(posterior) {
-            out[label as usize] -= self.upstream * posterior;
+        for (&class, &posterior) in classes.iter().zip(posterior) {
+            out[class as usize] -= self.upstream * posterior;
         }
-        out[self.plan.blank] -= self.upstream * posterior[target.len()];
+        out[self.plan.blank] -= self.upstream * posterior[classes.len()];
     }
 }
 

@@ -16,7 +16,8 @@
 //! the last is common. The steps are themselves less than half of the time; fetching emissions
 //! is most of the rest. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::emission::{Emissions, Source, padded};
+use super::classes::Classes;
+use super::emission::{Emissions, Found, Source, padded};
 use super::isa::dispatch;
 use super::lattice::{Direction, Lattice, Rows};
 use super::real::{Element, Real};
@@ -123,7 +124,8 @@ fn together<E: Element>(
     used.dedup();
     let chunk = (TABLE / padded(used.len() + 1)).clamp(16, 256);
     let all = alone(plan, n, used);
-    let source = Source::new(&all, data, item_strides(strides, n), 0);
+    let classes = Classes::new(&all.labels);
+    let source = Source::new(&all, data, item_strides(strides, n), 0, &classes);
     let mut scores = vec![f64::NEG_INFINITY; targets.len()];
     let mut candidates: Vec<(&mut f64, Candidate<E::Real>)> = targets
         .iter()
@@ -143,8 +145,11 @@ fn together<E: Element>(
         let forward = start..(start + chunk).min(middle);
         let backward = start..(start + chunk).min(frames - middle).max(start);
         rayon::join(
-            || early.convert(&source, forward.clone()),
-            || late.convert(&source, frames - backward.end..frames - backward.start),
+            || early.convert(&source, &classes, forward.clone()),
+            || {
+                let frames = frames - backward.end..frames - backward.start;
+                late.convert(&source, &classes, frames);
+            },
         );
         let steps = [
             (Direction::Forward, forward, &early),
@@ -162,14 +167,16 @@ fn together<E: Element>(
                 }
             }
         });
-        if early.emissions.poisoned || late.emissions.poisoned {
+        let found = early.found.and(late.found);
+        if found.poisoned || found.too_far {
             return None;
         }
     }
-    if early.emissions.path + late.emissions.path >= E::Real::PATH_LIMIT {
+    let found = early.found.and(late.found);
+    if found.path >= E::Real::PATH_LIMIT {
         return None;
     }
-    let log_scale = early.emissions.log_scale + late.emissions.log_scale;
+    let log_scale = found.log_scale;
     candidates.par_iter_mut().for_each(|(score, candidate)| {
         let (log_p, _) = candidate.lattice.meet(&candidate.alpha, &candidate.beta);
         **score = -loss_from(log_p + log_scale, frames, plan.input, E::Real::EPSILON);
@@ -229,6 +236,8 @@ impl<R: Real> Candidate<R> {
 /// The emissions of all labels that are used, for a run of frames.
 struct Table<R: Real> {
     emissions: Emissions<R>,
+    /// Of all frames so far.
+    found: Found,
     /// The same with mantissa and exponent side by side, so that a candidate fetches both at once.
     pairs: Vec<R::Pair>,
 }
@@ -237,14 +246,16 @@ impl<R: Real> Default for Table<R> {
     fn default() -> Self {
         Self {
             emissions: Emissions::default(),
+            found: Found::default(),
             pairs: Vec::new(),
         }
     }
 }
 
 impl<R: Real> Table<R> {
-    fn convert<E: Element>(&mut self, source: &Source<E>, frames: Range<usize>) {
-        self.emissions.convert(source, frames);
+    fn convert<E: Element>(&mut self, source: &Source<E>, used: &Classes, frames: Range<usize>) {
+        let found = self.emissions.read(source, used, frames);
+        self.found = self.found.and(found);
         let (m, e) = (&self.emissions.labels_m, &self.emissions.labels_e);
         self.pairs.clear();
         self.pairs
@@ -290,47 +301,47 @@ impl<R: Real> Table<R> {
 }
 
 /// What a transcript's path does in each frame.
-pub(crate) struct Occupancy<R> {
+pub(crate) struct Occupancy {
     /// `ln P`.
     pub log_p: f64,
     /// `(T_n, U_n)`: the posterior of each label. Empty when `log_p` is not finite.
-    pub labels: Vec<R>,
+    pub labels: Vec<f64>,
     /// `(T_n, U_n)`: `p(label)` by the model. Empty when `log_p` is not finite.
     pub probabilities: Vec<f64>,
 }
 
 /// The posteriors of the labels of each item, and the model's probabilities of those labels.
-pub(crate) fn occupancy<E: Element>(
-    plan: &Plan,
-    data: &[E],
-    strides: Strides,
-) -> Vec<Occupancy<E::Real>> {
-    let (_, saved) = forward(plan, data, strides, true);
-    let items = saved.map_or_else(Vec::new, |saved| saved.items);
-    let items = items.into_par_iter().enumerate().map(|(n, item)| {
-        let labels = plan.target_length(n);
-        let source = Source::new(plan, data, strides, n);
-        let mut emissions = Emissions::<f64>::default();
-        let mut probabilities = Vec::new();
-        if !item.posterior.is_empty() {
+pub(crate) fn occupancy<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> Vec<Occupancy> {
+    // The losses come unweighted: no plan for scoring asks for a mean.
+    let (losses, _) = forward(plan, data, strides, false);
+    let items = losses.into_par_iter().enumerate().map(|(n, loss)| {
+        let log_p = -loss.widen();
+        let mut occupancy = Occupancy {
+            log_p,
+            labels: Vec::new(),
+            probabilities: Vec::new(),
+        };
+        let states = 2 * plan.target_length(n) + 1;
+        if log_p.is_finite() && states > 1 {
+            let posterior = state_posteriors(plan, data, strides, n);
+            let frames = posterior.chunks_exact(states);
+            occupancy.labels = frames
+                .flat_map(|frame| frame.iter().skip(1).step_by(2).copied())
+                .collect();
+            let used = Classes::new(plan.target(n));
+            let source = Source::new(plan, data, strides, n, &used);
+            let mut emissions = Emissions::<f64>::default();
             for t in 0..plan.input_lengths[n] {
                 // One frame at a time, since entries are relative to the largest of their frame.
-                emissions.reset();
-                emissions.convert(&source, t..t + 1);
-                let (y, scale) = (emissions.frame(t), emissions.log_scale.exp());
-                let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
-                probabilities.extend(entries.map(|(&m, &e)| m * f64::exp2(e) * scale));
+                let scale = emissions.read(&source, &used, t..t + 1).log_scale.exp();
+                let y = emissions.frame(t);
+                let entries = y.labels_m.iter().zip(y.labels_e);
+                let entries = entries.take(plan.target_length(n));
+                let probabilities = entries.map(|(&m, &e)| m * f64::exp2(e) * scale);
+                occupancy.probabilities.extend(probabilities);
             }
         }
-        Occupancy {
-            log_p: -item.loss,
-            labels: item
-                .posterior
-                .chunks_exact(labels + 1)
-                .flat_map(|frame| frame[..labels].iter().copied())
-                .collect(),
-            probabilities,
-        }
+        occupancy
     });
     items.collect()
 }
@@ -350,10 +361,10 @@ pub(crate) fn state_posteriors<E: Element>(
         return posterior;
     }
     // In f64 for all dtypes: this is for looking at, not for speed.
-    let source = Source::new(plan, data, strides, n);
+    let used = Classes::new(plan.target(n));
+    let source = Source::new(plan, data, strides, n, &used);
     let mut emissions = Emissions::<f64>::default();
-    emissions.convert(&source, 0..frames);
-    if emissions.poisoned {
+    if emissions.read(&source, &used, 0..frames).poisoned {
         posterior.fill(f64::NAN);
         return posterior;
     }
@@ -413,6 +424,7 @@ mod tests {
             layout: None,
             input: crate::plan::InputKind::LogProbs,
             gradient: Default::default(),
+            mean: false,
             zero_infinity: false,
             input_lengths: vec![frames],
             labels: Vec::new(),
@@ -490,7 +502,8 @@ mod tests {
         used.sort_unstable();
         used.dedup();
         let all = alone(plan, 0, used);
-        let source = Source::new(&all, data, strides, 0);
+        let classes = Classes::new(&all.labels);
+        let source = Source::new(&all, data, strides, 0, &classes);
         let mut candidates: Vec<Candidate<f32>> = targets
             .iter()
             .map(|target| Candidate::new(frames, target, &all.labels))
@@ -508,7 +521,7 @@ mod tests {
                     end = (start + chunk).min(frames - middle);
                     range = frames - end..frames - start;
                 }
-                table.convert(&source, range);
+                table.convert(&source, &classes, range);
                 let spent: Duration = candidates
                     .par_iter_mut()
                     .map(|candidate| {

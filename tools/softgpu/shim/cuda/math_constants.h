@@ -1,0 +1,1 @@
+#include "softgpu_cuda.h"
