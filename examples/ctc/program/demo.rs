@@ -65,7 +65,7 @@ fn frame(classes: usize, best: usize, second: Option<usize>, noise: &mut Noise) 
     row[best] += 6.0 + 3.0 * noise.unit();
     row[0] += 3.0;
     if let Some(second) = second {
-        row[second] += 6.0 * noise.unit();
+        row[second] += 4.0 * noise.unit();
     }
     row
 }

@@ -1,7 +1,8 @@
 //! The lattice of a transcript over its emissions, with the best path, as SVG.
 //!
 //! A row is a state of the lattice (blank, first token, blank, …, from the top), a column is a
-//! frame. The darker a cell, the more probable is the state's label in that frame.
+//! frame. The darker a cell, the more probable is the state's label in that frame; tokens are
+//! blue and blanks grey.
 
 use super::input::Source;
 use super::output::Aligned;
@@ -184,10 +185,11 @@ fn heat_map(source: &Source, aligned: &Aligned, states: usize) -> Result<String>
         })
         .collect();
     let mut pixels = Vec::with_capacity(3 * states * rows.len());
-    for class in classes {
+    for (state, class) in classes.into_iter().enumerate() {
+        let colours = if state % 2 == 0 { BLANK } else { TOKEN };
         for row in &rows {
             // The square root lifts what is small.
-            pixels.extend(shade(row[class].exp().clamp(0.0, 1.0).sqrt()));
+            pixels.extend(shade(row[class].exp().clamp(0.0, 1.0).sqrt(), colours));
         }
     }
     let mut data = Vec::new();
@@ -205,16 +207,16 @@ fn heat_map(source: &Source, aligned: &Aligned, states: usize) -> Result<String>
     Ok(format!("data:image/png;base64,{encoded}"))
 }
 
-/// From white over light blue to dark blue.
-fn shade(level: f32) -> [u8; 3] {
+/// The colours of probability 0, 1/4 and 1. Blanks are grey, so that tokens stand out.
+type Colours = [[f32; 3]; 3];
+const TOKEN: Colours = [[255.0; 3], [146.0, 190.0, 222.0], [16.0, 62.0, 118.0]];
+const BLANK: Colours = [[255.0; 3], [240.0, 241.0, 243.0], [214.0, 217.0, 222.0]];
+
+fn shade(level: f32, [none, some, all]: Colours) -> [u8; 3] {
     let (from, to, part) = if level < 0.5 {
-        ([250.0, 251.0, 253.0], [146.0, 190.0, 222.0], 2.0 * level)
+        (none, some, 2.0 * level)
     } else {
-        (
-            [146.0, 190.0, 222.0],
-            [16.0, 62.0, 118.0],
-            2.0 * level - 1.0,
-        )
+        (some, all, 2.0 * level - 1.0)
     };
     std::array::from_fn(|i| (from[i] + (to[i] - from[i]) * part) as u8)
 }
