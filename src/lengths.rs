@@ -28,10 +28,7 @@ pub trait IntoLengths {
 impl IntoLengths for &Tensor {
     fn into_lengths(self) -> Result<Lengths> {
         if self.rank() > 1 {
-            bail!(
-                "ctc_loss: lengths have shape {:?}; expected (N) or ()",
-                self.dims()
-            )
+            bail!("lengths have shape {:?}; expected (N) or ()", self.dims())
         }
         let values = int_values(self, "lengths")?;
         Ok(match (self.rank(), values.as_slice()) {
@@ -51,7 +48,7 @@ pub(crate) fn int_values(tensor: &Tensor, what: &str) -> Result<Vec<i64>> {
         dtype,
         DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64
     ) {
-        bail!("ctc_loss: {what} have dtype {dtype:?}; expected u8, u32, i16, i32 or i64")
+        bail!("{what} have dtype {dtype:?}; expected u8, u32, i16, i32 or i64")
     }
     if tensor.elem_count() == 0 {
         return Ok(Vec::new());

@@ -54,7 +54,11 @@
 //! States are numbers with their own exponent, so nothing underflows at any length, and no
 //! logarithm is taken inside the recursion. Input of f16, bf16 and f32 is computed in f32, f64 in
 //! f64. Results are the same bits on every run, for every number of threads, for every instruction
-//! set, for any view of the input, and whatever else is in the batch.
+//! set, for any view of the input, and whatever else is in the batch. (Candidates that
+//! [`score_transcripts`] weighs together share their emissions, so there a score may differ in its
+//! last bits with its company.)
+//!
+//! An entry that is more than 1.4e9 nats below the largest one that its frame uses counts as −inf.
 //!
 //! # Devices
 //!

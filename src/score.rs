@@ -152,7 +152,7 @@ pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
 ) -> Result<Vec<Vec<f64>>> {
     let call = opts.call("score_transcripts_batch");
     let lists: Vec<&[S]> = transcripts.iter().map(Vec::as_slice).collect();
-    let lengths = input_lengths.into_lengths()?;
+    let lengths = validate::read(call.function, "input_lengths", input_lengths)?;
     let plan = validate::plan_for_transcripts(call, log_probs, lengths, &lists)?;
     let scores = scores(&plan, log_probs, &lists)?;
     let finished = scores
@@ -261,15 +261,17 @@ fn finish<S: AsRef<[u32]>>(mut scores: Vec<f64>, lists: &[S], opts: ScoreOptions
         }
     }
     if opts.softmax {
+        // A NaN stays one and takes no share of the others.
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if best == f64::NEG_INFINITY {
-            // Nothing fits; a NaN stays one.
+            // Nothing fits.
             for score in scores.iter_mut().filter(|score| !score.is_nan()) {
                 *score = 0.0;
             }
             return scores;
         }
-        let sum: f64 = scores.iter().map(|score| (score - best).exp()).sum();
+        let weights = scores.iter().map(|score| (score - best).exp());
+        let sum: f64 = weights.filter(|weight| !weight.is_nan()).sum();
         for score in &mut scores {
             *score = (*score - best).exp() / sum;
         }

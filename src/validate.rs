@@ -29,7 +29,10 @@ pub(crate) fn plan(
     opts: CtcLossOptions,
 ) -> Result<Plan> {
     let call = Call {
-        function: "ctc_loss",
+        function: match kind {
+            InputKind::LogProbs => "ctc_loss",
+            InputKind::Logits => "ctc_loss_with_logits",
+        },
         input: kind,
         blank: opts.blank,
         layout: opts.layout,
@@ -54,11 +57,15 @@ pub(crate) fn plan_for(
     target_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    let input_lengths = input_lengths_of(call, input_lengths.into_lengths()?, dims)?;
+    let input_lengths = input_lengths_of(
+        call,
+        read(call.function, "input_lengths", input_lengths)?,
+        dims,
+    )?;
     let target_lengths = lengths(
         call.function,
         "target_lengths",
-        target_lengths.into_lengths()?,
+        read(call.function, "target_lengths", target_lengths)?,
         dims.batch,
     )?;
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
@@ -72,7 +79,11 @@ pub(crate) fn plan_for_decoding(
     input_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    let input_lengths = input_lengths_of(call, input_lengths.into_lengths()?, dims)?;
+    let input_lengths = input_lengths_of(
+        call,
+        read(call.function, "input_lengths", input_lengths)?,
+        dims,
+    )?;
     let label_offsets = vec![0; dims.batch + 1];
     Ok(collect(
         call,
@@ -194,13 +205,13 @@ pub(crate) fn targets_only(
     input_lengths: impl IntoLengths,
     target_lengths: impl IntoLengths,
 ) -> Result<(Vec<usize>, Vec<u32>, Vec<usize>)> {
-    let input_lengths = input_lengths.into_lengths()?;
+    let input_lengths = read(function, "input_lengths", input_lengths)?;
     let batch = match &input_lengths {
         Lengths::Scalar(_) => 1,
         Lengths::Batch(values) => values.len(),
     };
     let input_lengths = lengths(function, "input_lengths", input_lengths, batch)?;
-    let target_lengths = target_lengths.into_lengths()?;
+    let target_lengths = read(function, "target_lengths", target_lengths)?;
     let target_lengths = lengths(function, "target_lengths", target_lengths, batch)?;
     // Any label will do: neither the classes nor the blank are known.
     let call = Call {
@@ -319,6 +330,13 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
     Ok(input_lengths)
 }
 
+/// Reads lengths; an error says whose they are.
+pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
+    lengths
+        .into_lengths()
+        .map_err(|error| candle_core::Error::Msg(format!("{function}: {name}: {error}")).bt())
+}
+
 /// One non-negative length for each item.
 fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
     let values = match lengths {
@@ -401,7 +419,7 @@ fn labels(
              one dimension"
         ),
     };
-    let values = int_values(targets, "targets")?;
+    let values = int_values(targets, &format!("{}: targets", call.function))?;
     let mut labels = Vec::with_capacity(target_lengths.iter().sum());
     let mut label_offsets = Vec::with_capacity(batch + 1);
     label_offsets.push(0);

@@ -105,7 +105,8 @@ fn apart<E: Element>(
     let score = |target: &&[u32]| {
         let plan = alone(plan, n, target.to_vec());
         let mut buffers = super::Buffers::<E::Real>::default();
-        -super::item(&plan, data, strides, 0, false, &mut buffers).loss
+        // 0 − x, so that a certain transcript has 0 and not −0.
+        0.0 - super::item(&plan, data, strides, 0, false, &mut buffers).loss
     };
     targets.par_iter().map(score).collect()
 }
@@ -179,7 +180,7 @@ fn together<E: Element>(
     let log_scale = found.log_scale;
     candidates.par_iter_mut().for_each(|(score, candidate)| {
         let (log_p, _) = candidate.lattice.meet(&candidate.alpha, &candidate.beta);
-        **score = -loss_from(log_p + log_scale, frames, plan.input, E::Real::EPSILON);
+        **score = 0.0 - loss_from(log_p + log_scale, frames, plan.input, E::Real::EPSILON);
     });
     drop(candidates);
     Some(scores)
