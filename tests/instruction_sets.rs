@@ -1,0 +1,55 @@
+//! Every instruction set gives the same bits. In a file of its own: the choice is the process's.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_ctc::{CtcLossOptions, Isa, Reduction, ctc_loss, ctc_loss_with_logits};
+
+/// Losses and gradients of `input` (T, N, C), as f64.
+fn run(input: &Tensor, targets: &Tensor, logits: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    let (frames, items, _) = input.dims3()?;
+    let leaf = Var::from_tensor(input)?;
+    let options = CtcLossOptions {
+        reduction: Reduction::None,
+        ..Default::default()
+    };
+    let input_lengths: Vec<usize> = (0..items).map(|n| frames - 3 * n).collect();
+    let target_lengths: Vec<usize> = (0..items).map(|n| targets.dims()[1] - n).collect();
+    let function = if logits {
+        ctc_loss_with_logits
+    } else {
+        ctc_loss
+    };
+    let loss = function(&leaf, targets, input_lengths, target_lengths, options)?;
+    let gradient = loss.backward()?.get(&leaf).unwrap().clone();
+    let values = |x: &Tensor| x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    Ok((values(&loss)?, values(&gradient)?))
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() -> Result<()> {
+    let best = Isa::current();
+    println!("this processor has {:?}", Isa::available());
+    for (frames, items, classes, labels) in [(40, 3, 7, 9), (150, 2, 300, 40), (9, 1, 2, 1)] {
+        let device = Device::Cpu;
+        let input = Tensor::randn(0f64, 3., (frames, items, classes), &device)?;
+        let targets: Vec<u32> = (0..items * labels)
+            .map(|i| 1 + (i * i % (classes - 1)) as u32)
+            .collect();
+        let targets = Tensor::from_vec(targets, (items, labels), &device)?;
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            let input = input.to_dtype(dtype)?;
+            for logits in [false, true] {
+                assert!(Isa::Baseline.force());
+                let baseline = run(&input, &targets, logits)?;
+                assert!(baseline.0.iter().all(|loss| loss.is_finite()));
+                for isa in Isa::available() {
+                    assert!(isa.force());
+                    assert_eq!(Isa::current(), isa);
+                    let got = run(&input, &targets, logits)?;
+                    assert_eq!(got, baseline, "{isa:?} {dtype:?} logits: {logits}");
+                }
+            }
+        }
+    }
+    assert!(best.force());
+    Ok(())
+}
