@@ -1,6 +1,6 @@
 //! The distinct classes of a target, and where each of them stands in it.
 
-/// Emissions are converted, and posteriors kept, once for each class that a target uses.
+/// Entries are gathered, and posteriors kept, once for each class that a target uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Classes {
     /// In the order of their first appearance.

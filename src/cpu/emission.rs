@@ -3,7 +3,7 @@
 //! 1. [`Source::gather`] picks, for each frame, the entries of the classes that the target uses
 //!    and of the blank. For logits it also takes the log-sum-exp of the row.
 //! 2. [`Emissions::convert`] turns a run of gathered frames into `y_t(label)` and `y_t(blank)` as
-//!    mantissa and exponent: once for each frame and class, then spread over the target.
+//!    mantissa and exponent: each place of the target looks its class up and converts it.
 
 use super::classes::Classes;
 use super::isa::dispatch;
