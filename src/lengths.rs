@@ -1,14 +1,17 @@
 //! The forms in which a caller may give lengths.
 
+use crate::op;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Lengths as given, not yet checked against the batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Lengths {
     /// One length with no batch dimension: a plain number or a tensor of shape `()`.
     Scalar(i128),
     /// One length for each item.
     Batch(Vec<i128>),
+    /// A tensor of integers of shape `(N)` or `()`, not yet read.
+    Tensor(Tensor),
 }
 
 /// Anything that gives one length for each item of a batch.
@@ -18,7 +21,7 @@ pub enum Lengths {
 /// or `i64`. A plain number or a `()` tensor stands for an input with no batch dimension or a
 /// batch of one.
 pub trait IntoLengths {
-    /// Reads the lengths. A tensor on a device is copied to the host.
+    /// Takes the lengths. A tensor is not read here.
     ///
     /// # Errors
     /// When a tensor is not of an integer dtype or has more than one dimension.
@@ -30,31 +33,77 @@ impl IntoLengths for &Tensor {
         if self.rank() > 1 {
             bail!("lengths have shape {:?}; expected (N) or ()", self.dims())
         }
-        let values = int_values(self, "lengths")?;
-        Ok(match (self.rank(), values.as_slice()) {
-            (0, &[one]) => Lengths::Scalar(one.into()),
-            _ => Lengths::Batch(values.into_iter().map(i128::from).collect()),
-        })
+        check_int(self, "lengths")?;
+        Ok(Lengths::Tensor(self.detach()))
     }
 }
 
-/// All values of an integer tensor in row-major order, on the host.
-pub(crate) fn int_values(tensor: &Tensor, what: &str) -> Result<Vec<i64>> {
+impl IntoLengths for Lengths {
+    fn into_lengths(self) -> Result<Lengths> {
+        Ok(self)
+    }
+}
+
+impl Lengths {
+    /// The tensor, if they are one.
+    pub(crate) fn tensor(&self) -> Option<&Tensor> {
+        match self {
+            Self::Tensor(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// The values that the tensor of these lengths turned out to have.
+    pub(crate) fn with_values(self, values: &[i64]) -> Self {
+        match self {
+            Self::Tensor(tensor) if tensor.rank() == 0 => Self::Scalar(values[0].into()),
+            Self::Tensor(_) => Self::Batch(values.iter().map(|&value| value.into()).collect()),
+            other => other,
+        }
+    }
+}
+
+/// Checks that a tensor holds integers.
+pub(crate) fn check_int(tensor: &Tensor, what: &str) -> Result<()> {
+    match tensor.dtype() {
+        DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => Ok(()),
+        other => bail!("{what} have dtype {other:?}; expected u8, u32, i16, i32 or i64"),
+    }
+}
+
+/// The values of integer tensors in row-major order, on the host. Those on a GPU come with one copy.
+pub(crate) fn int_values(tensors: &[&Tensor]) -> Result<Vec<Vec<i64>>> {
+    let on_gpu: Vec<&Tensor> = tensors
+        .iter()
+        .copied()
+        .filter(|tensor| !tensor.device().is_cpu())
+        .collect();
+    let together = match on_gpu.len() {
+        0 | 1 => None,
+        _ => op::read_together(&on_gpu)?,
+    };
+    let Some(together) = together else {
+        return tensors.iter().map(|tensor| values(tensor)).collect();
+    };
+    let mut together = together.into_iter();
+    tensors
+        .iter()
+        .map(|tensor| match tensor.device() {
+            Device::Cpu => values(tensor),
+            _ => Ok(together.next().unwrap_or_default()),
+        })
+        .collect()
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<i64>> {
     fn read<T: candle_core::WithDType + Into<i64>>(flat: &Tensor) -> Result<Vec<i64>> {
         Ok(flat.to_vec1::<T>()?.into_iter().map(Into::into).collect())
-    }
-    let dtype = tensor.dtype();
-    if !matches!(
-        dtype,
-        DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64
-    ) {
-        bail!("{what} have dtype {dtype:?}; expected u8, u32, i16, i32 or i64")
     }
     if tensor.elem_count() == 0 {
         return Ok(Vec::new());
     }
     let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
-    match dtype {
+    match flat.dtype() {
         DType::U8 => read::<u8>(&flat),
         DType::U32 => read::<u32>(&flat),
         DType::I16 => read::<i16>(&flat),

@@ -66,17 +66,27 @@
 //! error that says so; the functions for inference copy such a tensor to the host.
 
 mod align;
+mod classes;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decode;
 mod feasibility;
+// Always compiled, so that its tests always run; used where there is a GPU.
+#[cfg_attr(not(any(feature = "cuda", feature = "metal", ctc_softgpu)), allow(dead_code))]
+mod gpu;
 mod host;
 mod lengths;
 mod loss;
+#[cfg(feature = "metal")]
+mod metal;
 mod op;
 mod options;
 mod plan;
 mod reduce;
 mod score;
+#[cfg(ctc_softgpu)]
+mod soft;
 mod validate;
 
 pub use align::{AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, group_words};
@@ -89,7 +99,7 @@ pub use decode::{
 pub use feasibility::{Feasibility, feasibility};
 pub use lengths::{IntoLengths, Lengths};
 pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};
-pub use options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
+pub use options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
 pub use score::{
     ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,
     score_transcripts_batch, state_posteriors, token_confidence,

@@ -5,9 +5,22 @@
 //! lives, and with it that state. [`CtcBackward`] writes the gradient from them.
 
 use crate::cpu::{self, Real};
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+use crate::gpu;
 use crate::plan::Plan;
+#[cfg(ctc_softgpu)]
+use crate::soft::{Memory, Soft};
+use candle_core::backend::BackendStorage;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+use candle_core::DType;
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+use candle_core::Device;
+#[cfg(feature = "metal")]
+use candle_core::MetalStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
@@ -21,10 +34,50 @@ pub(crate) fn losses(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
     })
 }
 
+/// Whether a tensor is where a GPU path serves it.
+pub(crate) fn serves(tensor: &Tensor) -> bool {
+    cfg!(ctc_softgpu) || !tensor.device().is_cpu()
+}
+
+/// The values of integer tensors of a GPU, with one copy to the host. `None` where there is no such way:
+/// on the CPU, and for tensors of several devices or of more than two dimensions.
+pub(crate) fn read_together(tensors: &[&Tensor]) -> Result<Option<Vec<Vec<i64>>>> {
+    let Some(first) = tensors.first().map(|tensor| tensor.device()) else {
+        return Ok(None);
+    };
+    if tensors
+        .iter()
+        .any(|tensor| tensor.rank() > 2 || !tensor.device().same_device(first))
+    {
+        return Ok(None);
+    }
+    match first {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => gpu::read_together(device, &integers(tensors)).map(Some),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => gpu::read_together(device, &integers(tensors)).map(Some),
+        #[cfg(ctc_softgpu)]
+        Device::Cpu => gpu::read_together(&Soft, &integers(tensors)).map(Some),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+fn integers(tensors: &[&Tensor]) -> Vec<crate::plan::Integer> {
+    let integer = |&tensor: &&Tensor| crate::plan::Integer::Tensor(tensor.clone());
+    tensors.iter().map(integer).collect()
+}
+
 /// What a backend keeps from the forward to the backward pass.
 enum Saved {
     F32(cpu::Saved<f32>),
     F64(cpu::Saved<f64>),
+    #[cfg(feature = "cuda")]
+    Cuda(gpu::Saved<CudaStorage>),
+    #[cfg(feature = "metal")]
+    Metal(gpu::Saved<MetalStorage>),
+    #[cfg(ctc_softgpu)]
+    Soft(gpu::Saved<Memory>),
 }
 
 struct CtcForward {
@@ -34,6 +87,17 @@ struct CtcForward {
 }
 
 impl CtcForward {
+    fn keep(&self, saved: Option<Saved>) {
+        if let (Some(cell), Some(saved)) = (&self.saved, saved) {
+            // The cell is empty: candle runs the forward pass of an operation once.
+            let _ = cell.set(Arc::new(saved));
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::from(self.plan.loss_shape())
+    }
+
     fn cpu<E: cpu::Element>(
         &self,
         data: &[E],
@@ -42,14 +106,21 @@ impl CtcForward {
     ) -> (CpuStorage, Shape) {
         let strides = self.plan.strides(layout);
         let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some());
-        if let (Some(cell), Some(saved)) = (&self.saved, saved) {
-            // The cell is empty: candle runs the forward pass of an operation once.
-            let _ = cell.set(Arc::new(wrap(saved)));
-        }
-        (
-            E::Real::to_cpu_storage_owned(losses),
-            Shape::from(self.plan.loss_shape()),
-        )
+        self.keep(saved.map(wrap));
+        (E::Real::to_cpu_storage_owned(losses), self.shape())
+    }
+
+    #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+    fn gpu<B: gpu::Backend>(
+        &self,
+        backend: &B,
+        (storage, dtype, layout): (&B::Storage, DType, &Layout),
+        wrap: fn(gpu::Saved<B::Storage>) -> Saved,
+    ) -> Result<(B::Storage, Shape)> {
+        let keep = self.saved.is_some();
+        let (losses, saved) = gpu::forward(backend, &self.plan, storage, dtype, layout, keep)?;
+        self.keep(saved.map(wrap));
+        Ok((losses, self.shape()))
     }
 }
 
@@ -59,13 +130,32 @@ impl CustomOp1 for CtcForward {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        #[cfg(ctc_softgpu)]
+        {
+            let input = (&Memory::from_cpu(storage)?, storage.dtype(), layout);
+            let (losses, shape) = self.gpu(&Soft, input, Saved::Soft)?;
+            return Ok((losses.to_cpu()?, shape));
+        }
+        #[allow(unreachable_code)]
         Ok(match storage {
             CpuStorage::F32(data) => self.cpu(data, layout, Saved::F32),
             CpuStorage::F64(data) => self.cpu(data, layout, Saved::F64),
             CpuStorage::F16(data) => self.cpu(data, layout, Saved::F32),
             CpuStorage::BF16(data) => self.cpu(data, layout, Saved::F32),
-            other => bail!("ctc-loss: unsupported dtype {:?}", dtype_of(other)),
+            other => bail!("ctc-loss: unsupported dtype {:?}", other.dtype()),
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let input = (storage, storage.dtype(), layout);
+        self.gpu(&storage.device, input, Saved::Cuda)
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        let input = (storage, storage.dtype(), layout);
+        self.gpu(storage.device(), input, Saved::Metal)
     }
 
     fn bwd(&self, input: &Tensor, _losses: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
@@ -117,6 +207,14 @@ impl CustomOp2 for CtcBackward {
         upstream: &CpuStorage,
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        #[cfg(ctc_softgpu)]
+        if let Saved::Soft(saved) = &*self.saved {
+            let (storage, up) = (Memory::from_cpu(input)?, Memory::from_cpu(upstream)?);
+            let input = (&storage, input.dtype(), layout);
+            let gradient =
+                gpu::gradient(&Soft, &self.plan, input, saved, (&up, upstream_layout))?;
+            return Ok((gradient.to_cpu()?, layout.shape().clone()));
+        }
         let upstream = (upstream, upstream_layout);
         match (input, &*self.saved) {
             (CpuStorage::F32(data), Saved::F32(saved)) => self.cpu((data, layout), saved, upstream),
@@ -127,12 +225,39 @@ impl CustomOp2 for CtcBackward {
             (CpuStorage::BF16(data), Saved::F32(saved)) => {
                 self.cpu::<bf16>((data, layout), saved, upstream)
             }
-            (other, _) => bail!("ctc-loss: unsupported dtype {:?}", dtype_of(other)),
+            (other, _) => bail!("ctc-loss: unsupported dtype {:?}", other.dtype()),
         }
     }
-}
 
-fn dtype_of(storage: &CpuStorage) -> DType {
-    use candle_core::backend::BackendStorage;
-    storage.dtype()
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        layout: &Layout,
+        upstream: &CudaStorage,
+        upstream_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let Saved::Cuda(saved) = &*self.saved else {
+            bail!("ctc-loss: the forward pass did not run on a CUDA device")
+        };
+        let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));
+        let gradient = gpu::gradient(&input.device, &self.plan, storage, saved, upstream)?;
+        Ok((gradient, layout.shape().clone()))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        layout: &Layout,
+        upstream: &MetalStorage,
+        upstream_layout: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let Saved::Metal(saved) = &*self.saved else {
+            bail!("ctc-loss: the forward pass did not run on a Metal device")
+        };
+        let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));
+        let gradient = gpu::gradient(input.device(), &self.plan, storage, saved, upstream)?;
+        Ok((gradient, layout.shape().clone()))
+    }
 }

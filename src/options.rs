@@ -39,6 +39,21 @@ pub enum InputLayout {
     BatchMajor,
 }
 
+/// Where lengths and targets that are on a GPU are checked. Those on the host are always checked there,
+/// and a bad one is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Checks {
+    /// They are copied to the host, with one small copy, which waits for what the GPU still has to do.
+    /// A bad length or label is an error.
+    #[default]
+    Host,
+    /// They are checked on the GPU and nothing is read back. An item with a bad length or label (with
+    /// concatenated targets whose lengths do not add up: every item) gets a loss and a gradient of NaN, and
+    /// nothing outside the tensors is read or written. Memory is laid out for targets of S labels: give
+    /// them padded, or the lengths on the host.
+    Device,
+}
+
 /// The options of [`ctc_loss`](crate::ctc_loss), [`ctc_loss_with_logits`](crate::ctc_loss_with_logits)
 /// and [`CtcLoss`](crate::CtcLoss). The defaults are PyTorch's.
 ///
@@ -59,4 +74,6 @@ pub struct CtcLossOptions {
     pub gradient: GradientKind,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
+    /// Where lengths and targets that are on a GPU are checked. Default [`Checks::Host`].
+    pub checks: Checks,
 }

@@ -1,7 +1,7 @@
 //! The checked problem: what every backend works from. Pure data, no tensors.
 
 use crate::options::{GradientKind, InputLayout};
-use candle_core::Layout;
+use candle_core::{Layout, Tensor};
 
 /// What the input holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,9 +12,37 @@ pub(crate) enum InputKind {
     Logits,
 }
 
+/// Integers of a caller, in shape `()`, `(N)` or `(N, S)`.
+#[derive(Debug, Clone)]
+pub(crate) enum Integer {
+    Values(Vec<i64>),
+    Tensor(Tensor),
+}
+
+impl Integer {
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Values(values) => values.len(),
+            Self::Tensor(tensor) => tensor.elem_count(),
+        }
+    }
+}
+
+/// Lengths and targets on a device, to be checked there: only their shapes are known.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    pub input_lengths: Integer,
+    pub target_lengths: Integer,
+    pub targets: Integer,
+    /// Labels of a row of padded targets; 0 for a concatenation.
+    pub row: usize,
+    /// The most labels that a target can have.
+    pub labels: usize,
+}
+
 /// A checked CTC problem. Nothing in it can be out of range: the lengths fit the input, the
 /// labels are classes, and none of them is the blank.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// `T`: frames of the input.
     pub frames: usize,
@@ -38,6 +66,8 @@ pub(crate) struct Plan {
     pub labels: Vec<u32>,
     /// Where the labels of each item begin, and the end: `batch + 1` entries.
     pub label_offsets: Vec<usize>,
+    /// Lengths and labels that only a device knows. Those above are then empty.
+    pub unread: Option<Unread>,
 }
 
 /// Where the entries of the input stand in its storage, in elements.
@@ -134,6 +164,7 @@ mod tests {
             input_lengths: vec![5, 3, 2],
             labels: vec![1, 1, 2, 3, 3, 3],
             label_offsets: vec![0, 3, 3, 6],
+            unread: None,
         }
     }
 

@@ -2,9 +2,10 @@
 //! that a user's input can cause.
 
 use crate::decode::BeamOptions;
-use crate::lengths::{IntoLengths, Lengths, int_values};
-use crate::options::{CtcLossOptions, GradientKind, InputLayout, Reduction};
-use crate::plan::{InputKind, Plan};
+use crate::op;
+use crate::lengths::{IntoLengths, Lengths, check_int, int_values};
+use crate::options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
+use crate::plan::{InputKind, Integer, Plan, Unread};
 use candle_core::{DType, Result, Tensor, bail};
 
 /// The public function whose arguments are checked, and what its options say of them.
@@ -38,7 +39,16 @@ pub(crate) fn plan(
         layout: opts.layout,
         star: None,
     };
-    let plan = plan_for(call, input, targets, input_lengths, target_lengths)?;
+    let dims = input_dims(call, input)?;
+    let input_lengths = given(call.function, "input_lengths", input_lengths)?;
+    let target_lengths = given(call.function, "target_lengths", target_lengths)?;
+    let on_device = opts.checks == Checks::Device && op::serves(input);
+    let plan = if on_device && [Some(targets), input_lengths.tensor(), target_lengths.tensor()].into_iter().flatten().any(op::serves) {
+        let unread = unread(call, dims, input, targets, input_lengths, target_lengths)?;
+        Plan { unread: Some(unread), ..collect(call, dims, Vec::new(), Vec::new(), Vec::new()) }
+    } else {
+        checked(call, dims, targets, input_lengths, target_lengths)?
+    };
     Ok(Plan {
         gradient: opts.gradient,
         mean: opts.reduction == Reduction::Mean,
@@ -57,19 +67,94 @@ pub(crate) fn plan_for(
     target_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    let input_lengths = input_lengths_of(
-        call,
-        read(call.function, "input_lengths", input_lengths)?,
-        dims,
-    )?;
-    let target_lengths = lengths(
-        call.function,
-        "target_lengths",
-        read(call.function, "target_lengths", target_lengths)?,
-        dims.batch,
-    )?;
+    let input_lengths = given(call.function, "input_lengths", input_lengths)?;
+    let target_lengths = given(call.function, "target_lengths", target_lengths)?;
+    checked(call, dims, targets, input_lengths, target_lengths)
+}
+
+fn checked(
+    call: Call,
+    dims: Dims,
+    targets: &Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+) -> Result<Plan> {
+    check_int(targets, &format!("{}: targets", call.function))?;
+    // All that is on a GPU is read at once.
+    let tensors: Vec<&Tensor> = [Some(targets), input_lengths.tensor(), target_lengths.tensor()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut values = int_values(&tensors)?.into_iter();
+    let targets_values = values.next().unwrap_or_default();
+    let mut resolve = |lengths: Lengths| match lengths.tensor() {
+        Some(_) => lengths.with_values(&values.next().unwrap_or_default()),
+        None => lengths,
+    };
+    let (input_lengths, target_lengths) = (resolve(input_lengths), resolve(target_lengths));
+    let input_lengths = input_lengths_of(call, input_lengths, dims)?;
+    let target_lengths = lengths(call.function, "target_lengths", target_lengths, dims.batch)?;
+    let targets = (targets.dims(), targets_values.as_slice());
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
     Ok(collect(call, dims, input_lengths, labels, label_offsets))
+}
+
+/// Lengths and targets that stay on the device: only shapes are checked, and what the host knows.
+fn unread(
+    call: Call,
+    dims: Dims,
+    input: &Tensor,
+    targets: &Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+) -> Result<Unread> {
+    let function = call.function;
+    check_int(targets, &format!("{function}: targets"))?;
+    let on_device = |name: &str, lengths: &Tensor| {
+        let entries = lengths.elem_count();
+        if entries != dims.batch {
+            bail!(
+                "{function}: {name} has {entries} entries, but the batch has N = {} items",
+                dims.batch
+            )
+        }
+        Ok(Integer::Tensor(lengths.clone()))
+    };
+    // What the host knows is checked here. Checked lengths are those of tensors, so they fit.
+    let signed = |values: &[usize]| Integer::Values(values.iter().map(|&value| value as i64).collect());
+    let input_lengths = match input_lengths.tensor().filter(|tensor| op::serves(tensor)) {
+        Some(tensor) => on_device("input_lengths", tensor)?,
+        None => {
+            let lengths = read(function, "input_lengths", input_lengths)?;
+            signed(&input_lengths_of(call, lengths, dims)?)
+        }
+    };
+    let (target_lengths, row, longest) =
+        match target_lengths.tensor().filter(|tensor| op::serves(tensor)) {
+            Some(tensor) => {
+                let row = row_of(function, targets.dims(), None, dims.batch)?;
+                let longest = row.unwrap_or(targets.elem_count());
+                (on_device("target_lengths", tensor)?, row, longest)
+            }
+            None => {
+                let values = read(function, "target_lengths", target_lengths)?;
+                let values = lengths(function, "target_lengths", values, dims.batch)?;
+                let row = row_of(function, targets.dims(), Some(&values), dims.batch)?;
+                let longest = values.iter().copied().max().unwrap_or(0);
+                (signed(&values), row, longest)
+            }
+        };
+    let targets = match op::serves(targets) {
+        true => targets.detach(),
+        false => targets.to_device(input.device())?,
+    };
+    Ok(Unread {
+        input_lengths,
+        target_lengths,
+        targets: Integer::Tensor(targets),
+        row: row.unwrap_or(0),
+        labels: longest,
+    })
 }
 
 /// Checks the arguments of a function that takes no targets: the plan has none.
@@ -209,6 +294,7 @@ pub(crate) fn targets_only(
     let batch = match &input_lengths {
         Lengths::Scalar(_) => 1,
         Lengths::Batch(values) => values.len(),
+        Lengths::Tensor(tensor) => tensor.elem_count(),
     };
     let input_lengths = lengths(function, "input_lengths", input_lengths, batch)?;
     let target_lengths = read(function, "target_lengths", target_lengths)?;
@@ -227,6 +313,9 @@ pub(crate) fn targets_only(
         classes: u32::MAX as usize,
         layout: None,
     };
+    check_int(targets, &format!("{function}: targets"))?;
+    let values = int_values(&[targets])?.pop().unwrap_or_default();
+    let targets = (targets.dims(), values.as_slice());
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
     Ok((input_lengths, labels, label_offsets))
 }
@@ -251,6 +340,7 @@ fn collect(
         input_lengths,
         labels,
         label_offsets,
+        unread: None,
     }
 }
 
@@ -330,11 +420,21 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
     Ok(input_lengths)
 }
 
-/// Reads lengths; an error says whose they are.
-pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
+/// Takes lengths; an error says whose they are.
+fn given(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
     lengths
         .into_lengths()
         .map_err(|error| candle_core::Error::Msg(format!("{function}: {name}: {error}")).bt())
+}
+
+/// The same, and reads them if they are a tensor.
+pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
+    let lengths = given(function, name, lengths)?;
+    let values = match lengths.tensor() {
+        Some(tensor) => int_values(&[tensor])?.pop().unwrap_or_default(),
+        None => return Ok(lengths),
+    };
+    Ok(lengths.with_values(&values))
 }
 
 /// One non-negative length for each item.
@@ -346,6 +446,7 @@ fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result
              give one length for each"
         ),
         Lengths::Batch(values) => values,
+        Lengths::Tensor(_) => unreachable!("lengths are read before they are checked"),
     };
     if values.len() != batch {
         bail!(
@@ -380,17 +481,16 @@ fn at_most(
     }
 }
 
-/// The labels of all items one after the other, and where each item begins.
-fn labels(
-    call: Call,
-    targets: &Tensor,
-    target_lengths: &[usize],
-    dims: Dims,
-) -> Result<(Vec<u32>, Vec<usize>)> {
-    let (function, batch) = (call.function, dims.batch);
-    // Where the targets of an item begin: every `row` entries, or one behind the other.
-    let row = match targets.dims() {
-        &[entries] => {
+/// Where the targets of an item begin: every so many entries, or one behind the other. Lengths, where
+/// they are known, must fit the shape of the targets.
+fn row_of(
+    function: &str,
+    targets: &[usize],
+    target_lengths: Option<&[usize]>,
+    batch: usize,
+) -> Result<Option<usize>> {
+    match (targets, target_lengths) {
+        (&[entries], Some(target_lengths)) => {
             let sum = target_lengths
                 .iter()
                 .try_fold(0usize, |sum, &length| sum.checked_add(length));
@@ -401,25 +501,31 @@ fn labels(
                     sum.map_or("more than fits".into(), |sum| sum.to_string())
                 )
             }
-            None
+            Ok(None)
         }
-        &[rows, longest] if rows == batch => {
-            at_most(
-                function,
-                "target_lengths",
-                target_lengths,
-                longest,
-                "S",
-                "labels an item",
-            )?;
-            Some(longest)
+        (&[_], None) => Ok(None),
+        (&[rows, longest], target_lengths) if rows == batch => {
+            let lengths = target_lengths.unwrap_or_default();
+            at_most(function, "target_lengths", lengths, longest, "S", "labels an item")?;
+            Ok(Some(longest))
         }
-        other => bail!(
+        (other, _) => bail!(
             "{function}: targets have shape {other:?}; expected ({batch}, S), or a concatenation of \
              one dimension"
         ),
-    };
-    let values = int_values(targets, &format!("{}: targets", call.function))?;
+    }
+}
+
+/// The labels of all items one after the other, and where each item begins. The targets are given as
+/// their shape and their values.
+fn labels(
+    call: Call,
+    (targets, values): (&[usize], &[i64]),
+    target_lengths: &[usize],
+    dims: Dims,
+) -> Result<(Vec<u32>, Vec<usize>)> {
+    let (function, batch) = (call.function, dims.batch);
+    let row = row_of(function, targets, Some(target_lengths), batch)?;
     let mut labels = Vec::with_capacity(target_lengths.iter().sum());
     let mut label_offsets = Vec::with_capacity(batch + 1);
     label_offsets.push(0);

@@ -20,7 +20,7 @@
 //! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
 //! k consumes frame T − k.
 
-use super::classes::Classes;
+use crate::classes::Classes;
 use super::emission::{Emissions, LANES, fold_lanes, padded};
 use super::isa::dispatch;
 use super::real::Real;

@@ -3,7 +3,6 @@
 //! [`forward`] gives the losses and, when a gradient is wanted, the posteriors of the labels and
 //! of the blank in each frame, which is all that [`gradient`] needs.
 
-mod classes;
 mod emission;
 mod isa;
 mod lattice;
@@ -21,7 +20,7 @@ pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::plan::{InputKind, Plan, Strides};
-use classes::Classes;
+use crate::classes::Classes;
 use emission::{Emissions, Found, RowStats, Source, is_poison};
 use lattice::{Direction, Lattice, Rows};
 use rayon::prelude::*;

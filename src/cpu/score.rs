@@ -16,7 +16,7 @@
 //! the last is common. The steps are themselves less than half of the time; fetching emissions
 //! is most of the rest. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::classes::Classes;
+use crate::classes::Classes;
 use super::emission::{Emissions, Found, Source, padded};
 use super::isa::dispatch;
 use super::lattice::{Direction, Lattice, Rows};

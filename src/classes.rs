@@ -2,15 +2,15 @@
 
 /// Entries are gathered, and posteriors kept, once for each class that a target uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Classes {
+pub(crate) struct Classes {
     /// In the order of their first appearance.
     pub distinct: Vec<u32>,
     /// For each position of the target, the place of its class in `distinct`.
     pub place: Vec<u32>,
     /// The positions of the target by class; within a class from first to last.
-    positions: Vec<u32>,
+    pub positions: Vec<u32>,
     /// For each class, where its positions end.
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
 }
 
 impl Classes {

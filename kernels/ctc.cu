@@ -1,0 +1,86 @@
+// The kernels for CUDA. ctc_kernels.h says what they do and what they cost.
+#include "cuda.h"
+#include "ctc_core.h"
+#include "ctc_f64.h"
+#include "ctc_kernels.h"
+
+CTC_FN ctc_thread ctc_here() {
+  ctc_thread at;
+  at.block = blockIdx.x;
+  at.blocks = gridDim.x;
+  at.index = threadIdx.x;
+  at.threads = blockDim.x;
+  at.lane = threadIdx.x & 31u;
+  at.warp = threadIdx.x >> 5;
+  at.warps = blockDim.x >> 5;
+  return at;
+}
+
+#define CTC_KERNEL extern "C" __global__ void
+
+#define CTC_WIDEN(NAME, T)                                                                          \
+  CTC_KERNEL __launch_bounds__(256) ctc_widen_##NAME(ctc_integers p, const T* from, i64* to) {      \
+    ctc_widen_body<T>(p, from, to, ctc_here());                                                     \
+  }
+
+CTC_KERNEL __launch_bounds__(256)
+    ctc_prepare(ctc_sizes p, i64 row, i64 count, const i64* integers, uint* tables) {
+  ctc_prepare_body(p, row, count, integers, tables, ctc_here());
+}
+
+#define CTC_ROWS(NAME, M, E)                                                                        \
+  CTC_KERNEL __launch_bounds__(256)                                                                 \
+      ctc_gather_##NAME(ctc_sizes p, const E* input, const uint* tables, ctc_emission<M>* emissions, \
+                        M* records, M* stats, uint wide) {                                          \
+    __shared__ M shared[32];                                                                        \
+    ctc_gather_body<M, E>(p, input, tables, emissions, records, stats, wide != 0u, ctc_here(), shared); \
+  }                                                                                                 \
+  CTC_KERNEL __launch_bounds__(256)                                                                 \
+      ctc_gradient_##NAME(ctc_sizes p, const E* input, const uint* tables,                          \
+                          const ctc_real<M>::word* kept, const M* stats, const M* losses,           \
+                          const M* upstream, E* gradient, uint wide) {                              \
+    __shared__ M shared[32];                                                                        \
+    ctc_gradient_body<M, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u,  \
+                            ctc_here(), shared);                                                    \
+  }
+
+// The states between two chunks of frames stand in shared memory, or for long targets in `edges`.
+#define CTC_LATTICE(NAME, M, K, DEPTH, THREADS)                                                     \
+  CTC_KERNEL __launch_bounds__(THREADS)                                                             \
+      ctc_lattice_##NAME##_##K(ctc_sizes p, const uint* tables, const ctc_emission<M>* emissions,   \
+                               const M* records, ctc_real<M>::word* kept, M* losses, M* weighted) { \
+    extern __shared__ u64 dynamic[];                                                                \
+    __shared__ M sums[8];                                                                           \
+    __shared__ i64 tops[1];                                                                         \
+    ctc_lattice_body<M, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted,            \
+                                  (ctc_edge<M>*)dynamic, ctc_here(), sums, tops);                   \
+  }                                                                                                 \
+  CTC_KERNEL __launch_bounds__(THREADS)                                                             \
+      ctc_lattice_##NAME##_##K##_spill(ctc_sizes p, const uint* tables,                             \
+                                       const ctc_emission<M>* emissions, const M* records,          \
+                                       ctc_real<M>::word* kept, M* losses, M* weighted,             \
+                                       ctc_edge<M>* edges) {                                        \
+    __shared__ M sums[8];                                                                           \
+    __shared__ i64 tops[1];                                                                         \
+    ctc_thread at = ctc_here();                                                                     \
+    ctc_lattice_body<M, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted,            \
+                                  edges + (i64)at.block * 4 * (p.labels + 1), at, sums, tops);      \
+  }
+
+CTC_WIDEN(u8, unsigned char)
+CTC_WIDEN(u32, uint)
+CTC_WIDEN(i16, short)
+CTC_WIDEN(i32, int)
+CTC_WIDEN(i64, i64)
+
+CTC_ROWS(f32, float, float)
+CTC_ROWS(f16, float, __half)
+CTC_ROWS(bf16, float, bfloat)
+CTC_ROWS(f64, double, double)
+
+// Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
+CTC_LATTICE(f32, float, 1, 8, 512)
+CTC_LATTICE(f32, float, 2, 8, 256)
+CTC_LATTICE(f32, float, 4, 4, 256)
+CTC_LATTICE(f64, double, 1, 4, 512)
+CTC_LATTICE(f64, double, 2, 4, 256)

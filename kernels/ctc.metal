@@ -1,0 +1,90 @@
+// The kernels for Metal. ctc_kernels.h says what they do and what they cost; it, metal.h and ctc_core.h
+// stand before this text.
+
+CTC_FN ctc_thread ctc_here(uint block, uint blocks, uint index, uint threads) {
+  ctc_thread at;
+  at.block = block;
+  at.blocks = blocks;
+  at.index = index;
+  at.threads = threads;
+  at.lane = index & 31u;
+  at.warp = index >> 5;
+  at.warps = threads >> 5;
+  return at;
+}
+
+#define CTC_POSITION_ARGUMENTS                                                                      \
+  uint block [[threadgroup_position_in_grid]], uint blocks [[threadgroups_per_grid]],               \
+      uint index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]]
+#define CTC_HERE ctc_here(block, blocks, index, threads)
+
+#define CTC_WIDEN(NAME, T)                                                                          \
+  kernel void ctc_widen_##NAME(constant ctc_integers& p [[buffer(0)]], const device T* from [[buffer(1)]], \
+                               device i64* to [[buffer(2)]], CTC_POSITION_ARGUMENTS) {              \
+    ctc_widen_body<T>(p, from, to, CTC_HERE);                                                       \
+  }
+
+kernel void ctc_prepare(constant ctc_sizes& p [[buffer(0)]], constant i64& row [[buffer(1)]],
+                        constant i64& count [[buffer(2)]], const device i64* integers [[buffer(3)]],
+                        device uint* tables [[buffer(4)]], CTC_POSITION_ARGUMENTS) {
+  ctc_prepare_body(p, row, count, integers, tables, CTC_HERE);
+}
+
+#define CTC_ROWS(NAME, E)                                                                           \
+  kernel void ctc_gather_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
+                                const device uint* tables [[buffer(2)]],                            \
+                                device ctc_emission<float>* emissions [[buffer(3)]],                \
+                                device float* records [[buffer(4)]], device float* stats [[buffer(5)]], \
+                                constant uint& wide [[buffer(6)]], CTC_POSITION_ARGUMENTS) {        \
+    threadgroup float shared[32];                                                                   \
+    ctc_gather_body<float, E>(p, input, tables, emissions, records, stats, wide != 0u, CTC_HERE, shared); \
+  }                                                                                                 \
+  kernel void ctc_gradient_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
+                                  const device uint* tables [[buffer(2)]],                          \
+                                  const device uint* kept [[buffer(3)]], const device float* stats [[buffer(4)]], \
+                                  const device float* losses [[buffer(5)]], const device float* upstream [[buffer(6)]], \
+                                  device E* gradient [[buffer(7)]], constant uint& wide [[buffer(8)]], \
+                                  CTC_POSITION_ARGUMENTS) {                                         \
+    threadgroup float shared[32];                                                                   \
+    ctc_gradient_body<float, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u, \
+                                CTC_HERE, shared);                                                  \
+  }
+
+#define CTC_LATTICE(K, DEPTH)                                                                       \
+  kernel void ctc_lattice_f32_##K(constant ctc_sizes& p [[buffer(0)]], const device uint* tables [[buffer(1)]], \
+                                  const device ctc_emission<float>* emissions [[buffer(2)]],        \
+                                  const device float* records [[buffer(3)]], device uint* kept [[buffer(4)]], \
+                                  device float* losses [[buffer(5)]], device float* weighted [[buffer(6)]], \
+                                  threadgroup i64* dynamic [[threadgroup(0)]],                       \
+                                  CTC_POSITION_ARGUMENTS) {                                         \
+    threadgroup float sums[8];                                                                      \
+    threadgroup i64 tops[1];                                                                        \
+    ctc_lattice_body<float, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted, \
+                                      (threadgroup ctc_edge<float>*)dynamic, CTC_HERE, sums, tops);                                        \
+  }                                                                                                 \
+  kernel void ctc_lattice_f32_##K##_spill(constant ctc_sizes& p [[buffer(0)]], const device uint* tables [[buffer(1)]], \
+                                          const device ctc_emission<float>* emissions [[buffer(2)]], \
+                                          const device float* records [[buffer(3)]], device uint* kept [[buffer(4)]], \
+                                          device float* losses [[buffer(5)]], device float* weighted [[buffer(6)]], \
+                                          device ctc_edge<float>* edges [[buffer(7)]],              \
+                                          CTC_POSITION_ARGUMENTS) {                                 \
+    threadgroup float sums[8];                                                                      \
+    threadgroup i64 tops[1];                                                                        \
+    ctc_lattice_body<float, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted,        \
+                                      edges + i64(block) * 4 * (p.labels + 1), CTC_HERE, sums, tops); \
+  }
+
+CTC_WIDEN(u8, uchar)
+CTC_WIDEN(u32, uint)
+CTC_WIDEN(i16, short)
+CTC_WIDEN(i32, int)
+CTC_WIDEN(i64, i64)
+
+CTC_ROWS(f32, float)
+CTC_ROWS(f16, half)
+CTC_ROWS(bf16, bfloat)
+
+// Pairs a thread, and frames asked for ahead.
+CTC_LATTICE(1, 8)
+CTC_LATTICE(2, 8)
+CTC_LATTICE(4, 4)

@@ -1,0 +1,747 @@
+// What the kernels do, for CUDA and Metal alike. ctc.cu and ctc.metal give them names, and cuda.h and
+// metal.h the words.
+//
+//   widen     integers of any type to i64, for lengths and targets that are on the device
+//   prepare   tables of each target, where the host does not know it
+//   gather    one row of classes a frame: its log-sum-exp (logits), and the emissions of the classes
+//             that the target uses, relative to the largest of them
+//   lattice   one block an item: both directions, the loss, and the posterior of each state
+//   gradient  one row of classes a frame, written once
+//
+// What it costs. T frames, K pairs of states a thread.
+//
+//   gather, gradient: bandwidth. From logits, two reads and one write of (T, N, C) between them; a lane
+//     spends about 17 operations on an entry, half of what an H200 can issue at its bandwidth.
+//   lattice: latency. A frame is one shuffle, then a chain of 10 dependent operations (skip, maximum,
+//     difference, power of two, two multiply-adds, emission): about 70 cycles where an operation takes 4
+//     and a shuffle 23, and about 34 K issued instructions. T frames, not 2 T, since both directions run
+//     at once: T = 1000 and K = 1 are 40 us at 1.75 GHz. There is no barrier within a frame. A target that
+//     fits one warp (32 K pairs) takes no barrier at all; a longer one is cut into tiles of which each
+//     repeats the last HALO pairs of the one below, so that warps meet every HALO frames only.
+//     Emissions, and in the second half the states that the other direction kept, are asked for DEPTH
+//     frames ahead: 8 frames of 70 cycles cover a read from memory.
+//   memory: 16 bytes a pair and frame (32 for f64) are kept from the first half, half of them from each
+//     direction; posteriors take their place.
+//
+// On an M-series GPU (32 lanes, 32 KiB of threadgroup memory, about 208 KiB of registers a core, so
+// that 2 to 8 warps of 128 registers fill it to a sixth): an item is 2 to 16 warps, one for each direction
+// and tile. With K = 1 a lane holds 4 words of states, 16 of emissions asked for (8 frames of a label and
+// a blank, 8 bytes each) and 32 of kept states: 70 registers with addresses, 90 for K = 2. Edges take 64
+// bytes a pair and direction: 256 pairs fit 32 KiB, more are kept in device memory. A frame is the same 34 K
+// instructions; at one issue in 2 cycles for a warp and about 1.4 GHz, T = 1000 and K = 2 are near 100 us.
+// The bytes are those above. These are figures on paper: no Mac has run it.
+
+#define CTC_LOGITS 1u
+#define CTC_TORCH 2u
+#define CTC_MEAN 4u
+#define CTC_ZERO_INFINITY 8u
+#define CTC_KEEP 16u
+#define CTC_BATCH_MAJOR 32u
+
+// Pairs that a tile shares with the one below, and frames between two meetings of the warps.
+#define CTC_HALO 16
+// Steps after which mantissas are brought back to [1, 2); in one step one grows by less than 2^2.1 and
+// shrinks by at most 2^0.51.
+#define CTC_RENORMALISE 16
+// Stands in `needed` for an item whose lengths or labels are wrong.
+#define CTC_BAD 0xffffffffu
+
+// The same for all items; src/gpu/sizes.rs has its twin.
+struct ctc_sizes {
+  i64 frames, batch, classes;
+  // Of the input, in elements.
+  i64 x_offset, x_frame, x_item, x_class;
+  // Of the upstream gradient, in elements.
+  i64 up_offset, up_item;
+  // S: labels that the tables have room for.
+  i64 labels;
+  // Emissions of a frame: the most classes that a target uses, and the blank.
+  i64 entries;
+  uint blank;
+  uint flags;
+};
+
+// Sections of the tables, in 32-bit words: N each of lengths, then N · S each.
+#define CTC_INPUT_LENGTH(p, n) (n)
+#define CTC_TARGET_LENGTH(p, n) ((p).batch + (n))
+// How many classes a target uses.
+#define CTC_USED(p, n) (2 * (p).batch + (n))
+// The frames that a target needs: U + R.
+#define CTC_NEEDED(p, n) (3 * (p).batch + (n))
+// The classes, in the order of their first appearance.
+#define CTC_DISTINCT(p, n) (4 * (p).batch + (n) * (p).labels)
+// For each label, the place of its class among those.
+#define CTC_PLACE(p, n) (4 * (p).batch + ((p).batch + (n)) * (p).labels)
+// The labels' positions by class, and for each class where they end.
+#define CTC_POSITION(p, n) (4 * (p).batch + (2 * (p).batch + (n)) * (p).labels)
+#define CTC_END(p, n) (4 * (p).batch + (3 * (p).batch + (n)) * (p).labels)
+
+// Where a thread stands.
+struct ctc_thread {
+  u64 block, blocks;
+  uint index, threads, lane, warp, warps;
+};
+
+// ---- all lanes of a warp, in an order that is always the same
+
+template <typename T> CTC_FN T ctc_warp_sum(T x) {
+  CTC_UNROLL
+  for (uint mask = 16u; mask > 0u; mask >>= 1) x = x + ctc_shuffle_xor(x, mask);
+  return x;
+}
+template <typename T> CTC_FN T ctc_warp_max(T x) {
+  CTC_UNROLL
+  for (uint mask = 16u; mask > 0u; mask >>= 1) x = ctc_max(x, ctc_shuffle_xor(x, mask));
+  return x;
+}
+template <typename M> CTC_FN void ctc_warp_sum(CTC_THREAD ctc_pair<M>& a) {
+  CTC_UNROLL
+  for (uint mask = 16u; mask > 0u; mask >>= 1) {
+    M high = ctc_shuffle_xor(a.high, mask);
+    M low = ctc_shuffle_xor(a.low, mask);
+    ctc_add(a, high, low);
+  }
+}
+
+// The threads of one row of classes: a warp, or with `wide` all warps of the block, which then have 32
+// places in `shared` to meet.
+template <typename M>
+CTC_FN M ctc_row_sum(M x, bool wide, ctc_thread at, CTC_SHARED M* shared) {
+  x = ctc_warp_sum(x);
+  if (!wide) return x;
+  ctc_barrier();
+  if (at.lane == 0u) shared[at.warp] = x;
+  ctc_barrier();
+  x = shared[0];
+  for (uint w = 1u; w < at.warps; w++) x = x + shared[w];
+  return x;
+}
+template <typename M>
+CTC_FN M ctc_row_max(M x, bool wide, ctc_thread at, CTC_SHARED M* shared) {
+  x = ctc_warp_max(x);
+  if (!wide) return x;
+  ctc_barrier();
+  if (at.lane == 0u) shared[at.warp] = x;
+  ctc_barrier();
+  x = shared[0];
+  for (uint w = 1u; w < at.warps; w++) x = ctc_max(x, shared[w]);
+  return x;
+}
+
+// ---- widen and prepare
+
+// Where integers stand: rows · columns of them, to be written one behind the other.
+struct ctc_integers {
+  i64 rows, columns, offset, row, column, to;
+};
+
+template <typename T>
+CTC_FN void ctc_widen_body(CTC_CONSTANT const ctc_integers& p, const CTC_DEVICE T* from, CTC_DEVICE i64* to, ctc_thread at) {
+  for (i64 i = (i64)(at.block * at.threads + at.index); i < p.rows * p.columns; i += (i64)(at.blocks * at.threads))
+    to[p.to + i] = (i64)from[p.offset + i / p.columns * p.row + i % p.columns * p.column];
+}
+
+// One block an item. `integers` holds N input lengths, N target lengths and the labels: rows of `row` of
+// them, or one behind the other if `row` is 0, `count` in all. Nothing in them is trusted.
+CTC_FN void ctc_prepare_body(CTC_CONSTANT const ctc_sizes& p, i64 row, i64 count, const CTC_DEVICE i64* integers,
+                             CTC_DEVICE uint* tables, ctc_thread at) {
+  i64 n = (i64)at.block;
+  const CTC_DEVICE i64* targets = integers + 2 * p.batch;
+  i64 frames = integers[n];
+  i64 length = integers[p.batch + n];
+  bool good = frames >= 0 && frames <= p.frames && length >= 0 && length <= p.labels;
+  i64 first = row * n;
+  if (row == 0) {
+    // All lengths must add up to the labels that are there: else no item knows its own.
+    i64 sum = 0;
+    for (i64 i = 0; i < p.batch; i++) {
+      i64 other = integers[p.batch + i];
+      good = good && other >= 0 && other <= count;
+      if (i == n) first = sum;
+      if (good) sum += other;
+    }
+    good = good && sum == count;
+  }
+  CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+  CTC_DEVICE uint* place = tables + CTC_PLACE(p, n);
+  CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
+  CTC_DEVICE uint* end = tables + CTC_END(p, n);
+  if (good) {
+    for (i64 i = 0; i < length; i++) {
+      i64 label = targets[first + i];
+      good = good && label >= 0 && label < p.classes && label != (i64)p.blank;
+    }
+  }
+  uint u = good ? (uint)length : 0u;
+  // Where each label's class was seen first. It stands in `end` until that gets its own.
+  for (uint i = at.index; i < u; i += at.threads) {
+    uint j = 0u;
+    while (targets[first + j] != targets[first + i]) j++;
+    end[i] = j;
+  }
+  ctc_barrier();
+  uint used = 0u, repeats = 0u;
+  for (uint i = 0u; i < u; i++) {
+    used += end[i] == i ? 1u : 0u;
+    repeats += i > 0u && end[i] == end[i - 1u] ? 1u : 0u;
+  }
+  for (uint i = at.index; i < u; i += at.threads) {
+    uint rank = 0u;
+    for (uint j = 0u; j < end[i]; j++) rank += end[j] == j ? 1u : 0u;
+    place[i] = rank;
+    if (end[i] == i) distinct[rank] = (uint)targets[first + i];
+  }
+  ctc_barrier();
+  for (uint i = at.index; i < u; i += at.threads) {
+    uint before = 0u;
+    for (uint j = 0u; j < u; j++) before += place[j] < place[i] || (place[j] == place[i] && j < i) ? 1u : 0u;
+    position[before] = i;
+  }
+  for (uint k = at.index; k < used; k += at.threads) {
+    uint upto = 0u;
+    for (uint j = 0u; j < u; j++) upto += place[j] <= k ? 1u : 0u;
+    end[k] = upto;
+  }
+  if (at.index == 0u) {
+    tables[CTC_INPUT_LENGTH(p, n)] = good ? (uint)frames : (uint)p.frames;
+    tables[CTC_TARGET_LENGTH(p, n)] = u;
+    tables[CTC_USED(p, n)] = used;
+    tables[CTC_NEEDED(p, n)] = good ? u + repeats : CTC_BAD;
+  }
+}
+
+// ---- gather
+
+// The sum of exp(x - largest) over a row, the largest entries counted apart.
+template <typename M> struct ctc_row_stats { M largest, ones, others; };
+
+// Entries that a thread asks for at a time.
+#define CTC_BATCH 4
+
+template <typename M, typename E>
+CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, uint lane, uint lanes,
+                                        bool wide, ctc_thread at, CTC_SHARED M* shared) {
+  M lowest = -ctc_real<M>::infinity();
+  M largest = lowest, reference = M(0), ones = M(0), others = M(0);
+  for (i64 c = lane; c < p.classes; c += CTC_BATCH * lanes) {
+    M v[CTC_BATCH];
+    M top = largest;
+    CTC_UNROLL
+    for (int b = 0; b < CTC_BATCH; b++) {
+      i64 i = c + b * (i64)lanes;
+      v[b] = i < p.classes ? ctc_widen(x[i * p.x_class]) : lowest;
+      top = ctc_max(v[b], top);
+    }
+    if (top > largest) {
+      // ones and others are 0 as long as the largest is -inf.
+      others = (ones + others) * ctc_real<M>::exp_negative(reference - top);
+      ones = M(0);
+      largest = reference = top;
+    }
+    CTC_UNROLL
+    for (int b = 0; b < CTC_BATCH; b++) {
+      bool one = v[b] == largest && largest > lowest;
+      ones += one ? M(1) : M(0);
+      others += one ? M(0) : ctc_real<M>::exp_negative(v[b] - reference);
+    }
+  }
+  ctc_row_stats<M> r;
+  r.largest = ctc_row_max(largest, wide, at, shared);
+  if (largest < r.largest) {
+    others = (ones + others) * ctc_real<M>::exp_negative(reference - r.largest);
+    ones = M(0);
+  }
+  r.ones = ctc_row_sum(ones, wide, at, shared);
+  r.others = ctc_row_sum(others, wide, at, shared);
+  return r;
+}
+
+// A row is a frame of an item: a warp's, or with `wide` a block's.
+//
+// Writes for each row the emissions, and three numbers: the logarithm of what they were divided by, in two
+// parts, and how far the lowest of them is below the largest, or +inf where the row holds a NaN or +inf.
+// For logits also the largest of the row and its sum of exponentials.
+template <typename M, typename E>
+CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
+                            CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
+                            bool wide, ctc_thread at, CTC_SHARED M* shared) {
+  uint lane = wide ? at.index : at.lane;
+  uint lanes = wide ? at.threads : 32u;
+  u64 per_block = wide ? 1u : at.warps;
+  u64 rows = (u64)(p.frames * p.batch);
+  for (u64 r = at.block * per_block + (wide ? 0u : at.warp); r < rows; r += at.blocks * per_block) {
+    // Frames of an item one behind the other, as the lattice reads them.
+    i64 n = (i64)r / p.frames, t = (i64)r % p.frames;
+    if (t >= (i64)tables[CTC_INPUT_LENGTH(p, n)]) continue;
+    const CTC_DEVICE E* x = input + (p.x_offset + t * p.x_frame + n * p.x_item);
+    const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+    uint used = tables[CTC_USED(p, n)];
+    M lowest = -ctc_real<M>::infinity();
+    // NaN and +inf are set aside: a comparison with them says nothing.
+    M poison = M(0), largest = lowest;
+    for (uint k = lane; k <= used; k += lanes) {
+      M v = ctc_widen(x[(k < used ? (i64)distinct[k] : (i64)p.blank) * p.x_class]);
+      if (!(v < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();
+      largest = ctc_max(v, largest);
+    }
+    largest = ctc_row_max(largest, wide, at, shared);
+    if (!(largest > lowest && largest < ctc_real<M>::infinity())) largest = M(0);
+    M peak = poison;
+    CTC_DEVICE ctc_emission<M>* y = emissions + (i64)r * p.entries;
+    for (uint k = lane; k <= used; k += lanes) {
+      M v = ctc_widen(x[(k < used ? (i64)distinct[k] : (i64)p.blank) * p.x_class]);
+      ctc_emission<M> split = ctc_split(v < largest ? v : v == largest ? v : lowest, largest);
+      y[k].m = split.m;
+      y[k].e = split.e;
+      if (split.e != CTC_NO_EMISSION) peak = ctc_max(largest - v, peak);
+    }
+    ctc_pair<M> scale;
+    scale.high = largest;
+    scale.low = M(0);
+    if (p.flags & CTC_LOGITS) {
+      ctc_row_stats<M> row = ctc_log_sum_exp<M>(p, x, lane, lanes, wide, at, shared);
+      M total = row.ones + row.others;
+      if (!(total > M(0) && total < ctc_real<M>::infinity() && row.largest < ctc_real<M>::infinity()))
+        peak = ctc_real<M>::infinity();
+      scale.high = ctc_difference(largest, row.largest, scale.low);
+      ctc_add(scale, -ctc_log_sum(row.ones, row.others), M(0));
+      if (lane == 0u) {
+        stats[2 * r] = row.largest;
+        stats[2 * r + 1] = total;
+      }
+    }
+    peak = ctc_row_max(peak, wide, at, shared);
+    if (lane == 0u) {
+      records[3 * r] = scale.high;
+      records[3 * r + 1] = scale.low;
+      records[3 * r + 2] = peak;
+    }
+  }
+}
+
+// ---- lattice
+
+// The states of a pair between two chunks of frames.
+template <typename M> struct ctc_edge { i64 blank_e, label_e; M blank_m, label_m; };
+
+// One item, as a block sees it. Direction 0 runs from the first frame on; direction 1 is the same recursion
+// on the item reversed: last frame first, last label first.
+template <typename M> struct ctc_item {
+  const CTC_DEVICE ctc_emission<M>* emissions;
+  // Rows of `width` mantissas of blanks, of labels, exponents of blanks, of labels.
+  CTC_DEVICE typename ctc_real<M>::word* kept;
+  const CTC_DEVICE uint* place;
+  i64 entries, width;
+  int frames, labels, middle;
+  uint used;
+};
+
+// Where label i of a direction stands in the target.
+template <typename M> CTC_FN int ctc_at(CTC_THREAD const ctc_item<M>& it, uint direction, int i) {
+  return direction == 0u ? i : it.labels - 1 - i;
+}
+
+template <typename M, typename X> CTC_FN i64 ctc_edge_exponent(X e) {
+  return e <= ctc_zero_below(X(0)) ? ctc_zero((i64)0) : (i64)e;
+}
+
+// What step `step` of a direction reads: the emissions of a thread's pairs and of the blank, and for a walk
+// the states that the other direction kept of the pairs that are the thread's own.
+template <typename M, int K, bool WALK>
+CTC_FN void ctc_fetch(CTC_THREAD const ctc_item<M>& it, uint direction, int step, int base, int owned,
+                      CTC_THREAD const uint* entry, CTC_THREAD ctc_emission<M>* y, CTC_THREAD ctc_emission<M>& y_blank,
+                      CTC_THREAD typename ctc_real<M>::word* kept) {
+  i64 t = direction == 0u ? step : it.frames - 1 - step;
+  const CTC_DEVICE ctc_emission<M>* row = it.emissions + t * it.entries;
+  y_blank.m = row[it.used].m;
+  y_blank.e = row[it.used].e;
+  CTC_UNROLL
+  for (int j = 0; j < K; j++) {
+    y[j].m = row[entry[j]].m;
+    y[j].e = row[entry[j]].e;
+  }
+  if (WALK) {
+    const CTC_DEVICE typename ctc_real<M>::word* states = it.kept + t * 4 * it.width;
+    CTC_UNROLL
+    for (int j = 0; j < K; j++) {
+      int i = base + j;
+      if (i >= owned && i <= it.labels) {
+        int at = direction == 0u ? i : it.labels - i;
+        kept[4 * j] = states[at];
+        kept[4 * j + 1] = states[2 * it.width + at];
+      }
+      if (i >= owned && i < it.labels) {
+        int at = ctc_at(it, direction, i);
+        kept[4 * j + 2] = states[it.width + at];
+        kept[4 * j + 3] = states[3 * it.width + at];
+      }
+    }
+  }
+}
+
+// Steps first to last of a direction. A walk forms posteriors from what the other direction kept; a sweep
+// keeps states if `keep`. `rounds` is the same for all threads of the block. The states come and go through
+// `edges`, of which those of `parity` are current; returns the new parity.
+template <typename M, typename X, int K, int DEPTH, bool WALK, typename Edges>
+CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint parity, uint direction, int first, int last,
+                        int rounds, int span, bool keep, X top, uint warp, uint warps, uint lane) {
+  typedef typename ctc_real<M>::word word;
+  typedef ctc_number<M, X> number;
+  int stride = 32 * K - CTC_HALO;
+  int tiles = it.labels < 32 * K ? 1 : 1 + (it.labels - 32 * K) / stride + 1;
+  X zero = ctc_zero(X(0));
+  for (int round = 0; round < rounds; round++) {
+    int from = ctc_min(first + round * span, last);
+    int to = ctc_min(from + span, last);
+    Edges source = edges + (i64)(2u * parity + direction) * it.width;
+    Edges target = edges + (i64)(2u * (parity ^ 1u) + direction) * it.width;
+    for (int tile = (int)warp; tile < tiles; tile += (int)warps) {
+      int base = tile * stride + (int)lane * K;
+      int owned = tile > 0 ? tile * stride + CTC_HALO : 0;
+      number blank[K], label[K];
+      X skip[K];
+      uint entry[K];
+      CTC_UNROLL
+      for (int j = 0; j < K; j++) {
+        int i = base + j;
+        blank[j] = label[j] = ctc_none<M, X>();
+        if (i <= it.labels) {
+          blank[j] = ctc_make<M, X>(source[i].blank_m, (X)ctc_max(source[i].blank_e, (i64)zero));
+          label[j] = ctc_make<M, X>(source[i].label_m, (X)ctc_max(source[i].label_e, (i64)zero));
+        }
+        // Behind the last label there are no states; what flows there never flows back.
+        uint here = i < it.labels ? it.place[ctc_at(it, direction, i)] : it.used;
+        uint before = i > 0 && i < it.labels ? it.place[ctc_at(it, direction, i - 1)] : here;
+        entry[j] = here;
+        skip[j] = here != before ? X(0) : zero;
+      }
+      // What frames ahead will need.
+      ctc_emission<M> y[DEPTH][K], y_blank[DEPTH];
+      word kept[DEPTH][WALK ? 4 * K : 1];
+      for (int ahead = from; ahead < to; ahead += DEPTH) {
+        CTC_UNROLL
+        for (int d = 0; d < DEPTH; d++) {
+          if (ahead == from) {
+            ctc_fetch<M, K, WALK>(it, direction, ctc_min(from + d, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
+          }
+        }
+        CTC_UNROLL
+        for (int d = 0; d < DEPTH; d++) {
+          int step = ahead + d;
+          if (step < to) {
+            i64 t = direction == 0u ? step : it.frames - 1 - step;
+            CTC_DEVICE word* row = it.kept + t * 4 * it.width;
+            number below = ctc_make<M, X>(ctc_shuffle_up(label[K - 1].m), ctc_shuffle_up(label[K - 1].e));
+            if (lane == 0u) below = ctc_none<M, X>();
+            number factor = ctc_factor(y_blank[d].m, y_blank[d].e, X(0));
+            CTC_UNROLL
+            for (int j = K - 1; j >= 0; j--) {
+              int i = base + j;
+              number previous = below;
+              if (j > 0) previous = label[j - 1];
+              number into_blank = ctc_sum2(blank[j], previous);
+              number into_label = ctc_sum3(label[j], blank[j], ctc_make<M, X>(previous.m, previous.e + skip[j]));
+              if (WALK) {
+                if (i >= owned && i <= it.labels) {
+                  int at = direction == 0u ? i : it.labels - i;
+                  number other = ctc_unpack(kept[d][4 * j], kept[d][4 * j + 1], X(0));
+                  row[at] = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
+                }
+                if (i >= owned && i < it.labels) {
+                  number other = ctc_unpack(kept[d][4 * j + 2], kept[d][4 * j + 3], X(0));
+                  row[it.width + ctc_at(it, direction, i)] = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
+                }
+              }
+              blank[j] = ctc_times(into_blank, factor);
+              label[j] = ctc_times(into_label, ctc_factor(y[d][j].m, y[d][j].e, X(0)));
+              if (!WALK && keep) {
+                word low, high;
+                if (i >= owned && i <= it.labels) {
+                  int at = direction == 0u ? i : it.labels - i;
+                  ctc_pack(blank[j], low, high);
+                  row[at] = low;
+                  row[2 * it.width + at] = high;
+                }
+                if (i >= owned && i < it.labels) {
+                  int at = ctc_at(it, direction, i);
+                  ctc_pack(label[j], low, high);
+                  row[it.width + at] = low;
+                  row[3 * it.width + at] = high;
+                }
+              }
+            }
+            ctc_fetch<M, K, WALK>(it, direction, ctc_min(step + DEPTH, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
+          }
+        }
+        if ((ahead - from + DEPTH) % CTC_RENORMALISE == 0) {
+          CTC_UNROLL
+          for (int j = 0; j < K; j++) {
+            blank[j] = ctc_normal(blank[j]);
+            label[j] = ctc_normal(label[j]);
+          }
+        }
+      }
+      CTC_UNROLL
+      for (int j = 0; j < K; j++) {
+        int i = base + j;
+        if (i >= owned && i <= it.labels) {
+          blank[j] = ctc_normal(blank[j]);
+          label[j] = i < it.labels ? ctc_normal(label[j]) : ctc_none<M, X>();
+          target[i].blank_m = blank[j].m;
+          target[i].blank_e = ctc_edge_exponent<M, X>(blank[j].e);
+          target[i].label_m = label[j].m;
+          target[i].label_e = ctc_edge_exponent<M, X>(label[j].e);
+        }
+      }
+    }
+    parity ^= 1u;
+    ctc_barrier();
+  }
+  return parity;
+}
+
+// P as mantissa and exponent: the states that direction 0 holds before the middle, times what flows there
+// from direction 1. For one warp; the order of the sum is that of the labels alone.
+template <typename M, typename Edges>
+CTC_FN ctc_number<M, i64> ctc_meet(CTC_THREAD const ctc_item<M>& it, Edges edges, uint parity, uint lane) {
+  typedef ctc_number<M, i64> number;
+  Edges early = edges + (i64)(2u * parity) * it.width;
+  Edges late = edges + (i64)(2u * parity + 1u) * it.width;
+  i64 top = 2 * ctc_zero((i64)0);
+  M sum = M(0);
+  for (int pass = 0; pass < 2; pass++) {
+    for (int i = (int)lane; i <= it.labels; i += 32) {
+      number below = ctc_none<M, i64>();
+      i64 skip = ctc_zero((i64)0);
+      if (i > 0) {
+        below = ctc_make<M, i64>(late[i - 1].label_m, late[i - 1].label_e);
+        if (i < it.labels && it.place[ctc_at(it, 1u, i)] != it.place[ctc_at(it, 1u, i - 1)]) skip = 0;
+      }
+      number blank = ctc_make<M, i64>(late[i].blank_m, late[i].blank_e);
+      number into_blank = ctc_sum2(blank, below);
+      int at = it.labels - i;
+      number early_blank = ctc_make<M, i64>(early[at].blank_m, early[at].blank_e);
+      number into_label = ctc_none<M, i64>(), early_label = ctc_none<M, i64>();
+      if (i < it.labels) {
+        number label = ctc_make<M, i64>(late[i].label_m, late[i].label_e);
+        into_label = ctc_sum3(label, blank, ctc_make<M, i64>(below.m, below.e + skip));
+        early_label = ctc_make<M, i64>(early[at - 1].label_m, early[at - 1].label_e);
+      }
+      if (pass == 0) {
+        top = ctc_max(top, ctc_max(into_blank.e + early_blank.e, into_label.e + early_label.e));
+      } else {
+        sum += ctc_product(into_blank, early_blank, top) + ctc_product(into_label, early_label, top);
+      }
+    }
+    if (pass == 0) top = ctc_warp_max(top);
+  }
+  return ctc_make<M, i64>(ctc_warp_sum(sum), top);
+}
+
+// Both directions of an item: P, and with `keep` the posterior of each state, not yet divided by P. It stands
+// where the mantissas were kept. Every thread returns the same P.
+template <typename M, typename X, int K, int DEPTH, typename Edges>
+CTC_FN ctc_number<M, i64> ctc_run(CTC_THREAD const ctc_item<M>& it, Edges edges, bool keep, ctc_thread at,
+                                  CTC_SHARED M* sums, CTC_SHARED i64* tops) {
+  uint warps = at.warps / 2u;
+  uint direction = at.warp / warps, warp = at.warp % warps;
+  int midway = direction == 0u ? it.middle : it.frames - it.middle;
+  int span = it.labels < 32 * K ? it.middle : CTC_HALO;
+  int rounds = (it.middle + span - 1) / span;
+  uint parity = ctc_advance<M, X, K, DEPTH, false>(it, edges, 0u, direction, 0, midway, rounds, span, keep, X(0), warp, warps, at.lane);
+  if (at.warp == 0u) {
+    ctc_number<M, i64> p = ctc_meet<M>(it, edges, parity, at.lane);
+    if (at.lane == 0u) {
+      sums[0] = p.m;
+      tops[0] = p.e;
+    }
+  }
+  ctc_barrier();
+  ctc_number<M, i64> p = ctc_make<M, i64>(sums[0], tops[0]);
+  if (keep && p.e > ctc_zero_below((i64)0))
+    ctc_advance<M, X, K, DEPTH, true>(it, edges, parity, direction, midway, it.frames, rounds, span, false, (X)p.e, warp, warps, at.lane);
+  return p;
+}
+
+// One block an item; at least two warps, half of them for each direction. `sums` has 8 places.
+template <typename M, int K, int DEPTH, typename Edges>
+CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables,
+                             const CTC_DEVICE ctc_emission<M>* emissions, const CTC_DEVICE M* records,
+                             CTC_DEVICE typename ctc_real<M>::word* kept, CTC_DEVICE M* losses, CTC_DEVICE M* weighted,
+                             Edges edges, ctc_thread at, CTC_SHARED M* sums, CTC_SHARED i64* tops) {
+  i64 n = (i64)at.block;
+  uint needed = tables[CTC_NEEDED(p, n)];
+  ctc_item<M> it;
+  it.frames = (int)tables[CTC_INPUT_LENGTH(p, n)];
+  it.labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
+  it.middle = (it.frames + 1) / 2;
+  it.used = tables[CTC_USED(p, n)];
+  it.entries = p.entries;
+  it.width = p.labels + 1;
+  it.emissions = emissions + n * p.frames * p.entries;
+  it.kept = kept + (p.flags & CTC_KEEP ? n * p.frames * 4 * it.width : 0);
+  it.place = tables + CTC_PLACE(p, n);
+
+  // What the frames were divided by, added up by 64 threads in any block.
+  if (at.index < 64u) {
+    const CTC_DEVICE M* record = records + n * p.frames * 3;
+    ctc_pair<M> scale;
+    scale.high = scale.low = M(0);
+    M peak = M(0);
+    for (i64 t = at.index; t < it.frames && needed != CTC_BAD; t += 64) {
+      ctc_add(scale, record[3 * t], record[3 * t + 1]);
+      peak = ctc_max(peak, record[3 * t + 2]);
+    }
+    ctc_warp_sum(scale);
+    peak = ctc_warp_max(peak);
+    if (at.lane == 0u) {
+      sums[1u + 3u * at.warp] = scale.high;
+      sums[2u + 3u * at.warp] = scale.low;
+      sums[3u + 3u * at.warp] = peak;
+    }
+  }
+  // All is in the first state, before the first frame.
+  for (int i = (int)at.index; i < 2 * (it.labels + 1); i += (int)at.threads) {
+    Edges edge = edges + (i % 2) * it.width + i / 2;
+    edge->blank_m = edge->label_m = M(1);
+    edge->blank_e = i / 2 == 0 ? (i64)0 : ctc_zero((i64)0);
+    edge->label_e = ctc_zero((i64)0);
+  }
+  ctc_barrier();
+  ctc_pair<M> log_p;
+  log_p.high = sums[1];
+  log_p.low = sums[2];
+  ctc_add(log_p, sums[4], sums[5]);
+  M peak = ctc_max(sums[3], sums[6]);
+
+  M loss;
+  if (needed == CTC_BAD || peak == ctc_real<M>::infinity()) {
+    loss = ctc_real<M>::nan();
+  } else if (it.frames == 0 && it.labels == 0) {
+    loss = M(0);
+  } else if ((uint)it.frames < needed) {
+    loss = ctc_real<M>::infinity();
+  } else {
+    bool keep = (p.flags & CTC_KEEP) != 0u;
+    ctc_number<M, i64> total;
+    if (!ctc_real<M>::near_is_all() && M(it.frames) * peak > M(CTC_PATH_LIMIT)) {
+      total = ctc_run<M, i64, 1, 4>(it, edges, keep, at, sums, tops);
+    } else {
+      total = ctc_run<M, typename ctc_real<M>::near, K, DEPTH>(it, edges, keep, at, sums, tops);
+    }
+    if (total.e > ctc_zero_below((i64)0)) {
+      ctc_add_ln2(log_p, total.e);
+      ctc_add(log_p, ctc_log_sum(total.m, M(0)), M(0));
+      loss = ctc_loss_of(log_p, it.frames, (p.flags & CTC_LOGITS) != 0u);
+    } else {
+      loss = ctc_real<M>::infinity();
+    }
+  }
+  if (at.index == 0u) {
+    losses[n] = loss;
+    weighted[n] = p.flags & CTC_MEAN ? loss / M(ctc_max(it.labels, 1)) / M(p.batch) : loss;
+  }
+}
+
+// ---- gradient
+
+// The part of the gradient that every class has.
+template <typename M> CTC_FN M ctc_dense(M x, bool logits, bool torch, M largest, M softmax, M scale) {
+  if (logits) return ctc_real<M>::exp_negative(x - largest) * softmax;
+  // As PyTorch: NaN at -inf.
+  if (torch) return x == -ctc_real<M>::infinity() ? ctc_real<M>::nan() : ctc_real<M>::exp(x) * scale;
+  return M(0);
+}
+
+// A row is a frame of an item, in the order of the gradient: a warp's, or with `wide` a block's.
+template <typename M, typename E>
+CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
+                              const CTC_DEVICE typename ctc_real<M>::word* kept, const CTC_DEVICE M* stats,
+                              const CTC_DEVICE M* losses, const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient, bool wide,
+                              ctc_thread at, CTC_SHARED M* shared) {
+  uint lane = wide ? at.index : at.lane;
+  uint lanes = wide ? at.threads : 32u;
+  uint warp = wide ? at.warp : 0u;
+  uint warps = wide ? at.warps : 1u;
+  u64 per_block = wide ? 1u : at.warps;
+  u64 rows = (u64)(p.frames * p.batch);
+  bool logits = (p.flags & CTC_LOGITS) != 0u;
+  bool torch = !logits && (p.flags & CTC_TORCH) != 0u;
+  i64 width = p.labels + 1;
+  for (u64 r = at.block * per_block + (wide ? 0u : at.warp); r < rows; r += at.blocks * per_block) {
+    bool batch_major = (p.flags & CTC_BATCH_MAJOR) != 0u;
+    i64 n = batch_major ? (i64)r / p.frames : (i64)r % p.batch;
+    i64 t = batch_major ? (i64)r % p.frames : (i64)r / p.batch;
+    CTC_DEVICE E* y = gradient + (i64)r * p.classes;
+    M loss = losses[n];
+    bool used_frame = t < (i64)tables[CTC_INPUT_LENGTH(p, n)];
+    bool infinite = loss == ctc_real<M>::infinity();
+    if (!used_frame || infinite || loss != loss) {
+      // The loss does not depend on these frames; PyTorch has NaN where it is infinite.
+      bool nan = used_frame && (!infinite || (torch && !(p.flags & CTC_ZERO_INFINITY)));
+      for (i64 c = lane; c < p.classes; c += lanes) ctc_narrow(nan ? ctc_real<M>::nan() : M(0), y + c);
+      continue;
+    }
+    int labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
+    uint used = tables[CTC_USED(p, n)];
+    M scale = upstream[p.up_offset + n * p.up_item];
+    if (p.flags & CTC_MEAN) scale = scale / M(ctc_max(labels, 1)) / M(p.batch);
+    i64 at_row = n * p.frames + t;
+    const CTC_DEVICE typename ctc_real<M>::word* blanks = kept + at_row * 4 * width;
+    const CTC_DEVICE typename ctc_real<M>::word* states = blanks + width;
+    // The posterior of a frame is divided by its own sum: that takes out the rounding that all share.
+    M blank = M(0), rest = M(0);
+    for (int i = (int)lane; i <= labels; i += (int)lanes) {
+      blank += ctc_real<M>::from_bits(blanks[i]);
+      if (i < labels) rest += ctc_real<M>::from_bits(states[i]);
+    }
+    blank = ctc_row_sum(blank, wide, at, shared);
+    M total = blank + ctc_row_sum(rest, wide, at, shared);
+    M factor = scale / total;
+
+    const CTC_DEVICE E* x = input + (p.x_offset + t * p.x_frame + n * p.x_item);
+    M largest = M(0), softmax = M(0);
+    if (logits) {
+      largest = stats[2 * at_row];
+      softmax = scale / stats[2 * at_row + 1];
+    }
+    for (i64 c = lane; c < p.classes; c += CTC_BATCH * lanes) {
+      M v[CTC_BATCH];
+      CTC_UNROLL
+      for (int b = 0; b < CTC_BATCH; b++) {
+        i64 i = c + b * (i64)lanes;
+        v[b] = (logits || torch) && i < p.classes ? ctc_widen(x[i * p.x_class]) : M(0);
+      }
+      CTC_UNROLL
+      for (int b = 0; b < CTC_BATCH; b++) {
+        i64 i = c + b * (i64)lanes;
+        if (i < p.classes) ctc_narrow(ctc_dense<M>(v[b], logits, torch, largest, softmax, scale), y + i);
+      }
+    }
+    // The classes of the target once more, now that all are written.
+    if (wide) ctc_barrier();
+    else ctc_simd_barrier();
+    const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+    const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
+    const CTC_DEVICE uint* end = tables + CTC_END(p, n);
+    // One class a lane, or, where classes come often, one a warp. Either way in an order that is the item's own.
+    bool often = (uint)labels >= 8u * used;
+    uint stride = often ? warps : lanes;
+    for (uint k = often ? warp : lane; k < used; k += stride) {
+      M sum = M(0);
+      uint start = k > 0u ? end[k - 1u] : 0u;
+      for (uint i = start + (often ? at.lane : 0u); i < end[k]; i += often ? 32u : 1u)
+        sum += ctc_real<M>::from_bits(states[position[i]]);
+      if (often) sum = ctc_warp_sum(sum);
+      if (!often || at.lane == 0u) {
+        i64 c = (i64)distinct[k];
+        M v = logits || torch ? ctc_widen(x[c * p.x_class]) : M(0);
+        ctc_narrow(ctc_dense<M>(v, logits, torch, largest, softmax, scale) - factor * sum, y + c);
+      }
+    }
+    if (lane == 0u) {
+      M v = logits || torch ? ctc_widen(x[(i64)p.blank * p.x_class]) : M(0);
+      ctc_narrow(ctc_dense<M>(v, logits, torch, largest, softmax, scale) - factor * blank, y + p.blank);
+    }
+  }
+}

@@ -1,0 +1,334 @@
+//! The way through a GPU, the same for CUDA and Metal: tables, three launches, and what is kept between
+//! forward and backward. `src/cuda` and `src/metal` know how to allocate and to launch, and nothing else.
+
+mod launch;
+mod sizes;
+mod tables;
+
+pub(crate) use launch::{Launch, Limits};
+pub(crate) use sizes::{Integers, Sizes};
+
+use crate::plan::{Integer, Plan, Unread};
+use candle_core::{DType, Layout, Result, Storage, bail};
+use std::ops::Deref;
+use tables::Tables;
+
+/// What a backend can do. Launches are run in the order in which they are asked for, and nothing waits for
+/// them but [`Backend::read`].
+pub(crate) trait Backend {
+    type Storage;
+
+    /// Uninitialised memory for `count` elements.
+    fn allocate(&self, count: usize, dtype: DType) -> Result<Self::Storage>;
+
+    /// Words from the host.
+    fn upload(&self, words: &[u32]) -> Result<Self::Storage>;
+
+    /// Signed words from the host.
+    fn upload_integers(&self, words: &[i64]) -> Result<Self::Storage>;
+
+    /// Waits, and copies all of a storage of i64 to the host.
+    fn read(&self, storage: &Self::Storage) -> Result<Vec<i64>>;
+
+    /// The storage of a tensor, if it is this backend's.
+    fn storage(storage: &Storage) -> Option<Held<'_, Self::Storage>>;
+
+    fn limits(&self) -> Limits;
+
+    /// The most threads that a block of this kernel may have.
+    fn max_threads(&self, kernel: &str) -> Result<usize>;
+
+    /// Starts a kernel.
+    ///
+    /// # Safety
+    /// The arguments must be those that the kernel of this name takes, and as large as it takes them to be.
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self::Storage>]) -> Result<()>;
+}
+
+/// A storage, borrowed or made for the occasion.
+pub(crate) enum Held<'a, S> {
+    #[cfg_attr(ctc_softgpu, allow(dead_code))]
+    Borrowed(&'a S),
+    #[cfg(ctc_softgpu)]
+    Owned(S),
+}
+
+impl<S> Deref for Held<'_, S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        match self {
+            Self::Borrowed(storage) => storage,
+            #[cfg(ctc_softgpu)]
+            Self::Owned(storage) => storage,
+        }
+    }
+}
+
+/// An argument of a kernel.
+pub(crate) enum Arg<'a, S> {
+    Sizes(Sizes),
+    Integers(Integers),
+    I64(i64),
+    U32(u32),
+    In(&'a S),
+    Out(&'a mut S),
+}
+
+/// What is kept from the forward to the backward pass.
+pub(crate) struct Saved<S> {
+    sizes: Sizes,
+    tables: S,
+    /// The posterior of each state, in place of the lattice.
+    kept: S,
+    /// For logits, the largest of each row and its sum of exponentials.
+    stats: S,
+    /// Not weighted.
+    losses: S,
+}
+
+/// The arithmetic that serves a dtype of the input.
+fn real(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// A product of sizes, for an allocation.
+fn product(factors: &[usize]) -> Result<usize> {
+    let product = factors
+        .iter()
+        .try_fold(1usize, |product, &factor| product.checked_mul(factor));
+    match product {
+        Some(product) if product <= isize::MAX as usize / 16 => Ok(product),
+        _ => bail!("ctc-loss: a buffer of {factors:?} elements does not fit any memory"),
+    }
+}
+
+/// The weighted losses, of dtype f64 for f64 and else f32, and with `keep` the state for [`gradient`].
+pub(crate) fn forward<B: Backend>(
+    backend: &B,
+    plan: &Plan,
+    input: &B::Storage,
+    dtype: DType,
+    layout: &Layout,
+    keep: bool,
+) -> Result<(B::Storage, Option<Saved<B::Storage>>)> {
+    let (batch, frames) = (plan.batch, plan.frames);
+    if i32::try_from(frames).is_err() || u32::try_from(plan.classes).is_err() {
+        bail!(
+            "ctc-loss: T = {frames} frames and C = {} classes; a GPU takes fewer than 2^31",
+            plan.classes
+        )
+    }
+    let (tables, labels, entries) = match &plan.unread {
+        None => {
+            let tables = Tables::new(plan);
+            (backend.upload(&tables.words)?, tables.labels, tables.entries)
+        }
+        Some(unread) => {
+            let entries = unread.labels.min(plan.classes - 1) + 1;
+            (prepare(backend, plan, unread)?, unread.labels, entries)
+        }
+    };
+    if i32::try_from(labels).is_err() {
+        bail!("ctc-loss: a target of {labels} labels; a GPU takes fewer than 2^31")
+    }
+    let sizes = Sizes::new(plan, labels, entries, keep).reading(plan.strides(layout));
+    let real = real(dtype);
+    // An f32 emission is a mantissa and an exponent of 32 bits; one of f64 is padded to 16 bytes.
+    let word = match real {
+        DType::F64 => DType::I64,
+        _ => DType::U32,
+    };
+    let rows = product(&[batch, frames])?;
+    let mut emissions = backend.allocate(product(&[rows, entries, 2])?, word)?;
+    let mut records = backend.allocate(product(&[rows, 3])?, real)?;
+    let stats = if sizes.is_logits() { product(&[rows, 2])? } else { 1 };
+    let mut stats = backend.allocate(stats, real)?;
+    let reads = if sizes.is_logits() { plan.classes } else { entries };
+    let (launch, wide) = launch::rows("gather", dtype, &sizes, reads);
+    // SAFETY: the arguments are those of the kernel; the buffers hold a place for each row and entry.
+    unsafe {
+        backend.launch(
+            &launch,
+            &mut [
+                Arg::Sizes(sizes),
+                Arg::In(input),
+                Arg::In(&tables),
+                Arg::Out(&mut emissions),
+                Arg::Out(&mut records),
+                Arg::Out(&mut stats),
+                Arg::U32(wide.into()),
+            ],
+        )?;
+    }
+
+    let states = if keep { product(&[rows, 4, labels + 1])? } else { 1 };
+    let mut kept = backend.allocate(states, word)?;
+    let mut losses = backend.allocate(batch, real)?;
+    let mut weighted = backend.allocate(batch, real)?;
+    let (launch, spilled) = launch::lattice(&sizes, real, backend.limits(), |kernel| {
+        backend.max_threads(kernel)
+    })?;
+    let mut edges = match spilled {
+        0 => None,
+        bytes => Some(backend.allocate(product(&[batch, bytes / 8])?, DType::I64)?),
+    };
+    let mut arguments = vec![
+        Arg::Sizes(sizes),
+        Arg::In(&tables),
+        Arg::In(&emissions),
+        Arg::In(&records),
+        Arg::Out(&mut kept),
+        Arg::Out(&mut losses),
+        Arg::Out(&mut weighted),
+    ];
+    arguments.extend(edges.as_mut().map(Arg::Out));
+    // SAFETY: as above; `kept` has four words for each pair of each row, and `edges` what was asked for.
+    unsafe { backend.launch(&launch, &mut arguments)? };
+    drop(arguments);
+    let saved = keep.then_some(Saved {
+        sizes,
+        tables,
+        kept,
+        stats,
+        losses,
+    });
+    Ok((weighted, saved))
+}
+
+/// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, contiguous in the input's shape.
+pub(crate) fn gradient<B: Backend>(
+    backend: &B,
+    plan: &Plan,
+    input: (&B::Storage, DType, &Layout),
+    saved: &Saved<B::Storage>,
+    upstream: (&B::Storage, &Layout),
+) -> Result<B::Storage> {
+    let (input, dtype, layout) = input;
+    let (upstream, up_layout) = upstream;
+    let sizes = saved
+        .sizes
+        .reading(plan.strides(layout))
+        .upstream(up_layout);
+    let mut gradient = backend.allocate(layout.shape().elem_count(), dtype)?;
+    let (launch, wide) = launch::rows("gradient", dtype, &sizes, plan.classes);
+    // SAFETY: the arguments are those of the kernel. The input has the shape that it had in the forward
+    // pass, and the gradient has a place for each of its entries.
+    unsafe {
+        backend.launch(
+            &launch,
+            &mut [
+                Arg::Sizes(sizes),
+                Arg::In(input),
+                Arg::In(&saved.tables),
+                Arg::In(&saved.kept),
+                Arg::In(&saved.stats),
+                Arg::In(&saved.losses),
+                Arg::In(upstream),
+                Arg::Out(&mut gradient),
+                Arg::U32(wide.into()),
+            ],
+        )?;
+    }
+    Ok(gradient)
+}
+
+/// The tables of targets that the host has not read.
+fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::Storage> {
+    let integers = pack(
+        backend,
+        &[&unread.input_lengths, &unread.target_lengths, &unread.targets],
+    )?;
+    let words = product(&[tables::words(plan.batch, unread.labels)])?;
+    let mut tables = backend.allocate(words, DType::U32)?;
+    let sizes = Sizes::new(plan, unread.labels, 0, false);
+    // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and
+    // the count of integers, and the tables have room for `labels` of each item.
+    unsafe {
+        backend.launch(
+            &launch::prepare(plan.batch),
+            &mut [
+                Arg::Sizes(sizes),
+                Arg::I64(unread.row as i64),
+                Arg::I64(unread.targets.count() as i64),
+                Arg::In(&integers),
+                Arg::Out(&mut tables),
+            ],
+        )?;
+    }
+    Ok(tables)
+}
+
+/// Reads integers that are on a device, all with one copy to the host.
+pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[Integer]) -> Result<Vec<Vec<i64>>> {
+    let packed = pack(backend, &parts.iter().collect::<Vec<_>>())?;
+    let mut values = backend.read(&packed)?.into_iter();
+    Ok(parts
+        .iter()
+        .map(|part| values.by_ref().take(part.count()).collect())
+        .collect())
+}
+
+/// Integers of any dtype and layout one behind the other, as i64.
+fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
+    let total = parts.iter().map(|part| part.count()).sum::<usize>();
+    let mut packed = backend.allocate(total.max(1), DType::I64)?;
+    let mut to = 0;
+    for part in parts {
+        let count = part.count();
+        if count == 0 {
+            continue;
+        }
+        match part {
+            Integer::Values(values) => {
+                let storage = backend.upload_integers(values)?;
+                widen(backend, &storage, DType::I64, &Layout::contiguous(count), to, &mut packed)?;
+            }
+            Integer::Tensor(tensor) => {
+                let (storage, layout) = tensor.storage_and_layout();
+                match B::storage(&storage) {
+                    Some(storage) => {
+                        widen(backend, &storage, tensor.dtype(), layout, to, &mut packed)?;
+                    }
+                    None => bail!("ctc-loss: lengths and targets are on different devices"),
+                }
+            }
+        }
+        to += count;
+    }
+    Ok(packed)
+}
+
+fn widen<B: Backend>(
+    backend: &B,
+    from: &B::Storage,
+    dtype: DType,
+    layout: &Layout,
+    to: usize,
+    packed: &mut B::Storage,
+) -> Result<()> {
+    let (rows, columns, row, column) = match (layout.dims(), layout.stride()) {
+        (&[], _) => (1, 1, 0, 0),
+        (&[columns], &[column]) => (1, columns, 0, column),
+        (&[rows, columns], &[row, column]) => (rows, columns, row, column),
+        (dims, _) => bail!("ctc-loss: integers of shape {dims:?}"),
+    };
+    let integers = Integers {
+        rows: rows as i64,
+        columns: columns as i64,
+        offset: layout.start_offset() as i64,
+        row: row as i64,
+        column: column as i64,
+        to: to as i64,
+    };
+    // SAFETY: the arguments are those of the kernel, and `packed` has room for them behind `to`.
+    unsafe {
+        backend.launch(
+            &launch::widen(dtype, rows * columns),
+            &mut [Arg::Integers(integers), Arg::In(from), Arg::Out(packed)],
+        )
+    }
+}

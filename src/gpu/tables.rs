@@ -1,0 +1,50 @@
+//! What the kernels know of lengths and targets: 32-bit words, in the order that
+//! `kernels/ctc_kernels.h` gives them.
+
+use crate::classes::Classes;
+use crate::plan::{Plan, frames_needed};
+
+/// The words, and how much room they have.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Tables {
+    pub words: Vec<u32>,
+    /// S: the longest target.
+    pub labels: usize,
+    /// The most classes that a target uses, and the blank.
+    pub entries: usize,
+}
+
+/// How many words there are for `batch` items with room for `labels` labels each.
+pub(crate) fn words(batch: usize, labels: usize) -> usize {
+    4 * batch + 4 * batch * labels
+}
+
+impl Tables {
+    pub fn new(plan: &Plan) -> Self {
+        let batch = plan.batch;
+        let labels = (0..batch).map(|n| plan.target_length(n)).max().unwrap_or(0);
+        let mut words = vec![0; self::words(batch, labels)];
+        let mut entries = 1;
+        let (lengths, rest) = words.split_at_mut(4 * batch);
+        for n in 0..batch {
+            let target = plan.target(n);
+            let used = Classes::new(target);
+            // Lengths were checked to be below 2^31.
+            lengths[n] = plan.input_lengths[n] as u32;
+            lengths[batch + n] = target.len() as u32;
+            lengths[2 * batch + n] = used.distinct.len() as u32;
+            lengths[3 * batch + n] = frames_needed(target) as u32;
+            entries = entries.max(used.distinct.len() + 1);
+            let sections = [&used.distinct, &used.place, &used.positions, &used.ends];
+            for (section, values) in sections.into_iter().enumerate() {
+                let start = (section * batch + n) * labels;
+                rest[start..start + values.len()].copy_from_slice(values);
+            }
+        }
+        Self {
+            words,
+            labels,
+            entries,
+        }
+    }
+}

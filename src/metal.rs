@@ -1,0 +1,165 @@
+//! Metal: how the launches of [`gpu`](crate::gpu) reach candle's device. The kernels' source is compiled
+//! when a device first needs them.
+
+use crate::gpu::{Arg, Backend, Held, Launch, Limits};
+use candle_core::backend::BackendStorage;
+use candle_core::metal_backend::DeviceId;
+use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, bail};
+use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline, Library};
+use objc2_metal::{MTLCompileOptions, MTLMathMode, MTLSize};
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock};
+
+/// The source as one string: Metal has no include path.
+pub(crate) const SOURCE: &str = concat!(
+    include_str!("../kernels/metal.h"),
+    "\n#line 1 \"ctc_core.h\"\n",
+    include_str!("../kernels/ctc_core.h"),
+    "\n#line 1 \"ctc_kernels.h\"\n",
+    include_str!("../kernels/ctc_kernels.h"),
+    "\n#line 1 \"ctc.metal\"\n",
+    include_str!("../kernels/ctc.metal"),
+);
+
+/// Threadgroup memory of an Apple GPU, less what the kernels declare themselves.
+const SHARED_BYTES: usize = (32 << 10) - 512;
+
+/// What is compiled for one device.
+struct Compiled {
+    library: Library,
+    pipelines: HashMap<String, ComputePipeline>,
+}
+
+fn metal_error(error: impl std::fmt::Display) -> candle_core::Error {
+    candle_core::Error::Metal(error.to_string().into()).bt()
+}
+
+fn compile(device: &MetalDevice) -> Result<Library> {
+    let options = MTLCompileOptions::new();
+    // Fast math, which is the default, may assume that there is no −inf and no NaN.
+    if objc2::available!(macos = 15.0, ios = 18.0, tvos = 18.0, visionos = 2.0) {
+        options.setMathMode(MTLMathMode::Safe);
+    } else {
+        // The same on systems that do not know the newer call.
+        #[allow(deprecated)]
+        options.setFastMathEnabled(false);
+    }
+    device
+        .metal_device()
+        .new_library_with_source(SOURCE, Some(&options))
+        .map_err(metal_error)
+}
+
+/// The kernel of a name, compiled once for each device.
+fn pipeline(device: &MetalDevice, kernel: &str) -> Result<ComputePipeline> {
+    static COMPILED: OnceLock<Mutex<HashMap<DeviceId, Compiled>>> = OnceLock::new();
+    let mut devices = COMPILED
+        .get_or_init(Mutex::default)
+        .lock()
+        .map_err(metal_error)?;
+    let compiled = match devices.entry(device.id()) {
+        std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Compiled {
+            library: compile(device)?,
+            pipelines: HashMap::new(),
+        }),
+    };
+    if let Some(pipeline) = compiled.pipelines.get(kernel) {
+        return Ok(pipeline.clone());
+    }
+    let function = compiled
+        .library
+        .get_function(kernel, None)
+        .map_err(metal_error)?;
+    let pipeline = device
+        .metal_device()
+        .new_compute_pipeline_state_with_function(&function)
+        .map_err(metal_error)?;
+    compiled
+        .pipelines
+        .insert(kernel.to_string(), pipeline.clone());
+    Ok(pipeline)
+}
+
+impl Backend for MetalDevice {
+    type Storage = MetalStorage;
+
+    fn allocate(&self, count: usize, dtype: DType) -> Result<MetalStorage> {
+        let buffer = self.new_buffer(count, dtype, "ctc-loss")?;
+        Ok(MetalStorage::new(buffer, self.clone(), count, dtype))
+    }
+
+    fn upload(&self, words: &[u32]) -> Result<MetalStorage> {
+        let buffer = self.new_buffer_with_data(words)?;
+        Ok(MetalStorage::new(
+            buffer,
+            self.clone(),
+            words.len(),
+            DType::U32,
+        ))
+    }
+
+    fn upload_integers(&self, words: &[i64]) -> Result<MetalStorage> {
+        let buffer = self.new_buffer_with_data(words)?;
+        Ok(MetalStorage::new(
+            buffer,
+            self.clone(),
+            words.len(),
+            DType::I64,
+        ))
+    }
+
+    fn read(&self, storage: &MetalStorage) -> Result<Vec<i64>> {
+        match storage.to_cpu_storage()? {
+            CpuStorage::I64(values) => Ok(values),
+            _ => bail!("ctc-loss: integers are read as i64"),
+        }
+    }
+
+    fn storage(storage: &Storage) -> Option<Held<'_, MetalStorage>> {
+        match storage {
+            Storage::Metal(storage) => Some(Held::Borrowed(storage)),
+            _ => None,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            shared_bytes: SHARED_BYTES,
+        }
+    }
+
+    fn max_threads(&self, kernel: &str) -> Result<usize> {
+        Ok(pipeline(self, kernel)?.max_total_threads_per_threadgroup())
+    }
+
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, MetalStorage>]) -> Result<()> {
+        let pipeline = pipeline(self, &launch.kernel)?;
+        // All buffers are there: the guard holds a lock that an allocation would want.
+        let guard = self.command_encoder()?;
+        let encoder: &ComputeCommandEncoder = guard.as_ref();
+        encoder.set_compute_pipeline_state(&pipeline);
+        for (index, argument) in arguments.iter().enumerate() {
+            match argument {
+                Arg::Sizes(sizes) => encoder.set_bytes(index, sizes),
+                Arg::Integers(integers) => encoder.set_bytes(index, integers),
+                Arg::I64(value) => encoder.set_bytes(index, value),
+                Arg::U32(value) => encoder.set_bytes(index, value),
+                // These also tell candle's encoder where it needs barriers.
+                Arg::In(storage) => encoder.set_input_buffer(index, Some(storage.buffer()), 0),
+                Arg::Out(storage) => encoder.set_output_buffer(index, Some(storage.buffer()), 0),
+            }
+        }
+        if launch.shared_bytes > 0 {
+            // A multiple of 16, as Metal wants it.
+            encoder.set_threadgroup_memory_length(0, launch.shared_bytes.next_multiple_of(16));
+        }
+        let size = |width: usize| MTLSize {
+            width,
+            height: 1,
+            depth: 1,
+        };
+        encoder.dispatch_thread_groups(size(launch.blocks), size(launch.threads));
+        Ok(())
+    }
+}
