@@ -30,7 +30,12 @@ fn nvcc() -> PathBuf {
     if let Some(nvcc) = env::var_os("NVCC") {
         return nvcc.into();
     }
-    for variable in ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"] {
+    for variable in [
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "CUDA_ROOT",
+        "CUDA_TOOLKIT_ROOT_DIR",
+    ] {
         println!("cargo::rerun-if-env-changed={variable}");
         if let Some(home) = env::var_os(variable) {
             let nvcc = Path::new(&home).join("bin").join("nvcc");
@@ -49,9 +54,9 @@ fn compile() {
         // Forms in use: 90, 9.0, 90a.
         Ok(given) => {
             let digits: String = given.chars().filter(char::is_ascii_digit).collect();
-            digits
-                .parse()
-                .unwrap_or_else(|_| panic!("CUDA_COMPUTE_CAP is {given:?}; give a number such as 90"))
+            digits.parse().unwrap_or_else(|_| {
+                panic!("CUDA_COMPUTE_CAP is {given:?}; give a number such as 90")
+            })
         }
         Err(_) => LOWEST,
     };
@@ -77,5 +82,8 @@ fn compile() {
         ),
     }
     // A file that is there and empty would only be noticed on a GPU.
-    assert!(fs::metadata(&out).is_ok_and(|file| file.len() > 0), "nvcc wrote no PTX");
+    assert!(
+        fs::metadata(&out).is_ok_and(|file| file.len() > 0),
+        "nvcc wrote no PTX"
+    );
 }

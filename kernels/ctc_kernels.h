@@ -233,8 +233,8 @@ CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const C
       top = ctc_max(v[b], top);
     }
     if (top > largest) {
-      // ones and others are 0 as long as the largest is -inf.
-      others = (ones + others) * ctc_real<M>::exp_negative(reference - top);
+      // As long as the largest is -inf, both are 0.
+      if (largest > lowest) others = (ones + others) * ctc_real<M>::exp_negative(largest - top);
       ones = M(0);
       largest = reference = top;
     }
@@ -248,7 +248,7 @@ CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const C
   ctc_row_stats<M> r;
   r.largest = ctc_row_max(largest, wide, at, shared);
   if (largest < r.largest) {
-    others = (ones + others) * ctc_real<M>::exp_negative(reference - r.largest);
+    if (largest > lowest) others = (ones + others) * ctc_real<M>::exp_negative(largest - r.largest);
     ones = M(0);
   }
   r.ones = ctc_row_sum(ones, wide, at, shared);

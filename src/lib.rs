@@ -73,7 +73,10 @@ mod cuda;
 mod decode;
 mod feasibility;
 // Always compiled, so that its tests always run; used where there is a GPU.
-#[cfg_attr(not(any(feature = "cuda", feature = "metal", ctc_softgpu)), allow(dead_code))]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
+    allow(dead_code)
+)]
 mod gpu;
 mod host;
 mod lengths;

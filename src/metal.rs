@@ -133,7 +133,11 @@ impl Backend for MetalDevice {
         Ok(pipeline(self, kernel)?.max_total_threads_per_threadgroup())
     }
 
-    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, MetalStorage>]) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        launch: &Launch,
+        arguments: &mut [Arg<'_, MetalStorage>],
+    ) -> Result<()> {
         let pipeline = pipeline(self, &launch.kernel)?;
         // All buffers are there: the guard holds a lock that an allocation would want.
         let guard = self.command_encoder()?;

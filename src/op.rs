@@ -10,7 +10,6 @@ use crate::gpu;
 use crate::plan::Plan;
 #[cfg(ctc_softgpu)]
 use crate::soft::{Memory, Soft};
-use candle_core::backend::BackendStorage;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
@@ -19,6 +18,7 @@ use candle_core::DType;
 use candle_core::Device;
 #[cfg(feature = "metal")]
 use candle_core::MetalStorage;
+use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
 };
@@ -211,8 +211,7 @@ impl CustomOp2 for CtcBackward {
         if let Saved::Soft(saved) = &*self.saved {
             let (storage, up) = (Memory::from_cpu(input)?, Memory::from_cpu(upstream)?);
             let input = (&storage, input.dtype(), layout);
-            let gradient =
-                gpu::gradient(&Soft, &self.plan, input, saved, (&up, upstream_layout))?;
+            let gradient = gpu::gradient(&Soft, &self.plan, input, saved, (&up, upstream_layout))?;
             return Ok((gradient.to_cpu()?, layout.shape().clone()));
         }
         let upstream = (upstream, upstream_layout);

@@ -69,7 +69,8 @@ pub(crate) struct Memory {
 impl Memory {
     fn new(count: usize, dtype: DType) -> Self {
         let bytes = count * dtype.size_in_bytes();
-        let mut words = vec![0xfff8_dead_7fc0_beef_u64; bytes.div_ceil(8).max(1)].into_boxed_slice();
+        let mut words =
+            vec![0xfff8_dead_7fc0_beef_u64; bytes.div_ceil(8).max(1)].into_boxed_slice();
         // SAFETY: the memory is ours until it is dropped.
         unsafe { softgpu_register(words.as_mut_ptr().cast(), bytes.max(1)) };
         Self {

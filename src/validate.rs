@@ -2,8 +2,8 @@
 //! that a user's input can cause.
 
 use crate::decode::BeamOptions;
-use crate::op;
 use crate::lengths::{IntoLengths, Lengths, check_int, int_values};
+use crate::op;
 use crate::options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
 use crate::plan::{InputKind, Integer, Plan, Unread};
 use candle_core::{DType, Result, Tensor, bail};
@@ -43,9 +43,21 @@ pub(crate) fn plan(
     let input_lengths = given(call.function, "input_lengths", input_lengths)?;
     let target_lengths = given(call.function, "target_lengths", target_lengths)?;
     let on_device = opts.checks == Checks::Device && op::serves(input);
-    let plan = if on_device && [Some(targets), input_lengths.tensor(), target_lengths.tensor()].into_iter().flatten().any(op::serves) {
+    let plan = if on_device
+        && [
+            Some(targets),
+            input_lengths.tensor(),
+            target_lengths.tensor(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(op::serves)
+    {
         let unread = unread(call, dims, input, targets, input_lengths, target_lengths)?;
-        Plan { unread: Some(unread), ..collect(call, dims, Vec::new(), Vec::new(), Vec::new()) }
+        Plan {
+            unread: Some(unread),
+            ..collect(call, dims, Vec::new(), Vec::new(), Vec::new())
+        }
     } else {
         checked(call, dims, targets, input_lengths, target_lengths)?
     };
@@ -81,10 +93,14 @@ fn checked(
 ) -> Result<Plan> {
     check_int(targets, &format!("{}: targets", call.function))?;
     // All that is on a GPU is read at once.
-    let tensors: Vec<&Tensor> = [Some(targets), input_lengths.tensor(), target_lengths.tensor()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let tensors: Vec<&Tensor> = [
+        Some(targets),
+        input_lengths.tensor(),
+        target_lengths.tensor(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let mut values = int_values(&tensors)?.into_iter();
     let targets_values = values.next().unwrap_or_default();
     let mut resolve = |lengths: Lengths| match lengths.tensor() {
@@ -121,7 +137,8 @@ fn unread(
         Ok(Integer::Tensor(lengths.clone()))
     };
     // What the host knows is checked here. Checked lengths are those of tensors, so they fit.
-    let signed = |values: &[usize]| Integer::Values(values.iter().map(|&value| value as i64).collect());
+    let signed =
+        |values: &[usize]| Integer::Values(values.iter().map(|&value| value as i64).collect());
     let input_lengths = match input_lengths.tensor().filter(|tensor| op::serves(tensor)) {
         Some(tensor) => on_device("input_lengths", tensor)?,
         None => {
@@ -506,7 +523,14 @@ fn row_of(
         (&[_], None) => Ok(None),
         (&[rows, longest], target_lengths) if rows == batch => {
             let lengths = target_lengths.unwrap_or_default();
-            at_most(function, "target_lengths", lengths, longest, "S", "labels an item")?;
+            at_most(
+                function,
+                "target_lengths",
+                lengths,
+                longest,
+                "S",
+                "labels an item",
+            )?;
             Ok(Some(longest))
         }
         (other, _) => bail!(

@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Error, Tensor};
 use candle_ctc::{
-    CtcLoss, CtcLossOptions, InputLayout, IntoLengths, ctc_loss, ctc_loss_with_logits,
+    Checks, CtcLoss, CtcLossOptions, InputLayout, IntoLengths, ctc_loss, ctc_loss_with_logits,
 };
 use common::{Rng, devices, tensors};
 
@@ -95,6 +95,7 @@ const OPTIONS: CtcLossOptions = CtcLossOptions {
     zero_infinity: false,
     gradient: candle_ctc::GradientKind::Exact,
     layout: InputLayout::TimeMajor,
+    checks: Checks::Host,
 };
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
+    Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
 };
 use common::{Entry, Rng, devices, holds, tensors};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -179,6 +179,7 @@ impl Call {
             zero_infinity: one_in(rng, 2),
             gradient: pick(rng, &[GradientKind::Exact, GradientKind::Torch]),
             layout: pick(rng, &[InputLayout::TimeMajor, InputLayout::BatchMajor]),
+            checks: pick(rng, &[Checks::Host, Checks::Device]),
         };
 
         let mut dims = match options.layout {

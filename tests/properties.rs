@@ -6,7 +6,7 @@
 mod common;
 
 use candle_core::{DType, Device};
-use candle_ctc::{CtcLossOptions, GradientKind, InputLayout, Reduction};
+use candle_ctc::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
 use common::oracle::{Problem, swap_axes};
 use common::views::VIEWS;
 use common::{Entry, Rng, run, tensors, tolerance};
@@ -34,14 +34,16 @@ fn options(blank: usize) -> impl Strategy<Value = CtcLossOptions> {
         any::<bool>(),
         prop::sample::select(vec![GradientKind::Exact, GradientKind::Torch]),
         prop::sample::select(vec![InputLayout::TimeMajor, InputLayout::BatchMajor]),
+        prop::sample::select(vec![Checks::Host, Checks::Device]),
     )
         .prop_map(
-            move |(reduction, zero_infinity, gradient, layout)| CtcLossOptions {
+            move |(reduction, zero_infinity, gradient, layout, checks)| CtcLossOptions {
                 blank,
                 reduction,
                 zero_infinity,
                 gradient,
                 layout,
+                checks,
             },
         )
 }

@@ -5,9 +5,9 @@
 //! 2. [`Emissions::convert`] turns a run of gathered frames into `y_t(label)` and `y_t(blank)` as
 //!    mantissa and exponent: each place of the target looks its class up and converts it.
 
-use crate::classes::Classes;
 use super::isa::dispatch;
 use super::real::{Element, FAR_BELOW, Real};
+use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
 use std::ops::Range;

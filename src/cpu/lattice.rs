@@ -20,10 +20,10 @@
 //! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
 //! k consumes frame T − k.
 
-use crate::classes::Classes;
 use super::emission::{Emissions, LANES, fold_lanes, padded};
 use super::isa::dispatch;
 use super::real::Real;
+use crate::classes::Classes;
 use std::ops::Range;
 
 /// Steps after which mantissas are brought back to [1, 2). In one step a mantissa grows by less

@@ -19,8 +19,8 @@ pub(crate) use rows::gradient;
 pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
-use crate::plan::{InputKind, Plan, Strides};
 use crate::classes::Classes;
+use crate::plan::{InputKind, Plan, Strides};
 use emission::{Emissions, Found, RowStats, Source, is_poison};
 use lattice::{Direction, Lattice, Rows};
 use rayon::prelude::*;

@@ -16,12 +16,12 @@
 //! the last is common. The steps are themselves less than half of the time; fetching emissions
 //! is most of the rest. So the lattices are kept apart, and only equal candidates are shared.
 
-use crate::classes::Classes;
 use super::emission::{Emissions, Found, Source, padded};
 use super::isa::dispatch;
 use super::lattice::{Direction, Lattice, Rows};
 use super::real::{Element, Real};
 use super::{forward, loss_from};
+use crate::classes::Classes;
 use crate::plan::{Plan, Strides, frames_needed};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -430,6 +430,7 @@ mod tests {
             input_lengths: vec![frames],
             labels: Vec::new(),
             label_offsets: vec![0, 0],
+            unread: None,
         }
     }
 

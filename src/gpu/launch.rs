@@ -43,9 +43,7 @@ pub(crate) fn tiling(labels: usize, real: DType) -> Tiling {
     let most = 4;
     let tiles = |pairs: usize| {
         let first = WARP * pairs;
-        1 + (labels + 1)
-            .saturating_sub(first)
-            .div_ceil(first - HALO)
+        1 + (labels + 1).saturating_sub(first).div_ceil(first - HALO)
     };
     let pairs = if labels < WARP {
         1

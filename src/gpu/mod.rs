@@ -42,7 +42,11 @@ pub(crate) trait Backend {
     ///
     /// # Safety
     /// The arguments must be those that the kernel of this name takes, and as large as it takes them to be.
-    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self::Storage>]) -> Result<()>;
+    unsafe fn launch(
+        &self,
+        launch: &Launch,
+        arguments: &mut [Arg<'_, Self::Storage>],
+    ) -> Result<()>;
 }
 
 /// A storage, borrowed or made for the occasion.
@@ -125,7 +129,11 @@ pub(crate) fn forward<B: Backend>(
     let (tables, labels, entries) = match &plan.unread {
         None => {
             let tables = Tables::new(plan);
-            (backend.upload(&tables.words)?, tables.labels, tables.entries)
+            (
+                backend.upload(&tables.words)?,
+                tables.labels,
+                tables.entries,
+            )
         }
         Some(unread) => {
             let entries = unread.labels.min(plan.classes - 1) + 1;
@@ -145,9 +153,17 @@ pub(crate) fn forward<B: Backend>(
     let rows = product(&[batch, frames])?;
     let mut emissions = backend.allocate(product(&[rows, entries, 2])?, word)?;
     let mut records = backend.allocate(product(&[rows, 3])?, real)?;
-    let stats = if sizes.is_logits() { product(&[rows, 2])? } else { 1 };
+    let stats = if sizes.is_logits() {
+        product(&[rows, 2])?
+    } else {
+        1
+    };
     let mut stats = backend.allocate(stats, real)?;
-    let reads = if sizes.is_logits() { plan.classes } else { entries };
+    let reads = if sizes.is_logits() {
+        plan.classes
+    } else {
+        entries
+    };
     let (launch, wide) = launch::rows("gather", dtype, &sizes, reads);
     // SAFETY: the arguments are those of the kernel; the buffers hold a place for each row and entry.
     unsafe {
@@ -165,7 +181,11 @@ pub(crate) fn forward<B: Backend>(
         )?;
     }
 
-    let states = if keep { product(&[rows, 4, labels + 1])? } else { 1 };
+    let states = if keep {
+        product(&[rows, 4, labels + 1])?
+    } else {
+        1
+    };
     let mut kept = backend.allocate(states, word)?;
     let mut losses = backend.allocate(batch, real)?;
     let mut weighted = backend.allocate(batch, real)?;
@@ -240,7 +260,11 @@ pub(crate) fn gradient<B: Backend>(
 fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::Storage> {
     let integers = pack(
         backend,
-        &[&unread.input_lengths, &unread.target_lengths, &unread.targets],
+        &[
+            &unread.input_lengths,
+            &unread.target_lengths,
+            &unread.targets,
+        ],
     )?;
     let words = product(&[tables::words(plan.batch, unread.labels)])?;
     let mut tables = backend.allocate(words, DType::U32)?;
@@ -285,7 +309,14 @@ fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
         match part {
             Integer::Values(values) => {
                 let storage = backend.upload_integers(values)?;
-                widen(backend, &storage, DType::I64, &Layout::contiguous(count), to, &mut packed)?;
+                widen(
+                    backend,
+                    &storage,
+                    DType::I64,
+                    &Layout::contiguous(count),
+                    to,
+                    &mut packed,
+                )?;
             }
             Integer::Tensor(tensor) => {
                 let (storage, layout) = tensor.storage_and_layout();
