@@ -79,8 +79,8 @@ CTC_ROWS(bf16, float, bfloat)
 CTC_ROWS(f64, double, double)
 
 // Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
-CTC_LATTICE(f32, float, 1, 8, 512)
+CTC_LATTICE(f32, float, 1, 8, 64)
 CTC_LATTICE(f32, float, 2, 8, 256)
 CTC_LATTICE(f32, float, 4, 4, 256)
-CTC_LATTICE(f64, double, 1, 4, 512)
+CTC_LATTICE(f64, double, 1, 4, 64)
 CTC_LATTICE(f64, double, 2, 4, 256)

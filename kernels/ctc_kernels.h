@@ -418,13 +418,12 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
       // What frames ahead will need.
       ctc_emission<M> y[DEPTH][K], y_blank[DEPTH];
       word kept[DEPTH][WALK ? 4 * K : 1];
+      CTC_UNROLL
+      for (int d = 0; d < DEPTH; d++) {
+        if (from < to)
+          ctc_fetch<M, K, WALK>(it, direction, ctc_min(from + d, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
+      }
       for (int ahead = from; ahead < to; ahead += DEPTH) {
-        CTC_UNROLL
-        for (int d = 0; d < DEPTH; d++) {
-          if (ahead == from) {
-            ctc_fetch<M, K, WALK>(it, direction, ctc_min(from + d, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
-          }
-        }
         CTC_UNROLL
         for (int d = 0; d < DEPTH; d++) {
           int step = ahead + d;
@@ -563,6 +562,14 @@ CTC_FN ctc_number<M, i64> ctc_run(CTC_THREAD const ctc_item<M>& it, Edges edges,
   return p;
 }
 
+// The same with exponents of 64 bits, for the rare item that needs them: a pair a thread, and a function of its
+// own, so that the usual way has the registers for itself.
+template <typename M, typename Edges>
+CTC_RARE ctc_number<M, i64> ctc_run_far(CTC_THREAD const ctc_item<M>& it, Edges edges, bool keep, ctc_thread at,
+                                        CTC_SHARED M* sums, CTC_SHARED i64* tops) {
+  return ctc_run<M, i64, 1, 2>(it, edges, keep, at, sums, tops);
+}
+
 // One block an item; at least two warps, half of them for each direction. `sums` has 8 places.
 template <typename M, int K, int DEPTH, typename Edges>
 CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables,
@@ -625,7 +632,7 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
     bool keep = (p.flags & CTC_KEEP) != 0u;
     ctc_number<M, i64> total;
     if (!ctc_real<M>::near_is_all() && M(it.frames) * peak > M(CTC_PATH_LIMIT)) {
-      total = ctc_run<M, i64, 1, 4>(it, edges, keep, at, sums, tops);
+      total = ctc_run_far<M>(it, edges, keep, at, sums, tops);
     } else {
       total = ctc_run<M, typename ctc_real<M>::near, K, DEPTH>(it, edges, keep, at, sums, tops);
     }

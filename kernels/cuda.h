@@ -9,6 +9,7 @@ typedef unsigned long long u64;
 typedef __nv_bfloat16 bfloat;
 
 #define CTC_FN __device__ __forceinline__
+#define CTC_RARE __device__ __noinline__
 // Address spaces: CUDA has one.
 #define CTC_DEVICE
 #define CTC_SHARED

@@ -6,6 +6,7 @@ typedef long i64;
 typedef ulong u64;
 
 #define CTC_FN METAL_FUNC
+#define CTC_RARE __attribute__((noinline))
 #define CTC_DEVICE device
 #define CTC_SHARED threadgroup
 #define CTC_THREAD thread

@@ -13,7 +13,7 @@ prefix="${CTC_CUDA_PREFIX:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/cuda}"
 home="$prefix/toolkit"
 version='13.0.*'
 
-if [ ! -e "$prefix/done-$version" ]; then
+if [ ! -e "$prefix/done-2-$version" ]; then
     mkdir -p "$prefix"
     python3 -m venv "$prefix/venv" >&2
     "$prefix/venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
@@ -28,6 +28,16 @@ if [ ! -e "$prefix/done-$version" ]; then
     for library in "$home"/lib/*.so.*; do
         [ -e "${library%%.so.*}.so" ] || ln -s "$(basename "$library")" "${library%%.so.*}.so"
     done
-    touch "$prefix/done-$version"
+    # The driver's library, for the linker: every function of it says that there is no device.
+    mkdir -p "$home/lib/stubs"
+    grep -ohE '\bcu[A-Z][A-Za-z0-9_]*' "$home/include/cuda.h" "$home/include/cudaTypedefs.h" | sort -u |
+        sed 's/.*/int &(void) { return 100; }/' >"$home/lib/stubs/cuda.c"
+    gcc -w -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$home/lib/stubs/libcuda.so.1" "$home/lib/stubs/cuda.c"
+    ln -sf libcuda.so.1 "$home/lib/stubs/libcuda.so"
+    touch "$prefix/done-2-$version"
 fi
-printf 'export CUDA_HOME=%q CUDA_PATH=%q CUDA_ROOT=%q PATH=%q:"$PATH"\n' "$home" "$home" "$home" "$home/bin"
+libraries="$home/lib"
+# Where there is no driver, programs start with the stub and find no device.
+ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1' || libraries="$libraries:$home/lib/stubs"
+printf 'export CUDA_HOME=%q CUDA_PATH=%q CUDA_ROOT=%q PATH=%q:"$PATH" LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' \
+    "$home" "$home" "$home" "$home/bin" "$libraries"

@@ -126,3 +126,97 @@ pub(crate) fn prepare(batch: usize) -> Launch {
         shared_bytes: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::GradientKind;
+    use crate::plan::{InputKind, Plan};
+
+    fn sizes(frames: usize, batch: usize, labels: usize) -> Sizes {
+        let plan = Plan {
+            frames,
+            batch,
+            classes: 40,
+            blank: 0,
+            layout: None,
+            input: InputKind::LogProbs,
+            gradient: GradientKind::Exact,
+            mean: false,
+            zero_infinity: false,
+            input_lengths: Vec::new(),
+            labels: Vec::new(),
+            label_offsets: Vec::new(),
+            unread: None,
+        };
+        Sizes::new(&plan, labels, labels.min(39) + 1, true)
+    }
+
+    const LIMITS: Limits = Limits {
+        shared_bytes: 47 << 10,
+    };
+
+    /// Every pair of every length has a tile, and no tile is without one.
+    #[test]
+    fn tiles_cover_all_pairs() {
+        for real in [DType::F32, DType::F64] {
+            for labels in 0..3000 {
+                let Tiling { pairs, tiles } = tiling(labels, real);
+                let covered = |tiles: usize| 32 * pairs + (tiles - 1) * (32 * pairs - HALO);
+                assert!(covered(tiles) > labels, "{labels}");
+                assert!(tiles == 1 || covered(tiles - 1) <= labels, "{labels}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_are_two_directions_of_whole_warps_within_the_limit() {
+        for labels in [0, 1, 31, 32, 100, 207, 208, 500, 5000] {
+            for most in [64, 96, 128, 256, 1024] {
+                let (launch, _) =
+                    lattice(&sizes(50, 3, labels), DType::F32, LIMITS, |_| Ok(most)).unwrap();
+                assert_eq!(launch.blocks, 3);
+                assert_eq!(launch.threads % 64, 0);
+                assert!(launch.threads <= most && launch.threads >= 64);
+            }
+        }
+    }
+
+    #[test]
+    fn long_targets_leave_shared_memory() {
+        let of = |labels, real| lattice(&sizes(9, 2, labels), real, LIMITS, |_| Ok(256)).unwrap();
+        let (launch, spilled) = of(500, DType::F32);
+        assert_eq!((launch.shared_bytes, spilled), (4 * 501 * 24, 0));
+        assert_eq!(launch.kernel, "ctc_lattice_f32_4");
+        let (launch, spilled) = of(501, DType::F32);
+        assert_eq!((launch.shared_bytes, spilled), (0, 4 * 502 * 24));
+        assert_eq!(launch.kernel, "ctc_lattice_f32_4_spill");
+        let (launch, spilled) = of(400, DType::F64);
+        assert_eq!((launch.shared_bytes, spilled), (0, 4 * 401 * 32));
+        assert_eq!(launch.kernel, "ctc_lattice_f64_2_spill");
+    }
+
+    #[test]
+    fn rows_fill_warps_or_blocks() {
+        let (launch, wide) = rows("gather", DType::BF16, &sizes(7, 5, 3), 40);
+        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, false));
+        assert_eq!(launch.kernel, "ctc_gather_bf16");
+        let (launch, wide) = rows("gradient", DType::F32, &sizes(7, 5, 3), 1025);
+        assert_eq!((launch.blocks, launch.threads, wide), (35, 256, true));
+        let (launch, _) = rows("gradient", DType::F32, &sizes(1 << 20, 8, 3), 1025);
+        assert_eq!(launch.blocks, MOST_BLOCKS);
+    }
+
+    #[test]
+    fn an_error_of_the_device_is_passed_on() {
+        let refused = lattice(&sizes(7, 5, 3), DType::F32, LIMITS, |name| {
+            candle_core::bail!("no {name}")
+        });
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("ctc_lattice_f32_1")
+        );
+    }
+}

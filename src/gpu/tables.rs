@@ -48,3 +48,45 @@ impl Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{GradientKind, InputLayout};
+    use crate::plan::InputKind;
+
+    #[test]
+    fn words_stand_where_the_kernels_look_for_them() {
+        let plan = Plan {
+            frames: 9,
+            batch: 2,
+            classes: 8,
+            blank: 0,
+            layout: Some(InputLayout::TimeMajor),
+            input: InputKind::LogProbs,
+            gradient: GradientKind::Exact,
+            mean: false,
+            zero_infinity: false,
+            input_lengths: vec![9, 4],
+            labels: vec![7, 3, 7, 5, 5],
+            label_offsets: vec![0, 3, 5],
+            unread: None,
+        };
+        let tables = Tables::new(&plan);
+        assert_eq!((tables.labels, tables.entries), (3, 3));
+        #[rustfmt::skip]
+        assert_eq!(
+            tables.words,
+            [
+                9, 4, // input lengths
+                3, 2, // target lengths
+                2, 1, // classes used
+                3, 3, // frames needed
+                7, 3, 0, /**/ 5, 0, 0, // distinct
+                0, 1, 0, /**/ 0, 0, 0, // place of each label
+                0, 2, 1, /**/ 0, 1, 0, // positions by class
+                2, 3, 0, /**/ 2, 0, 0, // their ends
+            ]
+        );
+    }
+}
