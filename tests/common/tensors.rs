@@ -29,8 +29,13 @@ pub fn floats(values: &[f64], dims: &[usize], dtype: DType, device: &Device) -> 
     }
 }
 
-/// A contiguous integer tensor; a value that the dtype does not hold wraps.
+/// A contiguous integer tensor; a value that the dtype does not hold wraps. Metal has no empty buffers: an
+/// empty tensor is then on the CPU.
 pub fn integers(values: &[i64], dims: &[usize], dtype: DType, device: &Device) -> Tensor {
+    let device = match device {
+        Device::Metal(_) if values.is_empty() => &Device::Cpu,
+        device => device,
+    };
     macro_rules! build {
         ($t:ty) => {{
             let values: Vec<$t> = values.iter().map(|&v| v as $t).collect();

@@ -359,8 +359,9 @@ static void setup() {
   });
   im(E, "setBytes:length:atIndex:", M(I s, C, const char* p, unsigned long n, unsigned long i) {
     auto* e = B_<Enc>(s);
-    if (i > 30 || n > 4096 || !n) { CB(s)->err = "setBytes: index > 30, no bytes or more than 4096"; return; }
-    e->bo[i] = nullptr; e->by[i] = std::make_shared<std::vector<char>>(p, p + n); e->b[i] = {e->by[i]->data(), n, 0, 1};
+    if (i > 30 || n > 4096) { CB(s)->err = "setBytes: index > 30, or more than 4096 bytes"; return; }
+    // candle passes no bytes for the dimensions of a scalar; a kernel that reads them is out of bounds.
+    e->bo[i] = nullptr; e->by[i] = std::make_shared<std::vector<char>>(p, p + n); e->by[i]->reserve(8); e->b[i] = {e->by[i]->data(), n, 0, 1};
   });
   im(E, "setThreadgroupMemoryLength:atIndex:", M(I s, C, unsigned long n, unsigned long i) { if (i < 31) B_<Enc>(s)->tg[i] = n; });
   im(E, "dispatchThreadgroups:threadsPerThreadgroup:", M(I s, C, Size g, Size t) { dispatch(s, g, t, false); });
