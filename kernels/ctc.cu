@@ -44,6 +44,12 @@ CTC_KERNEL __launch_bounds__(256)
                             ctc_here(), shared);                                                    \
   }
 
+#define CTC_REDUCE(NAME, M)                                                                         \
+  CTC_KERNEL __launch_bounds__(256) ctc_reduce_##NAME(i64 count, const M* losses, M* sum) {         \
+    __shared__ M shared[32];                                                                        \
+    ctc_reduce_body<M>(count, losses, sum, ctc_here(), shared);                                     \
+  }
+
 // The states between two chunks of frames stand in shared memory, or for long targets in `edges`.
 #define CTC_LATTICE(NAME, M, K, DEPTH, THREADS)                                                     \
   CTC_KERNEL __launch_bounds__(THREADS)                                                             \
@@ -77,6 +83,9 @@ CTC_ROWS(f32, float, float)
 CTC_ROWS(f16, float, __half)
 CTC_ROWS(bf16, float, bfloat)
 CTC_ROWS(f64, double, double)
+
+CTC_REDUCE(f32, float)
+CTC_REDUCE(f64, double)
 
 // Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
 CTC_LATTICE(f32, float, 1, 8, 64)

@@ -50,6 +50,12 @@ kernel void ctc_prepare(constant ctc_sizes& p [[buffer(0)]], constant i64& row [
                                 CTC_HERE, shared);                                                  \
   }
 
+kernel void ctc_reduce_f32(constant i64& count [[buffer(0)]], const device float* losses [[buffer(1)]],
+                           device float* sum [[buffer(2)]], CTC_POSITION_ARGUMENTS) {
+  threadgroup float shared[32];
+  ctc_reduce_body<float>(count, losses, sum, CTC_HERE, shared);
+}
+
 #define CTC_LATTICE(K, DEPTH)                                                                       \
   kernel void ctc_lattice_f32_##K(constant ctc_sizes& p [[buffer(0)]], const device uint* tables [[buffer(1)]], \
                                   const device ctc_emission<float>* emissions [[buffer(2)]],        \

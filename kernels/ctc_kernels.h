@@ -6,6 +6,7 @@
 //   gather    one row of classes a frame: its log-sum-exp (logits), and the emissions of the classes
 //             that the target uses, relative to the largest of them
 //   lattice   one block an item: both directions, the loss, and the posterior of each state
+//   reduce    the sum of the losses of a batch
 //   gradient  one row of classes a frame, written once
 //
 // What it costs. T frames, K pairs of states a thread.
@@ -646,8 +647,18 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   }
   if (at.index == 0u) {
     losses[n] = loss;
+    if (p.flags & CTC_ZERO_INFINITY && loss == ctc_real<M>::infinity()) loss = M(0);
     weighted[n] = p.flags & CTC_MEAN ? loss / M(ctc_max(it.labels, 1)) / M(p.batch) : loss;
   }
+}
+
+// The sum of `count` losses, in an order that is always the same. For one block.
+template <typename M>
+CTC_FN void ctc_reduce_body(i64 count, const CTC_DEVICE M* losses, CTC_DEVICE M* sum, ctc_thread at, CTC_SHARED M* shared) {
+  M part = M(0);
+  for (i64 n = at.index; n < count; n += at.threads) part += losses[n];
+  part = ctc_row_sum(part, true, at, shared);
+  if (at.index == 0u) sum[0] = part;
 }
 
 // ---- gradient

@@ -1,10 +1,9 @@
-//! The loss itself: check, run, reduce.
+//! The loss itself: check, run.
 
 use crate::lengths::IntoLengths;
 use crate::op;
 use crate::options::CtcLossOptions;
 use crate::plan::InputKind;
-use crate::reduce::reduce;
 use crate::validate;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
@@ -175,7 +174,7 @@ fn run(
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
     let plan = validate::plan(kind, input, targets, input_lengths, target_lengths, opts)?;
-    reduce(op::losses(input, Arc::new(plan))?, opts)
+    op::loss(input, Arc::new(plan))
 }
 
 /// [`ctc_loss`] with its options kept, to hold in a training loop.

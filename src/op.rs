@@ -1,6 +1,6 @@
 //! The custom operations: what candle's graph sees, and the only place that knows every backend.
 //!
-//! [`CtcForward`] gives one loss an item. When its input is tracked it also forms the posteriors
+//! [`CtcForward`] gives the reduced loss. When its input is tracked it also forms the posteriors
 //! and keeps them for the backward pass; candle keeps the operation itself as long as the graph
 //! lives, and with it that state. [`CtcBackward`] writes the gradient from them.
 
@@ -8,6 +8,7 @@ use crate::cpu::{self, Real};
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use crate::gpu;
 use crate::plan::Plan;
+use crate::reduce::reduce;
 #[cfg(ctc_softgpu)]
 use crate::soft::{Memory, Soft};
 #[cfg(feature = "cuda")]
@@ -25,8 +26,8 @@ use candle_core::{
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
-/// The losses of all items of a batch, each times its weight: `(N)` or `()`.
-pub(crate) fn losses(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
+/// The loss of a batch, reduced: `(N)` or `()`.
+pub(crate) fn loss(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
     let tracked = input.track_op();
     input.apply_op1(CtcForward {
         plan,
@@ -107,7 +108,9 @@ impl CtcForward {
         let strides = self.plan.strides(layout);
         let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some());
         self.keep(saved.map(wrap));
-        (E::Real::to_cpu_storage_owned(losses), self.shape())
+        let reduced = reduce(&self.plan, losses);
+        let reduced = reduced.into_iter().map(E::Real::narrow).collect();
+        (E::Real::to_cpu_storage_owned(reduced), self.shape())
     }
 
     #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]

@@ -1,6 +1,6 @@
 //! The checked problem: what every backend works from. Pure data, no tensors.
 
-use crate::options::{GradientKind, InputLayout};
+use crate::options::{GradientKind, InputLayout, Reduction};
 use candle_core::{Layout, Tensor};
 
 /// What the input holds.
@@ -56,8 +56,8 @@ pub(crate) struct Plan {
     pub layout: Option<InputLayout>,
     pub input: InputKind,
     pub gradient: GradientKind,
-    /// The losses are divided for a mean: see [`Plan::weight`].
-    pub mean: bool,
+    /// How the losses of the batch become one: see also [`Plan::weight`].
+    pub reduction: Reduction,
     /// A loss of +inf passes no gradient, not even [`GradientKind::Torch`]'s NaN.
     pub zero_infinity: bool,
     /// `T_n`, one for each item, at most `frames`.
@@ -93,7 +93,7 @@ impl Plan {
     /// What the loss of item `n` is multiplied by: for a mean over the batch of losses that are
     /// divided by their target lengths, `1 / (max(U_n, 1) · N)`; else 1.
     pub fn weight(&self, n: usize) -> f64 {
-        if self.mean {
+        if self.reduction == Reduction::Mean {
             1.0 / (self.target_length(n).max(1) * self.batch) as f64
         } else {
             1.0
@@ -106,11 +106,11 @@ impl Plan {
         self.input_lengths[n] >= frames_needed(self.target(n))
     }
 
-    /// The shape of the losses: `(N)`, or `()` without a batch dimension.
+    /// The shape of the loss: `(N)` if it is not reduced and there is a batch dimension, else `()`.
     pub fn loss_shape(&self) -> Vec<usize> {
-        match self.layout {
-            Some(_) => vec![self.batch],
-            None => vec![],
+        match (self.reduction, self.layout) {
+            (Reduction::None, Some(_)) => vec![self.batch],
+            _ => vec![],
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
             layout,
             input: InputKind::LogProbs,
             gradient: GradientKind::Exact,
-            mean: false,
+            reduction: Reduction::None,
             zero_infinity: false,
             input_lengths: vec![5, 3, 2],
             labels: vec![1, 1, 2, 3, 3, 3],

@@ -63,7 +63,7 @@ pub(crate) fn plan(
     };
     Ok(Plan {
         gradient: opts.gradient,
-        mean: opts.reduction == Reduction::Mean,
+        reduction: opts.reduction,
         zero_infinity: opts.zero_infinity,
         ..plan
     })
@@ -352,7 +352,7 @@ fn collect(
         layout: dims.layout,
         input: call.input,
         gradient: GradientKind::default(),
-        mean: false,
+        reduction: Reduction::None,
         zero_infinity: false,
         input_lengths,
         labels,

@@ -85,8 +85,13 @@ fn gradient_flows_through_operations_before_and_after() {
                 &device,
             );
             let weight = Var::from_tensor(&weight).unwrap();
+            // A matrix product, as products and a sum.
             let logits = features
-                .matmul(&weight)
+                .unsqueeze(2)
+                .unwrap()
+                .broadcast_mul(&weight.unsqueeze(0).unwrap())
+                .unwrap()
+                .sum(1)
                 .unwrap()
                 .reshape((FRAMES, ITEMS, CLASSES))
                 .unwrap();

@@ -43,21 +43,17 @@ struct SavedItem<R> {
     stats: Vec<RowStats<R>>,
 }
 
-/// The loss of each item times its weight, and what the backward pass needs when `keep` is set.
+/// The loss of each item, and what the backward pass needs when `keep` is set.
 pub(crate) fn forward<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     keep: bool,
-) -> (Vec<E::Real>, Option<Saved<E::Real>>) {
+) -> (Vec<f64>, Option<Saved<E::Real>>) {
     let items = each_item(plan.batch, |n, buffers: &mut Buffers<E::Real>| {
         item(plan, data, strides, n, keep, buffers)
     });
-    let losses = items
-        .iter()
-        .enumerate()
-        .map(|(n, item)| E::Real::narrow(item.loss * plan.weight(n)))
-        .collect();
+    let losses = items.iter().map(|item| item.loss).collect();
     (losses, keep.then_some(Saved { items }))
 }
 

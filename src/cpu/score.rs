@@ -425,7 +425,7 @@ mod tests {
             layout: None,
             input: crate::plan::InputKind::LogProbs,
             gradient: Default::default(),
-            mean: false,
+            reduction: crate::options::Reduction::None,
             zero_infinity: false,
             input_lengths: vec![frames],
             labels: Vec::new(),

@@ -107,6 +107,16 @@ pub(crate) fn rows(name: &str, dtype: DType, sizes: &Sizes, entries: usize) -> (
     (launch, wide)
 }
 
+/// The launch that adds up the losses of a batch.
+pub(crate) fn reduce(real: DType) -> Launch {
+    Launch {
+        kernel: format!("ctc_reduce_{}", real.as_str()),
+        blocks: 1,
+        threads: 256,
+        shared_bytes: 0,
+    }
+}
+
 /// The launch that widens `count` integers of one dtype.
 pub(crate) fn widen(dtype: DType, count: usize) -> Launch {
     Launch {
@@ -130,7 +140,7 @@ pub(crate) fn prepare(batch: usize) -> Launch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::GradientKind;
+    use crate::options::{GradientKind, Reduction};
     use crate::plan::{InputKind, Plan};
 
     fn sizes(frames: usize, batch: usize, labels: usize) -> Sizes {
@@ -142,7 +152,7 @@ mod tests {
             layout: None,
             input: InputKind::LogProbs,
             gradient: GradientKind::Exact,
-            mean: false,
+            reduction: Reduction::None,
             zero_infinity: false,
             input_lengths: Vec::new(),
             labels: Vec::new(),

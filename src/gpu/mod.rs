@@ -1,4 +1,4 @@
-//! The way through a GPU, the same for CUDA and Metal: tables, three launches, and what is kept between
+//! The way through a GPU, the same for CUDA and Metal: tables, a few launches, and what is kept between
 //! forward and backward. `src/cuda` and `src/metal` know how to allocate and to launch, and nothing else.
 
 mod launch;
@@ -8,6 +8,7 @@ mod tables;
 pub(crate) use launch::{Launch, Limits};
 pub(crate) use sizes::{Integers, Sizes};
 
+use crate::options::Reduction;
 use crate::plan::{Integer, Plan, Unread};
 use candle_core::{DType, Layout, Result, Storage, bail};
 use std::ops::Deref;
@@ -110,7 +111,7 @@ fn product(factors: &[usize]) -> Result<usize> {
     }
 }
 
-/// The weighted losses, of dtype f64 for f64 and else f32, and with `keep` the state for [`gradient`].
+/// The loss, reduced, of dtype f64 for f64 and else f32, and with `keep` the state for [`gradient`].
 pub(crate) fn forward<B: Backend>(
     backend: &B,
     plan: &Plan,
@@ -216,7 +217,22 @@ pub(crate) fn forward<B: Backend>(
         stats,
         losses,
     });
-    Ok((weighted, saved))
+    if plan.reduction == Reduction::None || batch == 1 {
+        return Ok((weighted, saved));
+    }
+    let mut sum = backend.allocate(1, real)?;
+    // SAFETY: the arguments are those of the kernel, and there are so many losses.
+    unsafe {
+        backend.launch(
+            &launch::reduce(real),
+            &mut [
+                Arg::I64(batch as i64),
+                Arg::In(&weighted),
+                Arg::Out(&mut sum),
+            ],
+        )?;
+    }
+    Ok((sum, saved))
 }
 
 /// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, contiguous in the input's shape.

@@ -1,6 +1,6 @@
 //! What goes to the kernels whole: the twins of the structs in `kernels/ctc_kernels.h`.
 
-use crate::options::{GradientKind, InputLayout};
+use crate::options::{GradientKind, InputLayout, Reduction};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::Layout;
 
@@ -54,7 +54,7 @@ impl Sizes {
             blank: plan.blank as u32,
             flags: flag(plan.input == InputKind::Logits, LOGITS)
                 | flag(plan.gradient == GradientKind::Torch, TORCH)
-                | flag(plan.mean, MEAN)
+                | flag(plan.reduction == Reduction::Mean, MEAN)
                 | flag(plan.zero_infinity, ZERO_INFINITY)
                 | flag(keep, KEEP)
                 | flag(plan.layout == Some(InputLayout::BatchMajor), BATCH_MAJOR),

@@ -52,7 +52,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{GradientKind, InputLayout};
+    use crate::options::{GradientKind, InputLayout, Reduction};
     use crate::plan::InputKind;
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
             layout: Some(InputLayout::TimeMajor),
             input: InputKind::LogProbs,
             gradient: GradientKind::Exact,
-            mean: false,
+            reduction: Reduction::None,
             zero_infinity: false,
             input_lengths: vec![9, 4],
             labels: vec![7, 3, 7, 5, 5],

@@ -9,8 +9,18 @@ pub const INTEGERS: [DType; 5] = [DType::U8, DType::U32, DType::I16, DType::I32,
 /// The float dtypes that an input may have.
 pub const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 
-/// A contiguous float tensor; each value is rounded once to the dtype.
+/// Where a tensor of so many values can be: Metal has no empty buffers.
+fn place(count: usize, device: &Device) -> &Device {
+    match device {
+        Device::Metal(_) if count == 0 => &Device::Cpu,
+        device => device,
+    }
+}
+
+/// A contiguous float tensor; each value is rounded once to the dtype. An empty one is on the CPU if the
+/// device is Metal.
 pub fn floats(values: &[f64], dims: &[usize], dtype: DType, device: &Device) -> Tensor {
+    let device = place(values.len(), device);
     fn build<T: candle_core::WithDType>(
         values: &[f64],
         dims: &[usize],
@@ -29,13 +39,10 @@ pub fn floats(values: &[f64], dims: &[usize], dtype: DType, device: &Device) -> 
     }
 }
 
-/// A contiguous integer tensor; a value that the dtype does not hold wraps. Metal has no empty buffers: an
-/// empty tensor is then on the CPU.
+/// A contiguous integer tensor; a value that the dtype does not hold wraps. An empty one is on the CPU if
+/// the device is Metal.
 pub fn integers(values: &[i64], dims: &[usize], dtype: DType, device: &Device) -> Tensor {
-    let device = match device {
-        Device::Metal(_) if values.is_empty() => &Device::Cpu,
-        device => device,
-    };
+    let device = place(values.len(), device);
     macro_rules! build {
         ($t:ty) => {{
             let values: Vec<$t> = values.iter().map(|&v| v as $t).collect();
