@@ -41,3 +41,5 @@ libraries="$home/lib"
 ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1' || libraries="$libraries:$home/lib/stubs"
 printf 'export CUDA_HOME=%q CUDA_PATH=%q CUDA_ROOT=%q PATH=%q:"$PATH" LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' \
     "$home" "$home" "$home" "$home/bin" "$libraries"
+# candle asks the GPU which architecture to compile for. Where there is none, it must be told.
+command -v nvidia-smi >/dev/null || printf 'export CUDA_COMPUTE_CAP=%q\n' "${CUDA_COMPUTE_CAP:-90}"

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# All checks on a machine with an NVIDIA GPU. It needs the driver, CUDA 13's libraries, and programs that were
+# built before, here or elsewhere; Rust is not needed.
+#
+#   scripts/gpu-check.sh build [DIR]     builds and strips the programs into DIR (default: gpu-programs)
+#   scripts/gpu-check.sh run [DIR]       the suite, compute-sanitizer on part of it, then the benchmark
+set -euo pipefail
+cd "$(dirname "$0")/.."
+action="${1:-}" programs="${2:-gpu-programs}"
+
+# executable NAME CARGO-ARGUMENTS...: builds, and copies the program NAME to $programs.
+executable() {
+    local path
+    path=$(cargo "${@:2}" --locked --features cuda --message-format=json |
+        sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
+    [ -x "$path" ] || { echo "$1 was not built" >&2; exit 1; }
+    strip -o "$programs/$1" "$path"
+    printf '%s: %s MB\n' "$1" "$(($(stat -c %s "$programs/$1") / 1000000))"
+}
+
+case "$action" in
+build)
+    command -v nvcc >/dev/null || [ -n "${CUDA_HOME:-}" ] || eval "$(scripts/setup-cuda.sh)"
+    mkdir -p "$programs"
+    executable device_suite test --no-run --test device_suite
+    # In the profile of the tests, which is optimised too: candle and its kernels are then compiled once.
+    executable gpu bench --profile dev --no-run --bench gpu
+    ;;
+run)
+    export CTC_EXPECT_GPU=1 CTC_TEST_ROOT="$PWD"
+    echo "== the suite, on the CPU and the GPU"
+    "$programs/device_suite"
+    # Each launch is checked: a small part of the suite takes every kernel.
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    if [ -x "$sanitizer" ]; then
+        for tool in memcheck racecheck; do
+            echo "== compute-sanitizer $tool"
+            "$sanitizer" --tool "$tool" --error-exitcode 1 "$programs/device_suite" --test-threads 1 kernels:: checks::
+        done
+    else
+        echo "== compute-sanitizer is not here: not run"
+    fi
+    echo "== the benchmark"
+    python3 benches/gpu/compare.py "$programs/gpu"
+    ;;
+*)
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    exit 1
+    ;;
+esac

@@ -1,0 +1,54 @@
+# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/kernels.rs must notice when it runs
+# them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is `cuda` or
+# `metal`, or empty for both.
+program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2; }
+lib() { echo "$TMPDIR/ctc-faults-$1.so"; }
+cuda() { kernelc kernels/ctc.cu -D CTC_F32_ALONE=1 -o "$(lib cuda)" && program "$(lib cuda)"; }
+metal() { kernelc src/metal.rs -D CTC_F32_ALONE=1 -o "$(lib metal)" && program "$(lib metal)"; }
+each() { # COMMAND... with the test's name put at the end of what is called
+  local side
+  for side in ${FAULTS_OF:-cuda metal}; do "$@" "$side"; done
+}
+plant() { fault "$5: $1" "$2" "$3" "$5" "$4"; }
+both() { each plant "$@"; }
+only() { [[ ${FAULTS_OF:-$1} != "$1" ]] || plant "${@:2}" "$1"; }
+each baseline
+
+K=kernels/ctc_kernels.h A=kernels/ctc_core.h
+RACE='race (in|between)|uninitialised' WRONG='entries are wrong|assertion|panicked'
+# order of memory
+both "no barrier after the first states" $K 's/  ctc_barrier\(\);\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/; s/  ctc_barrier();\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/' "$RACE"
+both "no barrier between two rounds of frames" $K 's/    parity ^= 1u;\n    ctc_barrier();/    parity ^= 1u;/' "$RACE"
+both "no barrier before P is read" $K 's/  ctc_barrier();\n  ctc_number<M, i64> p = /  ctc_number<M, i64> p = /' "$RACE"
+both "no barrier when warps meet in a row" $K 's/shared\[at.warp\] = x;\n  ctc_barrier();/shared[at.warp] = x;/' "$RACE"
+both "a warp's barrier for a block's" $K 's/if (wide) ctc_barrier();\n    else ctc_simd_barrier();/ctc_simd_barrier();/' "$RACE"
+both "all items keep their states in one place" $K 's/p.flags & CTC_KEEP ? n \* p.frames \* 4 \* it.width : 0/0/' "$RACE"
+both "tiles own a pair twice" $K 's/tile \* stride + CTC_HALO : 0/tile * stride + CTC_HALO - 1 : 0/' "$RACE|$WRONG"
+both "a halo that is too short" $K 's/define CTC_HALO 16/define CTC_HALO 12/' "$RACE|$WRONG"
+# threads
+both "the wrong lane has no neighbour" $K 's/if (lane == 0u) below = /if (lane == 1u) below = /' "$WRONG"
+only cuda "a shuffle in the wrong direction" kernels/cuda.h 's/__shfl_up_sync(0xffffffffu, x, 1u)/__shfl_down_sync(0xffffffffu, x, 1u)/' "$WRONG"
+only metal "a shuffle in the wrong direction" kernels/metal.h 's/simd_shuffle_up(x, /simd_shuffle_down(x, /g' "$WRONG"
+only metal "half of an exponent is shuffled" kernels/metal.h 's/uint high = simd_shuffle_up(uint(u64(x) >> 32), ushort(1))/uint high = uint(u64(x) >> 32)/' "$WRONG"
+only metal "a barrier with mem_none" kernels/metal.h 's/threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)/threadgroup_barrier(mem_flags::mem_none)/' "$RACE"
+both "a sum over half a warp" $K 's/if (often) sum = ctc_warp_sum(sum)/if (often \&\& at.lane < 16u) sum = ctc_warp_sum(sum)/' diverged
+both "a barrier that some threads do not reach" $K 's/    ctc_warp_sum(scale);/    ctc_barrier(); ctc_warp_sum(scale);/' diverged
+both "lanes leave before the row is done" $K 's/    M poison = M(0), largest = lowest;/    M poison = M(0), largest = lowest; if (lane > used) continue;/' diverged
+# ranges and offsets
+both "the last frame first, off by one" $K 's/step : it.frames - 1 - step;\n            CTC_DEVICE/step : it.frames - step;\n            CTC_DEVICE/' "out of bounds|$RACE|$WRONG"
+both "a frame range that is one short" $K 's/direction, midway, it.frames, rounds/direction, midway, it.frames - 1, rounds/' "$WRONG|$RACE"
+both "a state behind the last" $K 's/if (i >= owned \&\& i <= it.labels) {\n          blank/if (i >= owned \&\& i <= it.labels + 1) {\n          blank/' "out of bounds|$RACE|$WRONG"
+both "the input's offset is lost" $K 's/input + (p.x_offset + t \* p.x_frame/input + (t * p.x_frame/g' "$WRONG"
+both "an item's emissions are another's" $K 's/emissions + n \* p.frames \* p.entries/emissions/' "$WRONG"
+both "frames behind the end count" $K 's/bool used_frame = t < /bool used_frame = t <= /' "$WRONG"
+both "the tables of the first item for all" $K 's/tables + CTC_PLACE(p, n);\n\n/tables + CTC_PLACE(p, 0);\n\n/' "$WRONG"
+both "a label is followed unchecked" $K 's/label >= 0 \&\& label < p.classes/label >= 0/' "out of bounds|$WRONG"
+both "two labels in one place" $K 's/place\[j\] == place\[i\] \&\& j < i/place[j] == place[i] \&\& j < i - 1u/' "$RACE|$WRONG"
+# arithmetic
+both "a repeat without its blank" $K 's/skip\[j\] = here != before ? X(0) : zero/skip[j] = X(0)/' "$WRONG"
+both "mantissas are not brought back" $K 's/% CTC_RENORMALISE == 0/% CTC_RENORMALISE == 99/' "$WRONG"
+both "no way for entries far apart" $K 's/peak > M(CTC_PATH_LIMIT)/peak > ctc_real<M>::infinity()/' "$WRONG"
+both "the sign of a far difference" $A 's/if (d < 0.0f) r = -r;//' "$WRONG"
+both "the largest entry is not counted apart" $K 's/ones += one ? M(1) : M(0);//' "$WRONG"
+both "the frames' scales are not added" $K 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
+both "NaN is passed over" $K 's/if (!(v < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"

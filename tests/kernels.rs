@@ -1,0 +1,268 @@
+//! Each way through the GPU kernels once, in f32 and in little time: what a fault planted in a kernel must
+//! not pass. The CPU runs it too.
+
+pub(crate) mod common;
+
+use candle_core::{DType, Tensor};
+use candle_ctc::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss};
+use common::oracle::{Problem, repeats};
+use common::{Entry, Rng, devices, run_problem, tensors, tolerance};
+
+/// Items with targets of these lengths, of labels that often repeat, and a few frames to spare.
+fn problem(seed: u64, lengths: &[usize], classes: usize, spare: usize) -> Problem {
+    let mut rng = Rng::new(seed);
+    let targets: Vec<Vec<usize>> = lengths
+        .iter()
+        .map(|&length| rng.target(length, classes, 1, 0.3))
+        .collect();
+    let input_lengths: Vec<usize> = targets
+        .iter()
+        .map(|target| target.len() + repeats(target) + rng.below(spare))
+        .collect();
+    // One frame more than any item has.
+    let frames = input_lengths.iter().copied().max().unwrap_or(0) + 1;
+    let values = rng.values(frames * lengths.len() * classes, 3.0);
+    Problem {
+        frames,
+        classes,
+        blank: 1,
+        values: tensors::rounded(&values, DType::F32),
+        targets,
+        input_lengths,
+    }
+}
+
+fn options(reduction: Reduction) -> CtcLossOptions {
+    CtcLossOptions {
+        blank: 1,
+        reduction,
+        ..Default::default()
+    }
+}
+
+/// Compares loss and gradient with the truth for the input as it is.
+fn check(entry: Entry, problem: &Problem, options: CtcLossOptions) {
+    let (loss, gradient) = match entry {
+        Entry::LogProbs => problem.expected(&options, None),
+        Entry::Logits => problem.expected_with_logits(&options, None),
+    };
+    for device in devices() {
+        let got = run_problem(entry, problem, options, DType::F32, &device, None).unwrap();
+        tolerance::loss(DType::F32).check("loss", &got.loss, &loss);
+        tolerance::gradient(DType::F32).check("gradient", &got.gradient, &gradient);
+    }
+}
+
+fn probabilities(problem: &Problem) -> Problem {
+    let problem = problem.log_softmax();
+    Problem {
+        values: tensors::rounded(&problem.values, DType::F32),
+        ..problem
+    }
+}
+
+#[test]
+fn one_pair_a_lane() {
+    let logits = problem(1, &[3, 0, 9, 1, 6], 5, 7);
+    for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+        check(Entry::Logits, &logits, options(reduction));
+        check(Entry::LogProbs, &probabilities(&logits), options(reduction));
+    }
+    let torch = CtcLossOptions {
+        gradient: GradientKind::Torch,
+        layout: InputLayout::BatchMajor,
+        ..options(Reduction::Sum)
+    };
+    check(Entry::LogProbs, &probabilities(&logits), torch);
+}
+
+#[test]
+fn two_pairs_a_lane_and_several_tiles() {
+    check(
+        Entry::Logits,
+        &problem(2, &[45, 20], 30, 30),
+        options(Reduction::None),
+    );
+    check(
+        Entry::Logits,
+        &problem(3, &[130, 64], 6, 20),
+        options(Reduction::None),
+    );
+}
+
+#[test]
+fn four_pairs_a_lane_and_edges_in_device_memory() {
+    check(
+        Entry::Logits,
+        &problem(4, &[215], 4, 9),
+        options(Reduction::None),
+    );
+    check(
+        Entry::Logits,
+        &problem(5, &[505, 2], 40, 5),
+        options(Reduction::None),
+    );
+}
+
+#[test]
+fn rows_of_a_whole_block() {
+    let wide = problem(6, &[12, 30], 1500, 9);
+    check(Entry::Logits, &wide, options(Reduction::None));
+    // Few classes beside the blank, each many times.
+    let mut often = problem(7, &[40], 1500, 9);
+    for label in &mut often.targets[0] {
+        *label = 2 + *label % 3;
+    }
+    often.input_lengths[0] = often.frames;
+    often.frames += 40;
+    often.input_lengths[0] += 40;
+    often.values = tensors::rounded(&Rng::new(8).values(often.frames * 1500, 3.0), DType::F32);
+    check(Entry::Logits, &often, options(Reduction::None));
+}
+
+/// Entries too far apart for exponents of 32 bits; differences that f32 cannot split; masks.
+#[test]
+fn entries_far_apart() {
+    let mut far = problem(9, &[40, 9], 5, 9);
+    for (t, depth) in [(3, 3.0e4), (10, 1.0e9), (20, 1.0e9), (33, 7.0e5)] {
+        let at = far.at(t, 0, 0);
+        for class in 0..5 {
+            if class != far.targets[0][(t * 39 / 40).min(39)] {
+                far.values[at + class] -= depth;
+            }
+        }
+    }
+    let at = far.at(2, 1, 0);
+    far.values[at] = f64::NEG_INFINITY;
+    far.values = tensors::rounded(&far.values, DType::F32);
+    check(Entry::Logits, &far, options(Reduction::None));
+}
+
+#[test]
+fn scores_without_a_gradient() {
+    let problem = probabilities(&problem(10, &[70, 12], 9, 20));
+    let want = problem.expected(&options(Reduction::None), None).0;
+    for device in devices() {
+        // A view that begins behind the start of its storage.
+        let dims = [problem.frames, 2, problem.classes];
+        let input = tensors::floats(&problem.values, &dims, DType::F32, &device);
+        let input = Tensor::cat(&[&input, &input], 0).unwrap();
+        let input = input.narrow(0, problem.frames, problem.frames).unwrap();
+        let targets = tensors::padded(&problem.targets, 2, -1, DType::I16, &device);
+        let loss = ctc_loss(
+            &input,
+            &targets,
+            &problem.input_lengths,
+            problem.target_lengths(),
+            options(Reduction::None),
+        );
+        tolerance::loss(DType::F32).check("loss", &tensors::read(&loss.unwrap()), &want);
+    }
+}
+
+/// Tables that the device makes, of integers of every dtype in views of every kind.
+#[test]
+fn lengths_and_targets_that_stay_on_the_device() {
+    let problem = probabilities(&problem(11, &[17, 3, 40], 6, 9));
+    let want = problem.expected(&options(Reduction::None), None).0;
+    for device in devices() {
+        let dims = [problem.frames, 3, problem.classes];
+        let input = tensors::floats(&problem.values, &dims, DType::F32, &device);
+        for dtype in tensors::INTEGERS {
+            let integers = |values: &[usize]| -> Tensor {
+                let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
+                tensors::integers(&values, &[3], dtype, &device)
+            };
+            let padded = tensors::padded(&problem.targets, 3, 99, dtype, &device);
+            let narrowed = padded.narrow(1, 0, 42).unwrap();
+            for targets in [
+                narrowed,
+                tensors::concatenated(&problem.targets, dtype, &device),
+            ] {
+                let opts = CtcLossOptions {
+                    checks: Checks::Device,
+                    ..options(Reduction::None)
+                };
+                let loss = ctc_loss(
+                    &input,
+                    &targets,
+                    &integers(&problem.input_lengths),
+                    &integers(&problem.target_lengths()),
+                    opts,
+                );
+                let loss = tensors::read(&loss.unwrap());
+                tolerance::loss(DType::F32).check(&format!("{dtype:?}"), &loss, &want);
+            }
+        }
+    }
+}
+
+/// What the device must find and not follow.
+#[test]
+fn labels_that_are_no_classes() {
+    for device in devices() {
+        if device.is_cpu() && !cfg!(ctc_softgpu) {
+            continue;
+        }
+        let problem = probabilities(&problem(13, &[5, 6], 6, 9));
+        let dims = [problem.frames, 2, problem.classes];
+        let input = tensors::floats(&problem.values, &dims, DType::F32, &device);
+        for (targets, dims) in [
+            (
+                vec![2i64, 3, 2, 4, 1 << 20, 0, 2, 3, 2, 5, 4, 0],
+                vec![2, 6],
+            ),
+            (vec![2, 3, -7, 4, 2, 2, 3, 2, 5, 4, 0], vec![11]),
+        ] {
+            let targets = tensors::integers(&targets, &dims, DType::I64, &device);
+            let opts = CtcLossOptions {
+                checks: Checks::Device,
+                ..options(Reduction::None)
+            };
+            let loss = ctc_loss(
+                &input,
+                &targets,
+                [problem.frames, problem.frames],
+                [5, 6],
+                opts,
+            );
+            let loss = tensors::read(&loss.unwrap());
+            assert!(loss[0].is_nan() && loss[1].is_finite(), "{loss:?}");
+        }
+    }
+}
+
+#[test]
+fn items_that_have_no_lattice() {
+    let mut odd = problem(12, &[3, 4, 0, 2, 5], 4, 6);
+    odd.input_lengths[0] = 1; // too short
+    odd.input_lengths[2] = 0; // nothing for nothing
+    odd.input_lengths[3] = 0; // nothing for something
+    let at = odd.at(2, 4, 0);
+    odd.values[at + 1] = f64::NAN; // the blank of a frame that is used
+    for device in devices() {
+        for zero_infinity in [false, true] {
+            let opts = CtcLossOptions {
+                zero_infinity,
+                ..options(Reduction::None)
+            };
+            let out = run_problem(Entry::LogProbs, &odd, opts, DType::F32, &device, None).unwrap();
+            let infinite = if zero_infinity { 0.0 } else { f64::INFINITY };
+            assert_eq!(out.loss[0], infinite);
+            assert!(out.loss[1].is_finite());
+            assert_eq!(out.loss[2].to_bits(), 0.0f64.to_bits());
+            assert_eq!(out.loss[3], infinite);
+            assert!(out.loss[4].is_nan());
+            for t in 0..odd.frames {
+                for (n, length) in odd.input_lengths.iter().enumerate() {
+                    let row = &out.gradient[odd.at(t, n, 0)..][..4];
+                    if n == 4 && t < *length {
+                        assert!(row.iter().all(|g| g.is_nan()));
+                    } else if n != 1 || t >= *length {
+                        assert!(row.iter().all(|&g| g == 0.0), "frame {t} item {n}: {row:?}");
+                    }
+                }
+            }
+        }
+    }
+}
