@@ -74,11 +74,11 @@ enum Saved {
     F32(cpu::Saved<f32>),
     F64(cpu::Saved<f64>),
     #[cfg(feature = "cuda")]
-    Cuda(gpu::Saved<CudaStorage>),
+    Cuda(Box<gpu::Saved<CudaStorage>>),
     #[cfg(feature = "metal")]
-    Metal(gpu::Saved<MetalStorage>),
+    Metal(Box<gpu::Saved<MetalStorage>>),
     #[cfg(ctc_softgpu)]
-    Soft(gpu::Saved<Memory>),
+    Soft(Box<gpu::Saved<Memory>>),
 }
 
 struct CtcForward {
@@ -136,7 +136,7 @@ impl CustomOp1 for CtcForward {
         #[cfg(ctc_softgpu)]
         {
             let input = (&Memory::from_cpu(storage)?, storage.dtype(), layout);
-            let (losses, shape) = self.gpu(&Soft, input, Saved::Soft)?;
+            let (losses, shape) = self.gpu(&Soft, input, |saved| Saved::Soft(Box::new(saved)))?;
             return Ok((losses.to_cpu()?, shape));
         }
         #[allow(unreachable_code)]
@@ -152,13 +152,15 @@ impl CustomOp1 for CtcForward {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let input = (storage, storage.dtype(), layout);
-        self.gpu(&storage.device, input, Saved::Cuda)
+        self.gpu(&storage.device, input, |saved| Saved::Cuda(Box::new(saved)))
     }
 
     #[cfg(feature = "metal")]
     fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
         let input = (storage, storage.dtype(), layout);
-        self.gpu(storage.device(), input, Saved::Metal)
+        self.gpu(storage.device(), input, |saved| {
+            Saved::Metal(Box::new(saved))
+        })
     }
 
     fn bwd(&self, input: &Tensor, _losses: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {

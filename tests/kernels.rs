@@ -138,6 +138,30 @@ fn entries_far_apart() {
     check(Entry::Logits, &far, options(Reduction::None));
 }
 
+/// A target that leaves no frame to spare must take every label, however far below it is.
+#[test]
+fn entries_far_below_that_are_needed() {
+    let mut tight = problem(14, &[9], 12, 1);
+    tight.targets[0] = (2..11).collect();
+    tight.input_lengths[0] = 9;
+    for (t, below) in [(2, 3.037e4), (5, 7.1234e5), (7, 88.5)] {
+        let at = tight.at(t, 0, tight.targets[0][t]);
+        tight.values[at] = -below;
+    }
+    tight.values = tensors::rounded(&tight.values, DType::F32);
+    check(Entry::LogProbs, &tight, options(Reduction::None));
+}
+
+/// Equal entries everywhere: states grow at every frame.
+#[test]
+fn states_that_grow_for_many_frames() {
+    let mut uniform = problem(15, &[9], 12, 1);
+    uniform.frames = 400;
+    uniform.input_lengths[0] = 400;
+    uniform.values = vec![0.5; 400 * 12];
+    check(Entry::Logits, &uniform, options(Reduction::None));
+}
+
 #[test]
 fn scores_without_a_gradient() {
     let problem = probabilities(&problem(10, &[70, 12], 9, 20));
@@ -146,7 +170,8 @@ fn scores_without_a_gradient() {
         // A view that begins behind the start of its storage.
         let dims = [problem.frames, 2, problem.classes];
         let input = tensors::floats(&problem.values, &dims, DType::F32, &device);
-        let input = Tensor::cat(&[&input, &input], 0).unwrap();
+        let other = (&input * 0.5).unwrap();
+        let input = Tensor::cat(&[&other, &input], 0).unwrap();
         let input = input.narrow(0, problem.frames, problem.frames).unwrap();
         let targets = tensors::padded(&problem.targets, 2, -1, DType::I16, &device);
         let loss = ctc_loss(

@@ -92,6 +92,9 @@ pub(crate) struct Saved<S> {
     losses: S,
 }
 
+/// A loss, and what a gradient of it needs.
+type Forward<S> = (S, Option<Saved<S>>);
+
 /// The arithmetic that serves a dtype of the input.
 fn real(dtype: DType) -> DType {
     match dtype {
@@ -119,7 +122,7 @@ pub(crate) fn forward<B: Backend>(
     dtype: DType,
     layout: &Layout,
     keep: bool,
-) -> Result<(B::Storage, Option<Saved<B::Storage>>)> {
+) -> Result<Forward<B::Storage>> {
     let (batch, frames) = (plan.batch, plan.frames);
     if i32::try_from(frames).is_err() || u32::try_from(plan.classes).is_err() {
         bail!(

@@ -15,7 +15,7 @@ only() { [[ ${FAULTS_OF:-$1} != "$1" ]] || plant "${@:2}" "$1"; }
 each baseline
 
 K=kernels/ctc_kernels.h A=kernels/ctc_core.h
-RACE='race (in|between)|uninitialised' WRONG='entries are wrong|assertion|panicked'
+RACE='race (in|between)|uninitialised' DIVERGED='diverged|leaves it out|takes no part|did not reach' WRONG='entries are wrong|assertion|panicked'
 # order of memory
 both "no barrier after the first states" $K 's/  ctc_barrier\(\);\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/; s/  ctc_barrier();\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/' "$RACE"
 both "no barrier between two rounds of frames" $K 's/    parity ^= 1u;\n    ctc_barrier();/    parity ^= 1u;/' "$RACE"
@@ -24,16 +24,16 @@ both "no barrier when warps meet in a row" $K 's/shared\[at.warp\] = x;\n  ctc_b
 both "a warp's barrier for a block's" $K 's/if (wide) ctc_barrier();\n    else ctc_simd_barrier();/ctc_simd_barrier();/' "$RACE"
 both "all items keep their states in one place" $K 's/p.flags & CTC_KEEP ? n \* p.frames \* 4 \* it.width : 0/0/' "$RACE"
 both "tiles own a pair twice" $K 's/tile \* stride + CTC_HALO : 0/tile * stride + CTC_HALO - 1 : 0/' "$RACE|$WRONG"
-both "a halo that is too short" $K 's/define CTC_HALO 16/define CTC_HALO 12/' "$RACE|$WRONG"
+both "more frames than the halo serves" $K 's/it.middle : CTC_HALO;/it.middle : CTC_HALO + 4;/' "$RACE|$WRONG"
 # threads
 both "the wrong lane has no neighbour" $K 's/if (lane == 0u) below = /if (lane == 1u) below = /' "$WRONG"
 only cuda "a shuffle in the wrong direction" kernels/cuda.h 's/__shfl_up_sync(0xffffffffu, x, 1u)/__shfl_down_sync(0xffffffffu, x, 1u)/' "$WRONG"
 only metal "a shuffle in the wrong direction" kernels/metal.h 's/simd_shuffle_up(x, /simd_shuffle_down(x, /g' "$WRONG"
 only metal "half of an exponent is shuffled" kernels/metal.h 's/uint high = simd_shuffle_up(uint(u64(x) >> 32), ushort(1))/uint high = uint(u64(x) >> 32)/' "$WRONG"
 only metal "a barrier with mem_none" kernels/metal.h 's/threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)/threadgroup_barrier(mem_flags::mem_none)/' "$RACE"
-both "a sum over half a warp" $K 's/if (often) sum = ctc_warp_sum(sum)/if (often \&\& at.lane < 16u) sum = ctc_warp_sum(sum)/' diverged
-both "a barrier that some threads do not reach" $K 's/    ctc_warp_sum(scale);/    ctc_barrier(); ctc_warp_sum(scale);/' diverged
-both "lanes leave before the row is done" $K 's/    M poison = M(0), largest = lowest;/    M poison = M(0), largest = lowest; if (lane > used) continue;/' diverged
+both "a sum over half a warp" $K 's/if (often) sum = ctc_warp_sum(sum)/if (often \&\& at.lane < 16u) sum = ctc_warp_sum(sum)/' "$DIVERGED"
+both "a barrier that some threads do not reach" $K 's/    ctc_warp_sum(scale);/    ctc_barrier(); ctc_warp_sum(scale);/' "$DIVERGED"
+both "lanes leave before the row is done" $K 's/    M poison = M(0), largest = lowest;/    M poison = M(0), largest = lowest; if (lane > used) continue;/' "$DIVERGED"
 # ranges and offsets
 both "the last frame first, off by one" $K 's/step : it.frames - 1 - step;\n            CTC_DEVICE/step : it.frames - step;\n            CTC_DEVICE/' "out of bounds|$RACE|$WRONG"
 both "a frame range that is one short" $K 's/direction, midway, it.frames, rounds/direction, midway, it.frames - 1, rounds/' "$WRONG|$RACE"

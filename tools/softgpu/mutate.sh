@@ -4,14 +4,13 @@
 #   baseline TEST                        TEST must pass on the code as it is
 #   fault NAME FILE SED TEST EXPECT      after `sed -z SED` on FILE, TEST must fail, and EXPECT (an extended
 #                                        regular expression, case ignored) must be in its output
-# MUTATE_AS=NAME gives the copy a place of its own, so that two can run at once.
 # Prints a line for each, then `N passed, M failed`; exits 1 if M is not 0. ONLY=text runs the faults whose
 # name holds it.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"; tools
 [[ $# -eq 2 ]] || die "usage: mutate.sh FAULTS CRATE"
 faults=$(realpath "$1") crate=$(realpath "$2") passed=0 failed=0
-WORK=$PREFIX/mutate/$(cksum <<<"$crate $faults ${MUTATE_AS:-}" | cut -d' ' -f1)
+WORK=$PREFIX/mutate/$(cksum <<<"$crate $faults" | cut -d' ' -f1)
 rm -rf "$WORK"; mkdir -p "$WORK"; tar -C "$crate" --exclude=./target --exclude=./.git -cf - . | tar -C "$WORK" -mxf -
 cd "$WORK"
 line() { # ok NAME SECONDS-FROM DETAIL
