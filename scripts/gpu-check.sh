@@ -2,7 +2,7 @@
 # All checks on a machine with an NVIDIA GPU. It needs the driver, CUDA 13's libraries, and programs that were
 # built before, here or elsewhere; Rust is not needed.
 #
-#   scripts/gpu-check.sh build [DIR]     builds and strips the programs into DIR (default: gpu-programs)
+#   scripts/gpu-check.sh build [DIR]     builds, strips and packs the programs into DIR (default: gpu-programs)
 #   scripts/gpu-check.sh run [DIR]       the suite, compute-sanitizer on part of it, then the benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,11 @@ executable() {
         sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
     [ -x "$path" ] || { echo "$1 was not built" >&2; exit 1; }
     strip -o "$programs/$1" "$path"
-    printf '%s: %s MB\n' "$1" "$(($(stat -c %s "$programs/$1") / 1000000))"
+    local bytes
+    bytes=$(stat -c %s "$programs/$1")
+    # Most of it is candle's own kernels, which pack well.
+    gzip --force "$programs/$1"
+    printf '%s: %s MB, %s MB packed\n' "$1" $((bytes / 1000000)) $(($(stat -c %s "$programs/$1.gz") / 1000000))
 }
 
 case "$action" in
@@ -28,20 +32,26 @@ build)
     ;;
 run)
     export CTC_EXPECT_GPU=1 CTC_TEST_ROOT="$PWD"
+    unpacked=$(mktemp -d)
+    trap 'rm -rf "$unpacked"' EXIT
+    for program in device_suite gpu; do
+        gzip -dc "$programs/$program.gz" >"$unpacked/$program"
+        chmod +x "$unpacked/$program"
+    done
     echo "== the suite, on the CPU and the GPU"
-    "$programs/device_suite"
+    "$unpacked/device_suite"
     # Each launch is checked: a small part of the suite takes every kernel.
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     if [ -x "$sanitizer" ]; then
         for tool in memcheck racecheck; do
             echo "== compute-sanitizer $tool"
-            "$sanitizer" --tool "$tool" --error-exitcode 1 "$programs/device_suite" --test-threads 1 kernels:: checks::
+            "$sanitizer" --tool "$tool" --error-exitcode 1 "$unpacked/device_suite" --test-threads 1 kernels:: checks::
         done
     else
         echo "== compute-sanitizer is not here: not run"
     fi
     echo "== the benchmark"
-    python3 benches/gpu/compare.py "$programs/gpu"
+    python3 benches/gpu/compare.py "$unpacked/gpu"
     ;;
 *)
     sed -n '2,7s/^# \{0,1\}//p' "$0"

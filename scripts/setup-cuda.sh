@@ -39,7 +39,8 @@ fi
 libraries="$home/lib"
 # Where there is no driver, programs start with the stub and find no device.
 ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1' || libraries="$libraries:$home/lib/stubs"
-printf 'export CUDA_HOME=%q CUDA_PATH=%q CUDA_ROOT=%q PATH=%q:"$PATH" LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' \
+printf 'export CUDA_HOME=%q CUDA_PATH=%q CUDA_ROOT=%q PATH=%q:"$PATH" LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}' \
     "$home" "$home" "$home" "$home/bin" "$libraries"
+printf ' LIBRARY_PATH=%q${LIBRARY_PATH:+:$LIBRARY_PATH}\n' "$home/lib/stubs"
 # candle asks the GPU which architecture to compile for. Where there is none, it must be told.
 command -v nvidia-smi >/dev/null || printf 'export CUDA_COMPUTE_CAP=%q\n' "${CUDA_COMPUTE_CAP:-90}"
