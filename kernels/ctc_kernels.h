@@ -24,13 +24,17 @@
 //   memory: 16 bytes a pair and frame (32 for f64) are kept from the first half, half of them from each
 //     direction; posteriors take their place.
 //
-// On an M-series GPU (32 lanes, 32 KiB of threadgroup memory, about 208 KiB of registers a core, so
-// that 2 to 8 warps of 128 registers fill it to a sixth): an item is 2 to 16 warps, one for each direction
-// and tile. With K = 1 a lane holds 4 words of states, 16 of emissions asked for (8 frames of a label and
-// a blank, 8 bytes each) and 32 of kept states: 70 registers with addresses, 90 for K = 2. Edges take 64
-// bytes a pair and direction: 256 pairs fit 32 KiB, more are kept in device memory. A frame is the same 34 K
-// instructions; at one issue in 2 cycles for a warp and about 1.4 GHz, T = 1000 and K = 2 are near 100 us.
-// The bytes are those above. These are figures on paper: no Mac has run it.
+// On an M-series GPU: 32 lanes, 32 KiB of threadgroup memory, about 208 KiB of registers a core. An item is
+// a threadgroup of 2 to 8 SIMD-groups, one for each direction and tile.
+//   registers: a lane holds 4 K words of states, and for each frame asked for ahead 2 (K + 1) of emissions and
+//     4 K of kept states: with addresses about 100 for K = 1, 150 for K = 2, of 32 bits. A SIMD-group of 150
+//     is 19 KiB, so a core holds 10: 5 items of one tile. A core needs 24 or so to hide latency by itself;
+//     here it is hidden by asking ahead.
+//   threadgroup memory: 96 bytes a pair (two directions, old and new): 335 pairs fit 32 KiB, more are kept in
+//     device memory. Targets of up to 63 labels take 6 KiB, so registers are the limit.
+//   time: a frame is the same 34 K instructions. At one in 2 cycles for a SIMD-group and about 1.4 GHz,
+//     T = 1000 with K = 2 takes near 100 us. The bytes are those above.
+// These are figures on paper: no Mac has run it.
 
 #define CTC_LOGITS 1u
 #define CTC_TORCH 2u

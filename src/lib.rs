@@ -62,8 +62,10 @@
 //!
 //! # Devices
 //!
-//! The CPU. There is no CUDA or Metal path in this version: the loss of a tensor on a GPU is an
-//! error that says so; the functions for inference copy such a tensor to the host.
+//! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. Both
+//! were verified by running their kernels on the CPU and have not run on a real GPU yet: `docs/gpu.md` in
+//! the repository says what was verified how. Lengths and targets may be on the host or on the device;
+//! see [`Checks`]. The functions for inference copy a tensor on a GPU to the host.
 
 mod align;
 mod classes;
