@@ -152,14 +152,35 @@ fn entries_far_below_that_are_needed() {
     check(Entry::LogProbs, &tight, options(Reduction::None));
 }
 
-/// Equal entries everywhere: states grow at every frame.
+/// One path alone: it takes a new label at every frame, from tile to tile.
 #[test]
-fn states_that_grow_for_many_frames() {
-    let mut uniform = problem(15, &[9], 12, 1);
-    uniform.frames = 400;
-    uniform.input_lengths[0] = 400;
-    uniform.values = vec![0.5; 400 * 12];
-    check(Entry::Logits, &uniform, options(Reduction::None));
+fn paths_that_advance_at_every_frame() {
+    for length in [20, 70, 150, 260] {
+        let mut tight = problem(16, &[length], 12, 1);
+        tight.targets[0] = (0..length).map(|i| 2 + i % 9).collect();
+        tight.input_lengths[0] = length;
+        tight.frames = length;
+        tight.values = Rng::new(17).values(length * 12, 2.0);
+        tight.values = tensors::rounded(&tight.values, DType::F32);
+        check(Entry::Logits, &tight, options(Reduction::None));
+    }
+}
+
+/// Entries of which every path takes the lower one at every other frame: mantissas shrink for 2400 frames.
+#[test]
+fn states_that_shrink_for_many_frames() {
+    let mut alternating = problem(15, &[1], 4, 1);
+    alternating.targets[0] = vec![2];
+    alternating.frames = 2400;
+    alternating.input_lengths[0] = 2400;
+    alternating.values = (0..2400)
+        .flat_map(|t| match t % 2 {
+            0 => [-9.0, 0.0, -0.33, -9.0],
+            _ => [-9.0, -0.33, 0.0, -9.0],
+        })
+        .collect();
+    alternating.values = tensors::rounded(&alternating.values, DType::F32);
+    check(Entry::Logits, &alternating, options(Reduction::None));
 }
 
 #[test]
