@@ -5,7 +5,9 @@ use crate::gpu::{Arg, Backend, Held, Launch, Limits};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{CpuStorage, CudaDevice, CudaStorage, DType, Result, Shape, Storage, bail};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, DType, Result, Shape, Storage, WithDType, bail,
+};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/ctc.ptx"));
 
@@ -46,12 +48,8 @@ impl Backend for CudaDevice {
         unsafe { self.alloc_uninit(&Shape::from(count), dtype) }
     }
 
-    fn upload(&self, words: &[u32]) -> Result<CudaStorage> {
-        self.storage_from_slice(words)
-    }
-
-    fn upload_integers(&self, words: &[i64]) -> Result<CudaStorage> {
-        self.storage_from_slice(words)
+    fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage> {
+        self.storage_from_slice(values)
     }
 
     fn read(&self, storage: &CudaStorage) -> Result<Vec<i64>> {

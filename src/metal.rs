@@ -2,9 +2,9 @@
 //! when a device first needs them.
 
 use crate::gpu::{Arg, Backend, Held, Launch, Limits};
-use candle_core::backend::BackendStorage;
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::metal_backend::DeviceId;
-use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, bail};
+use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType, bail};
 use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline, Library};
 use objc2_metal::{MTLCompileOptions, MTLMathMode, MTLSize};
 use std::collections::HashMap;
@@ -89,24 +89,8 @@ impl Backend for MetalDevice {
         Ok(MetalStorage::new(buffer, self.clone(), count, dtype))
     }
 
-    fn upload(&self, words: &[u32]) -> Result<MetalStorage> {
-        let buffer = self.new_buffer_with_data(words)?;
-        Ok(MetalStorage::new(
-            buffer,
-            self.clone(),
-            words.len(),
-            DType::U32,
-        ))
-    }
-
-    fn upload_integers(&self, words: &[i64]) -> Result<MetalStorage> {
-        let buffer = self.new_buffer_with_data(words)?;
-        Ok(MetalStorage::new(
-            buffer,
-            self.clone(),
-            words.len(),
-            DType::I64,
-        ))
+    fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage> {
+        self.storage_from_slice(values)
     }
 
     fn read(&self, storage: &MetalStorage) -> Result<Vec<i64>> {

@@ -2,7 +2,7 @@
 //! sets when asked to, tensors on the CPU take the way of a GPU.
 
 use crate::gpu::{Arg, Backend, Held, Launch, Limits};
-use candle_core::{CpuStorage, DType, Result, Storage, bail};
+use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
@@ -146,12 +146,8 @@ impl Backend for Soft {
         Ok(Memory::new(count, dtype))
     }
 
-    fn upload(&self, words: &[u32]) -> Result<Memory> {
-        Ok(Memory::of(words, DType::U32))
-    }
-
-    fn upload_integers(&self, words: &[i64]) -> Result<Memory> {
-        Ok(Memory::of(words, DType::I64))
+    fn upload<T: WithDType>(&self, values: &[T]) -> Result<Memory> {
+        Ok(Memory::of(values, T::DTYPE))
     }
 
     fn read(&self, storage: &Memory) -> Result<Vec<i64>> {

@@ -10,7 +10,7 @@ pub(crate) use sizes::{Integers, Sizes};
 
 use crate::options::Reduction;
 use crate::plan::{Integer, Plan, Unread};
-use candle_core::{DType, Layout, Result, Storage, bail};
+use candle_core::{DType, Layout, Result, Storage, WithDType, bail};
 use std::ops::Deref;
 use tables::Tables;
 
@@ -22,11 +22,8 @@ pub(crate) trait Backend {
     /// Uninitialised memory for `count` elements.
     fn allocate(&self, count: usize, dtype: DType) -> Result<Self::Storage>;
 
-    /// Words from the host.
-    fn upload(&self, words: &[u32]) -> Result<Self::Storage>;
-
-    /// Signed words from the host.
-    fn upload_integers(&self, words: &[i64]) -> Result<Self::Storage>;
+    /// Numbers from the host; at least one.
+    fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage>;
 
     /// Waits, and copies all of a storage of i64 to the host.
     fn read(&self, storage: &Self::Storage) -> Result<Vec<i64>>;
@@ -327,7 +324,7 @@ fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
         }
         match part {
             Integer::Values(values) => {
-                let storage = backend.upload_integers(values)?;
+                let storage = backend.upload(values)?;
                 widen(
                     backend,
                     &storage,
