@@ -75,21 +75,25 @@ pub(super) struct Source<'a, E> {
     /// For each class that the target uses, then for the blank: its distance from the frame's
     /// start.
     columns: Vec<usize>,
+    /// The largest of them.
+    reach: usize,
 }
 
 impl<'a, E: Element> Source<'a, E> {
     pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &Classes) -> Self {
         let classes = used.distinct.iter().map(|&class| class as usize);
+        let columns: Vec<usize> = classes
+            .chain([plan.blank])
+            .map(|class| class * strides.class)
+            .collect();
         Self {
             data,
             strides,
             kind: plan.input,
             classes: plan.classes,
             start: strides.offset + item * strides.item,
-            columns: classes
-                .chain([plan.blank])
-                .map(|class| class * strides.class)
-                .collect(),
+            reach: columns.iter().copied().fold(0, usize::max),
+            columns,
         }
     }
 
@@ -138,35 +142,140 @@ impl<'a, E: Element> Source<'a, E> {
             .for_each(|(i, (to, stats))| self.gather_run(first + i * share, to, stats));
     }
 
-    fn gather_run(&self, first: usize, to: &mut [E::Real], stats: &mut [RowStats<E::Real>]) {
-        let (mut raw, mut row) = (Vec::new(), Vec::new());
-        let mut picked = Vec::with_capacity(self.entries());
-        for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
-            let start = self.start + (first + i) * self.strides.frame;
-            if self.kind == InputKind::Logits {
-                let (stride, classes) = (self.strides.class, self.classes);
-                let (maximum, sum) = dispatch(
-                    #[inline(always)]
-                    || {
-                        let row = read_row(self.data, start, stride, classes, &mut raw, &mut row);
-                        log_sum_exp(row)
-                    },
-                );
-                stats[i] = RowStats { maximum, sum };
-            }
-            let data = &self.data[start..];
-            if let Some(data) = E::as_real(data) {
-                for (to, &column) in to.iter_mut().zip(&self.columns) {
-                    *to = data[column];
+    /// Fills `to` with the emissions of the frames from `first` on, each divided by the largest of
+    /// its frame, whose logarithm goes to `largest`; and `stats` as [`Source::gather`] does. Says
+    /// whether all of them are in range: no NaN, no −inf, none below e^−87.
+    pub fn emissions(
+        &self,
+        first: usize,
+        to: &mut [E::Real],
+        largest: &mut [E::Real],
+        stats: &mut [RowStats<E::Real>],
+        split: bool,
+        buffers: &mut RowBuffers<E>,
+    ) -> bool {
+        let share = (SHARE / self.weight()).max(1);
+        let runs = largest.len().div_ceil(share);
+        if runs <= 1 || !split {
+            return self.emissions_run(first, to, largest, stats, buffers);
+        }
+        let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share).collect();
+        stats.resize_with(runs, Default::default);
+        let shares = (
+            to.par_chunks_mut(share * self.entries()),
+            largest.par_chunks_mut(share),
+            stats,
+        );
+        shares
+            .into_par_iter()
+            .enumerate()
+            .map(|(i, (to, largest, stats))| {
+                let buffers = &mut RowBuffers::default();
+                self.emissions_run(first + i * share, to, largest, stats, buffers)
+            })
+            .reduce(|| true, |a, b| a & b)
+    }
+
+    fn emissions_run(
+        &self,
+        first: usize,
+        to: &mut [E::Real],
+        largest: &mut [E::Real],
+        stats: &mut [RowStats<E::Real>],
+        buffers: &mut RowBuffers<E>,
+    ) -> bool {
+        let (entries, width) = (self.entries(), padded(self.entries()));
+        let mut rows = std::mem::take(&mut buffers.picked);
+        rows.resize(AT_ONCE * width, E::Real::ZERO);
+        let regular = dispatch(
+            #[inline(always)]
+            || {
+                let mut regular = true;
+                for start in (0..largest.len()).step_by(AT_ONCE) {
+                    let some = start..(start + AT_ONCE).min(largest.len());
+                    // Two passes: what is stored in pieces is best not loaded whole at once.
+                    for (t, row) in some.clone().zip(rows.chunks_exact_mut(width)) {
+                        self.gather_row(first + t, &mut row[..entries], stats.get_mut(t), buffers);
+                        let filler = row[0];
+                        row[entries..].fill(filler);
+                    }
+                    for (t, row) in some.zip(rows.chunks_exact(width)) {
+                        // Whole blocks; the next row overwrites what goes beyond this one.
+                        let room = to.len().min(t * entries + width);
+                        let to = &mut to[t * entries..room];
+                        regular &= linear_row(row, to, &mut largest[t]);
+                    }
                 }
-            } else {
-                picked.clear();
-                picked.extend(self.columns.iter().map(|&column| data[column]));
-                E::widen_slice(&picked, to);
+                regular
+            },
+        );
+        buffers.picked = rows;
+        regular
+    }
+
+    fn gather_run(&self, first: usize, to: &mut [E::Real], stats: &mut [RowStats<E::Real>]) {
+        let mut buffers = RowBuffers::default();
+        dispatch(
+            #[inline(always)]
+            || {
+                for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
+                    self.gather_row(first + i, to, stats.get_mut(i), &mut buffers);
+                }
+            },
+        )
+    }
+
+    /// The entries of frame `t`; for logits its statistics too.
+    #[inline(always)]
+    fn gather_row(
+        &self,
+        t: usize,
+        to: &mut [E::Real],
+        stats: Option<&mut RowStats<E::Real>>,
+        buffers: &mut RowBuffers<E>,
+    ) {
+        let start = self.start + t * self.strides.frame;
+        let RowBuffers { raw, row, .. } = buffers;
+        if let Some(stats) = stats {
+            let (stride, classes) = (self.strides.class, self.classes);
+            let row = read_row(self.data, start, stride, classes, raw, row);
+            let (maximum, sum) = log_sum_exp(row);
+            *stats = RowStats { maximum, sum };
+        }
+        let data = &self.data[start..];
+        if let Some(data) = E::as_real(data) {
+            assert!(self.reach < data.len());
+            for (to, &column) in to.iter_mut().zip(&self.columns) {
+                // SAFETY: no column is above `reach`.
+                *to = unsafe { *data.get_unchecked(column) };
             }
+        } else {
+            raw.clear();
+            raw.extend(self.columns.iter().map(|&column| data[column]));
+            E::widen_slice(raw, to);
         }
     }
 }
+
+/// Working memory for rows of the input.
+pub(super) struct RowBuffers<E: Element> {
+    raw: Vec<E>,
+    row: Vec<E::Real>,
+    picked: Vec<E::Real>,
+}
+
+impl<E: Element> Default for RowBuffers<E> {
+    fn default() -> Self {
+        Self {
+            raw: Vec::new(),
+            row: Vec::new(),
+            picked: Vec::new(),
+        }
+    }
+}
+
+/// Frames whose entries are gathered before they are converted.
+const AT_ONCE: usize = 16;
 
 /// Entries that a thread reads at a time.
 const SHARE: usize = 1 << 16;
@@ -383,6 +492,54 @@ unsafe fn convert_row<R: Real>(
             seen.too_far |= (below > R::LOG_LIMIT.widen()) & (below <= FAR_BELOW);
         }
     }
+}
+
+/// `exp(x − largest)` of a row in whole blocks, as much as `to` takes; `largest` is set. Whether all
+/// entries are within [`LOWEST`] of it.
+#[inline(always)]
+fn linear_row<R: Real>(row: &[R], to: &mut [R], largest: &mut R) -> bool {
+    let (blocks, _) = row.as_chunks::<LANES>();
+    let top = largest_of(blocks, &[]);
+    *largest = top;
+    let limit = R::narrow(LOWEST);
+    let mut live = [true; LANES];
+    let mut convert = |block: &[R; LANES]| {
+        let mut y = [R::ZERO; LANES];
+        for k in 0..LANES {
+            live[k] &= top - block[k] <= limit;
+            let (m, e) = R::exp_split(block[k], top);
+            y[k] = m * R::pow2(e);
+        }
+        y
+    };
+    let (to, rest) = to.as_chunks_mut::<LANES>();
+    for (to, block) in to.iter_mut().zip(blocks) {
+        *to = convert(block);
+    }
+    if let Some(block) = blocks.get(to.len()) {
+        let y = convert(block);
+        rest.copy_from_slice(&y[..rest.len()]);
+    }
+    fold_lanes(live, |a, b| a & b)
+}
+
+/// How far (in nats) emissions may be below the largest of their frame to be plain numbers of any
+/// type: e^−87 is above the least normal f32.
+const LOWEST: f64 = 87.0;
+
+/// The sum in f64, in an order that is always the same and loses little.
+pub(super) fn exact_sum<R: Real>(values: &[R]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for (sum, x) in lanes.iter_mut().zip(block) {
+            *sum += x.widen();
+        }
+    }
+    for (sum, x) in lanes.iter_mut().zip(rest) {
+        *sum += x.widen();
+    }
+    fold_lanes(lanes, |a, b| a + b)
 }
 
 /// NaN or +inf.

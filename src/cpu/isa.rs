@@ -7,6 +7,7 @@
 //! The kernels keep to operations that IEEE 754 fixes (no contraction, no reassociation), so
 //! every instruction set gives the same bits.
 
+use pulp::{Scalar128b, Simd, WithSimd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// An instruction set that the kernels are compiled for.
@@ -92,4 +93,30 @@ pub(super) fn dispatch<T>(kernel: impl FnOnce() -> T) -> T {
         }
     }
     kernel()
+}
+
+/// The same for a kernel that names its vectors.
+#[inline(always)]
+pub(super) fn dispatch_simd<W: WithSimd>(kernel: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        match Isa::current() {
+            Isa::Avx512 => {
+                if let Some(simd) = pulp::x86::V4::try_new() {
+                    return Simd::vectorize(simd, kernel);
+                }
+            }
+            Isa::Avx2 => {
+                if let Some(simd) = pulp::x86::V3::try_new() {
+                    return Simd::vectorize(simd, kernel);
+                }
+            }
+            Isa::Baseline => {}
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(simd) = pulp::aarch64::Neon::try_new() {
+        return Simd::vectorize(simd, kernel);
+    }
+    Simd::vectorize(Scalar128b, kernel)
 }

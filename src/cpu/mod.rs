@@ -10,6 +10,7 @@ mod prefix;
 mod real;
 mod rows;
 mod score;
+mod tiles;
 mod viterbi;
 
 pub use isa::Isa;
@@ -21,8 +22,9 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Emissions, Found, RowStats, Source, is_poison};
-use lattice::{Direction, Lattice, Rows};
+use emission::{Emissions, Found, RowBuffers, RowStats, Source, exact_sum, is_poison};
+use lattice::{Lattice, Rows};
+use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -50,7 +52,7 @@ pub(crate) fn forward<E: Element>(
     strides: Strides,
     keep: bool,
 ) -> (Vec<f64>, Option<Saved<E::Real>>) {
-    let items = each_item(plan.batch, |n, buffers: &mut Buffers<E::Real>| {
+    let items = each_item(plan.batch, |n, buffers: &mut Buffers<E>| {
         item(plan, data, strides, n, keep, buffers)
     });
     let losses = items.iter().map(|item| item.loss).collect();
@@ -86,29 +88,40 @@ fn each_item<T: Send, B: Default>(
 }
 
 /// Working memory of one task, kept from item to item.
-struct Buffers<R: Real> {
-    forward: DirectionBuffers<R>,
-    backward: DirectionBuffers<R>,
+struct Buffers<E: Element> {
+    lattice: Tiles,
+    /// The logarithm of what each frame was divided by.
+    largest: Vec<E::Real>,
+    forward: Way<E>,
+    backward: Way<E>,
 }
 
-struct DirectionBuffers<R: Real> {
-    /// Up to the middle.
-    rows: Rows<R>,
-    /// Past it.
-    walk: Rows<R>,
-    emissions: Emissions<R>,
+/// That of one direction.
+struct Way<E: Element> {
+    /// Up to the middle, and past it.
+    track: Track,
+    on: Track,
+    scratch: Scratch,
+    values: Vec<E::Real>,
+    largest: Vec<E::Real>,
+    rows: RowBuffers<E>,
 }
 
-impl<R: Real> Default for Buffers<R> {
+impl<E: Element> Default for Buffers<E> {
     fn default() -> Self {
-        let direction = || DirectionBuffers {
-            rows: Rows::default(),
-            walk: Rows::default(),
-            emissions: Emissions::default(),
+        let way = || Way {
+            track: Track::default(),
+            on: Track::default(),
+            scratch: Scratch::default(),
+            values: Vec::new(),
+            largest: Vec::new(),
+            rows: RowBuffers::default(),
         };
         Self {
-            forward: direction(),
-            backward: direction(),
+            lattice: Tiles::default(),
+            largest: Vec::new(),
+            forward: way(),
+            backward: way(),
         }
     }
 }
@@ -119,7 +132,7 @@ fn item<E: Element>(
     strides: Strides,
     n: usize,
     keep: bool,
-    buffers: &mut Buffers<E::Real>,
+    buffers: &mut Buffers<E>,
 ) -> SavedItem<E::Real> {
     let frames = plan.input_lengths[n];
     let without_lattice = |loss| SavedItem {
@@ -151,20 +164,15 @@ fn item<E: Element>(
             f64::INFINITY
         });
     }
-    let mut kept = keep.then(|| problem.gather_all());
-    let mut end = problem.run(kept.as_mut(), buffers);
-    if end.found.too_far || end.found.path >= E::Real::PATH_LIMIT {
-        // Log-probabilities too far apart for f32 and its exponents: the same again in f64, where
-        // only those beyond its own limit count as −inf.
-        end = problem.run(kept.as_mut(), &mut Buffers::<f64>::default());
-    }
-    if end.found.poisoned {
+    let solved = problem.in_tiles(keep, buffers);
+    let (log_p, kept) = solved.unwrap_or_else(|Unfit| problem.in_wide(keep));
+    if log_p.is_nan() {
         return without_lattice(f64::NAN);
     }
-    if end.log_p == f64::NEG_INFINITY {
+    if log_p == f64::NEG_INFINITY {
         return without_lattice(f64::INFINITY);
     }
-    let loss = loss_from(end.log_p, frames, plan.input, E::Real::EPSILON);
+    let loss = loss_from(log_p, frames, plan.input, E::Real::EPSILON);
     match kept {
         None => without_lattice(loss),
         Some(kept) => SavedItem {
@@ -220,15 +228,167 @@ struct Kept<S> {
     stats: Vec<RowStats<S>>,
 }
 
+/// `ln P` of an item, and the posteriors when they are wanted.
+type Solved<E> = (f64, Option<Kept<<E as Element>::Real>>);
+
+/// Runs of the lattice whose emissions are in memory at a time.
+const RUNS: usize = 4;
+
 /// Where a pass over an item ended.
 struct End {
     log_p: f64,
     found: Found,
 }
 
+impl<E: Element> Way<E> {
+    fn sweep<D: Direction>(&mut self, lattice: &Tiles, table: Table<E::Real>) -> Result<(), Unfit> {
+        let runs = 0..lattice.runs::<D>();
+        lattice.sweep::<D, _>(&mut self.track, runs, table, true, &mut self.scratch)
+    }
+}
+
+/// Working memory of [`Problem::in_wide`].
+struct WideBuffers<R: Real> {
+    forward: DirectionBuffers<R>,
+    backward: DirectionBuffers<R>,
+}
+
+struct DirectionBuffers<R: Real> {
+    /// Up to the middle.
+    rows: Rows<R>,
+    /// Past it.
+    walk: Rows<R>,
+    emissions: Emissions<R>,
+}
+
+impl<R: Real> Default for WideBuffers<R> {
+    fn default() -> Self {
+        let direction = || DirectionBuffers {
+            rows: Rows::default(),
+            walk: Rows::default(),
+            emissions: Emissions::default(),
+        };
+        Self {
+            forward: direction(),
+            backward: direction(),
+        }
+    }
+}
+
 impl<E: Element> Problem<'_, E> {
     fn frames(&self) -> usize {
         self.plan.input_lengths[self.n]
+    }
+
+    /// `ln P`, and with `keep` the posteriors.
+    fn in_tiles(&self, keep: bool, buffers: &mut Buffers<E>) -> Result<Solved<E>, Unfit> {
+        let (frames, entries) = (self.frames(), self.source.entries());
+        let Buffers {
+            lattice,
+            largest,
+            forward,
+            backward,
+        } = buffers;
+        lattice.prepare(frames, self.plan.target(self.n), &self.used.place, entries);
+        lattice.start::<Forward>(&mut forward.track);
+        lattice.start::<Backward>(&mut backward.track);
+        if !keep {
+            let (early, late) = both(
+                self.split,
+                || self.score::<Forward>(lattice, forward),
+                || self.score::<Backward>(lattice, backward),
+            );
+            let log_scale = early? + late?;
+            let met = lattice.meet(&forward.track, &backward.track)?;
+            return Ok((met.ln() + log_scale, None));
+        }
+        let mut kept = Kept {
+            entries: vec![E::Real::ZERO; frames * entries],
+            stats: self.source.no_stats(frames),
+        };
+        let (values, stats) = (&mut kept.entries, &mut kept.stats);
+        let log_scale = self.emissions(0, values, largest, stats, frames, &mut forward.rows)?;
+        let table = Table {
+            first: 0,
+            values: &kept.entries,
+        };
+        let (early, late) = both(
+            self.split,
+            || forward.sweep::<Forward>(lattice, table),
+            || backward.sweep::<Backward>(lattice, table),
+        );
+        early.and(late)?;
+        let (alpha, beta) = (&forward.track, &backward.track);
+        let met = lattice.meet(alpha, beta)?;
+        forward.on.follow(alpha);
+        backward.on.follow(beta);
+        let (early, late) = kept.entries.split_at_mut(lattice.middle() * entries);
+        let (f, b) = (&mut forward.scratch, &mut backward.scratch);
+        let (late, early) = both(
+            self.split,
+            || lattice.walk::<Forward, _>(&mut forward.on, beta, met, late, f),
+            || lattice.walk::<Backward, _>(&mut backward.on, alpha, met, early, b),
+        );
+        early.and(late)?;
+        Ok((met.ln() + log_scale, Some(kept)))
+    }
+
+    /// The emissions of `frames` frames from `first` on, and the sum of the logarithms that they
+    /// were divided by.
+    fn emissions(
+        &self,
+        first: usize,
+        values: &mut Vec<E::Real>,
+        largest: &mut Vec<E::Real>,
+        stats: &mut [RowStats<E::Real>],
+        frames: usize,
+        rows: &mut RowBuffers<E>,
+    ) -> Result<f64, Unfit> {
+        values.resize(frames * self.source.entries(), E::Real::ZERO);
+        largest.resize(frames, E::Real::ZERO);
+        let regular = self
+            .source
+            .emissions(first, values, largest, stats, self.split, rows);
+        let found = Found::normalisers(stats);
+        if !regular || found.poisoned {
+            return Err(Unfit);
+        }
+        Ok(exact_sum(largest) + found.log_scale)
+    }
+
+    /// One direction up to the middle, with the emissions of a few frames in memory at a time.
+    fn score<D: Direction>(&self, lattice: &Tiles, way: &mut Way<E>) -> Result<f64, Unfit> {
+        let Way {
+            track,
+            scratch,
+            values,
+            largest,
+            rows,
+            ..
+        } = way;
+        let runs = lattice.runs::<D>();
+        let mut log_scale = 0.0;
+        for start in (0..runs).step_by(RUNS) {
+            let some = start..(start + RUNS).min(runs);
+            let frames = lattice.frames_of::<D>(&some);
+            let (first, count) = (frames.start, frames.len());
+            let mut stats = self.source.no_stats(count);
+            log_scale += self.emissions(first, values, largest, &mut stats, count, rows)?;
+            lattice.sweep::<D, _>(track, some, Table { first, values }, false, scratch)?;
+        }
+        Ok(log_scale)
+    }
+
+    /// The same in numbers with exponents of their own. `ln P` is NaN where an entry is no number.
+    fn in_wide(&self, keep: bool) -> Solved<E> {
+        let mut kept = keep.then(|| self.gather_all());
+        let end = self.run(kept.as_mut(), &mut WideBuffers::<f64>::default());
+        let log_p = if end.found.poisoned {
+            f64::NAN
+        } else {
+            end.log_p
+        };
+        (log_p, kept)
     }
 
     fn gather_all(&self) -> Kept<E::Real> {
@@ -246,14 +406,14 @@ impl<E: Element> Problem<'_, E> {
 
     /// The whole lattice in the arithmetic of `R`. With `kept`, whose entries are then read in
     /// place of the input, the posteriors too, unless something that was found forbids it.
-    fn run<R: Real>(&self, kept: Option<&mut Kept<E::Real>>, buffers: &mut Buffers<R>) -> End {
+    fn run<R: Real>(&self, kept: Option<&mut Kept<E::Real>>, buffers: &mut WideBuffers<R>) -> End {
         let lattice = Lattice::<R>::new(self.frames(), self.plan.target(self.n));
-        let Buffers { forward, backward } = buffers;
+        let WideBuffers { forward, backward } = buffers;
         let input = kept.as_deref();
         let (early, late) = both(
             self.split,
-            || self.sweep(&lattice, Direction::Forward, forward, input),
-            || self.sweep(&lattice, Direction::Backward, backward, input),
+            || self.sweep(&lattice, lattice::Direction::Forward, forward, input),
+            || self.sweep(&lattice, lattice::Direction::Backward, backward, input),
         );
         let found = early.and(late);
         let (log_p, top) = lattice.meet(&forward.rows, &backward.rows);
@@ -268,17 +428,17 @@ impl<E: Element> Problem<'_, E> {
             let (alpha, beta) = (&forward.rows, &backward.rows);
             let (alpha_walk, beta_walk) = (&mut forward.walk, &mut backward.walk);
             alpha_walk.prepare(&lattice, 0);
-            alpha_walk.start_from(alpha, lattice.steps(Direction::Forward));
+            alpha_walk.start_from(alpha, lattice.steps(lattice::Direction::Forward));
             beta_walk.prepare(&lattice, 0);
-            beta_walk.start_from(beta, lattice.steps(Direction::Backward));
+            beta_walk.start_from(beta, lattice.steps(lattice::Direction::Backward));
             let (f, b) = (&mut forward.emissions, &mut backward.emissions);
             both(
                 self.split,
-                || self.walk(&lattice, Direction::Forward, alpha_walk, beta, f, top, late),
+                || self.walk(&lattice, lattice::Direction::Forward, alpha_walk, beta, f, top, late),
                 || {
                     self.walk(
                         &lattice,
-                        Direction::Backward,
+                        lattice::Direction::Backward,
                         beta_walk,
                         alpha,
                         b,
@@ -295,7 +455,7 @@ impl<E: Element> Problem<'_, E> {
     fn sweep<R: Real>(
         &self,
         lattice: &Lattice<R>,
-        direction: Direction,
+        direction: lattice::Direction,
         buffers: &mut DirectionBuffers<R>,
         kept: Option<&Kept<E::Real>>,
     ) -> Found {
@@ -339,7 +499,7 @@ impl<E: Element> Problem<'_, E> {
     fn walk<R: Real>(
         &self,
         lattice: &Lattice<R>,
-        direction: Direction,
+        direction: lattice::Direction,
         rows: &mut Rows<R>,
         other: &Rows<R>,
         emissions: &mut Emissions<R>,
@@ -348,8 +508,8 @@ impl<E: Element> Problem<'_, E> {
     ) {
         let entries = self.source.entries();
         let first = match direction {
-            Direction::Forward => lattice.middle(),
-            Direction::Backward => 0,
+            lattice::Direction::Forward => lattice.middle(),
+            lattice::Direction::Backward => 0,
         };
         for start in (lattice.steps(direction)..lattice.frames).step_by(CHUNK) {
             let steps = start + 1..(start + CHUNK).min(lattice.frames) + 1;

@@ -104,7 +104,7 @@ fn apart<E: Element>(
     let strides = item_strides(strides, n);
     let score = |target: &&[u32]| {
         let plan = alone(plan, n, target.to_vec());
-        let mut buffers = super::Buffers::<E::Real>::default();
+        let mut buffers = super::Buffers::<E>::default();
         // 0 − x, so that a certain transcript has 0 and not −0.
         0.0 - super::item(&plan, data, strides, 0, false, &mut buffers).loss
     };

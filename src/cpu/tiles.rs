@@ -1,0 +1,1042 @@
+//! The forward-backward recursion of CTC in plain f64, tile by tile.
+//!
+//! The extended target blank, l_1, blank, …, l_U, blank has 2U + 1 states. They are kept as pairs:
+//! `blank[i]` stands before label i (and `blank[U]` behind the last), `label[i]` is label i. With
+//! `y_t` the emissions, divided by the largest of their frame, and `skip[i]` = 1 where label i
+//! differs from the one before it:
+//!
+//! ```text
+//! alpha_t(blank i) = y_t(blank)   · (alpha(blank i) + alpha(label i−1))                        at t−1
+//! alpha_t(label i) = y_t(label i) · (alpha(label i) + alpha(blank i) + skip[i] · alpha(label i−1))
+//! beta_t(blank i)  = y_t(blank)   · (beta(blank i) + beta(label i))                            at t+1
+//! beta_t(label i)  = y_t(label i) · (beta(label i) + beta(blank i+1) + skip[i+1] · beta(label i+1))
+//! ```
+//!
+//! Both include the emission of their own frame. What stands in brackets is called the *inflow*;
+//! `posterior_t(s) = alpha_t(s) · inflow of beta_t(s) / P`, and the same with the two exchanged.
+//! So the two directions start at both ends, meet in the middle, where `P` is known, and each
+//! walks on through the half that the other has behind it, forming posteriors as it goes.
+//!
+//! **Tiles and runs.** A tile is 16 pairs; a run is up to 8 frames. A tile goes through all frames
+//! of a run with its states in registers and leaves behind what its neighbour needs of it in each
+//! frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes the
+//! rows of a run again from there.
+//!
+//! **Scale.** Groups of 8 pairs share a power of two, set anew before each run so that the largest
+//! state of a group is near 2^[`TOP`], or less where a neighbour is far ahead: a group's exponent is
+//! at most [`AHEAD`] below that of the group from which states flow into it. In the 8 frames of a
+//! run states flow no further than one group, and no state grows by more than 3^8 < 2^13, so nothing
+//! exceeds 2^(TOP + AHEAD + 13) < 2^1023.
+//!
+//! **What is lost.** A state below 2^-1022 may vanish. What vanishes in a run can reach a state of
+//! the next group multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
+//! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). A run that ends with a live state
+//! below that, or with groups too far apart for a factor between them, is [`Unfit`]: the item is
+//! then computed in numbers with exponents of their own (`lattice.rs`). With every frame the
+//! posteriors must add up to 1, which is checked too.
+
+use super::isa::dispatch_simd;
+use super::real::Real;
+use pulp::{Simd, WithSimd};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Pairs of a tile.
+pub(super) const PAIRS: usize = 16;
+/// Pairs that share an exponent.
+const GROUP: usize = 8;
+const GROUPS: usize = PAIRS / GROUP;
+/// The most frames of a run. States flow by one pair a frame, so no further than one group.
+const RUN: usize = 8;
+
+/// The largest state of a group is brought to between 2^TOP and 2^(TOP + 1).
+const TOP: i64 = 450;
+/// The most that the exponent of a group may be below that of the group it receives from.
+const AHEAD: i64 = 500;
+/// The exponent of the least state that is sure to be exact.
+const LEAST: i64 = -1022 + AHEAD + 26 + 60;
+/// The exponent of a group that holds nothing and receives nothing.
+const NOWHERE: i64 = -(1 << 40);
+/// How far from 1 the posteriors of a frame may add up to.
+const OFF: f64 = 1e-6;
+
+/// This arithmetic does not hold the item's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unfit;
+
+fn fits(fit: bool) -> Result<(), Unfit> {
+    if fit { Ok(()) } else { Err(Unfit) }
+}
+
+/// Forward or backward in time.
+pub(super) trait Direction: Copy + Send + Sync {
+    const FORWARD: bool;
+    type Other: Direction<Other = Self>;
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forward;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backward;
+
+impl Direction for Forward {
+    const FORWARD: bool = true;
+    type Other = Backward;
+}
+
+impl Direction for Backward {
+    const FORWARD: bool = false;
+    type Other = Forward;
+}
+
+/// Tiles or groups in the order in which states flow.
+#[inline(always)]
+fn ordered<D: Direction>(range: Range<usize>) -> impl Iterator<Item = usize> {
+    let (start, end) = (range.start, range.end);
+    range.map(move |i| {
+        if D::FORWARD {
+            i
+        } else {
+            end - 1 - (i - start)
+        }
+    })
+}
+
+/// One value for each pair of a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Pairs([f64; PAIRS]);
+
+const ZEROS: Pairs = Pairs([0.0; PAIRS]);
+
+/// One value for each state of a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Tile {
+    blank: Pairs,
+    label: Pairs,
+}
+
+const EMPTY: Tile = Tile {
+    blank: ZEROS,
+    label: ZEROS,
+};
+
+/// A tile at some frame. A state is `number · 2^(exponent of its group − TOP)`.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    numbers: Tile,
+    exponents: [i64; GROUPS],
+    /// What numbers are multiplied by that flow into a group from the one before it.
+    factors: [f64; GROUPS],
+}
+
+const NOTHING: Place = Place {
+    numbers: EMPTY,
+    exponents: [TOP; GROUPS],
+    factors: [1.0; GROUPS],
+};
+
+/// The states of one direction, and its checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    tiles: Vec<Place>,
+    /// The live tiles at the start of each run, and where each run begins.
+    kept: Vec<Place>,
+    starts: Vec<usize>,
+}
+
+/// The emissions of the frames from `first` on: `(frames, entries)`, each divided by the largest of
+/// its frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table<'a, R> {
+    pub first: usize,
+    pub values: &'a [R],
+}
+
+/// What a run works with.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    emissions: Spread,
+    /// `[tile][frame]`: the rows of the other direction.
+    rows: Vec<[Tile; RUN]>,
+    /// By tile: what makes posteriors of products.
+    scales: Vec<Pairs>,
+    /// `[tile][frame]`: the posteriors of the labels.
+    posterior: Vec<[Pairs; RUN]>,
+    /// The posterior of each class in a frame.
+    classes: Vec<f64>,
+    other: Track,
+}
+
+/// The emissions of a run, as the tiles read them.
+#[derive(Debug, Default)]
+struct Spread {
+    /// `[tile][frame]`
+    labels: Vec<[Pairs; RUN]>,
+    blanks: [f64; RUN],
+    /// One frame of the table.
+    row: Vec<f64>,
+}
+
+/// Where the two directions met: `P = mantissa · 2^exponent`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Met {
+    mantissa: f64,
+    exponent: i64,
+}
+
+impl Met {
+    pub fn ln(self) -> f64 {
+        self.mantissa.ln() + self.exponent as f64 * std::f64::consts::LN_2
+    }
+}
+
+/// `2^e`: 0 below the normal numbers, and no more than 2^1023.
+#[inline(always)]
+fn pow2(e: i64) -> f64 {
+    if e < -1022 {
+        0.0
+    } else {
+        f64::from_bits(((e.min(1023) + 1023) as u64) << 52)
+    }
+}
+
+/// The exponent of a normal number above 0.
+#[inline(always)]
+fn exponent_of(x: f64) -> i64 {
+    (x.to_bits() >> 52) as i64 - 1023
+}
+
+/// What one direction needs to know of a target.
+#[derive(Debug, Default)]
+struct Side {
+    /// By pair: 1 where its label may follow the one before it with no blank between.
+    skip: Vec<Pairs>,
+    /// The frames after which a state can be reached; +inf for those that stand for nothing.
+    reached: Vec<Tile>,
+}
+
+impl Side {
+    /// This direction meets `label(j)` as its j-th, at pair `place(j)`, with the blank of pair
+    /// `before(j)` before it.
+    fn prepare(
+        &mut self,
+        labels: usize,
+        tiles: usize,
+        label: impl Fn(usize) -> u32,
+        place: impl Fn(usize) -> usize,
+        before: impl Fn(usize) -> usize,
+    ) {
+        const NOWHERE: Pairs = Pairs([f64::INFINITY; PAIRS]);
+        let nowhere = Tile {
+            blank: NOWHERE,
+            label: NOWHERE,
+        };
+        self.skip.clear();
+        self.skip.resize(tiles, ZEROS);
+        self.reached.clear();
+        self.reached.resize(tiles, nowhere);
+        let mut needed = 0;
+        for j in 0..=labels {
+            let i = before(j);
+            // The first blank has all of the probability before the first frame.
+            let reached = if j == 0 { 0 } else { needed + 1 };
+            self.reached[i / PAIRS].blank.0[i % PAIRS] = reached as f64;
+            if j < labels {
+                let differs = j > 0 && label(j) != label(j - 1);
+                needed += if j == 0 || differs { 1 } else { 2 };
+                let i = place(j);
+                self.reached[i / PAIRS].label.0[i % PAIRS] = needed as f64;
+                self.skip[i / PAIRS].0[i % PAIRS] = if differs { 1.0 } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// The lattice of one item.
+#[derive(Debug, Default)]
+pub(super) struct Tiles {
+    /// `T_n`.
+    frames: usize,
+    /// `U_n`.
+    labels: usize,
+    /// Emissions of a frame; the blank's is the last.
+    entries: usize,
+    /// For each pair, which of them is its label's.
+    places: Vec<[u32; PAIRS]>,
+    forward: Side,
+    backward: Side,
+}
+
+impl Tiles {
+    /// Becomes the lattice of `target`. A frame has `entries` emissions: that of label i stands at
+    /// `places[i]`, that of the blank is the last.
+    pub fn prepare(&mut self, frames: usize, target: &[u32], places: &[u32], entries: usize) {
+        let labels = target.len();
+        let tiles = labels / PAIRS + 1;
+        assert!(places.iter().all(|&place| (place as usize) < entries));
+        self.frames = frames;
+        self.labels = labels;
+        self.entries = entries;
+        self.places.clear();
+        self.places.resize(tiles, [0; PAIRS]);
+        self.places.as_flattened_mut()[..labels].copy_from_slice(places);
+        self.forward
+            .prepare(labels, tiles, |j| target[j], |j| j, |j| j);
+        let last = labels.saturating_sub(1);
+        self.backward.prepare(
+            labels,
+            tiles,
+            |j| target[last - j],
+            |j| last - j,
+            |j| labels - j,
+        );
+    }
+
+    /// The frame where the two directions meet: forward takes those before it.
+    pub fn middle(&self) -> usize {
+        self.frames.div_ceil(2)
+    }
+
+    /// The tiles with pairs that can be reached from the start before frame `run.end`, and from
+    /// which the end can be reached after frame `run.start`.
+    #[inline(always)]
+    fn live(&self, run: &Range<usize>) -> Range<usize> {
+        let low = self.labels.saturating_sub(self.frames - run.start + 1);
+        let high = run.end.min(self.labels);
+        low / PAIRS..high / PAIRS + 1
+    }
+
+    #[inline(always)]
+    fn side<D: Direction>(&self) -> &Side {
+        if D::FORWARD {
+            &self.forward
+        } else {
+            &self.backward
+        }
+    }
+
+    /// The frames of run `i` of `D` on its way to the middle. They are counted from its start.
+    #[inline(always)]
+    fn run<D: Direction>(&self, i: usize) -> Range<usize> {
+        if D::FORWARD {
+            i * RUN..((i + 1) * RUN).min(self.middle())
+        } else {
+            let end = self.frames - i * RUN;
+            end.saturating_sub(RUN).max(self.middle())..end
+        }
+    }
+
+    /// How many runs `D` has on its way to the middle.
+    pub fn runs<D: Direction>(&self) -> usize {
+        let frames = if D::FORWARD {
+            self.middle()
+        } else {
+            self.frames - self.middle()
+        };
+        frames.div_ceil(RUN)
+    }
+
+    /// The frames of some runs of `D`, at least one.
+    pub fn frames_of<D: Direction>(&self, runs: &Range<usize>) -> Range<usize> {
+        let (first, last) = (self.run::<D>(runs.start), self.run::<D>(runs.end - 1));
+        first.start.min(last.start)..first.end.max(last.end)
+    }
+
+    /// Sets `track` to before the first frame of `D`.
+    pub fn start<D: Direction>(&self, track: &mut Track) {
+        track.tiles.clear();
+        track.tiles.resize(self.places.len(), NOTHING);
+        track.kept.clear();
+        track.starts.clear();
+        let first = if D::FORWARD { 0 } else { self.labels };
+        track.tiles[first / PAIRS].numbers.blank.0[first % PAIRS] = 1.0;
+    }
+
+    /// Takes `track` through `runs` on the way to the middle. With `keep`, the start of each is
+    /// kept.
+    pub fn sweep<D: Direction, R: Real>(
+        &self,
+        track: &mut Track,
+        runs: Range<usize>,
+        table: Table<R>,
+        keep: bool,
+        scratch: &mut Scratch,
+    ) -> Result<(), Unfit> {
+        dispatch_simd(Sweep::<D, R> {
+            lattice: self,
+            track,
+            runs,
+            table,
+            keep,
+            scratch,
+            direction: PhantomData,
+        })
+    }
+
+    /// `P`, where the two directions have met.
+    pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
+        let middle = self.middle();
+        let mut parts = Vec::new();
+        for b in self.live(&(middle..middle)) {
+            let (alpha, here) = (&alpha.tiles[b], &beta.tiles[b]);
+            let above = beta.tiles.get(b + 1).unwrap_or(&NOTHING);
+            let factor = spread::<Backward>(&here.factors).0;
+            let skip = &self.backward.skip[b].0;
+            let (blank, label) = (&here.numbers.blank.0, &here.numbers.label.0);
+            let mut sums = [0.0; GROUPS];
+            for k in 0..PAIRS {
+                let (next_blank, next_label) = if k + 1 < PAIRS {
+                    (blank[k + 1], label[k + 1])
+                } else {
+                    (above.numbers.blank.0[0], above.numbers.label.0[0])
+                };
+                let to_blank = blank[k] + label[k];
+                let to_label =
+                    label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
+                sums[k / GROUP] += alpha.numbers.blank.0[k] * to_blank
+                    + alpha.numbers.label.0[k] * to_label;
+            }
+            for (g, sum) in sums.into_iter().enumerate() {
+                fits(sum.is_finite())?;
+                if sum > 0.0 {
+                    parts.push((sum, alpha.exponents[g] + here.exponents[g] - 2 * TOP));
+                }
+            }
+        }
+        let exponents = parts.iter().map(|&(sum, e)| exponent_of(sum) + e);
+        let exponent = exponents.max().ok_or(Unfit)?;
+        let mantissas = parts.iter().map(|&(sum, e)| {
+            let own = exponent_of(sum);
+            (sum * pow2(-own)) * pow2(own + e - exponent)
+        });
+        let mantissa = mantissas.sum();
+        Ok(Met { mantissa, exponent })
+    }
+
+    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` holds
+    /// the emissions of the frames there and receives the posteriors of the classes in their place.
+    pub fn walk<D: Direction, R: Real>(
+        &self,
+        track: &mut Track,
+        other: &Track,
+        met: Met,
+        half: &mut [R],
+        scratch: &mut Scratch,
+    ) -> Result<(), Unfit> {
+        dispatch_simd(Walk::<D, R> {
+            lattice: self,
+            track,
+            other,
+            met,
+            half,
+            scratch,
+            direction: PhantomData,
+        })
+    }
+
+    /// Takes the live tiles through the frames of a run, and `visitor` along.
+    #[inline(always)]
+    fn advance<S: Simd, D: Direction, V: Visitor>(
+        &self,
+        simd: S,
+        tiles: &mut [Place],
+        emissions: &Spread,
+        frames: usize,
+        live: Range<usize>,
+        visitor: &mut V,
+    ) {
+        let mut edges = [[simd.splat_f64s(0.0); 2]; RUN];
+        let edges = &mut edges[..frames];
+        let mut order = ordered::<D>(live);
+        while let Some(b) = order.next() {
+            // With eight lanes a tile alone would wait for its own results.
+            match if S::F64_LANES == 8 { order.next() } else { None } {
+                Some(c) => {
+                    self.pass::<S, D, V, 2>(simd, tiles, emissions, [b, c], edges, visitor);
+                }
+                None => self.pass::<S, D, V, 1>(simd, tiles, emissions, [b], edges, visitor),
+            }
+        }
+    }
+
+    /// The same for a few neighbours. `edges` holds, for each frame, the end of the neighbour that
+    /// flows into them, and then their own.
+    // No closures here or below: what the compiler does not inline loses its instruction set.
+    #[inline(always)]
+    fn pass<S: Simd, D: Direction, V: Visitor, const N: usize>(
+        &self,
+        simd: S,
+        tiles: &mut [Place],
+        emissions: &Spread,
+        some: [usize; N],
+        edges: &mut [[S::f64s; 2]],
+        visitor: &mut V,
+    ) {
+        let skip = &self.side::<D>().skip;
+        let mut links = [Links::new::<D>(simd, &skip[some[0]], &tiles[some[0]]); N];
+        let mut states = [States::load(simd, &tiles[some[0]].numbers); N];
+        for i in 1..N {
+            links[i] = Links::new::<D>(simd, &skip[some[i]], &tiles[some[i]]);
+            states[i] = States::load(simd, &tiles[some[i]].numbers);
+        }
+        let frames = edges.len();
+        for (j, edge) in edges.iter_mut().enumerate() {
+            let k = if D::FORWARD { j } else { frames - 1 - j };
+            let mut flows = states;
+            for i in 0..N {
+                flows[i] = states[i].inflow::<D>(simd, edge, &links[i]);
+            }
+            for i in 0..N {
+                let b = some[i];
+                states[i] = flows[i].times(simd, emissions.blanks[k], &emissions.labels[b][k]);
+                visitor.visit(simd, b, k, &flows[i], &states[i]);
+            }
+        }
+        for i in 0..N {
+            states[i].store(simd, &mut tiles[some[i]].numbers);
+        }
+    }
+
+    /// Whether all live states at the end of a run are sure to be exact.
+    #[inline(always)]
+    fn check<S: Simd, D: Direction>(
+        &self,
+        simd: S,
+        tiles: &[Place],
+        run: &Range<usize>,
+        live: Range<usize>,
+    ) -> Result<(), Unfit> {
+        let consumed = if D::FORWARD {
+            run.end
+        } else {
+            self.frames - run.start
+        };
+        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        let (consumed, least) = (simd.splat_f64s(consumed as f64), simd.splat_f64s(pow2(LEAST)));
+        let reached = &self.side::<D>().reached;
+        let mut fit = one;
+        for b in live {
+            let (numbers, reached) = (&tiles[b].numbers, &reached[b]);
+            for (m, reached) in [
+                (&numbers.blank, &reached.blank),
+                (&numbers.label, &reached.label),
+            ] {
+                let (m, reached) = (load(simd, m), load(simd, reached));
+                for v in 0..vectors::<S>() {
+                    // A NaN is not.
+                    let exact = simd.greater_than_or_equal_f64s(m[v], least);
+                    let later = simd.greater_than_f64s(reached[v], consumed);
+                    fit = simd.select_f64s(simd.or_m64s(exact, later), fit, zero);
+                }
+            }
+        }
+        fits(simd.reduce_min_f64s(fit) == 1.0)
+    }
+
+    /// The posteriors of the classes in the frames of a run, from those of the states. `sums` are
+    /// those of all blanks and of all labels, pair by pair.
+    #[inline(always)]
+    fn write<R: Real>(
+        &self,
+        to: &mut [R],
+        sums: &[Tile; RUN],
+        met: Met,
+        live: Range<usize>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Unfit> {
+        scratch.classes.resize(self.entries, 0.0);
+        let classes = scratch.classes.as_mut_slice();
+        let places = &self.places[live.clone()];
+        let posterior = &scratch.posterior[live];
+        let mut fit = true;
+        for (k, row) in to.chunks_exact_mut(self.entries).enumerate() {
+            let blank = total(&sums[k].blank);
+            let sum = blank + total(&sums[k].label);
+            fit &= (sum / met.mantissa - 1.0).abs() <= OFF;
+            // Dividing by the frame's own sum takes out the rounding that all its states share.
+            let scale = 1.0 / sum;
+            classes.fill(0.0);
+            for (places, posterior) in places.iter().zip(posterior) {
+                for (&place, &p) in places.iter().zip(&posterior[k].0) {
+                    // SAFETY: `prepare` checked the places against the number of entries. Pairs
+                    // with no label have the posterior 0 and place 0.
+                    unsafe { *classes.get_unchecked_mut(place as usize) += p };
+                }
+            }
+            classes[self.entries - 1] += blank;
+            for (to, &sum) in row.iter_mut().zip(&*classes) {
+                *to = R::narrow(sum * scale);
+            }
+        }
+        fits(fit)
+    }
+}
+
+/// [`Tiles::sweep`].
+struct Sweep<'a, D, R> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    runs: Range<usize>,
+    table: Table<'a, R>,
+    keep: bool,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
+    type Output = Result<(), Unfit>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let (lattice, track) = (self.lattice, self.track);
+        let emissions = &mut self.scratch.emissions;
+        for i in self.runs {
+            let run = lattice.run::<D>(i);
+            let live = lattice.live(&run);
+            track.scale::<D>(live.clone())?;
+            if self.keep {
+                track.starts.push(track.kept.len());
+                track.kept.extend_from_slice(&track.tiles[live.clone()]);
+            }
+            emissions.set(lattice, self.table, &run, live.clone());
+            let (tiles, frames) = (&mut track.tiles, run.len());
+            lattice.advance::<S, D, _>(simd, tiles, emissions, frames, live.clone(), &mut Alone);
+            lattice.check::<S, D>(simd, tiles, &run, live)?;
+        }
+        Ok(())
+    }
+}
+
+/// [`Tiles::walk`].
+struct Walk<'a, D, R> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    other: &'a Track,
+    met: Met,
+    half: &'a mut [R],
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
+    type Output = Result<(), Unfit>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let Self {
+            lattice,
+            track,
+            half,
+            scratch,
+            ..
+        } = self;
+        let tiles = lattice.places.len();
+        let first = if D::FORWARD { lattice.middle() } else { 0 };
+        scratch.rows.resize(tiles, [EMPTY; RUN]);
+        scratch.scales.resize(tiles, ZEROS);
+        scratch.posterior.resize(tiles, [ZEROS; RUN]);
+        scratch.other.tiles.resize(tiles, NOTHING);
+        // The runs of the other direction, from the middle back to its start.
+        for i in (0..lattice.runs::<D::Other>()).rev() {
+            let run = lattice.run::<D::Other>(i);
+            let (live, frames) = (lattice.live(&run), run.len());
+            let table = Table {
+                first,
+                values: &*half,
+            };
+            scratch.emissions.set(lattice, table, &run, live.clone());
+            let start = self.other.starts[i];
+            scratch.other.tiles[live.clone()]
+                .copy_from_slice(&self.other.kept[start..start + live.len()]);
+            lattice.advance::<S, D::Other, _>(
+                simd,
+                &mut scratch.other.tiles,
+                &scratch.emissions,
+                frames,
+                live.clone(),
+                &mut Record(&mut scratch.rows),
+            );
+            track.scale::<D>(live.clone())?;
+            for b in live.clone() {
+                let (mine, others) = (&track.tiles[b], &scratch.other.tiles[b]);
+                for g in 0..GROUPS {
+                    let e = mine.exponents[g] + others.exponents[g] - 2 * TOP - self.met.exponent;
+                    // Above it, posteriors that matter could be below the normal numbers.
+                    fits(e <= 900)?;
+                    scratch.scales[b].0[g * GROUP..(g + 1) * GROUP].fill(pow2(e));
+                }
+            }
+            let mut sums = [EMPTY; RUN];
+            let mut join = Join {
+                rows: &scratch.rows,
+                scales: &scratch.scales,
+                posterior: &mut scratch.posterior,
+                sums: &mut sums,
+            };
+            let emissions = &scratch.emissions;
+            lattice.advance::<S, D, _>(
+                simd,
+                &mut track.tiles,
+                emissions,
+                frames,
+                live.clone(),
+                &mut join,
+            );
+            lattice.check::<S, D>(simd, &track.tiles, &run, live.clone())?;
+            let places = (run.start - first) * lattice.entries..(run.end - first) * lattice.entries;
+            lattice.write(&mut half[places], &sums, self.met, live, scratch)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is done with each tile in each frame of a run.
+trait Visitor {
+    /// Tile `b` in frame `k` of the run: what flows into its states, and then the states.
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        b: usize,
+        k: usize,
+        flow: &States<S>,
+        states: &States<S>,
+    );
+}
+
+struct Alone;
+
+impl Visitor for Alone {
+    #[inline(always)]
+    fn visit<S: Simd>(&mut self, _: S, _: usize, _: usize, _: &States<S>, _: &States<S>) {}
+}
+
+/// Writes the states down.
+struct Record<'a>(&'a mut [[Tile; RUN]]);
+
+impl Visitor for Record<'_> {
+    #[inline(always)]
+    fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, _: &States<S>, states: &States<S>) {
+        states.store(simd, &mut self.0[b][k]);
+    }
+}
+
+/// Forms posteriors with the rows of the other direction.
+struct Join<'a> {
+    rows: &'a [[Tile; RUN]],
+    scales: &'a [Pairs],
+    posterior: &'a mut [[Pairs; RUN]],
+    /// Of all tiles: the blanks and the labels, pair by pair.
+    sums: &'a mut [Tile; RUN],
+}
+
+impl Visitor for Join<'_> {
+    #[inline(always)]
+    fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, flow: &States<S>, _: &States<S>) {
+        let (row, scale) = (&self.rows[b][k], load(simd, &self.scales[b]));
+        let blank = product(simd, &flow.blank, &row.blank, &scale);
+        let label = product(simd, &flow.label, &row.label, &scale);
+        store(simd, &mut self.posterior[b][k], &label);
+        add_to(simd, &mut self.sums[k].blank, &blank);
+        add_to(simd, &mut self.sums[k].label, &label);
+    }
+}
+
+impl Track {
+    /// Becomes what `other` is, without its checkpoints.
+    pub fn follow(&mut self, other: &Track) {
+        self.tiles.clear();
+        self.tiles.extend_from_slice(&other.tiles);
+        self.kept.clear();
+        self.starts.clear();
+    }
+
+    /// Gives each group of the live tiles a fresh exponent.
+    #[inline(always)]
+    fn scale<D: Direction>(&mut self, live: Range<usize>) -> Result<(), Unfit> {
+        let mut before: Option<i64> = None;
+        let mut fit = true;
+        for b in ordered::<D>(live) {
+            let Place {
+                numbers,
+                exponents,
+                factors,
+            } = &mut self.tiles[b];
+            let (blank, label) = (groups(&mut numbers.blank), groups(&mut numbers.label));
+            for g in ordered::<D>(0..GROUPS) {
+                let top = largest(&blank[g], &label[g]);
+                let own = exponents[g] - TOP + exponent_of(top);
+                let exponent = match (top > 0.0, before) {
+                    (true, Some(before)) => own.max(before - AHEAD),
+                    (true, None) => own,
+                    // Nothing here yet: what flows in brings its scale.
+                    (false, Some(before)) => before,
+                    (false, None) => NOWHERE,
+                };
+                let shift = exponents[g] - exponent;
+                fit &= (top == 0.0) | (shift <= 1000);
+                let by = pow2(shift);
+                for k in 0..GROUP {
+                    blank[g][k] *= by;
+                    label[g][k] *= by;
+                }
+                exponents[g] = exponent;
+                let change = before.map_or(0, |before| before - exponent);
+                fit &= change >= -1000;
+                factors[g] = pow2(change);
+                before = Some(exponent).filter(|&e| e > NOWHERE);
+            }
+        }
+        fits(fit)
+    }
+}
+
+impl Spread {
+    /// Becomes the emissions of the frames of `run` at the pairs of the live tiles.
+    #[inline(always)]
+    fn set<R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        table: Table<R>,
+        run: &Range<usize>,
+        live: Range<usize>,
+    ) {
+        let entries = lattice.entries;
+        self.labels.resize(lattice.places.len(), [ZEROS; RUN]);
+        self.row.resize(entries.next_multiple_of(PAIRS), 0.0);
+        let (labels, wide) = (&mut self.labels[live.clone()], self.row.as_mut_slice());
+        let places = &lattice.places[live.clone()];
+        let start = (run.start - table.first) * entries;
+        let rows = &table.values[start..start + run.len() * entries];
+        for (k, row) in rows.chunks_exact(entries).enumerate() {
+            let (blocks, rest) = row.as_chunks::<PAIRS>();
+            let (wide_blocks, _) = wide.as_chunks_mut::<PAIRS>();
+            for (to, from) in wide_blocks.iter_mut().zip(blocks) {
+                for i in 0..PAIRS {
+                    to[i] = from[i].widen();
+                }
+            }
+            for (to, from) in wide[entries - rest.len()..].iter_mut().zip(rest) {
+                *to = from.widen();
+            }
+            self.blanks[k] = wide[entries - 1];
+            for (to, places) in labels.iter_mut().zip(places) {
+                for (to, &place) in to[k].0.iter_mut().zip(places) {
+                    // SAFETY: `prepare` checked the places against the number of entries, and
+                    // `wide` has as many or more.
+                    *to = unsafe { *wide.get_unchecked(place as usize) };
+                }
+            }
+        }
+        // Pairs behind the last label stand for nothing.
+        let last = lattice.places.len() - 1;
+        if live.end == last + 1 {
+            for y in &mut self.labels[last][..run.len()] {
+                y.0[lattice.labels - last * PAIRS..].fill(0.0);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn groups(pairs: &mut Pairs) -> &mut [[f64; GROUP]] {
+    pairs.0.as_chunks_mut().0
+}
+
+/// By pair: what is multiplied that flows into it from the one before.
+#[inline(always)]
+fn spread<D: Direction>(factors: &[f64; GROUPS]) -> Pairs {
+    let mut pairs = Pairs([1.0; PAIRS]);
+    for (g, &factor) in factors.iter().enumerate() {
+        let first = if D::FORWARD { 0 } else { GROUP - 1 };
+        pairs.0[g * GROUP + first] = factor;
+    }
+    pairs
+}
+
+#[inline(always)]
+fn largest(a: &[f64; GROUP], b: &[f64; GROUP]) -> f64 {
+    let mut top = [0.0; GROUP];
+    for k in 0..GROUP {
+        top[k] = if a[k] > b[k] { a[k] } else { b[k] };
+    }
+    let mut half = GROUP / 2;
+    while half > 0 {
+        for k in 0..half {
+            top[k] = if top[k + half] > top[k] {
+                top[k + half]
+            } else {
+                top[k]
+            };
+        }
+        half /= 2;
+    }
+    top[0]
+}
+
+/// The sum in an order that is always the same.
+#[inline(always)]
+fn total(pairs: &Pairs) -> f64 {
+    let mut sums = pairs.0;
+    let mut half = PAIRS / 2;
+    while half > 0 {
+        for k in 0..half {
+            sums[k] += sums[k + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+/// A [`Pairs`] in vector registers: as many as it takes, the others unused.
+type Vectors<S> = [<S as Simd>::f64s; PAIRS];
+
+#[inline(always)]
+fn vectors<S: Simd>() -> usize {
+    PAIRS / S::F64_LANES
+}
+
+#[inline(always)]
+fn load<S: Simd>(simd: S, from: &Pairs) -> Vectors<S> {
+    let mut to = [simd.splat_f64s(0.0); PAIRS];
+    let (from, _) = S::as_simd_f64s(&from.0);
+    for v in 0..vectors::<S>() {
+        to[v] = from[v];
+    }
+    to
+}
+
+#[inline(always)]
+fn store<S: Simd>(_: S, to: &mut Pairs, from: &Vectors<S>) {
+    let (to, _) = S::as_mut_simd_f64s(&mut to.0);
+    for v in 0..vectors::<S>() {
+        to[v] = from[v];
+    }
+}
+
+#[inline(always)]
+fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
+    let (to, _) = S::as_mut_simd_f64s(&mut to.0);
+    for v in 0..vectors::<S>() {
+        to[v] = simd.add_f64s(to[v], from[v]);
+    }
+}
+
+/// `flow · row · scale`
+#[inline(always)]
+fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
+    let mut row = load(simd, row);
+    for v in 0..vectors::<S>() {
+        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], flow[v]), scale[v]);
+    }
+    row
+}
+
+/// How much of what comes from the pair before arrives: at the blank (forward) or from the blank
+/// (backward), and from label to label.
+#[derive(Clone, Copy)]
+struct Links<S: Simd> {
+    blank: Vectors<S>,
+    label: Vectors<S>,
+}
+
+impl<S: Simd> Links<S> {
+    #[inline(always)]
+    fn new<D: Direction>(simd: S, skip: &Pairs, tile: &Place) -> Self {
+        let blank = load(simd, &spread::<D>(&tile.factors));
+        let mut label = load(simd, skip);
+        for v in 0..vectors::<S>() {
+            label[v] = simd.mul_f64s(label[v], blank[v]);
+        }
+        Self { blank, label }
+    }
+}
+
+/// The states of a tile, or what flows into them.
+#[derive(Clone, Copy)]
+struct States<S: Simd> {
+    blank: Vectors<S>,
+    label: Vectors<S>,
+}
+
+impl<S: Simd> States<S> {
+    #[inline(always)]
+    fn load(simd: S, tile: &Tile) -> Self {
+        Self {
+            blank: load(simd, &tile.blank),
+            label: load(simd, &tile.label),
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, simd: S, tile: &mut Tile) {
+        store(simd, &mut tile.blank, &self.blank);
+        store(simd, &mut tile.label, &self.label);
+    }
+
+    /// What flows into each state. `edge` holds the end of the neighbour that flows into this
+    /// tile, and then its own.
+    #[inline(always)]
+    fn inflow<D: Direction>(
+        &self,
+        simd: S,
+        edge: &mut [S::f64s; 2],
+        links: &Links<S>,
+    ) -> Self {
+        let last = vectors::<S>() - 1;
+        let mut flow = *self;
+        if D::FORWARD {
+            let lowest = simd.mask_between_m64s(0, 1).mask();
+            let mut below = simd.rotate_right_f64s(edge[1], 1);
+            edge[1] = self.label[last];
+            for v in 0..=last {
+                let turned = simd.rotate_right_f64s(self.label[v], 1);
+                let before = simd.select_f64s(lowest, below, turned);
+                below = turned;
+                let here = simd.add_f64s(self.label[v], self.blank[v]);
+                let to_blank = simd.mul_f64s(before, links.blank[v]);
+                let to_label = simd.mul_f64s(before, links.label[v]);
+                flow.blank[v] = simd.add_f64s(self.blank[v], to_blank);
+                flow.label[v] = simd.add_f64s(here, to_label);
+            }
+        } else {
+            let lanes = S::F64_LANES as u64;
+            let highest = simd.mask_between_m64s(lanes - 1, lanes).mask();
+            let mut above = [
+                simd.rotate_left_f64s(edge[0], 1),
+                simd.rotate_left_f64s(edge[1], 1),
+            ];
+            *edge = [self.blank[0], self.label[0]];
+            for v in (0..=last).rev() {
+                let turned = [
+                    simd.rotate_left_f64s(self.blank[v], 1),
+                    simd.rotate_left_f64s(self.label[v], 1),
+                ];
+                let after = [
+                    simd.select_f64s(highest, above[0], turned[0]),
+                    simd.select_f64s(highest, above[1], turned[1]),
+                ];
+                above = turned;
+                let blank = simd.mul_f64s(after[0], links.blank[v]);
+                let label = simd.mul_f64s(after[1], links.label[v]);
+                flow.blank[v] = simd.add_f64s(self.blank[v], self.label[v]);
+                flow.label[v] = simd.add_f64s(simd.add_f64s(self.label[v], blank), label);
+            }
+        }
+        flow
+    }
+
+    /// With the emissions of a frame.
+    #[inline(always)]
+    fn times(mut self, simd: S, blank: f64, labels: &Pairs) -> Self {
+        let blank = simd.splat_f64s(blank);
+        let labels = load(simd, labels);
+        for v in 0..vectors::<S>() {
+            self.blank[v] = simd.mul_f64s(self.blank[v], blank);
+            self.label[v] = simd.mul_f64s(self.label[v], labels[v]);
+        }
+        self
+    }
+}
