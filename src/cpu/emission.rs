@@ -77,6 +77,8 @@ pub(super) struct Source<'a, E> {
     columns: Vec<usize>,
     /// The largest of them.
     reach: usize,
+    /// One of them for each line of the cache that they touch.
+    lines: Vec<usize>,
 }
 
 impl<'a, E: Element> Source<'a, E> {
@@ -86,7 +88,11 @@ impl<'a, E: Element> Source<'a, E> {
             .chain([plan.blank])
             .map(|class| class * strides.class)
             .collect();
+        let mut lines = columns.clone();
+        lines.sort_unstable();
+        lines.dedup_by_key(|column| *column * size_of::<E>() / LINE);
         Self {
+            lines,
             data,
             strides,
             kind: plan.input,
@@ -242,6 +248,9 @@ impl<'a, E: Element> Source<'a, E> {
             let (maximum, sum) = log_sum_exp(row);
             *stats = RowStats { maximum, sum };
         }
+        for &column in &self.lines {
+            prefetch(self.data, start + AT_ONCE * self.strides.frame + column);
+        }
         let data = &self.data[start..];
         if let Some(data) = E::as_real(data) {
             assert!(self.reach < data.len());
@@ -272,6 +281,23 @@ impl<E: Element> Default for RowBuffers<E> {
             picked: Vec::new(),
         }
     }
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// Asks for an entry that will be read soon: frames are far apart where the batch stands between
+/// them, and no processor foresees that. There may be no such entry.
+#[inline(always)]
+fn prefetch<E>(data: &[E], place: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; no address makes it read or fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(place).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, place);
 }
 
 /// Frames whose entries are gathered before they are converted.

@@ -10,6 +10,7 @@ mod prefix;
 mod real;
 mod rows;
 mod score;
+mod tasks;
 mod tiles;
 mod viterbi;
 
@@ -22,11 +23,10 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Emissions, Found, RowBuffers, RowStats, Source, exact_sum, is_poison};
+use emission::{Emissions, LANES, Found, RowBuffers, RowStats, Source, exact_sum, is_poison};
 use lattice::{Lattice, Rows};
 use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
-use rayon::prelude::*;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use tasks::share_out;
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -52,40 +52,29 @@ pub(crate) fn forward<E: Element>(
     strides: Strides,
     keep: bool,
 ) -> (Vec<f64>, Option<Saved<E::Real>>) {
-    let items = each_item(plan.batch, |n, buffers: &mut Buffers<E>| {
-        item(plan, data, strides, n, keep, buffers)
-    });
+    let mut items: Vec<Option<SavedItem<E::Real>>> = Vec::new();
+    items.resize_with(plan.batch, || None);
+    let threads = work(plan) / WORTH_A_THREAD;
+    share_out(
+        items.iter_mut().enumerate(),
+        threads.max(1),
+        |(n, to), buffers: &mut Buffers<E>| {
+            *to = Some(item(plan, data, strides, n, keep, buffers));
+        },
+    );
+    let items: Vec<_> = items.into_iter().flatten().collect();
     let losses = items.iter().map(|item| item.loss).collect();
     (losses, keep.then_some(Saved { items }))
 }
 
-/// Runs `work` for each item and collects what it gives, in order. There are as many tasks as
-/// threads, each takes the next item when it is done with one, and each has one `B` for all its
-/// items: its memory is touched once, not once an item.
-fn each_item<T: Send, B: Default>(
-    items: usize,
-    work: impl Fn(usize, &mut B) -> T + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let tasks = rayon::current_num_threads().min(items);
-    let mut done: Vec<(usize, T)> = (0..tasks)
-        .into_par_iter()
-        .with_max_len(1)
-        .flat_map_iter(|_| {
-            let mut buffers = B::default();
-            let mut done = Vec::new();
-            loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= items {
-                    return done;
-                }
-                done.push((n, work(n, &mut buffers)));
-            }
-        })
-        .collect();
-    done.sort_unstable_by_key(|&(n, _)| n);
-    done.into_iter().map(|(_, item)| item).collect()
+/// How much work the lattices of a plan are: about nanoseconds.
+fn work(plan: &Plan) -> usize {
+    let item = |n| plan.input_lengths[n] * (3 * plan.target_length(n) + 30);
+    (0..plan.batch).map(item).sum()
 }
+
+/// What a thread must have to do so that waking it is worth while.
+const WORTH_A_THREAD: usize = 1 << 15;
 
 /// Working memory of one task, kept from item to item.
 struct Buffers<E: Element> {
@@ -147,7 +136,7 @@ fn item<E: Element>(
             _ => f64::INFINITY,
         });
     }
-    let used = Classes::new(plan.target(n));
+    let used = Classes::new(plan.target(n)).or_labels(plan.target(n), LANES);
     let source = Source::new(plan, data, strides, n, &used);
     let problem = Problem {
         plan,
@@ -155,7 +144,7 @@ fn item<E: Element>(
         source: &source,
         used: &used,
         // Items fill the threads; where there are few of them, their parts do too.
-        split: plan.batch < 4 * rayon::current_num_threads(),
+        split: plan.batch < 4 * rayon::current_num_threads() && work(plan) > 2 * WORTH_A_THREAD,
     };
     if !plan.is_feasible(n) {
         return without_lattice(if problem.is_poisoned() {

@@ -6,7 +6,8 @@ use super::real::{Element, Real};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
-use rayon::prelude::*;
+use super::tasks::share_out;
+use std::mem::MaybeUninit;
 
 /// Entries that one task writes, at least.
 const SHARE: usize = 1 << 15;
@@ -19,22 +20,21 @@ pub(crate) fn gradient<E: Element>(
     saved: &Saved<E::Real>,
     upstream: &[E::Real],
 ) -> Vec<E> {
-    let mut gradient = vec![E::zero(); plan.frames * plan.batch * plan.classes];
+    let count = plan.frames * plan.batch * plan.classes;
+    let mut gradient = Vec::with_capacity(count);
     let rows = (SHARE / plan.classes).max(1);
-    gradient
-        .par_chunks_mut(rows * plan.classes)
-        .enumerate()
-        .for_each(|(share, out)| {
+    share_out(
+        gradient.spare_capacity_mut()[..count]
+            .chunks_mut(rows * plan.classes)
+            .enumerate(),
+        usize::MAX,
+        |(share, out), buffers: &mut RowBuffers<E>| {
             dispatch(
                 #[inline(always)]
                 || {
-                    let mut buffers = RowBuffers::default();
                     for (i, out) in out.chunks_exact_mut(plan.classes).enumerate() {
                         let (t, n) = plan.frame_and_item(share * rows + i);
-                        // The memory comes as zeros, but untouched. Were it read first, the
-                        // system would map a page of zeros and replace it at the write that
-                        // follows, with an interrupt to every core.
-                        out.fill(E::zero());
+                        let out = zeros(out);
                         if t >= plan.input_lengths[n] {
                             continue;
                         }
@@ -47,12 +47,26 @@ pub(crate) fn gradient<E: Element>(
                             t,
                             upstream: upstream[n],
                         };
-                        row.write(out, &mut buffers);
+                        row.write(out, buffers);
                     }
                 },
             );
-        });
+        },
+    );
+    // SAFETY: `count` is a multiple of the classes, so each entry is in a row of some share, and
+    // each row was filled with zeros at least.
+    unsafe { gradient.set_len(count) };
     gradient
+}
+
+/// Fills memory with zeros.
+#[inline(always)]
+fn zeros<E: Element>(memory: &mut [MaybeUninit<E>]) -> &mut [E] {
+    for entry in &mut *memory {
+        entry.write(E::zero());
+    }
+    // SAFETY: all entries were written just now, and `MaybeUninit<E>` has the layout of `E`.
+    unsafe { &mut *(std::ptr::from_mut(memory) as *mut [E]) }
 }
 
 struct RowBuffers<E: Element> {

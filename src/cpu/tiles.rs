@@ -266,6 +266,8 @@ pub(super) struct Tiles {
     entries: usize,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
+    /// The emissions stand in the order of the labels.
+    direct: bool,
     forward: Side,
     backward: Side,
 }
@@ -281,8 +283,10 @@ impl Tiles {
         self.labels = labels;
         self.entries = entries;
         self.places.clear();
-        self.places.resize(tiles, [0; PAIRS]);
+        // Pairs behind the last label find what stands behind the emissions.
+        self.places.resize(tiles, [entries as u32; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
+        self.direct = places.iter().zip(0..).all(|(&place, i)| place == i);
         self.forward
             .prepare(labels, tiles, |j| target[j], |j| j, |j| j);
         let last = labels.saturating_sub(1);
@@ -307,6 +311,12 @@ impl Tiles {
         let low = self.labels.saturating_sub(self.frames - run.start + 1);
         let high = run.end.min(self.labels);
         low / PAIRS..high / PAIRS + 1
+    }
+
+    /// The labels of tile `b`: as many as it has pairs, or up to the last label.
+    #[inline(always)]
+    fn labels_of(&self, b: usize) -> Range<usize> {
+        b * PAIRS..((b + 1) * PAIRS).min(self.labels)
     }
 
     #[inline(always)]
@@ -547,10 +557,9 @@ impl Tiles {
         live: Range<usize>,
         scratch: &mut Scratch,
     ) -> Result<(), Unfit> {
-        scratch.classes.resize(self.entries, 0.0);
+        scratch.classes.resize(self.entries + 1, 0.0);
         let classes = scratch.classes.as_mut_slice();
-        let places = &self.places[live.clone()];
-        let posterior = &scratch.posterior[live];
+        let posterior = &scratch.posterior[live.clone()];
         let mut fit = true;
         for (k, row) in to.chunks_exact_mut(self.entries).enumerate() {
             let blank = total(&sums[k].blank);
@@ -558,16 +567,38 @@ impl Tiles {
             fit &= (sum / met.mantissa - 1.0).abs() <= OFF;
             // Dividing by the frame's own sum takes out the rounding that all its states share.
             let scale = 1.0 / sum;
+            if self.direct {
+                row.fill(R::ZERO);
+                for (b, posterior) in live.clone().zip(posterior) {
+                    let to = &mut row[self.labels_of(b)];
+                    if let Ok(to) = <&mut [R; PAIRS]>::try_from(&mut *to) {
+                        for i in 0..PAIRS {
+                            to[i] = R::narrow(posterior[k].0[i] * scale);
+                        }
+                    } else {
+                        for (to, p) in to.iter_mut().zip(&posterior[k].0) {
+                            *to = R::narrow(p * scale);
+                        }
+                    }
+                }
+                row[self.entries - 1] = R::narrow(blank * scale);
+                continue;
+            }
             classes.fill(0.0);
-            for (places, posterior) in places.iter().zip(posterior) {
-                for (&place, &p) in places.iter().zip(&posterior[k].0) {
-                    // SAFETY: `prepare` checked the places against the number of entries. Pairs
-                    // with no label have the posterior 0 and place 0.
-                    unsafe { *classes.get_unchecked_mut(place as usize) += p };
+            for (b, posterior) in live.clone().zip(posterior) {
+                let (places, posterior) = (&self.places[b], &posterior[k].0);
+                let count = self.labels_of(b).len();
+                for i in 0..PAIRS {
+                    if count < PAIRS && i >= count {
+                        break;
+                    }
+                    // SAFETY: `prepare` checked the places against the number of entries, and
+                    // `classes` has one more.
+                    unsafe { *classes.get_unchecked_mut(places[i] as usize) += posterior[i] };
                 }
             }
-            classes[self.entries - 1] += blank;
-            for (to, &sum) in row.iter_mut().zip(&*classes) {
+            classes[self.entries - 1] = blank;
+            for (to, sum) in row.iter_mut().zip(&*classes) {
                 *to = R::narrow(sum * scale);
             }
         }
@@ -805,36 +836,52 @@ impl Spread {
     ) {
         let entries = lattice.entries;
         self.labels.resize(lattice.places.len(), [ZEROS; RUN]);
-        self.row.resize(entries.next_multiple_of(PAIRS), 0.0);
+        // What stands for nothing finds a 0 behind the entries.
+        self.row.resize(entries + 1, 0.0);
+        self.row[entries] = 0.0;
         let (labels, wide) = (&mut self.labels[live.clone()], self.row.as_mut_slice());
-        let places = &lattice.places[live.clone()];
         let start = (run.start - table.first) * entries;
         let rows = &table.values[start..start + run.len() * entries];
+        let full = lattice.labels / PAIRS;
         for (k, row) in rows.chunks_exact(entries).enumerate() {
-            let (blocks, rest) = row.as_chunks::<PAIRS>();
+            self.blanks[k] = row[entries - 1].widen();
+            let (blocks, _) = row.as_chunks::<PAIRS>();
+            if lattice.direct {
+                for (to, b) in labels.iter_mut().zip(live.clone()) {
+                    if b < full {
+                        for i in 0..PAIRS {
+                            to[k].0[i] = blocks[b][i].widen();
+                        }
+                    } else {
+                        for i in 0..PAIRS {
+                            // Pairs behind the last label stand for nothing.
+                            let place = b * PAIRS + i;
+                            to[k].0[i] = if place < lattice.labels {
+                                row[place].widen()
+                            } else {
+                                0.0
+                            };
+                        }
+                    }
+                }
+                continue;
+            }
             let (wide_blocks, _) = wide.as_chunks_mut::<PAIRS>();
             for (to, from) in wide_blocks.iter_mut().zip(blocks) {
                 for i in 0..PAIRS {
                     to[i] = from[i].widen();
                 }
             }
-            for (to, from) in wide[entries - rest.len()..].iter_mut().zip(rest) {
-                *to = from.widen();
+            for i in blocks.len() * PAIRS..entries {
+                wide[i] = row[i].widen();
             }
-            self.blanks[k] = wide[entries - 1];
-            for (to, places) in labels.iter_mut().zip(places) {
-                for (to, &place) in to[k].0.iter_mut().zip(places) {
+            for (to, b) in labels.iter_mut().zip(live.clone()) {
+                let places = &lattice.places[b];
+                for i in 0..PAIRS {
                     // SAFETY: `prepare` checked the places against the number of entries, and
-                    // `wide` has as many or more.
-                    *to = unsafe { *wide.get_unchecked(place as usize) };
+                    // `wide` has more.
+                    to[k].0[i] = unsafe { *wide.get_unchecked(places[i] as usize) };
                 }
-            }
-        }
-        // Pairs behind the last label stand for nothing.
-        let last = lattice.places.len() - 1;
-        if live.end == last + 1 {
-            for y in &mut self.labels[last][..run.len()] {
-                y.0[lattice.labels - last * PAIRS..].fill(0.0);
             }
         }
     }
