@@ -1,16 +1,12 @@
-//! From the input to the emissions that a lattice reads.
-//!
-//! 1. [`Source::gather`] picks, for each frame, the entries of the classes that the target uses
-//!    and of the blank. For logits it also takes the log-sum-exp of the row.
-//! 2. [`Emissions::convert`] turns a run of gathered frames into `y_t(label)` and `y_t(blank)` as
-//!    mantissa and exponent: each place of the target looks its class up and converts it.
+//! From the input to the emissions that a lattice reads: for each frame the entries of the classes
+//! that the target uses and of the blank, as they are or as probabilities relative to the largest of
+//! them. For logits the log-sum-exp of the row is taken on the way.
 
 use super::isa::dispatch;
-use super::real::{Element, FAR_BELOW, Real};
+use super::real::{Element, Real};
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// States are worked on in blocks of this many (blank, label) pairs.
 pub(super) const LANES: usize = 16;
@@ -34,12 +30,8 @@ pub(super) struct Found {
     /// `Σ_t` of the logarithms that were divided out. A frame's entries are relative to the
     /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
     pub log_scale: f64,
-    /// At least `Σ_t max |log p|` of the relative entries, −inf left out.
-    pub path: f64,
     /// A NaN or +inf was among the entries.
     pub poisoned: bool,
-    /// An entry other than −inf was too far below the largest for this arithmetic.
-    pub too_far: bool,
 }
 
 impl Found {
@@ -57,9 +49,7 @@ impl Found {
     pub fn and(self, other: Found) -> Found {
         Found {
             log_scale: self.log_scale + other.log_scale,
-            path: self.path + other.path,
             poisoned: self.poisoned | other.poisoned,
-            too_far: self.too_far | other.too_far,
         }
     }
 }
@@ -331,195 +321,6 @@ pub(super) fn read_row<'a, E: Element>(
     row
 }
 
-/// The emissions of a run of frames.
-pub(super) struct Emissions<R: Real> {
-    /// The first frame.
-    pub first: usize,
-    /// Entries a frame: the labels, padded to whole blocks with zeros.
-    pub width: usize,
-    pub labels_m: Vec<R>,
-    pub labels_e: Vec<R::Exp>,
-    /// The blank of each frame.
-    pub blanks: Vec<(R, R::Exp)>,
-    /// Working memory: the entries of a frame in whole blocks, and for each place of a row which
-    /// of them it takes.
-    entries: Vec<R>,
-    places: Vec<i32>,
-}
-
-impl<R: Real> Default for Emissions<R> {
-    fn default() -> Self {
-        Self {
-            first: 0,
-            width: 0,
-            labels_m: Vec::new(),
-            labels_e: Vec::new(),
-            blanks: Vec::new(),
-            entries: Vec::new(),
-            places: Vec::new(),
-        }
-    }
-}
-
-impl<R: Real> Emissions<R> {
-    /// Converts the gathered entries of the frames from `first` on, in place of what was here.
-    pub fn convert<S: Real>(&mut self, used: &Classes, first: usize, gathered: &[S]) -> Found {
-        let count = used.distinct.len() + 1;
-        let labels = used.place.len();
-        let width = padded(labels + 1);
-        let frames = gathered.len() / count;
-        self.first = first;
-        self.width = width;
-        self.labels_m.resize(frames * width, R::ONE);
-        self.labels_e.resize(frames * width, R::ZERO_EXP);
-        self.blanks.resize(frames, (R::ONE, R::ZERO_EXP));
-        self.entries.resize(padded(count), R::ZERO);
-        // Behind the labels, and in the pads, the blank: nothing that was not there anyway.
-        let blank = count - 1;
-        self.places.clear();
-        self.places
-            .extend(used.place.iter().map(|&place| place as i32));
-        self.places.resize(width, blank as i32);
-        assert!(self.places.iter().all(|&place| (place as usize) < count));
-        let Self {
-            labels_m,
-            labels_e,
-            blanks,
-            entries,
-            places,
-            ..
-        } = self;
-        let mut seen = Seen {
-            log_scale: 0.0,
-            peak: R::ZERO,
-            poisoned: false,
-            too_far: false,
-        };
-        dispatch(
-            #[inline(always)]
-            || {
-                let rows = gathered
-                    .chunks_exact(count)
-                    .zip(labels_m.chunks_exact_mut(width))
-                    .zip(labels_e.chunks_exact_mut(width));
-                for (((x, m), e), to_blank) in rows.zip(blanks) {
-                    for (to, from) in entries.iter_mut().zip(x) {
-                        *to = R::narrow(from.widen());
-                    }
-                    let x = entries[blank];
-                    entries[count..].fill(x);
-                    // SAFETY: the places were checked against `count` above, and `entries` has at
-                    // least as many.
-                    unsafe { convert_row(entries, places, m, e, &mut seen) };
-                    *to_blank = (m[labels], e[labels]);
-                    m[labels..].fill(R::ONE);
-                    e[labels..].fill(R::ZERO_EXP);
-                }
-            },
-        );
-        Found {
-            log_scale: seen.log_scale,
-            path: frames as f64 * seen.peak.widen(),
-            poisoned: seen.poisoned,
-            too_far: seen.too_far,
-        }
-    }
-
-    /// Gathers `frames` of `source` and converts them.
-    pub fn read<E: Element>(
-        &mut self,
-        source: &Source<E>,
-        used: &Classes,
-        frames: Range<usize>,
-    ) -> Found {
-        let mut gathered = vec![E::Real::ZERO; frames.len() * source.entries()];
-        let mut stats = source.no_stats(frames.len());
-        source.gather(frames.start, &mut gathered, &mut stats, true);
-        let converted = self.convert(used, frames.start, &gathered);
-        converted.and(Found::normalisers(&stats))
-    }
-
-    /// The emissions of frame `t`: the labels, and the blank.
-    #[inline(always)]
-    pub fn frame(&self, t: usize) -> Frame<'_, R> {
-        let i = t - self.first;
-        let row = i * self.width..(i + 1) * self.width;
-        Frame {
-            labels_m: &self.labels_m[row.clone()],
-            labels_e: &self.labels_e[row],
-            blank: self.blanks[i],
-        }
-    }
-}
-
-pub(super) struct Frame<'a, R: Real> {
-    pub labels_m: &'a [R],
-    pub labels_e: &'a [R::Exp],
-    pub blank: (R, R::Exp),
-}
-
-/// What the conversion saw.
-struct Seen<R> {
-    log_scale: f64,
-    peak: R,
-    poisoned: bool,
-    too_far: bool,
-}
-
-/// `exp(x − largest)` of the entries at `places`, in whole blocks.
-///
-/// # Safety
-/// `places` must hold indices into `entries`.
-#[inline(always)]
-unsafe fn convert_row<R: Real>(
-    entries: &[R],
-    places: &[i32],
-    m: &mut [R],
-    e: &mut [R::Exp],
-    seen: &mut Seen<R>,
-) {
-    let lowest = R::narrow(f64::NEG_INFINITY);
-    let (blocks, _) = entries.as_chunks::<LANES>();
-    let (places, _) = places.as_chunks::<LANES>();
-    let (m, _) = m.as_chunks_mut::<LANES>();
-    let (e, _) = e.as_chunks_mut::<LANES>();
-    let mut largest = largest_of(blocks, &[]);
-    if largest == lowest {
-        largest = R::ZERO;
-    }
-    seen.log_scale += largest.widen();
-    let mut peaks = [R::ZERO; LANES];
-    let mut live_all = [true; LANES];
-    for ((places, m), e) in places.iter().zip(m).zip(e) {
-        let (mut block_m, mut block_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
-        for k in 0..LANES {
-            // SAFETY: the caller's. Unchecked and with a signed index of 32 bits, so that a block
-            // is one vector load.
-            let x = unsafe { *entries.as_ptr().offset(places[k] as isize) };
-            let below = largest - x;
-            let live = below <= R::LOG_LIMIT;
-            live_all[k] &= live;
-            let peak = if live { below } else { R::ZERO };
-            peaks[k] = if peak > peaks[k] { peak } else { peaks[k] };
-            let (mantissa, exponent) = R::exp_split(x, largest);
-            block_m[k] = if live { mantissa } else { R::ONE };
-            block_e[k] = if live { exponent } else { R::ZERO_EXP };
-        }
-        *m = block_m;
-        *e = block_e;
-    }
-    let peak = fold_lanes(peaks, |a, b| if b > a { b } else { a });
-    seen.peak = if peak > seen.peak { peak } else { seen.peak };
-    if !fold_lanes(live_all, |a, b| a & b) {
-        // −inf, too far below, or no number at all: rare enough to look again.
-        for &x in entries {
-            seen.poisoned |= is_poison(x);
-            let below = largest.widen() - x.widen();
-            seen.too_far |= (below > R::LOG_LIMIT.widen()) & (below <= FAR_BELOW);
-        }
-    }
-}
-
 /// `exp(x − largest)` of a row in whole blocks, as much as `to` takes; `largest` is set. Whether all
 /// entries are within [`LOWEST`] of it.
 #[inline(always)]
@@ -533,8 +334,7 @@ fn linear_row<R: Real>(row: &[R], to: &mut [R], largest: &mut R) -> bool {
         let mut y = [R::ZERO; LANES];
         for k in 0..LANES {
             live[k] &= top - block[k] <= limit;
-            let (m, e) = R::exp_split(block[k], top);
-            y[k] = m * R::pow2(e);
+            y[k] = R::exp_ratio(block[k], top);
         }
         y
     };
@@ -596,23 +396,15 @@ pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
     // The largest are counted, so that small terms are not lost beside a 1. The others are added
     // up in the type of the row, 32 at a time, and then in f64.
     let mut total = [0.0f64; LANES];
-    let term = |x: R| {
-        let largest = x == maximum;
-        let one = if largest { R::ONE } else { R::ZERO };
-        let other = if largest {
-            R::ZERO
-        } else {
-            R::exp_negative(x - maximum)
-        };
-        (one, other)
-    };
     for run in blocks.chunks(32) {
         let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
         for block in run {
             for k in 0..LANES {
-                let (one, other) = term(block[k]);
-                ones[k] += one;
-                others[k] += other;
+                let x = block[k];
+                let other = others[k] + R::exp_negative(x - maximum);
+                let largest = x == maximum;
+                ones[k] = if largest { ones[k] + R::ONE } else { ones[k] };
+                others[k] = if largest { others[k] } else { other };
             }
         }
         for k in 0..LANES {
@@ -621,15 +413,15 @@ pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
     }
     let mut sum = fold_lanes(total, |a, b| a + b);
     for &x in rest {
-        let (one, other) = term(x);
-        sum += one.widen() + other.widen();
+        // The largest gives exactly 1.
+        sum += R::exp_negative(x - maximum).widen();
     }
     (maximum, sum)
 }
 
 /// The largest entry, NaN left out; −inf when there is none.
 #[inline(always)]
-fn largest_of<R: Real>(blocks: &[[R; LANES]], rest: &[R]) -> R {
+pub(super) fn largest_of<R: Real>(blocks: &[[R; LANES]], rest: &[R]) -> R {
     let mut lanes = [R::narrow(f64::NEG_INFINITY); LANES];
     for block in blocks {
         for k in 0..LANES {

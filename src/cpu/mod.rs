@@ -5,7 +5,6 @@
 
 mod emission;
 mod isa;
-mod lattice;
 mod prefix;
 mod real;
 mod rows;
@@ -13,6 +12,7 @@ mod score;
 mod tasks;
 mod tiles;
 mod viterbi;
+mod wide;
 
 pub use isa::Isa;
 pub(crate) use prefix::log_sums;
@@ -23,9 +23,9 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Emissions, LANES, Found, RowBuffers, RowStats, Source, exact_sum, is_poison};
-use lattice::{Lattice, Rows};
+use emission::{Found, LANES, RowBuffers, RowStats, Source, exact_sum, is_poison};
 use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
+use std::ops::Range;
 use tasks::share_out;
 
 /// What the backward pass needs of the forward pass.
@@ -197,9 +197,6 @@ fn both<A: Send, B: Send>(
     if split { rayon::join(a, b) } else { (a(), b()) }
 }
 
-/// Frames whose emissions are in memory at a time.
-const CHUNK: usize = 32;
-
 /// One item that has frames.
 struct Problem<'a, E: Element> {
     plan: &'a Plan,
@@ -220,47 +217,18 @@ struct Kept<S> {
 /// `ln P` of an item, and the posteriors when they are wanted.
 type Solved<E> = (f64, Option<Kept<<E as Element>::Real>>);
 
-/// Runs of the lattice whose emissions are in memory at a time.
-const RUNS: usize = 4;
+/// Frames whose emissions are in memory at a time when nothing is kept.
+const CHUNK: usize = 32;
 
-/// Where a pass over an item ended.
-struct End {
-    log_p: f64,
-    found: Found,
+/// The sum of the logarithms that frames were divided by.
+fn log_scale<R: Real>(largest: &[R], stats: &[RowStats<R>]) -> f64 {
+    exact_sum(largest) + Found::normalisers(stats).log_scale
 }
 
 impl<E: Element> Way<E> {
     fn sweep<D: Direction>(&mut self, lattice: &Tiles, table: Table<E::Real>) -> Result<(), Unfit> {
         let runs = 0..lattice.runs::<D>();
         lattice.sweep::<D, _>(&mut self.track, runs, table, true, &mut self.scratch)
-    }
-}
-
-/// Working memory of [`Problem::in_wide`].
-struct WideBuffers<R: Real> {
-    forward: DirectionBuffers<R>,
-    backward: DirectionBuffers<R>,
-}
-
-struct DirectionBuffers<R: Real> {
-    /// Up to the middle.
-    rows: Rows<R>,
-    /// Past it.
-    walk: Rows<R>,
-    emissions: Emissions<R>,
-}
-
-impl<R: Real> Default for WideBuffers<R> {
-    fn default() -> Self {
-        let direction = || DirectionBuffers {
-            rows: Rows::default(),
-            walk: Rows::default(),
-            emissions: Emissions::default(),
-        };
-        Self {
-            forward: direction(),
-            backward: direction(),
-        }
     }
 }
 
@@ -296,7 +264,14 @@ impl<E: Element> Problem<'_, E> {
             stats: self.source.no_stats(frames),
         };
         let (values, stats) = (&mut kept.entries, &mut kept.stats);
-        let log_scale = self.emissions(0, values, largest, stats, frames, &mut forward.rows)?;
+        self.emissions(0..frames, values, largest, stats, &mut forward.rows)?;
+        // In the same order as without posteriors.
+        let part = |frames: Range<usize>| {
+            log_scale(&largest[frames.clone()], kept.stats.get(frames).unwrap_or_default())
+        };
+        let early: f64 = lattice.chunks::<Forward>(CHUNK).map(|(_, frames)| part(frames)).sum();
+        let late: f64 = lattice.chunks::<Backward>(CHUNK).map(|(_, frames)| part(frames)).sum();
+        let log_scale = early + late;
         let table = Table {
             first: 0,
             values: &kept.entries,
@@ -322,27 +297,24 @@ impl<E: Element> Problem<'_, E> {
         Ok((met.ln() + log_scale, Some(kept)))
     }
 
-    /// The emissions of `frames` frames from `first` on, and the sum of the logarithms that they
-    /// were divided by.
+    /// The emissions of some frames.
     fn emissions(
         &self,
-        first: usize,
+        frames: Range<usize>,
         values: &mut Vec<E::Real>,
         largest: &mut Vec<E::Real>,
         stats: &mut [RowStats<E::Real>],
-        frames: usize,
         rows: &mut RowBuffers<E>,
-    ) -> Result<f64, Unfit> {
-        values.resize(frames * self.source.entries(), E::Real::ZERO);
-        largest.resize(frames, E::Real::ZERO);
-        let regular = self
-            .source
-            .emissions(first, values, largest, stats, self.split, rows);
-        let found = Found::normalisers(stats);
-        if !regular || found.poisoned {
-            return Err(Unfit);
+    ) -> Result<(), Unfit> {
+        values.resize(frames.len() * self.source.entries(), E::Real::ZERO);
+        largest.resize(frames.len(), E::Real::ZERO);
+        let (source, first) = (self.source, frames.start);
+        let regular = source.emissions(first, values, largest, stats, self.split, rows);
+        if regular && !Found::normalisers(stats).poisoned {
+            Ok(())
+        } else {
+            Err(Unfit)
         }
-        Ok(exact_sum(largest) + found.log_scale)
     }
 
     /// One direction up to the middle, with the emissions of a few frames in memory at a time.
@@ -355,29 +327,15 @@ impl<E: Element> Problem<'_, E> {
             rows,
             ..
         } = way;
-        let runs = lattice.runs::<D>();
-        let mut log_scale = 0.0;
-        for start in (0..runs).step_by(RUNS) {
-            let some = start..(start + RUNS).min(runs);
-            let frames = lattice.frames_of::<D>(&some);
-            let (first, count) = (frames.start, frames.len());
-            let mut stats = self.source.no_stats(count);
-            log_scale += self.emissions(first, values, largest, &mut stats, count, rows)?;
-            lattice.sweep::<D, _>(track, some, Table { first, values }, false, scratch)?;
+        let mut sum = 0.0;
+        for (runs, frames) in lattice.chunks::<D>(CHUNK) {
+            let first = frames.start;
+            let mut stats = self.source.no_stats(frames.len());
+            self.emissions(frames, values, largest, &mut stats, rows)?;
+            sum += log_scale(largest, &stats);
+            lattice.sweep::<D, _>(track, runs, Table { first, values }, false, scratch)?;
         }
-        Ok(log_scale)
-    }
-
-    /// The same in numbers with exponents of their own. `ln P` is NaN where an entry is no number.
-    fn in_wide(&self, keep: bool) -> Solved<E> {
-        let mut kept = keep.then(|| self.gather_all());
-        let end = self.run(kept.as_mut(), &mut WideBuffers::<f64>::default());
-        let log_p = if end.found.poisoned {
-            f64::NAN
-        } else {
-            end.log_p
-        };
-        (log_p, kept)
+        Ok(sum)
     }
 
     fn gather_all(&self) -> Kept<E::Real> {
@@ -391,130 +349,5 @@ impl<E: Element> Problem<'_, E> {
     fn is_poisoned(&self) -> bool {
         let kept = self.gather_all();
         Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(|&x| is_poison(x))
-    }
-
-    /// The whole lattice in the arithmetic of `R`. With `kept`, whose entries are then read in
-    /// place of the input, the posteriors too, unless something that was found forbids it.
-    fn run<R: Real>(&self, kept: Option<&mut Kept<E::Real>>, buffers: &mut WideBuffers<R>) -> End {
-        let lattice = Lattice::<R>::new(self.frames(), self.plan.target(self.n));
-        let WideBuffers { forward, backward } = buffers;
-        let input = kept.as_deref();
-        let (early, late) = both(
-            self.split,
-            || self.sweep(&lattice, lattice::Direction::Forward, forward, input),
-            || self.sweep(&lattice, lattice::Direction::Backward, backward, input),
-        );
-        let found = early.and(late);
-        let (log_p, top) = lattice.meet(&forward.rows, &backward.rows);
-        let end = End {
-            log_p: log_p + found.log_scale,
-            found,
-        };
-        let usable = !found.poisoned && !found.too_far && found.path < R::PATH_LIMIT;
-        if let (Some(kept), true) = (kept, usable && log_p > f64::NEG_INFINITY) {
-            let middle = lattice.middle() * self.source.entries();
-            let (early, late) = kept.entries.split_at_mut(middle);
-            let (alpha, beta) = (&forward.rows, &backward.rows);
-            let (alpha_walk, beta_walk) = (&mut forward.walk, &mut backward.walk);
-            alpha_walk.prepare(&lattice, 0);
-            alpha_walk.start_from(alpha, lattice.steps(lattice::Direction::Forward));
-            beta_walk.prepare(&lattice, 0);
-            beta_walk.start_from(beta, lattice.steps(lattice::Direction::Backward));
-            let (f, b) = (&mut forward.emissions, &mut backward.emissions);
-            both(
-                self.split,
-                || self.walk(&lattice, lattice::Direction::Forward, alpha_walk, beta, f, top, late),
-                || {
-                    self.walk(
-                        &lattice,
-                        lattice::Direction::Backward,
-                        beta_walk,
-                        alpha,
-                        b,
-                        top,
-                        early,
-                    )
-                },
-            );
-        }
-        end
-    }
-
-    /// One direction up to the middle.
-    fn sweep<R: Real>(
-        &self,
-        lattice: &Lattice<R>,
-        direction: lattice::Direction,
-        buffers: &mut DirectionBuffers<R>,
-        kept: Option<&Kept<E::Real>>,
-    ) -> Found {
-        let entries = self.source.entries();
-        let steps = lattice.steps(direction);
-        let DirectionBuffers {
-            rows, emissions, ..
-        } = buffers;
-        rows.prepare(lattice, if kept.is_some() { steps } else { 0 });
-        rows.start(lattice, direction);
-        let mut found = Found::default();
-        let mut gathered = Vec::new();
-        let mut stats = Vec::new();
-        for start in (0..steps).step_by(CHUNK) {
-            let end = (start + CHUNK).min(steps);
-            let frames = lattice.frames_of(direction, start + 1..end + 1);
-            let (input, stats) = match kept {
-                Some(kept) => (
-                    &kept.entries[frames.start * entries..frames.end * entries],
-                    kept.stats.get(frames.clone()).unwrap_or_default(),
-                ),
-                None => {
-                    gathered.resize(frames.len() * entries, E::Real::ZERO);
-                    stats.clear();
-                    stats.extend(self.source.no_stats(frames.len()));
-                    let (to, stats) = (&mut gathered, &mut stats);
-                    self.source.gather(frames.start, to, stats, self.split);
-                    (gathered.as_slice(), stats.as_slice())
-                }
-            };
-            found = found.and(Found::normalisers(stats));
-            found = found.and(emissions.convert(self.used, frames.start, input));
-            lattice.sweep(direction, rows, start + 1..end + 1, emissions);
-        }
-        found
-    }
-
-    /// One direction past the middle: `half` holds the entries of the frames there and receives
-    /// their posteriors.
-    #[allow(clippy::too_many_arguments)]
-    fn walk<R: Real>(
-        &self,
-        lattice: &Lattice<R>,
-        direction: lattice::Direction,
-        rows: &mut Rows<R>,
-        other: &Rows<R>,
-        emissions: &mut Emissions<R>,
-        top: R::Exp,
-        half: &mut [E::Real],
-    ) {
-        let entries = self.source.entries();
-        let first = match direction {
-            lattice::Direction::Forward => lattice.middle(),
-            lattice::Direction::Backward => 0,
-        };
-        for start in (lattice.steps(direction)..lattice.frames).step_by(CHUNK) {
-            let steps = start + 1..(start + CHUNK).min(lattice.frames) + 1;
-            let frames = lattice.frames_of(direction, steps.clone());
-            let places = (frames.start - first) * entries..(frames.end - first) * entries;
-            let half = &mut half[places];
-            // What these frames hold was found on the first pass over them.
-            let _ = emissions.convert(self.used, frames.start, half);
-            let write = &mut |t: usize, posterior: &[R]| {
-                let place = (t - frames.start) * entries;
-                for (to, from) in half[place..place + entries].iter_mut().zip(posterior) {
-                    *to = E::Real::narrow(from.widen());
-                }
-            };
-            let used = self.used;
-            lattice.walk_on(direction, rows, steps, other, emissions, top, used, write);
-        }
     }
 }

@@ -283,8 +283,7 @@ impl Tiles {
         self.labels = labels;
         self.entries = entries;
         self.places.clear();
-        // Pairs behind the last label find what stands behind the emissions.
-        self.places.resize(tiles, [entries as u32; PAIRS]);
+        self.places.resize(tiles, [0; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
         self.direct = places.iter().zip(0..).all(|(&place, i)| place == i);
         self.forward
@@ -349,10 +348,19 @@ impl Tiles {
         frames.div_ceil(RUN)
     }
 
-    /// The frames of some runs of `D`, at least one.
-    pub fn frames_of<D: Direction>(&self, runs: &Range<usize>) -> Range<usize> {
-        let (first, last) = (self.run::<D>(runs.start), self.run::<D>(runs.end - 1));
-        first.start.min(last.start)..first.end.max(last.end)
+    /// The runs of `D` on its way to the middle, up to `frames` frames of them at a time but at least
+    /// one, and their frames.
+    pub fn chunks<D: Direction>(
+        &self,
+        frames: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (runs, at_once) = (self.runs::<D>(), (frames / RUN).clamp(1, 64));
+        (0..runs).step_by(at_once).map(move |start| {
+            let some = start..(start + at_once).min(runs);
+            let (first, last) = (self.run::<D>(some.start), self.run::<D>(some.end - 1));
+            let frames = first.start.min(last.start)..first.end.max(last.end);
+            (some, frames)
+        })
     }
 
     /// Sets `track` to before the first frame of `D`.
@@ -557,7 +565,7 @@ impl Tiles {
         live: Range<usize>,
         scratch: &mut Scratch,
     ) -> Result<(), Unfit> {
-        scratch.classes.resize(self.entries + 1, 0.0);
+        scratch.classes.resize(self.entries, 0.0);
         let classes = scratch.classes.as_mut_slice();
         let posterior = &scratch.posterior[live.clone()];
         let mut fit = true;
@@ -592,8 +600,7 @@ impl Tiles {
                     if count < PAIRS && i >= count {
                         break;
                     }
-                    // SAFETY: `prepare` checked the places against the number of entries, and
-                    // `classes` has one more.
+                    // SAFETY: `prepare` checked the places against the number of entries.
                     unsafe { *classes.get_unchecked_mut(places[i] as usize) += posterior[i] };
                 }
             }
@@ -836,9 +843,7 @@ impl Spread {
     ) {
         let entries = lattice.entries;
         self.labels.resize(lattice.places.len(), [ZEROS; RUN]);
-        // What stands for nothing finds a 0 behind the entries.
-        self.row.resize(entries + 1, 0.0);
-        self.row[entries] = 0.0;
+        self.row.resize(entries, 0.0);
         let (labels, wide) = (&mut self.labels[live.clone()], self.row.as_mut_slice());
         let start = (run.start - table.first) * entries;
         let rows = &table.values[start..start + run.len() * entries];
@@ -866,21 +871,31 @@ impl Spread {
                 }
                 continue;
             }
-            let (wide_blocks, _) = wide.as_chunks_mut::<PAIRS>();
-            for (to, from) in wide_blocks.iter_mut().zip(blocks) {
-                for i in 0..PAIRS {
-                    to[i] = from[i].widen();
+            let row = match R::as_f64(row) {
+                Some(row) => row,
+                None => {
+                    let (wide_blocks, _) = wide.as_chunks_mut::<PAIRS>();
+                    for (to, from) in wide_blocks.iter_mut().zip(blocks) {
+                        for i in 0..PAIRS {
+                            to[i] = from[i].widen();
+                        }
+                    }
+                    for i in blocks.len() * PAIRS..entries {
+                        wide[i] = row[i].widen();
+                    }
+                    &wide[..entries]
                 }
-            }
-            for i in blocks.len() * PAIRS..entries {
-                wide[i] = row[i].widen();
-            }
+            };
             for (to, b) in labels.iter_mut().zip(live.clone()) {
                 let places = &lattice.places[b];
                 for i in 0..PAIRS {
-                    // SAFETY: `prepare` checked the places against the number of entries, and
-                    // `wide` has more.
-                    to[k].0[i] = unsafe { *wide.get_unchecked(places[i] as usize) };
+                    // SAFETY: `prepare` checked the places against the number of entries, which is
+                    // the length of the row.
+                    to[k].0[i] = unsafe { *row.get_unchecked(places[i] as usize) };
+                }
+                if b == full {
+                    // Pairs behind the last label stand for nothing.
+                    to[k].0[lattice.labels - full * PAIRS..].fill(0.0);
                 }
             }
         }

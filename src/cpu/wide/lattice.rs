@@ -20,9 +20,10 @@
 //! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
 //! k consumes frame T − k.
 
-use super::emission::{Emissions, LANES, fold_lanes, padded};
-use super::isa::dispatch;
-use super::real::Real;
+use super::super::emission::{LANES, fold_lanes, padded};
+use super::super::isa::dispatch;
+use super::emission::Emissions;
+use super::number::{ZERO_BELOW, ZERO_EXP, max, normalise, pow2};
 use crate::classes::Classes;
 use std::ops::Range;
 
@@ -33,7 +34,7 @@ use std::ops::Range;
 const RENORMALISE: usize = 16;
 
 /// The shape of one item's lattice.
-pub(super) struct Lattice<R: Real> {
+pub(in super::super) struct Lattice {
     /// `T_n`.
     pub frames: usize,
     /// `U_n`.
@@ -42,76 +43,66 @@ pub(super) struct Lattice<R: Real> {
     width: usize,
     /// 0 where label i may follow label i − 1 with no blank between them, a zero's exponent
     /// elsewhere; entry i + 1 is for label i.
-    skip: Vec<R::Exp>,
+    skip: Vec<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(in super::super) enum Direction {
     Forward,
     Backward,
 }
 
 /// Rows of states. In memory each row is its blanks, then its labels, each with one pad before
 /// and one behind.
-pub(super) struct Rows<R: Real> {
+#[derive(Default)]
+pub(in super::super) struct Rows {
     /// Rows that are kept: 0 to `kept`. Later steps take turns in two rows behind those.
     kept: usize,
     track: usize,
-    m: Vec<R>,
-    e: Vec<R::Exp>,
-}
-
-impl<R: Real> Default for Rows<R> {
-    fn default() -> Self {
-        Self {
-            kept: 0,
-            track: 0,
-            m: Vec::new(),
-            e: Vec::new(),
-        }
-    }
+    m: Vec<f64>,
+    e: Vec<f64>,
 }
 
 /// Pair i stands at i + 1.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a, R: Real> {
-    pub blank_m: &'a [R],
-    pub blank_e: &'a [R::Exp],
-    pub label_m: &'a [R],
-    pub label_e: &'a [R::Exp],
+pub(in super::super) struct Row<'a> {
+    pub blank_m: &'a [f64],
+    pub blank_e: &'a [f64],
+    pub label_m: &'a [f64],
+    pub label_e: &'a [f64],
 }
 
-struct RowMut<'a, R: Real> {
-    blank_m: &'a mut [R],
-    blank_e: &'a mut [R::Exp],
-    label_m: &'a mut [R],
-    label_e: &'a mut [R::Exp],
+struct RowMut<'a> {
+    blank_m: &'a mut [f64],
+    blank_e: &'a mut [f64],
+    label_m: &'a mut [f64],
+    label_e: &'a mut [f64],
 }
 
-impl<R: Real> Rows<R> {
+impl Rows {
     /// Makes room for rows 0 to `kept`, and two more.
-    pub fn prepare(&mut self, lattice: &Lattice<R>, kept: usize) {
+    pub fn prepare(&mut self, lattice: &Lattice, kept: usize) {
         self.kept = kept;
         self.track = lattice.width + 2;
         let size = (kept + 3) * 2 * self.track;
         // Old contents are overwritten before they are read: see `step`.
-        self.m.resize(size, R::ONE);
-        self.e.resize(size, R::ZERO_EXP);
+        self.m.resize(size, 1.0);
+        self.e.resize(size, ZERO_EXP);
     }
 
     /// Row 0 of a direction: all in its first state.
-    pub fn start(&mut self, lattice: &Lattice<R>, direction: Direction) {
-        self.m[..2 * self.track].fill(R::ONE);
-        self.e[..2 * self.track].fill(R::ZERO_EXP);
+    pub fn start(&mut self, lattice: &Lattice, direction: Direction) {
+        self.m[..2 * self.track].fill(1.0);
+        self.e[..2 * self.track].fill(ZERO_EXP);
         let first = match direction {
             Direction::Forward => 0,
             Direction::Backward => lattice.labels,
         };
-        self.e[first + 1] = R::EXP_0;
+        self.e[first + 1] = 0.0;
     }
 
     /// Row 0 as a copy of row `k` of `other`.
-    pub fn start_from(&mut self, other: &Rows<R>, k: usize) {
+    pub fn start_from(&mut self, other: &Rows, k: usize) {
         let row = other.slot(k) * 2 * self.track..(other.slot(k) + 1) * 2 * self.track;
         self.m[..2 * self.track].copy_from_slice(&other.m[row.clone()]);
         self.e[..2 * self.track].copy_from_slice(&other.e[row]);
@@ -126,7 +117,7 @@ impl<R: Real> Rows<R> {
     }
 
     #[inline(always)]
-    pub fn row(&self, k: usize) -> Row<'_, R> {
+    pub fn row(&self, k: usize) -> Row<'_> {
         let start = self.slot(k) * 2 * self.track;
         let (blank_m, label_m) = self.m[start..start + 2 * self.track].split_at(self.track);
         let (blank_e, label_e) = self.e[start..start + 2 * self.track].split_at(self.track);
@@ -140,7 +131,7 @@ impl<R: Real> Rows<R> {
 
     /// Row `k − 1` to read and row `k` to write.
     #[inline(always)]
-    fn step_rows(&mut self, k: usize) -> (Row<'_, R>, RowMut<'_, R>) {
+    fn step_rows(&mut self, k: usize) -> (Row<'_>, RowMut<'_>) {
         let (from, to, track) = (self.slot(k - 1), self.slot(k), self.track);
         let ([from_m, to_m], [from_e, to_e]) = (
             two(&mut self.m, 2 * track, from, to),
@@ -185,46 +176,46 @@ fn block<T>(slice: &[T], start: usize) -> &[T; LANES] {
 
 /// `a + b`, unnormalised.
 #[inline(always)]
-fn sum2<R: Real>(a: (R, R::Exp), b: (R, R::Exp)) -> (R, R::Exp) {
-    let e = R::exp_max(a.1, b.1);
-    let m = a.0 * R::pow2(R::exp_sub(a.1, e)) + b.0 * R::pow2(R::exp_sub(b.1, e));
+fn sum2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
+    let e = max(a.1, b.1);
+    let m = a.0 * pow2(a.1 - e) + b.0 * pow2(b.1 - e);
     (m, e)
 }
 
 /// `a + b + c`, unnormalised.
 #[inline(always)]
-fn sum3<R: Real>(a: (R, R::Exp), b: (R, R::Exp), c: (R, R::Exp)) -> (R, R::Exp) {
-    let e = R::exp_max(R::exp_max(a.1, b.1), c.1);
-    let m = a.0 * R::pow2(R::exp_sub(a.1, e))
-        + b.0 * R::pow2(R::exp_sub(b.1, e))
-        + c.0 * R::pow2(R::exp_sub(c.1, e));
+fn sum3(a: (f64, f64), b: (f64, f64), c: (f64, f64)) -> (f64, f64) {
+    let e = max(max(a.1, b.1), c.1);
+    let m = a.0 * pow2(a.1 - e)
+        + b.0 * pow2(b.1 - e)
+        + c.0 * pow2(c.1 - e);
     (m, e)
 }
 
 /// `a · y`, unnormalised, its exponent not below a zero's.
 #[inline(always)]
-fn times<R: Real>(a: (R, R::Exp), y: (R, R::Exp)) -> (R, R::Exp) {
-    (a.0 * y.0, R::exp_max(R::exp_add(a.1, y.1), R::ZERO_EXP))
+fn times(a: (f64, f64), y: (f64, f64)) -> (f64, f64) {
+    (a.0 * y.0, max(a.1 + y.1, ZERO_EXP))
 }
 
 /// Numbers of one track, as the mantissas and exponents of a block.
 #[derive(Clone, Copy)]
-struct Numbers<'a, R: Real> {
-    m: &'a [R; LANES],
-    e: &'a [R::Exp; LANES],
+struct Numbers<'a> {
+    m: &'a [f64; LANES],
+    e: &'a [f64; LANES],
 }
 
-impl<R: Real> Numbers<'_, R> {
+impl Numbers<'_> {
     #[inline(always)]
-    fn lane(&self, k: usize) -> (R, R::Exp) {
+    fn lane(&self, k: usize) -> (f64, f64) {
         (self.m[k], self.e[k])
     }
 }
 
-impl<'a, R: Real> Row<'a, R> {
+impl<'a> Row<'a> {
     /// The blanks from place `start` on, pads counted.
     #[inline(always)]
-    fn blanks(self, start: usize) -> Numbers<'a, R> {
+    fn blanks(self, start: usize) -> Numbers<'a> {
         Numbers {
             m: block(self.blank_m, start),
             e: block(self.blank_e, start),
@@ -233,7 +224,7 @@ impl<'a, R: Real> Row<'a, R> {
 
     /// The labels from place `start` on, pads counted.
     #[inline(always)]
-    fn labels(self, start: usize) -> Numbers<'a, R> {
+    fn labels(self, start: usize) -> Numbers<'a> {
         Numbers {
             m: block(self.label_m, start),
             e: block(self.label_e, start),
@@ -242,19 +233,19 @@ impl<'a, R: Real> Row<'a, R> {
 }
 
 /// What flows into the pairs of one block.
-struct Inflow<'a, R: Real> {
+struct Inflow<'a> {
     /// The same blank, and the label that comes before it.
-    blank: [Numbers<'a, R>; 2],
+    blank: [Numbers<'a>; 2],
     /// The same label, the blank that comes before it, and the label that comes before it.
-    label: [Numbers<'a, R>; 3],
-    skip: &'a [R::Exp; LANES],
+    label: [Numbers<'a>; 3],
+    skip: &'a [f64; LANES],
 }
 
-impl<'a, R: Real> Inflow<'a, R> {
+impl<'a> Inflow<'a> {
     /// Into the pairs from `start` on, out of `row`. Before means earlier in time: on the way
     /// back, the states behind.
     #[inline(always)]
-    fn new<const FORWARD: bool>(row: Row<'a, R>, skip: &'a [R::Exp], start: usize) -> Self {
+    fn new<const FORWARD: bool>(row: Row<'a>, skip: &'a [f64], start: usize) -> Self {
         // With the pad in front, pair i stands at i + 1.
         let (low, here, high) = (start, start + 1, start + 2);
         if FORWARD {
@@ -274,44 +265,44 @@ impl<'a, R: Real> Inflow<'a, R> {
 
     /// Into blank `k` of the block.
     #[inline(always)]
-    fn blank(&self, k: usize) -> (R, R::Exp) {
-        sum2::<R>(self.blank[0].lane(k), self.blank[1].lane(k))
+    fn blank(&self, k: usize) -> (f64, f64) {
+        sum2(self.blank[0].lane(k), self.blank[1].lane(k))
     }
 
     /// Into label `k` of the block.
     #[inline(always)]
-    fn label(&self, k: usize) -> (R, R::Exp) {
+    fn label(&self, k: usize) -> (f64, f64) {
         let (m, e) = self.label[2].lane(k);
-        let far = (m, R::exp_add(e, self.skip[k]));
-        sum3::<R>(self.label[0].lane(k), self.label[1].lane(k), far)
+        let far = (m, e + self.skip[k]);
+        sum3(self.label[0].lane(k), self.label[1].lane(k), far)
     }
 }
 
 /// `a · b · 2^−top` as a plain number.
 #[inline(always)]
-fn product<R: Real>(a: (R, R::Exp), b: (R, R::Exp), top: R::Exp) -> R {
-    a.0 * b.0 * R::pow2(R::exp_sub(R::exp_add(a.1, b.1), top))
+fn product(a: (f64, f64), b: (f64, f64), top: f64) -> f64 {
+    a.0 * b.0 * pow2(a.1 + b.1 - top)
 }
 
 /// The posterior of one frame as a step forms it.
-struct Posterior<'a, R: Real> {
+struct Posterior<'a> {
     /// The row of the other direction that includes the frame.
-    kept: Row<'a, R>,
-    top: R::Exp,
+    kept: Row<'a>,
+    top: f64,
     /// Sums over the blanks and over the labels, by lane.
-    blanks: [R; LANES],
-    labels: [R; LANES],
+    blanks: [f64; LANES],
+    labels: [f64; LANES],
     /// Of each label's state, not yet normalised.
-    states: &'a mut [R],
+    states: &'a mut [f64],
 }
 
-impl<R: Real> Lattice<R> {
+impl Lattice {
     pub fn new(frames: usize, target: &[u32]) -> Self {
         let width = padded(target.len() + 1);
-        let mut skip = vec![R::ZERO_EXP; width + 2];
+        let mut skip = vec![ZERO_EXP; width + 2];
         for (i, pair) in target.windows(2).enumerate() {
             if pair[0] != pair[1] {
-                skip[i + 2] = R::EXP_0;
+                skip[i + 2] = 0.0;
             }
         }
         Self {
@@ -370,9 +361,9 @@ impl<R: Real> Lattice<R> {
     pub fn sweep(
         &self,
         direction: Direction,
-        rows: &mut Rows<R>,
+        rows: &mut Rows,
         steps: Range<usize>,
-        emissions: &Emissions<R>,
+        emissions: &Emissions,
     ) {
         dispatch(
             #[inline(always)]
@@ -393,39 +384,39 @@ impl<R: Real> Lattice<R> {
 
     /// `ln P` from row `k` of one direction and the row before it of the other. −inf when no path
     /// has a probability above 0. The second value is the exponent that posteriors refer to.
-    pub fn meet(&self, alpha: &Rows<R>, beta: &Rows<R>) -> (f64, R::Exp) {
+    pub fn meet(&self, alpha: &Rows, beta: &Rows) -> (f64, f64) {
         dispatch(
             #[inline(always)]
             || {
                 let t = self.middle() - 1;
                 let beta = beta.row(self.frames - self.middle());
                 let alpha = alpha.row(self.middle());
-                let mut top = [R::exp_add(R::ZERO_EXP, R::ZERO_EXP); LANES];
+                let mut top = [ZERO_EXP + ZERO_EXP; LANES];
                 for b in self.blocks(t) {
                     let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
                     for (k, top) in top.iter_mut().enumerate() {
-                        *top = R::exp_max(*top, R::exp_add(blanks.e[k], flow.blank(k).1));
-                        *top = R::exp_max(*top, R::exp_add(labels.e[k], flow.label(k).1));
+                        *top = max(*top, blanks.e[k] + flow.blank(k).1);
+                        *top = max(*top, labels.e[k] + flow.label(k).1);
                     }
                 }
-                let top = fold_lanes(top, R::exp_max);
+                let top = fold_lanes(top, max);
                 let mut sum = [0.0f64; LANES];
                 for b in self.blocks(t) {
                     let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
                     for (k, sum) in sum.iter_mut().enumerate() {
-                        *sum += product::<R>(blanks.lane(k), flow.blank(k), top).widen();
-                        *sum += product::<R>(labels.lane(k), flow.label(k), top).widen();
+                        *sum += product(blanks.lane(k), flow.blank(k), top);
+                        *sum += product(labels.lane(k), flow.label(k), top);
                     }
                 }
-                if top <= R::ZERO_BELOW {
+                if top <= ZERO_BELOW {
                     (f64::NEG_INFINITY, top)
                 } else {
                     let log_p = fold_lanes(sum, |a, b| a + b).ln()
-                        + R::exp_to_f64(top) * std::f64::consts::LN_2;
+                        + top * std::f64::consts::LN_2;
                     (log_p, top)
                 }
             },
@@ -439,20 +430,20 @@ impl<R: Real> Lattice<R> {
     pub fn walk_on(
         &self,
         direction: Direction,
-        rows: &mut Rows<R>,
+        rows: &mut Rows,
         steps: Range<usize>,
-        other: &Rows<R>,
-        emissions: &Emissions<R>,
-        top: R::Exp,
+        other: &Rows,
+        emissions: &Emissions,
+        top: f64,
         classes: &Classes,
-        write: &mut dyn FnMut(usize, &[R]),
+        write: &mut dyn FnMut(usize, &[f64]),
     ) {
         let from = self.steps(direction);
         dispatch(
             #[inline(always)]
             || {
-                let mut states = vec![R::ZERO; self.width];
-                let mut sums = vec![R::ZERO; classes.distinct.len() + 1];
+                let mut states = vec![0.0; self.width];
+                let mut sums = vec![0.0; classes.distinct.len() + 1];
                 for k in steps {
                     let t = self.frame_of(direction, k);
                     // The row of the other direction that includes frame t.
@@ -460,8 +451,8 @@ impl<R: Real> Lattice<R> {
                     let mut posterior = Posterior {
                         kept,
                         top,
-                        blanks: [R::ZERO; LANES],
-                        labels: [R::ZERO; LANES],
+                        blanks: [0.0; LANES],
+                        labels: [0.0; LANES],
                         states: &mut states,
                     };
                     let frame = Some(&mut posterior);
@@ -478,11 +469,11 @@ impl<R: Real> Lattice<R> {
                     let sum = blank + fold_lanes(labels, |a, b| a + b);
                     // Dividing by the frame's own sum takes out the rounding that all its states
                     // share.
-                    let scale = R::ONE / sum;
+                    let scale = 1.0 / sum;
                     let blocks = self.blocks(t);
-                    states[..blocks.start * LANES].fill(R::ZERO);
-                    states[blocks.end * LANES..].fill(R::ZERO);
-                    classes.sums(&states, R::ZERO, |class, sum| sums[class] = sum * scale);
+                    states[..blocks.start * LANES].fill(0.0);
+                    states[blocks.end * LANES..].fill(0.0);
+                    classes.sums(&states, 0.0, |class, sum| sums[class] = sum * scale);
                     sums[classes.distinct.len()] = blank * scale;
                     write(t, &sums);
                 }
@@ -494,11 +485,11 @@ impl<R: Real> Lattice<R> {
     #[inline(always)]
     fn step<const FORWARD: bool, const WALK: bool>(
         &self,
-        rows: &mut Rows<R>,
+        rows: &mut Rows,
         k: usize,
         slot: usize,
-        emissions: &Emissions<R>,
-        mut posterior: Option<&mut Posterior<'_, R>>,
+        emissions: &Emissions,
+        mut posterior: Option<&mut Posterior<'_>>,
     ) {
         let direction = if FORWARD {
             Direction::Forward
@@ -517,30 +508,30 @@ impl<R: Real> Lattice<R> {
                 m: block(y.labels_m, start),
                 e: block(y.labels_e, start),
             };
-            let (mut blank_m, mut blank_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
-            let (mut label_m, mut label_e) = ([R::ONE; LANES], [R::ZERO_EXP; LANES]);
+            let (mut blank_m, mut blank_e) = ([1.0; LANES], [ZERO_EXP; LANES]);
+            let (mut label_m, mut label_e) = ([1.0; LANES], [ZERO_EXP; LANES]);
             if let (true, Some(posterior)) = (WALK, posterior.as_mut()) {
                 let kept_blanks = posterior.kept.blanks(here);
                 let kept_labels = posterior.kept.labels(here);
-                let mut states = [R::ZERO; LANES];
+                let mut states = [0.0; LANES];
                 for k in 0..LANES {
                     let blank = flow.blank(k);
-                    posterior.blanks[k] += product::<R>(kept_blanks.lane(k), blank, posterior.top);
-                    (blank_m[k], blank_e[k]) = times::<R>(blank, y.blank);
+                    posterior.blanks[k] += product(kept_blanks.lane(k), blank, posterior.top);
+                    (blank_m[k], blank_e[k]) = times(blank, y.blank);
                 }
                 for k in 0..LANES {
                     let label = flow.label(k);
-                    states[k] = product::<R>(kept_labels.lane(k), label, posterior.top);
+                    states[k] = product(kept_labels.lane(k), label, posterior.top);
                     posterior.labels[k] += states[k];
-                    (label_m[k], label_e[k]) = times::<R>(label, y_labels.lane(k));
+                    (label_m[k], label_e[k]) = times(label, y_labels.lane(k));
                 }
                 posterior.states[start..start + LANES].copy_from_slice(&states);
             } else {
                 for k in 0..LANES {
-                    (blank_m[k], blank_e[k]) = times::<R>(flow.blank(k), y.blank);
+                    (blank_m[k], blank_e[k]) = times(flow.blank(k), y.blank);
                 }
                 for k in 0..LANES {
-                    (label_m[k], label_e[k]) = times::<R>(flow.label(k), y_labels.lane(k));
+                    (label_m[k], label_e[k]) = times(flow.label(k), y_labels.lane(k));
                 }
             }
             let here = here..here + LANES;
@@ -552,8 +543,8 @@ impl<R: Real> Lattice<R> {
         if k.is_multiple_of(RENORMALISE) {
             let live = blocks.start * LANES + 1..blocks.end * LANES + 1;
             for i in live {
-                (to.blank_m[i], to.blank_e[i]) = R::normalise(to.blank_m[i], to.blank_e[i]);
-                (to.label_m[i], to.label_e[i]) = R::normalise(to.label_m[i], to.label_e[i]);
+                (to.blank_m[i], to.blank_e[i]) = normalise(to.blank_m[i], to.blank_e[i]);
+                (to.label_m[i], to.label_e[i]) = normalise(to.label_m[i], to.label_e[i]);
             }
         }
         // The next step reads its own blocks and one pair beyond them; what this step did not
@@ -570,12 +561,12 @@ impl<R: Real> Lattice<R> {
     }
 }
 
-impl<R: Real> RowMut<'_, R> {
+impl RowMut<'_> {
     #[inline(always)]
     fn clear(&mut self, places: Range<usize>) {
-        self.blank_m[places.clone()].fill(R::ONE);
-        self.blank_e[places.clone()].fill(R::ZERO_EXP);
-        self.label_m[places.clone()].fill(R::ONE);
-        self.label_e[places].fill(R::ZERO_EXP);
+        self.blank_m[places.clone()].fill(1.0);
+        self.blank_e[places.clone()].fill(ZERO_EXP);
+        self.label_m[places.clone()].fill(1.0);
+        self.label_e[places].fill(ZERO_EXP);
     }
 }

@@ -1,0 +1,156 @@
+//! From gathered entries to the emissions that a wide lattice reads: each place of the target looks
+//! its class up and converts it.
+
+use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, largest_of, padded};
+use super::super::isa::dispatch;
+use super::super::real::{Element, Real};
+use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
+use crate::classes::Classes;
+use std::ops::Range;
+
+/// The emissions of a run of frames.
+#[derive(Default)]
+pub(in super::super) struct Emissions {
+    /// The first frame.
+    pub first: usize,
+    /// Entries a frame: the labels, padded to whole blocks with zeros.
+    pub width: usize,
+    pub labels_m: Vec<f64>,
+    pub labels_e: Vec<f64>,
+    /// The blank of each frame.
+    pub blanks: Vec<(f64, f64)>,
+    /// Working memory: the entries of a frame in whole blocks, and for each place of a row which
+    /// of them it takes.
+    entries: Vec<f64>,
+    places: Vec<i32>,
+}
+
+impl Emissions {
+    /// Converts the gathered entries of the frames from `first` on, in place of what was here.
+    pub fn convert<S: Real>(&mut self, used: &Classes, first: usize, gathered: &[S]) -> Found {
+        let count = used.distinct.len() + 1;
+        let labels = used.place.len();
+        let width = padded(labels + 1);
+        let frames = gathered.len() / count;
+        self.first = first;
+        self.width = width;
+        self.labels_m.resize(frames * width, 1.0);
+        self.labels_e.resize(frames * width, ZERO_EXP);
+        self.blanks.resize(frames, (1.0, ZERO_EXP));
+        self.entries.resize(padded(count), 0.0);
+        // Behind the labels, and in the pads, the blank: nothing that was not there anyway.
+        let blank = count - 1;
+        self.places.clear();
+        self.places
+            .extend(used.place.iter().map(|&place| place as i32));
+        self.places.resize(width, blank as i32);
+        assert!(self.places.iter().all(|&place| (place as usize) < count));
+        let Self {
+            labels_m,
+            labels_e,
+            blanks,
+            entries,
+            places,
+            ..
+        } = self;
+        let mut found = Found::default();
+        dispatch(
+            #[inline(always)]
+            || {
+                let rows = gathered
+                    .chunks_exact(count)
+                    .zip(labels_m.chunks_exact_mut(width))
+                    .zip(labels_e.chunks_exact_mut(width));
+                for (((x, m), e), to_blank) in rows.zip(blanks) {
+                    for (to, from) in entries.iter_mut().zip(x) {
+                        *to = from.widen();
+                    }
+                    let x = entries[blank];
+                    entries[count..].fill(x);
+                    // SAFETY: the places were checked against `count` above, and `entries` has at
+                    // least as many.
+                    unsafe { convert_row(entries, places, m, e, &mut found) };
+                    *to_blank = (m[labels], e[labels]);
+                    m[labels..].fill(1.0);
+                    e[labels..].fill(ZERO_EXP);
+                }
+            },
+        );
+        found
+    }
+
+    /// Gathers `frames` of `source` and converts them.
+    pub fn read<E: Element>(
+        &mut self,
+        source: &Source<E>,
+        used: &Classes,
+        frames: Range<usize>,
+    ) -> Found {
+        let mut gathered = vec![E::Real::ZERO; frames.len() * source.entries()];
+        let mut stats = source.no_stats(frames.len());
+        source.gather(frames.start, &mut gathered, &mut stats, true);
+        let converted = self.convert(used, frames.start, &gathered);
+        converted.and(Found::normalisers(&stats))
+    }
+
+    /// The emissions of frame `t`: the labels, and the blank.
+    #[inline(always)]
+    pub fn frame(&self, t: usize) -> Frame<'_> {
+        let i = t - self.first;
+        let row = i * self.width..(i + 1) * self.width;
+        Frame {
+            labels_m: &self.labels_m[row.clone()],
+            labels_e: &self.labels_e[row],
+            blank: self.blanks[i],
+        }
+    }
+}
+
+pub(in super::super) struct Frame<'a> {
+    pub labels_m: &'a [f64],
+    pub labels_e: &'a [f64],
+    pub blank: (f64, f64),
+}
+
+/// `exp(x − largest)` of the entries at `places`, in whole blocks.
+///
+/// # Safety
+/// `places` must hold indices into `entries`.
+#[inline(always)]
+unsafe fn convert_row(
+    entries: &[f64],
+    places: &[i32],
+    m: &mut [f64],
+    e: &mut [f64],
+    found: &mut Found,
+) {
+    let (blocks, _) = entries.as_chunks::<LANES>();
+    let (places, _) = places.as_chunks::<LANES>();
+    let (m, _) = m.as_chunks_mut::<LANES>();
+    let (e, _) = e.as_chunks_mut::<LANES>();
+    let mut largest = largest_of(blocks, &[]);
+    if largest == f64::NEG_INFINITY {
+        largest = 0.0;
+    }
+    found.log_scale += largest;
+    let mut live_all = [true; LANES];
+    for ((places, m), e) in places.iter().zip(m).zip(e) {
+        let (mut block_m, mut block_e) = ([1.0; LANES], [ZERO_EXP; LANES]);
+        for k in 0..LANES {
+            // SAFETY: the caller's. Unchecked and with a signed index of 32 bits, so that a block
+            // is one vector load.
+            let x = unsafe { *entries.as_ptr().offset(places[k] as isize) };
+            let live = largest - x <= FAR_BELOW;
+            live_all[k] &= live;
+            let (mantissa, exponent) = exp_split(x, largest);
+            block_m[k] = if live { mantissa } else { 1.0 };
+            block_e[k] = if live { exponent } else { ZERO_EXP };
+        }
+        *m = block_m;
+        *e = block_e;
+    }
+    if !fold_lanes(live_all, |a, b| a & b) {
+        // −inf, too far below, or no number at all: rare enough to look again.
+        found.poisoned |= entries.iter().any(|&x| is_poison(x));
+    }
+}
