@@ -30,10 +30,11 @@
 //!
 //! **What is lost.** A state below 2^-1022 may vanish. What vanishes in a run can reach a state of
 //! the next group multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
-//! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). A run that ends with a live state
-//! below that, or with groups too far apart for a factor between them, is [`Unfit`]: the item is
-//! then computed in numbers with exponents of their own (`lattice.rs`). With every frame the
-//! posteriors must add up to 1, which is checked too.
+//! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). On the way to the middle, a run that
+//! ends with a live state below that is [`Unfit`], as is one with groups too far apart for a factor
+//! between them; so `P` is exact. On the way on, states that no path needs any more may vanish.
+//! That none is missed shows in each frame: the posteriors must add up to 1. An item that does not
+//! fit is computed in numbers with exponents of their own (`wide`).
 
 use super::isa::dispatch_simd;
 use super::real::Real;
@@ -50,15 +51,15 @@ const GROUPS: usize = PAIRS / GROUP;
 const RUN: usize = 8;
 
 /// The largest state of a group is brought to between 2^TOP and 2^(TOP + 1).
-const TOP: i64 = 450;
+const TOP: i64 = 350;
 /// The most that the exponent of a group may be below that of the group it receives from.
-const AHEAD: i64 = 500;
+const AHEAD: i64 = 300;
 /// The exponent of the least state that is sure to be exact.
 const LEAST: i64 = -1022 + AHEAD + 26 + 60;
 /// The exponent of a group that holds nothing and receives nothing.
 const NOWHERE: i64 = -(1 << 40);
-/// How far from 1 the posteriors of a frame may add up to.
-const OFF: f64 = 1e-6;
+/// How far from 1 the posteriors of a frame may add up to. Rounding over a million frames takes 1e-9.
+const OFF: f64 = 1e-8;
 
 /// This arithmetic does not hold the item's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -396,6 +397,7 @@ impl Tiles {
 
     /// `P`, where the two directions have met.
     pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
+        const SMALLER: i64 = 480;
         let middle = self.middle();
         let mut parts = Vec::new();
         for b in self.live(&(middle..middle)) {
@@ -404,23 +406,35 @@ impl Tiles {
             let factor = spread::<Backward>(&here.factors).0;
             let skip = &self.backward.skip[b].0;
             let (blank, label) = (&here.numbers.blank.0, &here.numbers.label.0);
-            let mut sums = [0.0; GROUPS];
-            for k in 0..PAIRS {
-                let (next_blank, next_label) = if k + 1 < PAIRS {
-                    (blank[k + 1], label[k + 1])
+            let sums = |scale: f64| {
+                let mut sums = [0.0; GROUPS];
+                for k in 0..PAIRS {
+                    let (next_blank, next_label) = if k + 1 < PAIRS {
+                        (blank[k + 1], label[k + 1])
+                    } else {
+                        (above.numbers.blank.0[0], above.numbers.label.0[0])
+                    };
+                    let to_blank = blank[k] + label[k];
+                    let to_label =
+                        label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
+                    let alpha = (alpha.numbers.blank.0[k], alpha.numbers.label.0[k]);
+                    sums[k / GROUP] += (alpha.0 * scale) * (to_blank * scale);
+                    sums[k / GROUP] += (alpha.1 * scale) * (to_label * scale);
+                }
+                sums
+            };
+            // Where a product is too large, those that vanish by this do not matter.
+            let (plain, small) = (sums(1.0), sums(pow2(-SMALLER)));
+            for g in 0..GROUPS {
+                let (sum, e) = if plain[g].is_finite() {
+                    (plain[g], 0)
                 } else {
-                    (above.numbers.blank.0[0], above.numbers.label.0[0])
+                    (small[g], 2 * SMALLER)
                 };
-                let to_blank = blank[k] + label[k];
-                let to_label =
-                    label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
-                sums[k / GROUP] += alpha.numbers.blank.0[k] * to_blank
-                    + alpha.numbers.label.0[k] * to_label;
-            }
-            for (g, sum) in sums.into_iter().enumerate() {
                 fits(sum.is_finite())?;
                 if sum > 0.0 {
-                    parts.push((sum, alpha.exponents[g] + here.exponents[g] - 2 * TOP));
+                    let e = e + alpha.exponents[g] + here.exponents[g] - 2 * TOP;
+                    parts.push((sum, e));
                 }
             }
         }
@@ -702,8 +716,9 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 let (mine, others) = (&track.tiles[b], &scratch.other.tiles[b]);
                 for g in 0..GROUPS {
                     let e = mine.exponents[g] + others.exponents[g] - 2 * TOP - self.met.exponent;
-                    // Above it, posteriors that matter could be below the normal numbers.
-                    fits(e <= 900)?;
+                    // See `product`. Below 2^-1022 the scale is 0; posteriors that matter are then
+                    // missing from the sum of their frame, which is checked.
+                    fits(e <= 350)?;
                     scratch.scales[b].0[g * GROUP..(g + 1) * GROUP].fill(pow2(e));
                 }
             }
@@ -723,7 +738,6 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 live.clone(),
                 &mut join,
             );
-            lattice.check::<S, D>(simd, &track.tiles, &run, live.clone())?;
             let places = (run.start - first) * lattice.entries..(run.end - first) * lattice.entries;
             lattice.write(&mut half[places], &sums, self.met, live, scratch)?;
         }
@@ -986,12 +1000,15 @@ fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
     }
 }
 
-/// `flow · row · scale`
+/// `(row · scale) · flow`
+///
+/// In this order nothing overflows: `scale` is at most 2^350. A first product that vanishes is below
+/// 2^-1022, so the second would be below 2^-359.
 #[inline(always)]
 fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
     let mut row = load(simd, row);
     for v in 0..vectors::<S>() {
-        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], flow[v]), scale[v]);
+        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale[v]), flow[v]);
     }
     row
 }
