@@ -238,7 +238,9 @@ impl<'a, E: Element> Source<'a, E> {
             let (maximum, sum) = log_sum_exp(row);
             *stats = RowStats { maximum, sum };
         }
-        for &column in &self.lines {
+        // A row of logits that was just read is in the cache.
+        let ahead = if self.kind == InputKind::LogProbs { &*self.lines } else { &[] };
+        for &column in ahead {
             prefetch(self.data, start + AT_ONCE * self.strides.frame + column);
         }
         let data = &self.data[start..];
@@ -400,11 +402,10 @@ pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
         let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
         for block in run {
             for k in 0..LANES {
-                let x = block[k];
-                let other = others[k] + R::exp_negative(x - maximum);
-                let largest = x == maximum;
-                ones[k] = if largest { ones[k] + R::ONE } else { ones[k] };
-                others[k] = if largest { others[k] } else { other };
+                let e = R::exp_negative(block[k] - maximum);
+                let largest = block[k] == maximum;
+                ones[k] += if largest { R::ONE } else { R::ZERO };
+                others[k] += if largest { R::ZERO } else { e };
             }
         }
         for k in 0..LANES {
