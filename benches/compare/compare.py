@@ -78,7 +78,7 @@ def build(with_burn):
     return ours, target / "burn" / "release" / "compare-burn"
 
 
-def start(ours, burn, without):
+def start(ours, burn, without, keep_heap):
     """The workers, each on the same two cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
@@ -86,6 +86,11 @@ def start(ours, burn, without):
     for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
         env[name] = str(THREADS)
     env["JAX_PLATFORMS"] = "cpu"
+    if keep_heap:
+        # glibc otherwise gives freed memory back to the system between steps, and each step pays for
+        # it again page by page. In a long training process other allocations prevent that.
+        for name in ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]:
+            env[name] = str(4 << 30)
     commands = {
         "ours": [ours, "worker"],
         "torch": [sys.executable, HERE / "worker_torch.py"],
@@ -281,12 +286,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     parser.add_argument("--json", type=Path, help="a file for every median of every round")
+    parser.add_argument("--heap", choices=["kept", "default"], default="kept")
     parser.add_argument("--without", nargs="*", default=[], choices=["jax", "burn"])
     args = parser.parse_args()
 
     programs = build("burn" not in args.without)
     where = machine()
-    workers = start(*programs, args.without)
+    workers = start(*programs, args.without, args.heap == "kept")
     parts = {"train": {}, "score": {}, "logits": {}}
     errors = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ use crate::plan::{InputKind, Plan, Strides};
 use emission::{Found, LANES, RowBuffers, RowStats, Source, exact_sum, is_poison};
 use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
 use std::ops::Range;
-use tasks::share_out;
+use tasks::{Threads, share_out};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -54,12 +54,16 @@ pub(crate) fn forward<E: Element>(
 ) -> (Vec<f64>, Option<Saved<E::Real>>) {
     let mut items: Vec<Option<SavedItem<E::Real>>> = Vec::new();
     items.resize_with(plan.batch, || None);
-    let threads = work(plan) / WORTH_A_THREAD;
+    // Items fill the threads; where there are few of them, their parts do too.
+    let work = work(plan);
+    let split = plan.batch < 4 * rayon::current_num_threads() && work > 2 * WORTH_A_THREAD;
+    let threads = if split { Threads::Rayon } else { Threads::Candle };
     share_out(
         items.iter_mut().enumerate(),
-        threads.max(1),
+        threads,
+        (work / WORTH_A_THREAD).max(1),
         |(n, to), buffers: &mut Buffers<E>| {
-            *to = Some(item(plan, data, strides, n, keep, buffers));
+            *to = Some(item(plan, data, strides, n, keep, split, buffers));
         },
     );
     let items: Vec<_> = items.into_iter().flatten().collect();
@@ -74,7 +78,7 @@ fn work(plan: &Plan) -> usize {
 }
 
 /// What a thread must have to do so that waking it is worth while.
-const WORTH_A_THREAD: usize = 1 << 15;
+const WORTH_A_THREAD: usize = 1 << 14;
 
 /// Working memory of one task, kept from item to item.
 struct Buffers<E: Element> {
@@ -121,6 +125,7 @@ fn item<E: Element>(
     strides: Strides,
     n: usize,
     keep: bool,
+    split: bool,
     buffers: &mut Buffers<E>,
 ) -> SavedItem<E::Real> {
     let frames = plan.input_lengths[n];
@@ -143,8 +148,7 @@ fn item<E: Element>(
         n,
         source: &source,
         used: &used,
-        // Items fill the threads; where there are few of them, their parts do too.
-        split: plan.batch < 4 * rayon::current_num_threads() && work(plan) > 2 * WORTH_A_THREAD,
+        split,
     };
     if !plan.is_feasible(n) {
         return without_lattice(if problem.is_poisoned() {

@@ -6,10 +6,11 @@ use super::real::{Element, Real};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
-use super::tasks::share_out;
+use super::tasks::{Threads, share_out};
 use std::mem::MaybeUninit;
 
-/// Entries that one task writes, at least.
+/// Entries that a thread writes at a time: fewer where there are few in all. More than this is no
+/// better, and with a quarter of it a large gradient takes half as long again.
 const SHARE: usize = 1 << 15;
 
 /// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, in the input's shape.
@@ -22,11 +23,12 @@ pub(crate) fn gradient<E: Element>(
 ) -> Vec<E> {
     let count = plan.frames * plan.batch * plan.classes;
     let mut gradient = Vec::with_capacity(count);
-    let rows = (SHARE / plan.classes).max(1);
+    let rows = (SHARE.min(count / 2) / plan.classes).max(1);
     share_out(
         gradient.spare_capacity_mut()[..count]
             .chunks_mut(rows * plan.classes)
             .enumerate(),
+        Threads::Candle,
         usize::MAX,
         |(share, out), buffers: &mut RowBuffers<E>| {
             dispatch(

@@ -17,7 +17,7 @@
 
 use super::emission::{Found, RowBuffers, Source, exact_sum};
 use super::real::{Element, Real};
-use super::tasks::share_out;
+use super::tasks::{Threads, share_out};
 use super::tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
 use super::wide::{self, Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
 use super::{both, forward, item, loss_from};
@@ -58,11 +58,12 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
                 Err(Unfit) => missing.push((*target, to)),
             }
         }
-        share_out(missing.into_iter(), usize::MAX, |(target, to), buffers| {
+        let jobs = missing.into_iter();
+        share_out(jobs, Threads::Rayon, usize::MAX, |(target, to), buffers| {
             let plan = alone(plan, n, target.to_vec());
             let strides = item_strides(strides, n);
             // 0 − x, so that a certain transcript has 0 and not −0.
-            *to = 0.0 - item(&plan, data, strides, 0, false, buffers).loss;
+            *to = 0.0 - item(&plan, data, strides, 0, false, true, buffers).loss;
         });
     }
     let of = |candidate: &S| distinct[candidate.as_ref()];
@@ -192,6 +193,7 @@ fn sweep<D: Direction, E: Element>(
         };
         share_out(
             live.chunks_mut(share),
+            Threads::Rayon,
             threads,
             |some, scratch: &mut Scratch| {
                 for (lattice, to) in some {

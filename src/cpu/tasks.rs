@@ -1,34 +1,59 @@
-//! Work shared out over the threads of the rayon pool in use.
+//! Work shared out over threads.
 
+use candle_core::utils::barrier_pool;
 use std::sync::Mutex;
 
-/// Calls `work` with each of `jobs`, on as many threads as it says at most, this one among them: it
-/// does not wait for the others to wake up. A thread takes the next job when it is done with one,
-/// and has one `B` for all its jobs, whose memory is so touched once and not once a job.
+/// Whose threads share the work of a caller that is not in a rayon pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// Those of candle's own operations. They wait awake for about a millisecond after each, and would
+    /// so be in the way of others. The work must not itself wait for rayon: candle lets one caller at a
+    /// time have these threads, and a thread that waits for rayon may take up another caller's work.
+    Candle,
+    /// Those of rayon.
+    Rayon,
+}
+
+/// Calls `work` with each of `jobs`, on `count` threads at most, this one among them: it does not wait
+/// for the others to wake up. A thread takes the next job when it is done with one, and has one `B`
+/// for all its jobs, whose memory is so touched once and not once a job.
+///
+/// A caller in a rayon pool has its work done by that pool.
 pub(super) fn share_out<T: Send, B: Default>(
     jobs: impl ExactSizeIterator<Item = T> + Send,
-    threads: usize,
+    threads: Threads,
+    count: usize,
     work: impl Fn(T, &mut B) + Sync,
 ) {
-    let threads = threads.min(rayon::current_num_threads()).min(jobs.len());
+    let in_pool = rayon::current_thread_index().is_some();
+    let candles = threads == Threads::Candle && !in_pool;
+    let available = if candles {
+        barrier_pool().n_workers() + 1
+    } else {
+        rayon::current_num_threads()
+    };
+    let count = count.min(available).min(jobs.len());
     let jobs = Mutex::new(jobs);
     let run = || {
         let mut buffers = B::default();
         loop {
             // The lock is held while the next job is taken, and not while it is done.
             let job = jobs.lock().map(|mut jobs| jobs.next());
-            // Where another thread panicked, the scope passes that on.
+            // Where another thread panicked, that is passed on below.
             let Ok(Some(job)) = job else { return };
             work(job, &mut buffers);
         }
     };
-    if threads <= 1 {
-        return run();
-    }
-    rayon::in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| run());
-        }
+    if count <= 1 {
         run();
-    });
+    } else if candles {
+        barrier_pool().execute_chunked(count, |_| run());
+    } else {
+        rayon::in_place_scope(|scope| {
+            for _ in 1..count {
+                scope.spawn(|_| run());
+            }
+            run();
+        });
+    }
 }
