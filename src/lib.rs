@@ -51,9 +51,9 @@
 //!
 //! # Exactness
 //!
-//! States are numbers with their own exponent, so nothing underflows at any length, and no
-//! logarithm is taken inside the recursion. Input of f16, bf16 and f32 is computed in f32, f64 in
-//! f64. Results are the same bits on every run, for every number of threads, for every instruction
+//! Nothing underflows at any length, and no logarithm is taken inside the recursion. The lattice is
+//! computed in f64 on the CPU, for input of every dtype, and in f32 mantissas with an exponent each
+//! on a GPU (f64 for f64). Results are the same bits on every run, for every number of threads, for every instruction
 //! set, for any view of the input, and whatever else is in the batch. (Candidates that
 //! [`score_transcripts`] weighs together share their emissions, so there a score may differ in its
 //! last bits with its company.)

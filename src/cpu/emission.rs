@@ -239,7 +239,11 @@ impl<'a, E: Element> Source<'a, E> {
             *stats = RowStats { maximum, sum };
         }
         // A row of logits that was just read is in the cache.
-        let ahead = if self.kind == InputKind::LogProbs { &*self.lines } else { &[] };
+        let ahead = if self.kind == InputKind::LogProbs {
+            &*self.lines
+        } else {
+            &[]
+        };
         for &column in ahead {
             prefetch(self.data, start + AT_ONCE * self.strides.frame + column);
         }

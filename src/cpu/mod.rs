@@ -24,9 +24,9 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
 use emission::{Found, LANES, RowBuffers, RowStats, Source, exact_sum, is_poison};
-use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
 use std::ops::Range;
 use tasks::{Threads, share_out};
+use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -57,7 +57,11 @@ pub(crate) fn forward<E: Element>(
     // Items fill the threads; where there are few of them, their parts do too.
     let work = work(plan);
     let split = plan.batch < 4 * rayon::current_num_threads() && work > 2 * WORTH_A_THREAD;
-    let threads = if split { Threads::Rayon } else { Threads::Candle };
+    let threads = if split {
+        Threads::Rayon
+    } else {
+        Threads::Candle
+    };
     share_out(
         items.iter_mut().enumerate(),
         threads,
@@ -71,9 +75,13 @@ pub(crate) fn forward<E: Element>(
     (losses, keep.then_some(Saved { items }))
 }
 
-/// How much work the lattices of a plan are: about nanoseconds.
+/// How much work a plan is: about nanoseconds.
 fn work(plan: &Plan) -> usize {
-    let item = |n| plan.input_lengths[n] * (3 * plan.target_length(n) + 30);
+    let row = match plan.input {
+        InputKind::LogProbs => 30,
+        InputKind::Logits => 30 + plan.classes / 2,
+    };
+    let item = |n| plan.input_lengths[n] * (3 * plan.target_length(n) + row);
     (0..plan.batch).map(item).sum()
 }
 
@@ -157,8 +165,12 @@ fn item<E: Element>(
             f64::INFINITY
         });
     }
-    let solved = problem.in_tiles(keep, buffers);
-    let (log_p, kept) = solved.unwrap_or_else(|Unfit| problem.in_wide(keep));
+    let (log_p, kept) = match problem.in_tiles(keep, buffers) {
+        // The loss does not depend on whether posteriors are wanted, to the last bit.
+        Ok((log_p, None)) if keep => (log_p, problem.in_wide(true).1),
+        Ok(solved) => solved,
+        Err(Unfit) => problem.in_wide(keep),
+    };
     if log_p.is_nan() {
         return without_lattice(f64::NAN);
     }
@@ -241,7 +253,7 @@ impl<E: Element> Problem<'_, E> {
         self.plan.input_lengths[self.n]
     }
 
-    /// `ln P`, and with `keep` the posteriors.
+    /// `ln P`, and with `keep` the posteriors, unless only those do not fit.
     fn in_tiles(&self, keep: bool, buffers: &mut Buffers<E>) -> Result<Solved<E>, Unfit> {
         let (frames, entries) = (self.frames(), self.source.entries());
         let Buffers {
@@ -271,10 +283,19 @@ impl<E: Element> Problem<'_, E> {
         self.emissions(0..frames, values, largest, stats, &mut forward.rows)?;
         // In the same order as without posteriors.
         let part = |frames: Range<usize>| {
-            log_scale(&largest[frames.clone()], kept.stats.get(frames).unwrap_or_default())
+            log_scale(
+                &largest[frames.clone()],
+                kept.stats.get(frames).unwrap_or_default(),
+            )
         };
-        let early: f64 = lattice.chunks::<Forward>(CHUNK).map(|(_, frames)| part(frames)).sum();
-        let late: f64 = lattice.chunks::<Backward>(CHUNK).map(|(_, frames)| part(frames)).sum();
+        let early: f64 = lattice
+            .chunks::<Forward>(CHUNK)
+            .map(|(_, frames)| part(frames))
+            .sum();
+        let late: f64 = lattice
+            .chunks::<Backward>(CHUNK)
+            .map(|(_, frames)| part(frames))
+            .sum();
         let log_scale = early + late;
         let table = Table {
             first: 0,
@@ -297,8 +318,8 @@ impl<E: Element> Problem<'_, E> {
             || lattice.walk::<Forward, _>(&mut forward.on, beta, met, late, f),
             || lattice.walk::<Backward, _>(&mut backward.on, alpha, met, early, b),
         );
-        early.and(late)?;
-        Ok((met.ln() + log_scale, Some(kept)))
+        let fit = early.and(late).is_ok();
+        Ok((met.ln() + log_scale, fit.then_some(kept)))
     }
 
     /// The emissions of some frames.
@@ -353,5 +374,149 @@ impl<E: Element> Problem<'_, E> {
     fn is_poisoned(&self) -> bool {
         let kept = self.gather_all();
         Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(|&x| is_poison(x))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Reduction;
+
+    fn plan(frames: usize, classes: usize, target: &[u32]) -> Plan {
+        Plan {
+            frames,
+            batch: 1,
+            classes,
+            blank: 0,
+            layout: None,
+            input: InputKind::LogProbs,
+            gradient: Default::default(),
+            reduction: Reduction::None,
+            zero_infinity: false,
+            input_lengths: vec![frames],
+            labels: target.to_vec(),
+            label_offsets: vec![0, target.len()],
+            unread: None,
+        }
+    }
+
+    /// Numbers in [0, 1).
+    fn random() -> impl FnMut() -> f64 {
+        let mut state = 1u64;
+        move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    /// Both ways through one item: `Err` where the tiles do not hold it, else the largest difference
+    /// of a posterior. Losses must agree.
+    fn both_ways(plan: &Plan, data: &[f64]) -> Result<f64, Unfit> {
+        let strides = Strides {
+            offset: 0,
+            frame: plan.classes,
+            item: 0,
+            class: 1,
+        };
+        let mut worst = 0.0f64;
+        let used = Classes::new(plan.target(0));
+        for used in [used.clone(), used.or_labels(plan.target(0), 1024)] {
+            let source = Source::new(plan, data, strides, 0, &used);
+            let problem = Problem {
+                plan,
+                n: 0,
+                source: &source,
+                used: &used,
+                split: false,
+            };
+            let mut buffers = Buffers::default();
+            let (alone, _) = problem.in_tiles(false, &mut buffers)?;
+            let (log_p, kept) = problem.in_tiles(true, &mut buffers)?;
+            let (wide, wide_kept) = problem.in_wide(true);
+            assert_eq!(alone.to_bits(), log_p.to_bits());
+            assert!(
+                (log_p - wide).abs() <= 1e-12 * wide.abs().max(1.0),
+                "{log_p} {wide}"
+            );
+            let (kept, wide) = (kept.ok_or(Unfit)?.entries, wide_kept.unwrap().entries);
+            assert_eq!(kept.len(), wide.len());
+            for (a, b) in kept.iter().zip(&wide) {
+                worst = worst.max((a - b).abs());
+            }
+        }
+        Ok(worst)
+    }
+
+    #[test]
+    fn tiles_and_wide_numbers_agree_at_every_edge_of_a_tile() {
+        let mut random = random();
+        for labels in [
+            0, 1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 80,
+        ] {
+            for room in [0, 1, 2, 7, 8, 9, 15, 16, 17, 40, 300] {
+                let target: Vec<u32> = (0..labels).map(|_| 1 + (3.0 * random()) as u32).collect();
+                let frames = (crate::plan::frames_needed(&target) + room).max(1);
+                let plan = plan(frames, 4, &target);
+                let data: Vec<f64> = (0..4 * frames).map(|_| -6.0 * random()).collect();
+                let worst = both_ways(&plan, &data);
+                let worst = worst.unwrap_or_else(|Unfit| panic!("U = {labels}, T = {frames}"));
+                assert!(worst <= 1e-11, "U = {labels}, T = {frames}: {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_hold_what_trained_and_untrained_models_give() {
+        let mut random = random();
+        let target: Vec<u32> = (0..120).map(|_| 1 + (30.0 * random()) as u32).collect();
+        let frames = 700;
+        let plan = plan(frames, 32, &target);
+        // The path ahead by 20 nats, or the blank by 20 from every label.
+        for (ahead, path_only) in [(20.0, true), (20.0, false)] {
+            let mut data: Vec<f64> = (0..32 * frames).map(|_| -ahead - 3.0 * random()).collect();
+            for (t, row) in data.chunks_exact_mut(32).enumerate() {
+                let label = target.get(t / 5).filter(|_| path_only && t % 5 == 2);
+                row[label.map_or(0, |&label| label as usize)] = -0.1 * random();
+            }
+            let worst = both_ways(&plan, &data).unwrap_or_else(|Unfit| panic!("ahead by {ahead}"));
+            assert!(worst <= 1e-11, "{ahead}: {worst}");
+        }
+    }
+
+    #[test]
+    fn what_tiles_do_not_hold_is_said_and_not_wrong() {
+        let mut random = random();
+        let (mut fit, mut unfit) = (0, 0);
+        for round in 0..400 {
+            let labels = 1 + round % 40;
+            let target: Vec<u32> = (0..labels).map(|_| 1 + (5.0 * random()) as u32).collect();
+            let frames = crate::plan::frames_needed(&target) + (200.0 * random()) as usize;
+            let plan = plan(frames, 6, &target);
+            // Bursts in which all labels are far below the blank, or the blank below the labels.
+            let depth = 86.0 * random();
+            let mut below = [0.0; 6];
+            let mut data = Vec::new();
+            for _ in 0..frames {
+                if random() < 0.1 {
+                    below = std::array::from_fn(|_| if random() < 0.5 { depth } else { 0.0 });
+                }
+                data.extend(below.map(|below| -below - random()));
+            }
+            match both_ways(&plan, &data) {
+                Ok(worst) => {
+                    fit += 1;
+                    assert!(worst <= 1e-9, "round {round}: {worst}");
+                }
+                Err(Unfit) => unfit += 1,
+            }
+        }
+        println!("{fit} fit, {unfit} did not");
+        assert!(fit > 100);
+        let masked = plan(30, 4, &[1, 2, 3]);
+        let mut data = vec![-1.0; 4 * 30];
+        data[4 * 7 + 2] = f64::NEG_INFINITY;
+        assert_eq!(both_ways(&masked, &data), Err(Unfit));
+        data[4 * 7 + 2] = -90.0;
+        assert_eq!(both_ways(&masked, &data), Err(Unfit));
     }
 }

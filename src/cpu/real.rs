@@ -270,7 +270,10 @@ mod tests {
             let truth = (f64::from(x) - f64::from(reference)).exp();
             let y = <f32 as Real>::exp_ratio(x, reference);
             // 6e-8 for the rounding of the result and as much for that of r.
-            assert!((f64::from(y) / truth - 1.0).abs() < 1.3e-7, "{x} {reference}");
+            assert!(
+                (f64::from(y) / truth - 1.0).abs() < 1.3e-7,
+                "{x} {reference}"
+            );
             let y = <f64 as Real>::exp_ratio(x.into(), reference.into());
             assert!((y / truth - 1.0).abs() < 4e-16, "{x} {reference}");
         }

@@ -3,10 +3,10 @@
 use super::emission::{LANES, RowStats, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
+use super::tasks::{Threads, share_out};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
-use super::tasks::{Threads, share_out};
 use std::mem::MaybeUninit;
 
 /// Entries that a thread writes at a time: fewer where there are few in all. More than this is no

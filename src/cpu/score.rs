@@ -199,7 +199,10 @@ fn sweep<D: Direction, E: Element>(
                 for (lattice, to) in some {
                     if let Ok(track) = to {
                         let runs = runs.clone();
-                        if lattice.sweep::<D, _>(track, runs, table, false, scratch).is_err() {
+                        if lattice
+                            .sweep::<D, _>(track, runs, table, false, scratch)
+                            .is_err()
+                        {
                             **to = Err(Unfit);
                         }
                     }

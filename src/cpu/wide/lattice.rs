@@ -186,9 +186,7 @@ fn sum2(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
 #[inline(always)]
 fn sum3(a: (f64, f64), b: (f64, f64), c: (f64, f64)) -> (f64, f64) {
     let e = max(max(a.1, b.1), c.1);
-    let m = a.0 * pow2(a.1 - e)
-        + b.0 * pow2(b.1 - e)
-        + c.0 * pow2(c.1 - e);
+    let m = a.0 * pow2(a.1 - e) + b.0 * pow2(b.1 - e) + c.0 * pow2(c.1 - e);
     (m, e)
 }
 
@@ -415,8 +413,7 @@ impl Lattice {
                 if top <= ZERO_BELOW {
                     (f64::NEG_INFINITY, top)
                 } else {
-                    let log_p = fold_lanes(sum, |a, b| a + b).ln()
-                        + top * std::f64::consts::LN_2;
+                    let log_p = fold_lanes(sum, |a, b| a + b).ln() + top * std::f64::consts::LN_2;
                     (log_p, top)
                 }
             },
