@@ -67,8 +67,6 @@ pub(super) struct Source<'a, E> {
     columns: Vec<usize>,
     /// The largest of them.
     reach: usize,
-    /// One of them for each line of the cache that they touch.
-    lines: Vec<usize>,
 }
 
 impl<'a, E: Element> Source<'a, E> {
@@ -78,11 +76,7 @@ impl<'a, E: Element> Source<'a, E> {
             .chain([plan.blank])
             .map(|class| class * strides.class)
             .collect();
-        let mut lines = columns.clone();
-        lines.sort_unstable();
-        lines.dedup_by_key(|column| *column * size_of::<E>() / LINE);
         Self {
-            lines,
             data,
             strides,
             kind: plan.input,
@@ -235,17 +229,8 @@ impl<'a, E: Element> Source<'a, E> {
         if let Some(stats) = stats {
             let (stride, classes) = (self.strides.class, self.classes);
             let row = read_row(self.data, start, stride, classes, raw, row);
-            let (maximum, sum) = log_sum_exp(row);
+            let (maximum, sum) = E::Real::log_sum_exp(row);
             *stats = RowStats { maximum, sum };
-        }
-        // A row of logits that was just read is in the cache.
-        let ahead = if self.kind == InputKind::LogProbs {
-            &*self.lines
-        } else {
-            &[]
-        };
-        for &column in ahead {
-            prefetch(self.data, start + AT_ONCE * self.strides.frame + column);
         }
         let data = &self.data[start..];
         if let Some(data) = E::as_real(data) {
@@ -277,23 +262,6 @@ impl<E: Element> Default for RowBuffers<E> {
             picked: Vec::new(),
         }
     }
-}
-
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
-
-/// Asks for an entry that will be read soon: frames are far apart where the batch stands between
-/// them, and no processor foresees that. There may be no such entry.
-#[inline(always)]
-fn prefetch<E>(data: &[E], place: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint; no address makes it read or fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(place).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (data, place);
 }
 
 /// Frames whose entries are gathered before they are converted.
@@ -391,37 +359,6 @@ pub(super) fn fold_lanes<T: Copy>(mut lanes: [T; LANES], merge: impl Fn(T, T) ->
         half /= 2;
     }
     lanes[0]
-}
-
-/// The largest entry of a row and `Σ exp(x − largest)`. NaN when the row holds a NaN or +inf, or
-/// nothing but −inf.
-#[inline(always)]
-pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> (R, f64) {
-    let (blocks, rest) = row.as_chunks::<LANES>();
-    let maximum = largest_of(blocks, rest);
-    // The largest are counted, so that small terms are not lost beside a 1. The others are added
-    // up in the type of the row, 32 at a time, and then in f64.
-    let mut total = [0.0f64; LANES];
-    for run in blocks.chunks(32) {
-        let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
-        for block in run {
-            for k in 0..LANES {
-                let e = R::exp_negative(block[k] - maximum);
-                let largest = block[k] == maximum;
-                ones[k] += if largest { R::ONE } else { R::ZERO };
-                others[k] += if largest { R::ZERO } else { e };
-            }
-        }
-        for k in 0..LANES {
-            total[k] += ones[k].widen() + others[k].widen();
-        }
-    }
-    let mut sum = fold_lanes(total, |a, b| a + b);
-    for &x in rest {
-        // The largest gives exactly 1.
-        sum += R::exp_negative(x - maximum).widen();
-    }
-    (maximum, sum)
 }
 
 /// The largest entry, NaN left out; −inf when there is none.

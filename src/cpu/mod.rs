@@ -5,6 +5,7 @@
 
 mod emission;
 mod isa;
+mod log_sum_exp;
 mod prefix;
 mod real;
 mod rows;

@@ -1,5 +1,6 @@
 //! The types that a lattice takes in and gives back, and their exponential.
 
+use super::log_sum_exp::{log_sum_exp_f32, log_sum_exp_f64};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -14,7 +15,6 @@ pub(crate) trait Real:
     + std::ops::SubAssign
 {
     const ZERO: Self;
-    const ONE: Self;
     /// The distance from 1 to the next number.
     const EPSILON: f64;
 
@@ -23,6 +23,10 @@ pub(crate) trait Real:
 
     /// `e^x` for `x <= 0`; 0 for `x` below the logarithm of the smallest normal number.
     fn exp_negative(x: Self) -> Self;
+
+    /// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN or
+    /// +inf, or nothing but −inf.
+    fn log_sum_exp(row: &[Self]) -> (Self, f64);
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
@@ -33,7 +37,7 @@ pub(crate) trait Real:
 
 // 2^52 · 1.5: adding it to an f64 rounds to an integer, which then stands in the low bits.
 pub(super) const MAGIC_64: f64 = 6_755_399_441_055_744.0;
-const MAGIC_32: f32 = 12_582_912.0;
+pub(super) const MAGIC_32: f32 = 12_582_912.0;
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 // ln 2 in two parts; the high one has 32 bits, so that its product with an integer below 2^21 is
 // exact (Cody and Waite).
@@ -49,15 +53,15 @@ pub(super) fn reduce_f64(x: f64) -> (f64, u64, f64) {
     (n, shifted.to_bits(), r)
 }
 
+/// ln 2 in two parts for f32. The first has 16 bits: exact in a product with an integer below 2^8.
+pub(super) const F32_LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+
 /// The same for f32: `n` in the low bits, and `r`, for |n| below 2^8.
 #[inline(always)]
 fn reduce_f32(x: f32) -> (u32, f32) {
-    // ln 2 in two parts. The first has 16 bits: exact in a product with such an n.
-    const HIGH: f32 = 0.693_145_75;
-    const LOW: f32 = 1.428_606_8e-6;
     let shifted = x * (LOG2_E as f32) + MAGIC_32;
     let n = shifted - MAGIC_32;
-    let r = (x - n * HIGH) - n * LOW;
+    let r = (x - n * F32_LN_2[0]) - n * F32_LN_2[1];
     (shifted.to_bits(), r)
 }
 
@@ -73,15 +77,25 @@ macro_rules! exact_difference {
 
 pub(super) use exact_difference;
 
-/// `e^r` for `|r| <= 0.3466`: `1 + r + r² p(r)`. `p` is the polynomial of degree 4 that is best over
-/// this interval; the relative error is 3e-9, a twentieth of an f32 step.
+/// `e^r = 1 + r + r² p(r)` for `|r| <= 0.3466`, with the polynomial `p` of degree 4 that is best over
+/// this interval, highest power first; the relative error is 3e-9, a twentieth of an f32 step.
+pub(super) const F32_EXP: [f32; 5] = [
+    0.001_381_460_2,
+    0.008_368_716,
+    0.041_668_39,
+    0.166_665_21,
+    0.499_999_94,
+];
+
+/// `e^x` is 0 below it: its power of two would not be a normal number.
+pub(super) const F32_LOWEST: f32 = -87.0;
+
 #[inline(always)]
 fn exp_series_f32(r: f32) -> f32 {
-    let p = 0.001_381_460_2;
-    let p = p * r + 0.008_368_716;
-    let p = p * r + 0.041_668_39;
-    let p = p * r + 0.166_665_21;
-    let p = p * r + 0.499_999_94;
+    let mut p = F32_EXP[0];
+    for &c in &F32_EXP[1..] {
+        p = p * r + c;
+    }
     (p * r) * r + r + 1.0
 }
 
@@ -111,7 +125,6 @@ pub(super) fn exp_series_f64(r: f64) -> f64 {
 
 impl Real for f32 {
     const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
     const EPSILON: f64 = f32::EPSILON as f64;
 
     #[inline(always)]
@@ -126,11 +139,15 @@ impl Real for f32 {
     fn exp_negative(x: f32) -> f32 {
         let (bits, r) = reduce_f32(x);
         let scale = f32::from_bits(bits.wrapping_add(127) << 23);
-        if x < -87.0 {
+        if x < F32_LOWEST {
             0.0
         } else {
             exp_series_f32(r) * scale
         }
+    }
+
+    fn log_sum_exp(row: &[f32]) -> (f32, f64) {
+        log_sum_exp_f32(row)
     }
 
     #[inline(always)]
@@ -151,7 +168,6 @@ impl Real for f32 {
 
 impl Real for f64 {
     const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
     const EPSILON: f64 = f64::EPSILON;
 
     #[inline(always)]
@@ -171,6 +187,10 @@ impl Real for f64 {
         } else {
             exp_series_f64(r) * scale
         }
+    }
+
+    fn log_sum_exp(row: &[f64]) -> (f64, f64) {
+        log_sum_exp_f64(row)
     }
 
     #[inline(always)]
