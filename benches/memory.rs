@@ -191,11 +191,13 @@ fn kib(bytes: usize) -> String {
 }
 
 fn main() -> Result<()> {
-    // Working memory is held by each thread: their number is part of the result.
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(2)
-        .build_global()
-        .expect("the first pool");
+    // Working memory is held by each thread: their number is part of the result. Inside a pool the loss
+    // keeps to that pool.
+    let two_threads = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+    two_threads.expect("a pool").install(measure)
+}
+
+fn measure() -> Result<()> {
     let mut text = String::from("Two threads; the largest of 10 steps and of 50 scores. KiB.\n\n");
     text += "| Training step: T, N, C, S | input | gradient | our peak beside it | N·T·L·12 | share |\n";
     text += "|---|---|---:|---:|---:|---:|\n";

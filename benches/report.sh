@@ -4,5 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 benches/compare/run.sh --write
+benches/compare/run.sh --heap default --without burn --write
+# As in the comparison: without this, candle's own copies of a gradient of 4 MB and more cost page faults.
+export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 cargo bench --bench memory -- --write
 cargo bench --bench scaling -- --write

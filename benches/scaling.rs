@@ -269,14 +269,15 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let given = |name: &str| arguments.iter().any(|arg| arg == name);
     let tiny = given("--test") || !given("--bench");
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build_global()?;
     let rounds = if tiny { 1 } else { 10 };
-    let all = series(tiny)
-        .into_iter()
-        .map(|series| measure(series, rounds))
-        .collect::<Result<Vec<_>>>()?;
+    // Inside a pool the loss keeps to that pool.
+    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let all = one_thread.install(|| {
+        let measured = series(tiny)
+            .into_iter()
+            .map(|series| measure(series, rounds));
+        measured.collect::<Result<Vec<_>>>()
+    })?;
     let text = table(&all);
     println!("{text}");
     if page::wanted() && !tiny {

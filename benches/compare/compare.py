@@ -39,8 +39,8 @@ CONTENDERS = {
 
 # How far a contender may be from PyTorch in f64, on the same f32 input: the loss as a share of
 # itself, and an entry of the gradient. The others work in log space, where f32 loses digits as
-# the log-probabilities of long sequences grow.
-BOUNDS = {"ours": (1e-6, 5e-6), "torch": (1e-4, 2e-2), "jax": (1e-4, 2e-2), "burn": (1e-4, 2e-2)}
+# the log-probabilities of long sequences grow; burn's gradient loses most.
+BOUNDS = {"ours": (1e-6, 5e-6), "torch": (1e-4, 2e-2), "jax": (1e-4, 2e-2), "burn": (1e-4, 2e-1)}
 
 
 class Worker:
@@ -86,10 +86,11 @@ def start(ours, burn, without, keep_heap):
     for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
         env[name] = str(THREADS)
     env["JAX_PLATFORMS"] = "cpu"
-    if keep_heap:
-        # glibc otherwise gives freed memory back to the system between steps, and each step pays for
-        # it again page by page. In a long training process other allocations prevent that.
-        for name in ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]:
+    # glibc gives freed memory back to the system between steps unless told otherwise, and each step
+    # pays for it again page by page.
+    for name in ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]:
+        env.pop(name, None)
+        if keep_heap:
             env[name] = str(4 << 30)
     commands = {
         "ours": [ours, "worker"],
@@ -338,8 +339,10 @@ Of the loss relative to itself, and of any entry of the gradient.
         rows = {k: {shape_text(s): r for s, r in v.items()} for k, v in parts.items()}
         args.json.write_text(json.dumps(rows, indent=1))
     print(text)
-    if args.write:
+    if args.write and args.heap == "kept":
         replace_section(PAGE, "compare", text)
+    elif args.write:
+        replace_section(PAGE, "compare-default", text.split("### Largest errors")[0])
     if wrong := disagreements(errors):
         sys.exit("\n".join(wrong))
 

@@ -655,7 +655,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         for i in self.runs {
             let run = lattice.run::<D>(i);
             let live = lattice.live(&run);
-            track.scale::<D>(live.clone())?;
+            fits(track.scale::<D>(live.clone()))?;
             if self.keep {
                 track.starts.push(track.kept.len());
                 track.kept.extend_from_slice(&track.tiles[live.clone()]);
@@ -718,7 +718,8 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 live.clone(),
                 &mut Record(&mut scratch.rows),
             );
-            track.scale::<D>(live.clone())?;
+            // Groups too far apart: what does not flow then is missing from the sums, if it matters.
+            let _ = track.scale::<D>(live.clone());
             for b in live.clone() {
                 let (mine, others) = (&track.tiles[b], &scratch.other.tiles[b]);
                 for g in 0..GROUPS {
@@ -805,11 +806,12 @@ impl Track {
         self.starts.clear();
     }
 
-    /// Gives each group of the live tiles a fresh exponent.
+    /// Gives each group of the live tiles a fresh exponent. Whether there is a factor between all
+    /// neighbours: where a group is too far below the next, nothing flows.
     #[inline(always)]
-    fn scale<D: Direction>(&mut self, live: Range<usize>) -> Result<(), Unfit> {
+    fn scale<D: Direction>(&mut self, live: Range<usize>) -> bool {
         let mut before: Option<i64> = None;
-        let mut fit = true;
+        let mut near = true;
         for b in ordered::<D>(live) {
             let Place {
                 numbers,
@@ -820,15 +822,19 @@ impl Track {
             for g in ordered::<D>(0..GROUPS) {
                 let top = largest(&blank[g], &label[g]);
                 let own = exponents[g] - TOP + exponent_of(top);
-                let exponent = match (top > 0.0, before) {
+                let wanted = match (top > 0.0, before) {
                     (true, Some(before)) => own.max(before - AHEAD),
                     (true, None) => own,
                     // Nothing here yet: what flows in brings its scale.
                     (false, Some(before)) => before,
                     (false, None) => NOWHERE,
                 };
-                let shift = exponents[g] - exponent;
-                fit &= (top == 0.0) | (shift <= 1000);
+                let shift = if top > 0.0 {
+                    (exponents[g] - wanted).min(1000)
+                } else {
+                    exponents[g] - wanted
+                };
+                let exponent = exponents[g] - shift;
                 let by = pow2(shift);
                 for k in 0..GROUP {
                     blank[g][k] *= by;
@@ -836,12 +842,12 @@ impl Track {
                 }
                 exponents[g] = exponent;
                 let change = before.map_or(0, |before| before - exponent);
-                fit &= change >= -1000;
+                near &= change >= -1022;
                 factors[g] = pow2(change);
                 before = Some(exponent).filter(|&e| e > NOWHERE);
             }
         }
-        fits(fit)
+        near
     }
 }
 
