@@ -171,7 +171,7 @@ impl Measured {
 
 fn table(all: &[Measured]) -> String {
     let mut text = String::from(
-        "Loss and gradient from log-probabilities, C = 32, one thread, the least of 30 runs.\n",
+        "Loss and gradient from log-probabilities, C = 32, one thread, the least of 90 runs.\n",
     );
     for measured in all {
         let Measured { series, ms } = measured;
@@ -269,7 +269,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let given = |name: &str| arguments.iter().any(|arg| arg == name);
     let tiny = given("--test") || !given("--bench");
-    let rounds = if tiny { 1 } else { 10 };
+    let rounds = if tiny { 1 } else { 30 };
     // Inside a pool the loss keeps to that pool.
     let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let all = one_thread.install(|| {
