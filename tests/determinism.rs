@@ -232,24 +232,31 @@ fn the_number_of_threads_changes_no_bits() {
 
 #[test]
 fn calls_from_several_threads_at_once_agree() {
-    let p = problem(68, 60, 4, 9, 20);
-    let go = || {
-        run_problem(
-            Entry::LogProbs,
-            &p,
-            none(GradientKind::Exact),
-            DType::F32,
-            &Device::Cpu,
-            None,
-        )
-        .unwrap()
-        .bits()
+    let go = |p: &Problem| {
+        let options = none(GradientKind::Exact);
+        run_problem(Entry::LogProbs, p, options, DType::F32, &Device::Cpu, None)
+            .unwrap()
+            .bits()
     };
-    let want = go();
+    // Small; many items, for the threads of candle's own operations; one large item, whose parts rayon has.
+    let problems = [
+        problem(68, 60, 4, 9, 20),
+        problem(69, 300, 40, 9, 60),
+        problem(70, 900, 1, 300, 200),
+    ];
+    let want: Vec<_> = problems.iter().map(go).collect();
+    let agree = || problems.iter().zip(&want).all(|(p, want)| go(p) == *want);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+    let pool = pool.unwrap();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| (0..10).all(|_| go() == want)))
+        let mut threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..5).all(|_| agree())))
             .collect();
+        // Beside them, callers that are themselves tasks of a pool.
+        threads.push(scope.spawn(|| {
+            let ((a, b), c) = pool.install(|| rayon::join(|| rayon::join(agree, agree), agree));
+            a && b && c
+        }));
         assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
     });
 }
