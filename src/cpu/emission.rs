@@ -350,8 +350,11 @@ pub(super) fn is_poison<R: Real>(x: R) -> bool {
 
 /// All lanes brought together pairwise, in an order that is always the same.
 #[inline(always)]
-pub(super) fn fold_lanes<T: Copy>(mut lanes: [T; LANES], merge: impl Fn(T, T) -> T) -> T {
-    let mut half = LANES / 2;
+pub(super) fn fold_lanes<T: Copy, const N: usize>(
+    mut lanes: [T; N],
+    merge: impl Fn(T, T) -> T,
+) -> T {
+    let mut half = N / 2;
     while half > 0 {
         for k in 0..half {
             lanes[k] = merge(lanes[k], lanes[k + half]);

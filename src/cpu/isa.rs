@@ -76,23 +76,7 @@ impl Isa {
 /// `#[inline(always)]`, the closure itself too.
 #[inline(always)]
 pub(super) fn dispatch<T>(kernel: impl FnOnce() -> T) -> T {
-    #[cfg(target_arch = "x86_64")]
-    {
-        match Isa::current() {
-            Isa::Avx512 => {
-                if let Some(simd) = pulp::x86::V4::try_new() {
-                    return simd.vectorize(kernel);
-                }
-            }
-            Isa::Avx2 => {
-                if let Some(simd) = pulp::x86::V3::try_new() {
-                    return simd.vectorize(kernel);
-                }
-            }
-            Isa::Baseline => {}
-        }
-    }
-    kernel()
+    dispatch_simd(kernel)
 }
 
 /// The same for a kernel that names its vectors.

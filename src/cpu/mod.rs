@@ -92,8 +92,6 @@ const WORTH_A_THREAD: usize = 1 << 14;
 /// Working memory of one task, kept from item to item.
 struct Buffers<E: Element> {
     lattice: Tiles,
-    /// The logarithm of what each frame was divided by.
-    largest: Vec<E::Real>,
     forward: Way<E>,
     backward: Way<E>,
 }
@@ -105,6 +103,7 @@ struct Way<E: Element> {
     on: Track,
     scratch: Scratch,
     values: Vec<E::Real>,
+    /// The logarithm of what each frame was divided by.
     largest: Vec<E::Real>,
     rows: RowBuffers<E>,
 }
@@ -121,7 +120,6 @@ impl<E: Element> Default for Buffers<E> {
         };
         Self {
             lattice: Tiles::default(),
-            largest: Vec::new(),
             forward: way(),
             backward: way(),
         }
@@ -242,6 +240,11 @@ fn log_scale<R: Real>(largest: &[R], stats: &[RowStats<R>]) -> f64 {
     exact_sum(largest) + Found::normalisers(stats).log_scale
 }
 
+/// A sum of logarithms that are all numbers: with the NaN or infinity of a poisoned row it is none.
+fn finite(sum: f64) -> Result<f64, Unfit> {
+    if sum.is_finite() { Ok(sum) } else { Err(Unfit) }
+}
+
 impl<E: Element> Way<E> {
     fn sweep<D: Direction>(&mut self, lattice: &Tiles, table: Table<E::Real>) -> Result<(), Unfit> {
         let runs = 0..lattice.runs::<D>();
@@ -259,7 +262,6 @@ impl<E: Element> Problem<'_, E> {
         let (frames, entries) = (self.frames(), self.source.entries());
         let Buffers {
             lattice,
-            largest,
             forward,
             backward,
         } = buffers;
@@ -281,7 +283,8 @@ impl<E: Element> Problem<'_, E> {
             stats: self.source.no_stats(frames),
         };
         let (values, stats) = (&mut kept.entries, &mut kept.stats);
-        self.emissions(0..frames, values, largest, stats, &mut forward.rows)?;
+        let Way { largest, rows, .. } = &mut *forward;
+        self.emissions(0..frames, values, largest, stats, rows)?;
         // In the same order as without posteriors.
         let part = |frames: Range<usize>| {
             log_scale(
@@ -297,7 +300,7 @@ impl<E: Element> Problem<'_, E> {
             .chunks::<Backward>(CHUNK)
             .map(|(_, frames)| part(frames))
             .sum();
-        let log_scale = early + late;
+        let log_scale = finite(early + late)?;
         let table = Table {
             first: 0,
             values: &kept.entries,
@@ -336,11 +339,7 @@ impl<E: Element> Problem<'_, E> {
         largest.resize(frames.len(), E::Real::ZERO);
         let (source, first) = (self.source, frames.start);
         let regular = source.emissions(first, values, largest, stats, self.split, rows);
-        if regular && !Found::normalisers(stats).poisoned {
-            Ok(())
-        } else {
-            Err(Unfit)
-        }
+        if regular { Ok(()) } else { Err(Unfit) }
     }
 
     /// One direction up to the middle, with the emissions of a few frames in memory at a time.
@@ -358,7 +357,7 @@ impl<E: Element> Problem<'_, E> {
             let first = frames.start;
             let mut stats = self.source.no_stats(frames.len());
             self.emissions(frames, values, largest, &mut stats, rows)?;
-            sum += log_scale(largest, &stats);
+            sum = finite(sum + log_scale(largest, &stats))?;
             lattice.sweep::<D, _>(track, runs, Table { first, values }, false, scratch)?;
         }
         Ok(sum)

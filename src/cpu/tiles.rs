@@ -42,6 +42,7 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
+use super::emission::fold_lanes;
 use super::isa::dispatch_simd;
 use super::real::Real;
 use pulp::{Simd, WithSimd};
@@ -591,8 +592,8 @@ impl Tiles {
         let posterior = &scratch.posterior[live.clone()];
         let mut fit = true;
         for (k, row) in to.chunks_exact_mut(self.entries).enumerate() {
-            let blank = total(&sums[k].blank);
-            let sum = blank + total(&sums[k].label);
+            let blank = fold_lanes(sums[k].blank.0, |a, b| a + b);
+            let sum = blank + fold_lanes(sums[k].label.0, |a, b| a + b);
             fit &= (sum / met.mantissa - 1.0).abs() <= OFF;
             // Dividing by the frame's own sum takes out the rounding that all its states share.
             let scale = 1.0 / sum;
@@ -944,32 +945,7 @@ fn largest(a: &[f64; GROUP], b: &[f64; GROUP]) -> f64 {
     for k in 0..GROUP {
         top[k] = if a[k] > b[k] { a[k] } else { b[k] };
     }
-    let mut half = GROUP / 2;
-    while half > 0 {
-        for k in 0..half {
-            top[k] = if top[k + half] > top[k] {
-                top[k + half]
-            } else {
-                top[k]
-            };
-        }
-        half /= 2;
-    }
-    top[0]
-}
-
-/// The sum in an order that is always the same.
-#[inline(always)]
-fn total(pairs: &Pairs) -> f64 {
-    let mut sums = pairs.0;
-    let mut half = PAIRS / 2;
-    while half > 0 {
-        for k in 0..half {
-            sums[k] += sums[k + half];
-        }
-        half /= 2;
-    }
-    sums[0]
+    fold_lanes(top, |a, b| if b > a { b } else { a })
 }
 
 /// A [`Pairs`] in vector registers: as many as it takes, the others unused.

@@ -119,14 +119,8 @@ impl Rows {
     #[inline(always)]
     pub fn row(&self, k: usize) -> Row<'_> {
         let start = self.slot(k) * 2 * self.track;
-        let (blank_m, label_m) = self.m[start..start + 2 * self.track].split_at(self.track);
-        let (blank_e, label_e) = self.e[start..start + 2 * self.track].split_at(self.track);
-        Row {
-            blank_m,
-            blank_e,
-            label_m,
-            label_e,
-        }
+        let place = start..start + 2 * self.track;
+        Row::of(&self.m[place.clone()], &self.e[place])
     }
 
     /// Row `k − 1` to read and row `k` to write.
@@ -137,14 +131,6 @@ impl Rows {
             two(&mut self.m, 2 * track, from, to),
             two(&mut self.e, 2 * track, from, to),
         );
-        let (blank_m, label_m) = from_m.split_at(track);
-        let (blank_e, label_e) = from_e.split_at(track);
-        let from = Row {
-            blank_m,
-            blank_e,
-            label_m,
-            label_e,
-        };
         let (blank_m, label_m) = to_m.split_at_mut(track);
         let (blank_e, label_e) = to_e.split_at_mut(track);
         let to = RowMut {
@@ -153,7 +139,7 @@ impl Rows {
             label_m,
             label_e,
         };
-        (from, to)
+        (Row::of(from_m, from_e), to)
     }
 }
 
@@ -211,6 +197,19 @@ impl Numbers<'_> {
 }
 
 impl<'a> Row<'a> {
+    /// From the mantissas and the exponents of its blanks and then of its labels.
+    #[inline(always)]
+    fn of(m: &'a [f64], e: &'a [f64]) -> Self {
+        let (blank_m, label_m) = m.split_at(m.len() / 2);
+        let (blank_e, label_e) = e.split_at(e.len() / 2);
+        Self {
+            blank_m,
+            blank_e,
+            label_m,
+            label_e,
+        }
+    }
+
     /// The blanks from place `start` on, pads counted.
     #[inline(always)]
     fn blanks(self, start: usize) -> Numbers<'a> {
