@@ -1,77 +1,68 @@
 //! The distinct classes of a target, and where each of them stands in it.
 
 /// Entries are gathered, and posteriors kept, once for each class that a target uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes {
-    /// In the order of their first appearance. After [`Classes::or_labels`] they may be equal.
+    /// In the order of their first appearance.
     pub distinct: Vec<u32>,
     /// For each position of the target, the place of its class in `distinct`.
     pub place: Vec<u32>,
-    /// The positions of the target by class; within a class from first to last.
-    pub positions: Vec<u32>,
-    /// For each class, where its positions end.
-    pub ends: Vec<u32>,
+}
+
+/// Finds the distinct classes of targets, one target after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Numbering {
+    /// By class: its place in the present target, or [`NONE`].
+    places: Vec<u32>,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Numbering {
+    pub fn classes(&mut self, target: &[u32]) -> Classes {
+        let mut classes = Classes {
+            distinct: Vec::with_capacity(target.len()),
+            place: Vec::with_capacity(target.len()),
+        };
+        let room = target.iter().max().map_or(0, |&top| top as usize + 1);
+        if room > self.places.len() {
+            self.places.resize(room, NONE);
+        }
+        for &class in target {
+            let place = &mut self.places[class as usize];
+            if *place == NONE {
+                *place = classes.distinct.len() as u32;
+                classes.distinct.push(class);
+            }
+            classes.place.push(*place);
+        }
+        for &class in &classes.distinct {
+            self.places[class as usize] = NONE;
+        }
+        classes
+    }
 }
 
 impl Classes {
     pub fn new(target: &[u32]) -> Self {
-        let mut positions: Vec<u32> = (0..target.len() as u32).collect();
-        positions.sort_by_key(|&i| target[i as usize]);
-        let mut runs: Vec<&[u32]> = positions
-            .chunk_by(|&a, &b| target[a as usize] == target[b as usize])
-            .collect();
-        runs.sort_by_key(|run| run[0]);
-        let mut place = vec![0; target.len()];
-        let mut ends = Vec::with_capacity(runs.len());
+        Numbering::default().classes(target)
+    }
+
+    /// The positions of the target by class, within a class from first to last; and for each class
+    /// where its positions end.
+    pub fn positions(&self) -> (Vec<u32>, Vec<u32>) {
+        let mut ends = vec![0; self.distinct.len()];
+        for &place in &self.place {
+            ends[place as usize] += 1;
+        }
         let mut end = 0;
-        for (class, run) in runs.iter().enumerate() {
-            for &i in *run {
-                place[i as usize] = class as u32;
-            }
-            end += run.len() as u32;
-            ends.push(end);
+        for count in &mut ends {
+            end += *count;
+            *count = end;
         }
-        Self {
-            distinct: runs.iter().map(|run| target[run[0] as usize]).collect(),
-            place,
-            positions: runs.concat(),
-            ends,
-        }
-    }
-
-    /// The labels as they stand, each a class of its own, when that is less work than to tell equal
-    /// ones: `block` entries of a frame are converted at once, and to find the entry of a label, and
-    /// to bring it back, takes about half as long as that for as many labels.
-    pub fn or_labels(self, target: &[u32], block: usize) -> Self {
-        let blocks = |entries: usize| (entries + 1).div_ceil(block);
-        let (distinct, labels) = (blocks(self.distinct.len()), blocks(target.len()));
-        if 2 * (labels - distinct) > labels {
-            return self;
-        }
-        let count = target.len() as u32;
-        Self {
-            distinct: target.to_vec(),
-            place: (0..count).collect(),
-            positions: (0..count).collect(),
-            ends: (1..count + 1).collect(),
-        }
-    }
-
-    /// For each class the sum of `values` at its positions, from first to last.
-    #[inline(always)]
-    pub fn sums<T: Copy + std::ops::Add<Output = T>>(
-        &self,
-        values: &[T],
-        zero: T,
-        mut put: impl FnMut(usize, T),
-    ) {
-        let mut start = 0;
-        for (class, &end) in self.ends.iter().enumerate() {
-            let run = &self.positions[start..end as usize];
-            let sum = run.iter().fold(zero, |sum, &i| sum + values[i as usize]);
-            put(class, sum);
-            start = end as usize;
-        }
+        let mut positions: Vec<u32> = (0..self.place.len() as u32).collect();
+        positions.sort_by_key(|&i| self.place[i as usize]);
+        (positions, ends)
     }
 }
 
@@ -81,14 +72,16 @@ mod tests {
 
     #[test]
     fn classes_keep_the_order_of_first_appearance() {
-        let classes = Classes::new(&[7, 3, 7, 7, 9, 3]);
+        let mut numbering = Numbering::default();
+        let classes = numbering.classes(&[7, 3, 7, 7, 9, 3]);
         assert_eq!(classes.distinct, [7, 3, 9]);
         assert_eq!(classes.place, [0, 1, 0, 0, 2, 1]);
-        let mut sums = Vec::new();
-        classes.sums(&[1, 10, 100, 1000, 5, 20], 0, |class, sum| {
-            sums.push((class, sum));
-        });
-        assert_eq!(sums, [(0, 1101), (1, 30), (2, 5)]);
+        let (positions, ends) = classes.positions();
+        assert_eq!(positions, [0, 2, 3, 1, 5, 4]);
+        assert_eq!(ends, [3, 5, 6]);
+        // The next target knows nothing of it.
+        let next = numbering.classes(&[9, 3]);
+        assert_eq!((next.distinct, next.place), (vec![9, 3], vec![0, 1]));
         assert!(Classes::new(&[]).distinct.is_empty());
     }
 }

@@ -4,9 +4,11 @@
 
 use super::isa::dispatch;
 use super::real::{Element, Real};
+use super::runs::RUN;
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// States are worked on in blocks of this many (blank, label) pairs.
 pub(super) const LANES: usize = 16;
@@ -60,6 +62,8 @@ pub(super) struct Source<'a, E> {
     strides: Strides,
     kind: InputKind,
     classes: usize,
+    /// `T_n`.
+    frames: usize,
     /// Where the entries of frame 0 begin.
     start: usize,
     /// For each class that the target uses, then for the blank: its distance from the frame's
@@ -81,6 +85,7 @@ impl<'a, E: Element> Source<'a, E> {
             strides,
             kind: plan.input,
             classes: plan.classes,
+            frames: plan.input_lengths[item],
             start: strides.offset + item * strides.item,
             reach: columns.iter().copied().fold(0, usize::max),
             columns,
@@ -110,148 +115,178 @@ impl<'a, E: Element> Source<'a, E> {
             }
     }
 
-    /// Fills `to` with the entries of the frames from `first` on, and `stats`, which has one place
-    /// for each of them (none for log-probabilities). On several threads if `split`.
+    /// Fills the table `to` with the entries of `runs`, and `stats`, which has one place for each of
+    /// their frames (none for log-probabilities). The last frame of the item stands in for those that
+    /// its last run does not have. On several threads if `split`.
     pub fn gather(
         &self,
-        first: usize,
-        to: &mut [E::Real],
+        runs: Range<usize>,
+        to: &mut [[E::Real; RUN]],
         stats: &mut [RowStats<E::Real>],
         split: bool,
+        buffers: &mut RowBuffers<E>,
     ) {
-        let share = (SHARE / self.weight()).max(1);
-        let runs = to.len().div_ceil(share * self.entries());
-        if runs <= 1 || !split {
-            return self.gather_run(first, to, stats);
+        let share = (SHARE / (RUN * self.weight())).max(1);
+        if !split || runs.len() <= share {
+            return self.gather_runs(runs.start, to, stats, buffers);
         }
-        let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share).collect();
-        stats.resize_with(runs, Default::default);
+        let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share * RUN).collect();
+        stats.resize_with(runs.len().div_ceil(share), Default::default);
         (to.par_chunks_mut(share * self.entries()), stats)
             .into_par_iter()
             .enumerate()
-            .for_each(|(i, (to, stats))| self.gather_run(first + i * share, to, stats));
+            .for_each(|(i, (to, stats))| {
+                let first = runs.start + i * share;
+                self.gather_runs(first, to, stats, &mut RowBuffers::default());
+            });
     }
 
-    /// Fills `to` with the emissions of the frames from `first` on, each divided by the largest of
-    /// its frame, whose logarithm goes to `largest`; and `stats` as [`Source::gather`] does. Says
-    /// whether all of them are in range: no NaN, no −inf, none below e^−87.
-    pub fn emissions(
+    fn gather_runs(
         &self,
         first: usize,
-        to: &mut [E::Real],
-        largest: &mut [E::Real],
-        stats: &mut [RowStats<E::Real>],
-        split: bool,
-        buffers: &mut RowBuffers<E>,
-    ) -> bool {
-        let share = (SHARE / self.weight()).max(1);
-        let runs = largest.len().div_ceil(share);
-        if runs <= 1 || !split {
-            return self.emissions_run(first, to, largest, stats, buffers);
-        }
-        let mut stats: Vec<&mut [RowStats<E::Real>]> = stats.chunks_mut(share).collect();
-        stats.resize_with(runs, Default::default);
-        let shares = (
-            to.par_chunks_mut(share * self.entries()),
-            largest.par_chunks_mut(share),
-            stats,
-        );
-        shares
-            .into_par_iter()
-            .enumerate()
-            .map(|(i, (to, largest, stats))| {
-                let buffers = &mut RowBuffers::default();
-                self.emissions_run(first + i * share, to, largest, stats, buffers)
-            })
-            .reduce(|| true, |a, b| a & b)
-    }
-
-    fn emissions_run(
-        &self,
-        first: usize,
-        to: &mut [E::Real],
-        largest: &mut [E::Real],
+        to: &mut [[E::Real; RUN]],
         stats: &mut [RowStats<E::Real>],
         buffers: &mut RowBuffers<E>,
-    ) -> bool {
-        let (entries, width) = (self.entries(), padded(self.entries()));
-        let mut rows = std::mem::take(&mut buffers.picked);
-        rows.resize(AT_ONCE * width, E::Real::ZERO);
-        let regular = dispatch(
-            #[inline(always)]
-            || {
-                let mut regular = true;
-                for start in (0..largest.len()).step_by(AT_ONCE) {
-                    let some = start..(start + AT_ONCE).min(largest.len());
-                    // Two passes: what is stored in pieces is best not loaded whole at once.
-                    for (t, row) in some.clone().zip(rows.chunks_exact_mut(width)) {
-                        self.gather_row(first + t, &mut row[..entries], stats.get_mut(t), buffers);
-                        let filler = row[0];
-                        row[entries..].fill(filler);
-                    }
-                    for (t, row) in some.zip(rows.chunks_exact(width)) {
-                        // Whole blocks; the next row overwrites what goes beyond this one.
-                        let room = to.len().min(t * entries + width);
-                        let to = &mut to[t * entries..room];
-                        regular &= linear_row(row, to, &mut largest[t]);
-                    }
-                }
-                regular
-            },
-        );
-        buffers.picked = rows;
-        regular
-    }
-
-    fn gather_run(&self, first: usize, to: &mut [E::Real], stats: &mut [RowStats<E::Real>]) {
-        let mut buffers = RowBuffers::default();
+    ) {
         dispatch(
             #[inline(always)]
             || {
                 for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
-                    self.gather_row(first + i, to, stats.get_mut(i), &mut buffers);
+                    self.gather_run((first + i) * RUN, to, &mut buffers.raw_run);
+                }
+                for (i, stats) in stats.iter_mut().enumerate() {
+                    let RowBuffers { raw, row, .. } = &mut *buffers;
+                    let start = self.start + (first * RUN + i) * self.strides.frame;
+                    let (stride, classes) = (self.strides.class, self.classes);
+                    let row = read_row(self.data, start, stride, classes, raw, row);
+                    let (maximum, sum) = E::Real::log_sum_exp(row);
+                    *stats = RowStats { maximum, sum };
                 }
             },
         )
     }
 
-    /// The entries of frame `t`; for logits its statistics too.
+    /// The entries of the run from `frame` on.
     #[inline(always)]
-    fn gather_row(
-        &self,
-        t: usize,
-        to: &mut [E::Real],
-        stats: Option<&mut RowStats<E::Real>>,
-        buffers: &mut RowBuffers<E>,
-    ) {
-        let start = self.start + t * self.strides.frame;
-        let RowBuffers { raw, row, .. } = buffers;
-        if let Some(stats) = stats {
-            let (stride, classes) = (self.strides.class, self.classes);
-            let row = read_row(self.data, start, stride, classes, raw, row);
-            let (maximum, sum) = E::Real::log_sum_exp(row);
-            *stats = RowStats { maximum, sum };
+    fn gather_run(&self, frame: usize, to: &mut [[E::Real; RUN]], raw: &mut Vec<[E; RUN]>) {
+        if let Some(data) = E::as_real(self.data) {
+            return self.pick(data, frame, to);
         }
-        let data = &self.data[start..];
-        if let Some(data) = E::as_real(data) {
+        raw.resize(to.len(), [E::zero(); RUN]);
+        self.pick(self.data, frame, raw);
+        E::widen_slice(raw.as_flattened(), to.as_flattened_mut());
+    }
+
+    #[inline(always)]
+    fn pick<T: Copy>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
+        for k in 0..RUN {
+            let frame = (frame + k).min(self.frames - 1);
+            let data = &data[self.start + frame * self.strides.frame..];
             assert!(self.reach < data.len());
             for (to, &column) in to.iter_mut().zip(&self.columns) {
                 // SAFETY: no column is above `reach`.
-                *to = unsafe { *data.get_unchecked(column) };
+                to[k] = unsafe { *data.get_unchecked(column) };
             }
-        } else {
-            raw.clear();
-            raw.extend(self.columns.iter().map(|&column| data[column]));
-            E::widen_slice(raw, to);
         }
     }
+}
+
+/// Turns the entries of `frames` frames, as [`Source::gather`] leaves them, into emissions, each divided
+/// by the largest of its frame. `scales` receives for each run the sum of their logarithms. Says whether
+/// all emissions are in range: no NaN, no −inf, none below e^−87. On several threads if `split`.
+pub(super) fn to_emissions<R: Real>(
+    table: &mut [[R; RUN]],
+    entries: usize,
+    frames: usize,
+    scales: &mut [f64],
+    split: bool,
+) -> bool {
+    let share = (SHARE / (RUN * entries)).max(1);
+    if !split || scales.len() <= share {
+        return linear_runs(table, entries, frames, scales);
+    }
+    (
+        table.par_chunks_mut(share * entries),
+        scales.par_chunks_mut(share),
+    )
+        .into_par_iter()
+        .enumerate()
+        .map(|(i, (table, scales))| linear_runs(table, entries, frames - i * share * RUN, scales))
+        .reduce(|| true, |a, b| a & b)
+}
+
+fn linear_runs<R: Real>(
+    table: &mut [[R; RUN]],
+    entries: usize,
+    frames: usize,
+    scales: &mut [f64],
+) -> bool {
+    dispatch(
+        #[inline(always)]
+        || {
+            let mut live = [true; LANES];
+            for (i, (run, scale)) in table.chunks_exact_mut(entries).zip(scales).enumerate() {
+                let top = linear_run(run, &mut live);
+                *scale = 0.0;
+                for &top in top.iter().take(frames - i * RUN) {
+                    *scale += top.widen();
+                }
+            }
+            fold_lanes(live, |a, b| a & b)
+        },
+    )
+}
+
+/// `exp(x − largest)` in place of the entries of a run, and the largest of each frame. `live` tells of
+/// entries that are not within [`LOWEST`] of it.
+#[inline(always)]
+fn linear_run<R: Real>(run: &mut [[R; RUN]], live: &mut [bool; LANES]) -> [R; RUN] {
+    let (blocks, rest) = run.as_flattened_mut().as_chunks_mut::<LANES>();
+    let mut tops = [R::narrow(f64::NEG_INFINITY); LANES];
+    for block in &*blocks {
+        for k in 0..LANES {
+            tops[k] = larger(tops[k], block[k]);
+        }
+    }
+    for (top, &x) in tops.iter_mut().zip(&*rest) {
+        *top = larger(*top, x);
+    }
+    for k in 0..RUN {
+        tops[k] = larger(tops[k], tops[k + RUN]);
+        tops[k + RUN] = tops[k];
+    }
+    let limit = R::narrow(-LOWEST);
+    let mut convert = |x: &mut R, k: usize| {
+        // NaN is not live.
+        live[k] &= *x - tops[k] >= limit;
+        *x = R::exp_ratio(*x, tops[k]);
+    };
+    for block in blocks {
+        for k in 0..LANES {
+            convert(&mut block[k], k);
+        }
+    }
+    if let Some(rest) = rest.first_chunk_mut::<RUN>() {
+        for k in 0..RUN {
+            convert(&mut rest[k], k);
+        }
+    }
+    let mut top = [R::ZERO; RUN];
+    top.copy_from_slice(&tops[..RUN]);
+    top
+}
+
+/// The larger of two; NaN is not.
+#[inline(always)]
+fn larger<R: Real>(a: R, b: R) -> R {
+    if b > a { b } else { a }
 }
 
 /// Working memory for rows of the input.
 pub(super) struct RowBuffers<E: Element> {
     raw: Vec<E>,
     row: Vec<E::Real>,
-    picked: Vec<E::Real>,
+    raw_run: Vec<[E; RUN]>,
 }
 
 impl<E: Element> Default for RowBuffers<E> {
@@ -259,13 +294,10 @@ impl<E: Element> Default for RowBuffers<E> {
         Self {
             raw: Vec::new(),
             row: Vec::new(),
-            picked: Vec::new(),
+            raw_run: Vec::new(),
         }
     }
 }
-
-/// Frames whose entries are gathered before they are converted.
-const AT_ONCE: usize = 16;
 
 /// Entries that a thread reads at a time.
 const SHARE: usize = 1 << 16;
@@ -295,52 +327,9 @@ pub(super) fn read_row<'a, E: Element>(
     row
 }
 
-/// `exp(x − largest)` of a row in whole blocks, as much as `to` takes; `largest` is set. Whether all
-/// entries are within [`LOWEST`] of it.
-#[inline(always)]
-fn linear_row<R: Real>(row: &[R], to: &mut [R], largest: &mut R) -> bool {
-    let (blocks, _) = row.as_chunks::<LANES>();
-    let top = largest_of(blocks, &[]);
-    *largest = top;
-    let limit = R::narrow(LOWEST);
-    let mut live = [true; LANES];
-    let mut convert = |block: &[R; LANES]| {
-        let mut y = [R::ZERO; LANES];
-        for k in 0..LANES {
-            live[k] &= top - block[k] <= limit;
-            y[k] = R::exp_ratio(block[k], top);
-        }
-        y
-    };
-    let (to, rest) = to.as_chunks_mut::<LANES>();
-    for (to, block) in to.iter_mut().zip(blocks) {
-        *to = convert(block);
-    }
-    if let Some(block) = blocks.get(to.len()) {
-        let y = convert(block);
-        rest.copy_from_slice(&y[..rest.len()]);
-    }
-    fold_lanes(live, |a, b| a & b)
-}
-
 /// How far (in nats) emissions may be below the largest of their frame to be plain numbers of any
 /// type: e^−87 is above the least normal f32.
 const LOWEST: f64 = 87.0;
-
-/// The sum in f64, in an order that is always the same and loses little.
-pub(super) fn exact_sum<R: Real>(values: &[R]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    for block in blocks {
-        for (sum, x) in lanes.iter_mut().zip(block) {
-            *sum += x.widen();
-        }
-    }
-    for (sum, x) in lanes.iter_mut().zip(rest) {
-        *sum += x.widen();
-    }
-    fold_lanes(lanes, |a, b| a + b)
-}
 
 /// NaN or +inf.
 pub(super) fn is_poison<R: Real>(x: R) -> bool {

@@ -9,6 +9,7 @@ mod log_sum_exp;
 mod prefix;
 mod real;
 mod rows;
+mod runs;
 mod score;
 mod tasks;
 mod tiles;
@@ -22,12 +23,12 @@ pub(crate) use rows::gradient;
 pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
-use crate::classes::Classes;
+use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Found, LANES, RowBuffers, RowStats, Source, exact_sum, is_poison};
-use std::ops::Range;
+use emission::{Found, RowBuffers, RowStats, Source, is_poison, to_emissions};
+use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
 use tasks::{Threads, share_out};
-use tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
+use tiles::{Scratch, Tiles, Track, Unfit};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -38,9 +39,9 @@ struct SavedItem<R> {
     loss: f64,
     /// The classes that the target uses.
     classes: Vec<u32>,
-    /// `(T_n, classes + 1)`: the posterior of each class that the target uses, then of the blank.
-    /// Empty when the loss is not finite.
-    posterior: Vec<R>,
+    /// As a [`Table`]: the posterior of each class that the target uses, then of the blank. Empty when
+    /// the loss is not finite.
+    posterior: Vec<[R; RUN]>,
     /// `T_n` entries for logits; none for log-probabilities, and none when the loss is not
     /// finite.
     stats: Vec<RowStats<R>>,
@@ -91,6 +92,7 @@ const WORTH_A_THREAD: usize = 1 << 14;
 
 /// Working memory of one task, kept from item to item.
 struct Buffers<E: Element> {
+    numbering: Numbering,
     lattice: Tiles,
     forward: Way<E>,
     backward: Way<E>,
@@ -102,9 +104,11 @@ struct Way<E: Element> {
     track: Track,
     on: Track,
     scratch: Scratch,
-    values: Vec<E::Real>,
-    /// The logarithm of what each frame was divided by.
-    largest: Vec<E::Real>,
+    /// A table of a few runs.
+    values: Vec<[E::Real; RUN]>,
+    stats: Vec<RowStats<E::Real>>,
+    /// The logarithm of what each run was divided by.
+    scales: Vec<f64>,
     rows: RowBuffers<E>,
 }
 
@@ -115,10 +119,12 @@ impl<E: Element> Default for Buffers<E> {
             on: Track::default(),
             scratch: Scratch::default(),
             values: Vec::new(),
-            largest: Vec::new(),
+            stats: Vec::new(),
+            scales: Vec::new(),
             rows: RowBuffers::default(),
         };
         Self {
+            numbering: Numbering::default(),
             lattice: Tiles::default(),
             forward: way(),
             backward: way(),
@@ -148,7 +154,7 @@ fn item<E: Element>(
             _ => f64::INFINITY,
         });
     }
-    let used = Classes::new(plan.target(n)).or_labels(plan.target(n), LANES);
+    let used = buffers.numbering.classes(plan.target(n));
     let source = Source::new(plan, data, strides, n, &used);
     let problem = Problem {
         plan,
@@ -222,158 +228,176 @@ struct Problem<'a, E: Element> {
     split: bool,
 }
 
-/// The gathered input of all frames of an item; at the end the posteriors, entry by entry in its
-/// place.
-struct Kept<S> {
-    entries: Vec<S>,
-    stats: Vec<RowStats<S>>,
+/// The table of all runs of an item: its entries as they come, then its emissions, at the end its
+/// posteriors.
+struct Kept<R> {
+    entries: Vec<[R; RUN]>,
+    stats: Vec<RowStats<R>>,
+}
+
+/// What one direction has of it on its way to the middle.
+struct Half<'a, R> {
+    entries: &'a mut [[R; RUN]],
+    stats: &'a mut [RowStats<R>],
+}
+
+impl<R> Kept<R> {
+    /// Before the middle and from there on; a frame has `entries` entries.
+    fn halves(&mut self, runs: Runs, entries: usize) -> (Half<'_, R>, Half<'_, R>) {
+        let (early, late) = self
+            .entries
+            .split_at_mut(runs.half::<Forward>().end * entries);
+        let middle = runs.middle().min(self.stats.len());
+        let (early_stats, late_stats) = self.stats.split_at_mut(middle);
+        let half = |entries, stats| Half { entries, stats };
+        (half(early, early_stats), half(late, late_stats))
+    }
 }
 
 /// `ln P` of an item, and the posteriors when they are wanted.
 type Solved<E> = (f64, Option<Kept<<E as Element>::Real>>);
 
-/// Frames whose emissions are in memory at a time when nothing is kept.
-const CHUNK: usize = 32;
-
-/// The sum of the logarithms that frames were divided by.
-fn log_scale<R: Real>(largest: &[R], stats: &[RowStats<R>]) -> f64 {
-    exact_sum(largest) + Found::normalisers(stats).log_scale
-}
-
-/// A sum of logarithms that are all numbers: with the NaN or infinity of a poisoned row it is none.
-fn finite(sum: f64) -> Result<f64, Unfit> {
-    if sum.is_finite() { Ok(sum) } else { Err(Unfit) }
-}
-
-impl<E: Element> Way<E> {
-    fn sweep<D: Direction>(&mut self, lattice: &Tiles, table: Table<E::Real>) -> Result<(), Unfit> {
-        let runs = 0..lattice.runs::<D>();
-        lattice.sweep::<D, _>(&mut self.track, runs, table, true, &mut self.scratch)
-    }
+/// Runs whose emissions are in memory at a time when nothing is kept: fewer when no other thread is to
+/// help with them.
+fn at_once(split: bool) -> usize {
+    if split { 16 } else { 4 }
 }
 
 impl<E: Element> Problem<'_, E> {
-    fn frames(&self) -> usize {
-        self.plan.input_lengths[self.n]
+    fn runs(&self) -> Runs {
+        Runs {
+            frames: self.plan.input_lengths[self.n],
+        }
     }
 
     /// `ln P`, and with `keep` the posteriors, unless only those do not fit.
     fn in_tiles(&self, keep: bool, buffers: &mut Buffers<E>) -> Result<Solved<E>, Unfit> {
-        let (frames, entries) = (self.frames(), self.source.entries());
+        let (runs, entries) = (self.runs(), self.source.entries());
         let Buffers {
             lattice,
             forward,
             backward,
+            ..
         } = buffers;
-        lattice.prepare(frames, self.plan.target(self.n), &self.used.place, entries);
-        lattice.start::<Forward>(&mut forward.track);
-        lattice.start::<Backward>(&mut backward.track);
-        if !keep {
-            let (early, late) = both(
-                self.split,
-                || self.score::<Forward>(lattice, forward),
-                || self.score::<Backward>(lattice, backward),
-            );
-            let log_scale = early? + late?;
-            let met = lattice.meet(&forward.track, &backward.track)?;
-            return Ok((met.ln() + log_scale, None));
-        }
-        let mut kept = Kept {
-            entries: vec![E::Real::ZERO; frames * entries],
-            stats: self.source.no_stats(frames),
-        };
-        let (values, stats) = (&mut kept.entries, &mut kept.stats);
-        let Way { largest, rows, .. } = &mut *forward;
-        self.emissions(0..frames, values, largest, stats, rows)?;
-        // In the same order as without posteriors.
-        let part = |frames: Range<usize>| {
-            log_scale(
-                &largest[frames.clone()],
-                kept.stats.get(frames).unwrap_or_default(),
-            )
-        };
-        let early: f64 = lattice
-            .chunks::<Forward>(CHUNK)
-            .map(|(_, frames)| part(frames))
-            .sum();
-        let late: f64 = lattice
-            .chunks::<Backward>(CHUNK)
-            .map(|(_, frames)| part(frames))
-            .sum();
-        let log_scale = finite(early + late)?;
-        let table = Table {
-            first: 0,
-            values: &kept.entries,
-        };
+        let target = self.plan.target(self.n);
+        lattice.prepare(runs.frames, target, &self.used.place, entries);
+        let mut kept = keep.then(|| self.room());
+        let (early, late) = kept
+            .as_mut()
+            .map(|kept| kept.halves(runs, entries))
+            .unzip();
         let (early, late) = both(
             self.split,
-            || forward.sweep::<Forward>(lattice, table),
-            || backward.sweep::<Backward>(lattice, table),
+            || self.sweep::<Forward>(lattice, forward, early),
+            || self.sweep::<Backward>(lattice, backward, late),
         );
-        early.and(late)?;
+        let log_scale = early? + late?;
         let (alpha, beta) = (&forward.track, &backward.track);
         let met = lattice.meet(alpha, beta)?;
+        let log_p = met.ln() + log_scale;
+        let Some(mut kept) = kept else {
+            return Ok((log_p, None));
+        };
         forward.on.follow(alpha);
         backward.on.follow(beta);
-        let (early, late) = kept.entries.split_at_mut(lattice.middle() * entries);
+        let (early, late) = kept.halves(runs, entries);
         let (f, b) = (&mut forward.scratch, &mut backward.scratch);
         let (late, early) = both(
             self.split,
-            || lattice.walk::<Forward, _>(&mut forward.on, beta, met, late, f),
-            || lattice.walk::<Backward, _>(&mut backward.on, alpha, met, early, b),
+            || lattice.walk::<Forward, _>(&mut forward.on, beta, met, late.entries, f),
+            || lattice.walk::<Backward, _>(&mut backward.on, alpha, met, early.entries, b),
         );
         let fit = early.and(late).is_ok();
-        Ok((met.ln() + log_scale, fit.then_some(kept)))
+        Ok((log_p, fit.then_some(kept)))
     }
 
-    /// The emissions of some frames.
-    fn emissions(
+    /// One direction up to the middle, a few runs at a time, whose emissions stay in `half` if there is
+    /// one. The logarithm of what emissions were divided by.
+    fn sweep<D: Direction>(
         &self,
-        frames: Range<usize>,
-        values: &mut Vec<E::Real>,
-        largest: &mut Vec<E::Real>,
-        stats: &mut [RowStats<E::Real>],
-        rows: &mut RowBuffers<E>,
-    ) -> Result<(), Unfit> {
-        values.resize(frames.len() * self.source.entries(), E::Real::ZERO);
-        largest.resize(frames.len(), E::Real::ZERO);
-        let (source, first) = (self.source, frames.start);
-        let regular = source.emissions(first, values, largest, stats, self.split, rows);
-        if regular { Ok(()) } else { Err(Unfit) }
-    }
-
-    /// One direction up to the middle, with the emissions of a few frames in memory at a time.
-    fn score<D: Direction>(&self, lattice: &Tiles, way: &mut Way<E>) -> Result<f64, Unfit> {
+        lattice: &Tiles,
+        way: &mut Way<E>,
+        mut half: Option<Half<E::Real>>,
+    ) -> Result<f64, Unfit> {
         let Way {
             track,
             scratch,
             values,
-            largest,
+            stats,
+            scales,
             rows,
             ..
         } = way;
-        let mut sum = 0.0;
-        for (runs, frames) in lattice.chunks::<D>(CHUNK) {
-            let first = frames.start;
-            let mut stats = self.source.no_stats(frames.len());
-            self.emissions(frames, values, largest, &mut stats, rows)?;
-            sum = finite(sum + log_scale(largest, &stats))?;
-            lattice.sweep::<D, _>(track, runs, Table { first, values }, false, scratch)?;
+        let (entries, runs, keep) = (self.source.entries(), self.runs(), half.is_some());
+        let first = runs.half::<D>().start;
+        let mut log_scale = 0.0;
+        lattice.start::<D>(track);
+        for some in runs.chunks::<D>(at_once(self.split)) {
+            let frames = runs.frames_of(some.clone());
+            let (values, stats) = match &mut half {
+                Some(half) => {
+                    let start = first * RUN;
+                    let stats = half.stats.get_mut(frames.start - start..frames.end - start);
+                    let values = (some.start - first) * entries..(some.end - first) * entries;
+                    (&mut half.entries[values], stats.unwrap_or_default())
+                }
+                None => {
+                    values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+                    stats.clear();
+                    stats.extend(self.source.no_stats(frames.len()));
+                    (values.as_mut_slice(), stats.as_mut_slice())
+                }
+            };
+            self.source
+                .gather(some.clone(), values, stats, self.split, rows);
+            scales.resize(some.len(), 0.0);
+            if !to_emissions(values, entries, frames.len(), scales, self.split) {
+                return Err(Unfit);
+            }
+            let mut stats = stats.chunks(RUN);
+            // Run by run in the order of the direction, however many there are at a time.
+            for run in ordered::<D>(0..some.len()) {
+                let stats = if D::FORWARD { stats.next() } else { stats.next_back() };
+                let normalisers = Found::normalisers(stats.unwrap_or_default());
+                log_scale += scales[run] + normalisers.log_scale;
+            }
+            let table = Table {
+                first: some.start,
+                entries,
+                values,
+            };
+            lattice.sweep::<D, _>(track, some, table, keep, scratch)?;
         }
-        Ok(sum)
+        // With the NaN or infinity of a poisoned row it is no number.
+        if log_scale.is_finite() {
+            Ok(log_scale)
+        } else {
+            Err(Unfit)
+        }
+    }
+
+    /// Room for all runs.
+    fn room(&self) -> Kept<E::Real> {
+        let entries = self.runs().count() * self.source.entries();
+        Kept {
+            entries: vec![[E::Real::ZERO; RUN]; entries],
+            stats: self.source.no_stats(self.runs().frames),
+        }
     }
 
     fn gather_all(&self) -> Kept<E::Real> {
-        let mut entries = vec![E::Real::ZERO; self.frames() * self.source.entries()];
-        let mut stats = self.source.no_stats(self.frames());
-        self.source.gather(0, &mut entries, &mut stats, self.split);
-        Kept { entries, stats }
+        let mut kept = self.room();
+        let (runs, rows) = (0..self.runs().count(), &mut RowBuffers::default());
+        let Kept { entries, stats } = &mut kept;
+        self.source.gather(runs, entries, stats, self.split, rows);
+        kept
     }
 
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
     fn is_poisoned(&self) -> bool {
         let kept = self.gather_all();
-        Found::normalisers(&kept.stats).poisoned || kept.entries.iter().any(|&x| is_poison(x))
+        let mut entries = kept.entries.as_flattened().iter();
+        Found::normalisers(&kept.stats).poisoned || entries.any(|&x| is_poison(x))
     }
 }
 
@@ -419,8 +443,13 @@ mod tests {
             class: 1,
         };
         let mut worst = 0.0f64;
-        let used = Classes::new(plan.target(0));
-        for used in [used.clone(), used.or_labels(plan.target(0), 1024)] {
+        let target = plan.target(0);
+        // Each label a class of its own: posteriors are then those of the labels.
+        let labels = Classes {
+            distinct: target.to_vec(),
+            place: (0..target.len() as u32).collect(),
+        };
+        for used in [Classes::new(target), labels] {
             let source = Source::new(plan, data, strides, 0, &used);
             let problem = Problem {
                 plan,
@@ -439,9 +468,11 @@ mod tests {
                 "{log_p} {wide}"
             );
             let (kept, wide) = (kept.ok_or(Unfit)?.entries, wide_kept.unwrap().entries);
-            assert_eq!(kept.len(), wide.len());
-            for (a, b) in kept.iter().zip(&wide) {
-                worst = worst.max((a - b).abs());
+            let entries = source.entries();
+            for t in 0..plan.frames {
+                for i in t / RUN * entries..(t / RUN + 1) * entries {
+                    worst = worst.max((kept[i][t % RUN] - wide[i][t % RUN]).abs());
+                }
             }
         }
         Ok(worst)

@@ -30,9 +30,6 @@ pub(crate) trait Real:
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
-
-    /// The slice itself, when no conversion is needed.
-    fn as_f64(slice: &[Self]) -> Option<&[f64]>;
 }
 
 // 2^52 · 1.5: adding it to an f64 rounds to an integer, which then stands in the low bits.
@@ -159,11 +156,6 @@ impl Real for f32 {
     fn narrow(x: f64) -> f32 {
         x as f32
     }
-
-    #[inline(always)]
-    fn as_f64(_: &[f32]) -> Option<&[f64]> {
-        None
-    }
 }
 
 impl Real for f64 {
@@ -201,11 +193,6 @@ impl Real for f64 {
     #[inline(always)]
     fn narrow(x: f64) -> f64 {
         x
-    }
-
-    #[inline(always)]
-    fn as_f64(slice: &[f64]) -> Option<&[f64]> {
-        Some(slice)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::emission::{LANES, RowStats, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
+use super::runs::RUN;
 use super::tasks::{Threads, share_out};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
@@ -173,11 +174,12 @@ impl<E: Element> Row<'_, E> {
         }
         let classes = &self.item.classes;
         let width = classes.len() + 1;
-        let posterior = &self.item.posterior[self.t * width..(self.t + 1) * width];
-        for (&class, &posterior) in classes.iter().zip(posterior) {
-            out[class as usize] -= self.upstream * posterior;
+        let posterior = &self.item.posterior[self.t / RUN * width..][..width];
+        let lane = self.t % RUN;
+        for (&class, posterior) in classes.iter().zip(posterior) {
+            out[class as usize] -= self.upstream * posterior[lane];
         }
-        out[self.plan.blank] -= self.upstream * posterior[classes.len()];
+        out[self.plan.blank] -= self.upstream * posterior[classes.len()][lane];
     }
 }
 

@@ -15,11 +15,12 @@
 //! that differs in several places much less: only what lies before the first change and behind
 //! the last is common. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::emission::{Found, RowBuffers, Source, exact_sum};
+use super::emission::{Found, RowBuffers, Source, to_emissions};
 use super::real::{Element, Real};
+use super::runs::{Backward, Direction, Forward, RUN, Runs, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{Backward, Direction, Forward, Scratch, Table, Tiles, Track, Unfit};
-use super::wide::{self, Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
+use super::tiles::{Scratch, Tiles, Track, Unfit};
+use super::wide::{Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
 use super::{both, forward, item, loss_from};
 use crate::classes::Classes;
 use crate::plan::{Plan, Strides, frames_needed};
@@ -121,8 +122,8 @@ fn together<E: Element>(
     let threads = rayon::current_num_threads().div_ceil(2);
     let (early, late) = both(
         true,
-        || sweep::<Forward, E>(&source, &lattices, threads),
-        || sweep::<Backward, E>(&source, &lattices, threads),
+        || sweep::<Forward, E>(&source, Runs { frames }, &lattices, threads),
+        || sweep::<Backward, E>(&source, Runs { frames }, &lattices, threads),
     );
     let (Ok(early), Ok(late)) = (early, late) else {
         return vec![Err(Unfit); targets.len()];
@@ -149,6 +150,7 @@ struct Swept {
 /// from the others.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
+    runs: Runs,
     lattices: &[Option<Tiles>],
     threads: usize,
 ) -> Result<Swept, Unfit> {
@@ -161,46 +163,50 @@ fn sweep<D: Direction, E: Element>(
         .zip(&mut swept.tracks)
         .filter_map(|(lattice, track)| Some((lattice.as_ref()?, track)))
         .collect();
-    let Some(&(any, _)) = live.first() else {
+    if live.is_empty() {
         return Ok(swept);
-    };
+    }
     for (lattice, track) in &mut live {
         if let Ok(track) = track {
             lattice.start::<D>(track);
         }
     }
     let entries = source.entries();
-    let (mut narrow, mut largest, mut table) = (Vec::new(), Vec::new(), Vec::<f64>::new());
+    let (mut narrow, mut scales, mut table) = (Vec::new(), Vec::new(), Vec::new());
     let mut rows = RowBuffers::default();
     let share = live.len().div_ceil(4 * threads).max(1);
-    for (runs, frames) in any.chunks::<D>(TABLE / entries) {
-        narrow.resize(frames.len() * entries, E::Real::ZERO);
-        largest.resize(frames.len(), E::Real::ZERO);
-        let mut stats = source.no_stats(frames.len());
-        let (to, split) = (&mut narrow, threads > 1);
-        let regular =
-            source.emissions(frames.start, to, &mut largest, &mut stats, split, &mut rows);
+    let at_once = (TABLE / (RUN * entries)).clamp(1, 64);
+    for some in runs.chunks::<D>(at_once) {
+        let frames = runs.frames_of(some.clone()).len();
+        narrow.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+        scales.resize(some.len(), 0.0);
+        let mut stats = source.no_stats(frames);
+        let split = threads > 1;
+        source.gather(some.clone(), &mut narrow, &mut stats, split, &mut rows);
+        let regular = to_emissions(&mut narrow, entries, frames, &mut scales, split);
         let found = Found::normalisers(&stats);
         if !regular || found.poisoned {
             return Err(Unfit);
         }
-        swept.log_scale += exact_sum(&largest) + found.log_scale;
+        swept.log_scale += scales.iter().sum::<f64>() + found.log_scale;
+        // For all candidates at once.
         table.clear();
-        table.extend(narrow.iter().map(|y| y.widen()));
+        table.extend(narrow.iter().map(|entry| entry.map(|y| y.widen())));
         let table = Table {
-            first: frames.start,
+            first: some.start,
+            entries,
             values: &table,
         };
         share_out(
             live.chunks_mut(share),
             Threads::Rayon,
             threads,
-            |some, scratch: &mut Scratch| {
-                for (lattice, to) in some {
+            |lattices, scratch: &mut Scratch| {
+                for (lattice, to) in lattices {
                     if let Ok(track) = to {
-                        let runs = runs.clone();
+                        let some = some.clone();
                         if lattice
-                            .sweep::<D, _>(track, runs, table, false, scratch)
+                            .sweep::<D, _>(track, some, table, false, scratch)
                             .is_err()
                         {
                             **to = Err(Unfit);
@@ -243,10 +249,14 @@ pub(crate) fn occupancy<E: Element>(plan: &Plan, data: &[E], strides: Strides) -
                 .collect();
             let used = Classes::new(plan.target(n));
             let source = Source::new(plan, data, strides, n, &used);
+            let runs = Runs {
+                frames: plan.input_lengths[n],
+            };
             let mut emissions = Emissions::default();
-            for t in 0..plan.input_lengths[n] {
-                // One frame at a time, since entries are relative to the largest of their frame.
-                let scale = emissions.read(&source, &used, t..t + 1).log_scale.exp();
+            emissions.read(&source, &used, runs);
+            for t in 0..runs.frames {
+                // Entries are relative to the largest of their frame.
+                let scale = emissions.scales[t].exp();
                 let y = emissions.frame(t);
                 let entries = y.labels_m.iter().zip(y.labels_e);
                 let entries = entries.take(plan.target_length(n));
@@ -277,7 +287,7 @@ pub(crate) fn state_posteriors<E: Element>(
     let used = Classes::new(plan.target(n));
     let source = Source::new(plan, data, strides, n, &used);
     let mut emissions = Emissions::default();
-    if emissions.read(&source, &used, 0..frames).poisoned {
+    if emissions.read(&source, &used, Runs { frames }).poisoned {
         posterior.fill(f64::NAN);
         return posterior;
     }
@@ -286,14 +296,8 @@ pub(crate) fn state_posteriors<E: Element>(
     }
     let lattice = Lattice::new(frames, plan.target(n));
     let (mut alpha, mut beta) = (Rows::default(), Rows::default());
-    for (rows, direction) in [
-        (&mut alpha, wide::Direction::Forward),
-        (&mut beta, wide::Direction::Backward),
-    ] {
-        rows.prepare(&lattice, frames);
-        rows.start(&lattice, direction);
-        lattice.sweep(direction, rows, 1..frames + 1, &emissions);
-    }
+    all_rows::<Forward>(&lattice, &mut alpha, &emissions);
+    all_rows::<Backward>(&lattice, &mut beta, &emissions);
     for (t, out) in posterior.chunks_exact_mut(states).enumerate() {
         // Both rows hold the emission of frame t: it is divided out once.
         let (alpha, beta) = (alpha.row(t + 1), beta.row(frames - t));
@@ -321,6 +325,13 @@ pub(crate) fn state_posteriors<E: Element>(
         out.iter_mut().for_each(|x| *x /= sum);
     }
     posterior
+}
+
+/// One direction through all frames, each row kept.
+fn all_rows<D: Direction>(lattice: &Lattice, rows: &mut Rows, emissions: &Emissions) {
+    rows.prepare(lattice, lattice.frames);
+    rows.start::<D>(lattice);
+    lattice.sweep::<D>(rows, 1..lattice.frames + 1, emissions);
 }
 
 #[cfg(test)]
@@ -403,18 +414,20 @@ mod tests {
             for target in targets {
                 let classes = Classes::new(target);
                 let entries = classes.distinct.len() + 1;
-                let values = vec![0.9f32; frames * entries];
+                let all = Runs { frames };
+                let values = vec![[0.9f32; RUN]; all.count() * entries];
                 let mut lattice = Tiles::default();
                 lattice.prepare(frames, target, &classes.place, entries);
                 let (mut track, mut scratch) = (Track::default(), Scratch::default());
                 let table = Table {
                     first: 0,
+                    entries,
                     values: &values,
                 };
                 let start = Instant::now();
                 lattice.start::<D>(&mut track);
-                let runs = 0..lattice.runs::<D>();
-                let fit = lattice.sweep::<D, _>(&mut track, runs, table, false, &mut scratch);
+                let half = all.half::<D>();
+                let fit = lattice.sweep::<D, _>(&mut track, half, table, false, &mut scratch);
                 spent += start.elapsed();
                 assert_eq!(black_box(fit), Ok(()));
             }

@@ -45,6 +45,7 @@
 use super::emission::fold_lanes;
 use super::isa::dispatch_simd;
 use super::real::Real;
+use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -54,8 +55,9 @@ pub(super) const PAIRS: usize = 16;
 /// Pairs that share an exponent.
 const GROUP: usize = 8;
 const GROUPS: usize = PAIRS / GROUP;
-/// The most frames of a run. States flow by one pair a frame, so no further than one group.
-const RUN: usize = 8;
+// States flow by one pair a frame: in a run no further than one group, and a group's frames are as many
+// as its pairs.
+const _: () = assert!(RUN == GROUP);
 
 /// The largest state of a group is brought to between 2^TOP and 2^(TOP + 1).
 const TOP: i64 = 350;
@@ -74,35 +76,6 @@ pub(super) struct Unfit;
 
 fn fits(fit: bool) -> Result<(), Unfit> {
     if fit { Ok(()) } else { Err(Unfit) }
-}
-
-/// Forward or backward in time.
-pub(super) trait Direction: Copy + Send + Sync {
-    const FORWARD: bool;
-    type Other: Direction<Other = Self>;
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Forward;
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Backward;
-
-impl Direction for Forward {
-    const FORWARD: bool = true;
-    type Other = Backward;
-}
-
-impl Direction for Backward {
-    const FORWARD: bool = false;
-    type Other = Forward;
-}
-
-/// Tiles or groups in the order in which states flow.
-#[inline(always)]
-fn ordered<D: Direction>(range: Range<usize>) -> impl Iterator<Item = usize> {
-    let (start, end) = (range.start, range.end);
-    range.map(move |i| if D::FORWARD { i } else { end - 1 - (i - start) })
 }
 
 /// One value for each pair of a tile.
@@ -149,14 +122,6 @@ pub(super) struct Track {
     starts: Vec<usize>,
 }
 
-/// The emissions of the frames from `first` on: `(frames, entries)`, each divided by the largest of
-/// its frame.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Table<'a, R> {
-    pub first: usize,
-    pub values: &'a [R],
-}
-
 /// What a run works with.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -167,8 +132,8 @@ pub(super) struct Scratch {
     scales: Vec<Pairs>,
     /// `[tile][frame]`: the posteriors of the labels.
     posterior: Vec<[Pairs; RUN]>,
-    /// The posterior of each class in a frame.
-    classes: Vec<f64>,
+    /// By entry: the posterior of its class in each frame.
+    classes: Vec<[f64; RUN]>,
     other: Track,
 }
 
@@ -178,8 +143,6 @@ struct Spread {
     /// `[tile][frame]`
     labels: Vec<[Pairs; RUN]>,
     blanks: [f64; RUN],
-    /// One frame of the table.
-    row: Vec<f64>,
 }
 
 /// Where the two directions met: `P = mantissa · 2^exponent`.
@@ -260,16 +223,13 @@ impl Side {
 /// The lattice of one item.
 #[derive(Debug, Default)]
 pub(super) struct Tiles {
-    /// `T_n`.
-    frames: usize,
+    runs: Runs,
     /// `U_n`.
     labels: usize,
     /// Emissions of a frame; the blank's is the last.
     entries: usize,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
-    /// The emissions stand in the order of the labels.
-    direct: bool,
     forward: Side,
     backward: Side,
 }
@@ -281,13 +241,12 @@ impl Tiles {
         let labels = target.len();
         let tiles = labels / PAIRS + 1;
         assert!(places.iter().all(|&place| (place as usize) < entries));
-        self.frames = frames;
+        self.runs = Runs { frames };
         self.labels = labels;
         self.entries = entries;
         self.places.clear();
         self.places.resize(tiles, [0; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
-        self.direct = places.iter().zip(0..).all(|(&place, i)| place == i);
         self.forward
             .prepare(labels, tiles, |j| target[j], |j| j, |j| j);
         let last = labels.saturating_sub(1);
@@ -300,16 +259,11 @@ impl Tiles {
         );
     }
 
-    /// The frame where the two directions meet: forward takes those before it.
-    pub fn middle(&self) -> usize {
-        self.frames.div_ceil(2)
-    }
-
     /// The tiles with pairs that can be reached from the start before frame `run.end`, and from
     /// which the end can be reached after frame `run.start`.
     #[inline(always)]
     fn live(&self, run: &Range<usize>) -> Range<usize> {
-        let low = self.labels.saturating_sub(self.frames - run.start + 1);
+        let low = self.labels.saturating_sub(self.runs.frames - run.start + 1);
         let high = run.end.min(self.labels);
         low / PAIRS..high / PAIRS + 1
     }
@@ -329,42 +283,6 @@ impl Tiles {
         }
     }
 
-    /// The frames of run `i` of `D` on its way to the middle. They are counted from its start.
-    #[inline(always)]
-    fn run<D: Direction>(&self, i: usize) -> Range<usize> {
-        if D::FORWARD {
-            i * RUN..((i + 1) * RUN).min(self.middle())
-        } else {
-            let end = self.frames - i * RUN;
-            end.saturating_sub(RUN).max(self.middle())..end
-        }
-    }
-
-    /// How many runs `D` has on its way to the middle.
-    pub fn runs<D: Direction>(&self) -> usize {
-        let frames = if D::FORWARD {
-            self.middle()
-        } else {
-            self.frames - self.middle()
-        };
-        frames.div_ceil(RUN)
-    }
-
-    /// The runs of `D` on its way to the middle, up to `frames` frames of them at a time but at least
-    /// one, and their frames.
-    pub fn chunks<D: Direction>(
-        &self,
-        frames: usize,
-    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let (runs, at_once) = (self.runs::<D>(), (frames / RUN).clamp(1, 64));
-        (0..runs).step_by(at_once).map(move |start| {
-            let some = start..(start + at_once).min(runs);
-            let (first, last) = (self.run::<D>(some.start), self.run::<D>(some.end - 1));
-            let frames = first.start.min(last.start)..first.end.max(last.end);
-            (some, frames)
-        })
-    }
-
     /// Sets `track` to before the first frame of `D`.
     pub fn start<D: Direction>(&self, track: &mut Track) {
         track.tiles.clear();
@@ -375,8 +293,8 @@ impl Tiles {
         track.tiles[first / PAIRS].numbers.blank.0[first % PAIRS] = 1.0;
     }
 
-    /// Takes `track` through `runs` on the way to the middle. With `keep`, the start of each is
-    /// kept.
+    /// Takes `track` through `runs` on the way to the middle, as far as they come next. With `keep`, the
+    /// start of each is kept.
     pub fn sweep<D: Direction, R: Real>(
         &self,
         track: &mut Track,
@@ -399,7 +317,7 @@ impl Tiles {
     /// `P`, where the two directions have met.
     pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
         const SMALLER: i64 = 480;
-        let middle = self.middle();
+        let middle = self.runs.middle();
         let mut parts = Vec::new();
         for b in self.live(&(middle..middle)) {
             let (alpha, here) = (&alpha.tiles[b], &beta.tiles[b]);
@@ -449,14 +367,14 @@ impl Tiles {
         Ok(Met { mantissa, exponent })
     }
 
-    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` holds
-    /// the emissions of the frames there and receives the posteriors of the classes in their place.
+    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` is the
+    /// table of the emissions there and receives the posteriors of the classes in their place.
     pub fn walk<D: Direction, R: Real>(
         &self,
         track: &mut Track,
         other: &Track,
         met: Met,
-        half: &mut [R],
+        half: &mut [[R; RUN]],
         scratch: &mut Scratch,
     ) -> Result<(), Unfit> {
         dispatch_simd(Walk::<D, R> {
@@ -549,7 +467,7 @@ impl Tiles {
         let consumed = if D::FORWARD {
             run.end
         } else {
-            self.frames - run.start
+            self.runs.frames - run.start
         };
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
         let (consumed, least) = (
@@ -576,59 +494,68 @@ impl Tiles {
         fits(simd.reduce_min_f64s(fit) == 1.0)
     }
 
-    /// The posteriors of the classes in the frames of a run, from those of the states. `sums` are
-    /// those of all blanks and of all labels, pair by pair.
+    /// The posteriors of the classes in the frames of a run, from those of the states. `blanks` are
+    /// those of all blanks, pair by pair.
     #[inline(always)]
-    fn write<R: Real>(
+    fn write<S: Simd, R: Real>(
         &self,
-        to: &mut [R],
-        sums: &[Tile; RUN],
-        met: Met,
+        simd: S,
+        to: &mut [[R; RUN]],
+        blanks: &[Pairs; RUN],
+        (met, frames): (Met, usize),
         live: Range<usize>,
         scratch: &mut Scratch,
     ) -> Result<(), Unfit> {
-        scratch.classes.resize(self.entries, 0.0);
+        let blank = self.entries - 1;
+        scratch.classes.clear();
+        scratch.classes.resize(self.entries, [0.0; RUN]);
         let classes = scratch.classes.as_mut_slice();
-        let posterior = &scratch.posterior[live.clone()];
-        let mut fit = true;
-        for (k, row) in to.chunks_exact_mut(self.entries).enumerate() {
-            let blank = fold_lanes(sums[k].blank.0, |a, b| a + b);
-            let sum = blank + fold_lanes(sums[k].label.0, |a, b| a + b);
-            fit &= (sum / met.mantissa - 1.0).abs() <= OFF;
+        for b in live {
+            let (places, posterior) = (&self.places[b], &scratch.posterior[b]);
+            // Pairs behind the last label have a posterior of 0.
+            for g in 0..self.labels_of(b).len().div_ceil(GROUP) {
+                let labels = transpose(simd, &group_of(posterior, g));
+                for i in 0..GROUP {
+                    let class = &mut classes[places[g * GROUP + i] as usize];
+                    for k in 0..RUN {
+                        class[k] += labels[i][k];
+                    }
+                }
+            }
+        }
+        for g in 0..GROUPS {
+            let blanks = transpose(simd, &group_of(blanks, g));
+            for i in 0..GROUP {
+                for k in 0..RUN {
+                    classes[blank][k] += blanks[i][k];
+                }
+            }
+        }
+        // Four at a time, so that additions do not wait for each other.
+        let mut sums = [[0.0; RUN]; 4];
+        let (fours, rest) = classes.as_chunks::<4>();
+        for four in fours {
+            for c in 0..4 {
+                for k in 0..RUN {
+                    sums[c][k] += four[c][k];
+                }
+            }
+        }
+        for class in rest {
+            for k in 0..RUN {
+                sums[0][k] += class[k];
+            }
+        }
+        let (mut fit, mut scale) = (true, [0.0; RUN]);
+        for k in 0..RUN {
+            let sum = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
+            fit &= k >= frames || (sum / met.mantissa - 1.0).abs() <= OFF;
             // Dividing by the frame's own sum takes out the rounding that all its states share.
-            let scale = 1.0 / sum;
-            if self.direct {
-                row.fill(R::ZERO);
-                for (b, posterior) in live.clone().zip(posterior) {
-                    let to = &mut row[self.labels_of(b)];
-                    if let Ok(to) = <&mut [R; PAIRS]>::try_from(&mut *to) {
-                        for i in 0..PAIRS {
-                            to[i] = R::narrow(posterior[k].0[i] * scale);
-                        }
-                    } else {
-                        for (to, p) in to.iter_mut().zip(&posterior[k].0) {
-                            *to = R::narrow(p * scale);
-                        }
-                    }
-                }
-                row[self.entries - 1] = R::narrow(blank * scale);
-                continue;
-            }
-            classes.fill(0.0);
-            for (b, posterior) in live.clone().zip(posterior) {
-                let (places, posterior) = (&self.places[b], &posterior[k].0);
-                let count = self.labels_of(b).len();
-                for i in 0..PAIRS {
-                    if count < PAIRS && i >= count {
-                        break;
-                    }
-                    // SAFETY: `prepare` checked the places against the number of entries.
-                    unsafe { *classes.get_unchecked_mut(places[i] as usize) += posterior[i] };
-                }
-            }
-            classes[self.entries - 1] = blank;
-            for (to, sum) in row.iter_mut().zip(&*classes) {
-                *to = R::narrow(sum * scale);
+            scale[k] = 1.0 / sum;
+        }
+        for (to, class) in to.iter_mut().zip(classes) {
+            for k in 0..RUN {
+                to[k] = R::narrow(class[k] * scale[k]);
             }
         }
         fits(fit)
@@ -653,15 +580,15 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let (lattice, track) = (self.lattice, self.track);
         let emissions = &mut self.scratch.emissions;
-        for i in self.runs {
-            let run = lattice.run::<D>(i);
+        for i in ordered::<D>(self.runs) {
+            let run = lattice.runs.frames_of(i..i + 1);
             let live = lattice.live(&run);
             fits(track.scale::<D>(live.clone()))?;
             if self.keep {
                 track.starts.push(track.kept.len());
                 track.kept.extend_from_slice(&track.tiles[live.clone()]);
             }
-            emissions.set(lattice, self.table, &run, live.clone());
+            emissions.set(simd, lattice, self.table.run(i), live.clone());
             let (tiles, frames) = (&mut track.tiles, run.len());
             lattice.advance::<S, D, _>(simd, tiles, emissions, frames, live.clone(), &mut Alone);
             lattice.check::<S, D>(simd, tiles, &run, live)?;
@@ -676,7 +603,7 @@ struct Walk<'a, D, R> {
     track: &'a mut Track,
     other: &'a Track,
     met: Met,
-    half: &'a mut [R],
+    half: &'a mut [[R; RUN]],
     scratch: &'a mut Scratch,
     direction: PhantomData<D>,
 }
@@ -694,21 +621,18 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             ..
         } = self;
         let tiles = lattice.places.len();
-        let first = if D::FORWARD { lattice.middle() } else { 0 };
         scratch.rows.resize(tiles, [EMPTY; RUN]);
         scratch.scales.resize(tiles, ZEROS);
         scratch.posterior.resize(tiles, [ZEROS; RUN]);
         scratch.other.tiles.resize(tiles, NOTHING);
         // The runs of the other direction, from the middle back to its start.
-        for i in (0..lattice.runs::<D::Other>()).rev() {
-            let run = lattice.run::<D::Other>(i);
+        let runs = lattice.runs.half::<D::Other>();
+        let first = runs.start;
+        for (i, &start) in ordered::<D>(runs).zip(self.other.starts.iter().rev()) {
+            let run = lattice.runs.frames_of(i..i + 1);
             let (live, frames) = (lattice.live(&run), run.len());
-            let table = Table {
-                first,
-                values: &*half,
-            };
-            scratch.emissions.set(lattice, table, &run, live.clone());
-            let start = self.other.starts[i];
+            let table = &mut half[(i - first) * lattice.entries..][..lattice.entries];
+            scratch.emissions.set(simd, lattice, table, live.clone());
             scratch.other.tiles[live.clone()]
                 .copy_from_slice(&self.other.kept[start..start + live.len()]);
             lattice.advance::<S, D::Other, _>(
@@ -731,12 +655,12 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                     scratch.scales[b].0[g * GROUP..(g + 1) * GROUP].fill(pow2(e));
                 }
             }
-            let mut sums = [EMPTY; RUN];
+            let mut blanks = [ZEROS; RUN];
             let mut join = Join {
                 rows: &scratch.rows,
                 scales: &scratch.scales,
                 posterior: &mut scratch.posterior,
-                sums: &mut sums,
+                blanks: &mut blanks,
             };
             let emissions = &scratch.emissions;
             lattice.advance::<S, D, _>(
@@ -747,8 +671,8 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 live.clone(),
                 &mut join,
             );
-            let places = (run.start - first) * lattice.entries..(run.end - first) * lattice.entries;
-            lattice.write(&mut half[places], &sums, self.met, live, scratch)?;
+            let met = (self.met, frames);
+            lattice.write(simd, table, &blanks, met, live, scratch)?;
         }
         Ok(())
     }
@@ -782,8 +706,8 @@ struct Join<'a> {
     rows: &'a [[Tile; RUN]],
     scales: &'a [Pairs],
     posterior: &'a mut [[Pairs; RUN]],
-    /// Of all tiles: the blanks and the labels, pair by pair.
-    sums: &'a mut [Tile; RUN],
+    /// Of all tiles: the blanks, pair by pair.
+    blanks: &'a mut [Pairs; RUN],
 }
 
 impl Visitor for Join<'_> {
@@ -793,8 +717,7 @@ impl Visitor for Join<'_> {
         let blank = product(simd, &flow.blank, &row.blank, &scale);
         let label = product(simd, &flow.label, &row.label, &scale);
         store(simd, &mut self.posterior[b][k], &label);
-        add_to(simd, &mut self.sums[k].blank, &blank);
-        add_to(simd, &mut self.sums[k].label, &label);
+        add_to(simd, &mut self.blanks[k], &blank);
     }
 }
 
@@ -853,74 +776,92 @@ impl Track {
 }
 
 impl Spread {
-    /// Becomes the emissions of the frames of `run` at the pairs of the live tiles.
+    /// Becomes the emissions of a run at the pairs of the live tiles.
     #[inline(always)]
-    fn set<R: Real>(
+    fn set<S: Simd, R: Real>(
         &mut self,
+        simd: S,
         lattice: &Tiles,
-        table: Table<R>,
-        run: &Range<usize>,
+        run: &[[R; RUN]],
         live: Range<usize>,
     ) {
-        let entries = lattice.entries;
         self.labels.resize(lattice.places.len(), [ZEROS; RUN]);
-        self.row.resize(entries, 0.0);
-        let (labels, wide) = (&mut self.labels[live.clone()], self.row.as_mut_slice());
-        let start = (run.start - table.first) * entries;
-        let rows = &table.values[start..start + run.len() * entries];
-        let full = lattice.labels / PAIRS;
-        for (k, row) in rows.chunks_exact(entries).enumerate() {
-            self.blanks[k] = row[entries - 1].widen();
-            let (blocks, _) = row.as_chunks::<PAIRS>();
-            if lattice.direct {
-                for (to, b) in labels.iter_mut().zip(live.clone()) {
-                    if b < full {
-                        for i in 0..PAIRS {
-                            to[k].0[i] = blocks[b][i].widen();
-                        }
-                    } else {
-                        for i in 0..PAIRS {
-                            // Pairs behind the last label stand for nothing.
-                            let place = b * PAIRS + i;
-                            to[k].0[i] = if place < lattice.labels {
-                                row[place].widen()
-                            } else {
-                                0.0
-                            };
-                        }
-                    }
-                }
-                continue;
-            }
-            let row = match R::as_f64(row) {
-                Some(row) => row,
-                None => {
-                    let (wide_blocks, _) = wide.as_chunks_mut::<PAIRS>();
-                    for (to, from) in wide_blocks.iter_mut().zip(blocks) {
-                        for i in 0..PAIRS {
-                            to[i] = from[i].widen();
-                        }
-                    }
-                    for i in blocks.len() * PAIRS..entries {
-                        wide[i] = row[i].widen();
-                    }
-                    &wide[..entries]
-                }
-            };
-            for (to, b) in labels.iter_mut().zip(live.clone()) {
-                let places = &lattice.places[b];
-                for i in 0..PAIRS {
-                    // SAFETY: `prepare` checked the places against the number of entries, which is
-                    // the length of the row.
-                    to[k].0[i] = unsafe { *row.get_unchecked(places[i] as usize) };
-                }
-                if b == full {
+        for k in 0..RUN {
+            self.blanks[k] = run[lattice.entries - 1][k].widen();
+        }
+        for b in live {
+            let (places, to) = (&lattice.places[b], &mut self.labels[b]);
+            let labels = lattice.labels_of(b).len();
+            for g in 0..GROUPS {
+                let mut entries = [[0.0; RUN]; GROUP];
+                for i in 0..GROUP {
                     // Pairs behind the last label stand for nothing.
-                    to[k].0[lattice.labels - full * PAIRS..].fill(0.0);
+                    if g * GROUP + i < labels {
+                        let entry = &run[places[g * GROUP + i] as usize];
+                        for k in 0..RUN {
+                            entries[i][k] = entry[k].widen();
+                        }
+                    }
+                }
+                let frames = transpose(simd, &entries);
+                for k in 0..RUN {
+                    to[k].0[g * GROUP..(g + 1) * GROUP].copy_from_slice(&frames[k]);
                 }
             }
         }
     }
+}
+
+/// Group `g` of the pairs in each frame.
+#[inline(always)]
+fn group_of(frames: &[Pairs; RUN], g: usize) -> [[f64; GROUP]; RUN] {
+    let mut group = [[0.0; GROUP]; RUN];
+    for k in 0..RUN {
+        group[k].copy_from_slice(&frames[k].0[g * GROUP..(g + 1) * GROUP]);
+    }
+    group
+}
+
+/// Rows as columns.
+#[inline(always)]
+fn transpose<S: Simd>(simd: S, from: &[[f64; GROUP]; GROUP]) -> [[f64; GROUP]; GROUP] {
+    let lanes = S::F64_LANES;
+    let mut to = [[0.0; GROUP]; GROUP];
+    // Squares of as many rows as a vector has lanes, each to its place across the diagonal.
+    for i in 0..GROUP / lanes {
+        for j in 0..GROUP / lanes {
+            let mut square = [simd.splat_f64s(0.0); GROUP];
+            for k in 0..lanes {
+                square[k] = S::as_simd_f64s(&from[i * lanes + k]).0[j];
+            }
+            // Its quarters, then the quarters of those, change places across the diagonal.
+            let mut step = lanes / 2;
+            while step > 0 {
+                let mut upper = [0; GROUP];
+                for k in 0..GROUP {
+                    upper[k] = u64::from(k & step != 0);
+                }
+                let upper = S::as_simd_u64s(&upper).0[0];
+                let upper = simd.equal_u64s(upper, simd.splat_u64s(1));
+                for k in 0..lanes {
+                    if k & step == 0 {
+                        let (a, b) = (square[k], square[k + step]);
+                        let (a_turned, b_turned) = (
+                            simd.rotate_left_f64s(a, step),
+                            simd.rotate_right_f64s(b, step),
+                        );
+                        square[k] = simd.select_f64s(upper, b_turned, a);
+                        square[k + step] = simd.select_f64s(upper, b, a_turned);
+                    }
+                }
+                step /= 2;
+            }
+            for k in 0..lanes {
+                S::as_mut_simd_f64s(&mut to[j * lanes + k]).0[i] = square[k];
+            }
+        }
+    }
+    to
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! What the kernels know of lengths and targets: 32-bit words, in the order that
 //! `kernels/ctc_kernels.h` gives them.
 
-use crate::classes::Classes;
+use crate::classes::Numbering;
 use crate::plan::{Plan, frames_needed};
 
 /// The words, and how much room they have.
@@ -24,18 +24,19 @@ impl Tables {
         let batch = plan.batch;
         let labels = (0..batch).map(|n| plan.target_length(n)).max().unwrap_or(0);
         let mut words = vec![0; self::words(batch, labels)];
-        let mut entries = 1;
+        let (mut entries, mut numbering) = (1, Numbering::default());
         let (lengths, rest) = words.split_at_mut(4 * batch);
         for n in 0..batch {
             let target = plan.target(n);
-            let used = Classes::new(target);
+            let used = numbering.classes(target);
+            let (positions, ends) = used.positions();
             // Lengths were checked to be below 2^31.
             lengths[n] = plan.input_lengths[n] as u32;
             lengths[batch + n] = target.len() as u32;
             lengths[2 * batch + n] = used.distinct.len() as u32;
             lengths[3 * batch + n] = frames_needed(target) as u32;
             entries = entries.max(used.distinct.len() + 1);
-            let sections = [&used.distinct, &used.place, &used.positions, &used.ends];
+            let sections = [&used.distinct, &used.place, &positions, &ends];
             for (section, values) in sections.into_iter().enumerate() {
                 let start = (section * batch + n) * labels;
                 rest[start..start + values.len()].copy_from_slice(values);

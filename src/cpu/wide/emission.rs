@@ -1,9 +1,12 @@
 //! From gathered entries to the emissions that a wide lattice reads: each place of the target looks
 //! its class up and converts it.
 
-use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, largest_of, padded};
+use super::super::emission::{
+    Found, LANES, RowBuffers, Source, fold_lanes, is_poison, largest_of, padded,
+};
 use super::super::isa::dispatch;
 use super::super::real::{Element, Real};
+use super::super::runs::{RUN, Runs, Table};
 use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
 use crate::classes::Classes;
 use std::ops::Range;
@@ -19,6 +22,8 @@ pub(in super::super) struct Emissions {
     pub labels_e: Vec<f64>,
     /// The blank of each frame.
     pub blanks: Vec<(f64, f64)>,
+    /// The logarithm of what each frame was divided by.
+    pub scales: Vec<f64>,
     /// Working memory: the entries of a frame in whole blocks, and for each place of a row which
     /// of them it takes.
     entries: Vec<f64>,
@@ -26,17 +31,23 @@ pub(in super::super) struct Emissions {
 }
 
 impl Emissions {
-    /// Converts the gathered entries of the frames from `first` on, in place of what was here.
-    pub fn convert<S: Real>(&mut self, used: &Classes, first: usize, gathered: &[S]) -> Found {
-        let count = used.distinct.len() + 1;
+    /// Converts the entries of `frames`, in place of what was here.
+    pub fn convert<S: Real>(
+        &mut self,
+        used: &Classes,
+        frames: Range<usize>,
+        table: Table<S>,
+    ) -> Found {
+        let count = table.entries;
         let labels = used.place.len();
         let width = padded(labels + 1);
-        let frames = gathered.len() / count;
+        let (first, frames) = (frames.start, frames.len());
         self.first = first;
         self.width = width;
         self.labels_m.resize(frames * width, 1.0);
         self.labels_e.resize(frames * width, ZERO_EXP);
         self.blanks.resize(frames, (1.0, ZERO_EXP));
+        self.scales.resize(frames, 0.0);
         self.entries.resize(padded(count), 0.0);
         // Behind the labels, and in the pads, the blank: nothing that was not there anyway.
         let blank = count - 1;
@@ -49,6 +60,7 @@ impl Emissions {
             labels_m,
             labels_e,
             blanks,
+            scales,
             entries,
             places,
             ..
@@ -57,19 +69,20 @@ impl Emissions {
         dispatch(
             #[inline(always)]
             || {
-                let rows = gathered
-                    .chunks_exact(count)
-                    .zip(labels_m.chunks_exact_mut(width))
-                    .zip(labels_e.chunks_exact_mut(width));
-                for (((x, m), e), to_blank) in rows.zip(blanks) {
-                    for (to, from) in entries.iter_mut().zip(x) {
-                        *to = from.widen();
+                let rows = labels_m
+                    .chunks_exact_mut(width)
+                    .zip(labels_e.chunks_exact_mut(width))
+                    .zip(blanks.iter_mut().zip(scales));
+                for (t, ((m, e), (to_blank, scale))) in (first..).zip(rows) {
+                    for (to, from) in entries.iter_mut().zip(table.run(t / RUN)) {
+                        *to = from[t % RUN].widen();
                     }
                     let x = entries[blank];
                     entries[count..].fill(x);
                     // SAFETY: the places were checked against `count` above, and `entries` has at
                     // least as many.
-                    unsafe { convert_row(entries, places, m, e, &mut found) };
+                    *scale = unsafe { convert_row(entries, places, m, e, &mut found) };
+                    found.log_scale += *scale;
                     *to_blank = (m[labels], e[labels]);
                     m[labels..].fill(1.0);
                     e[labels..].fill(ZERO_EXP);
@@ -79,17 +92,22 @@ impl Emissions {
         found
     }
 
-    /// Gathers `frames` of `source` and converts them.
-    pub fn read<E: Element>(
-        &mut self,
-        source: &Source<E>,
-        used: &Classes,
-        frames: Range<usize>,
-    ) -> Found {
-        let mut gathered = vec![E::Real::ZERO; frames.len() * source.entries()];
-        let mut stats = source.no_stats(frames.len());
-        source.gather(frames.start, &mut gathered, &mut stats, true);
-        let converted = self.convert(used, frames.start, &gathered);
+    /// Gathers all frames of `source` and converts them.
+    pub fn read<E: Element>(&mut self, source: &Source<E>, used: &Classes, runs: Runs) -> Found {
+        let entries = source.entries();
+        let mut gathered = vec![[E::Real::ZERO; RUN]; runs.count() * entries];
+        let mut stats = source.no_stats(runs.frames);
+        let (all, buffers) = (0..runs.count(), &mut RowBuffers::default());
+        source.gather(all, &mut gathered, &mut stats, true, buffers);
+        let table = Table {
+            first: 0,
+            entries,
+            values: &gathered,
+        };
+        let converted = self.convert(used, 0..runs.frames, table);
+        for (scale, stats) in self.scales.iter_mut().zip(stats.chunks(1)) {
+            *scale += Found::normalisers(stats).log_scale;
+        }
         converted.and(Found::normalisers(&stats))
     }
 
@@ -112,7 +130,7 @@ pub(in super::super) struct Frame<'a> {
     pub blank: (f64, f64),
 }
 
-/// `exp(x − largest)` of the entries at `places`, in whole blocks.
+/// `exp(x − largest)` of the entries at `places`, in whole blocks. The largest.
 ///
 /// # Safety
 /// `places` must hold indices into `entries`.
@@ -123,7 +141,7 @@ unsafe fn convert_row(
     m: &mut [f64],
     e: &mut [f64],
     found: &mut Found,
-) {
+) -> f64 {
     let (blocks, _) = entries.as_chunks::<LANES>();
     let (places, _) = places.as_chunks::<LANES>();
     let (m, _) = m.as_chunks_mut::<LANES>();
@@ -132,7 +150,6 @@ unsafe fn convert_row(
     if largest == f64::NEG_INFINITY {
         largest = 0.0;
     }
-    found.log_scale += largest;
     let mut live_all = [true; LANES];
     for ((places, m), e) in places.iter().zip(m).zip(e) {
         let (mut block_m, mut block_e) = ([1.0; LANES], [ZERO_EXP; LANES]);
@@ -153,4 +170,5 @@ unsafe fn convert_row(
         // −inf, too far below, or no number at all: rare enough to look again.
         found.poisoned |= entries.iter().any(|&x| is_poison(x));
     }
+    largest
 }

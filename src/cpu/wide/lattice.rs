@@ -22,6 +22,7 @@
 
 use super::super::emission::{LANES, fold_lanes, padded};
 use super::super::isa::dispatch;
+use super::super::runs::{Backward, Direction, Runs};
 use super::emission::Emissions;
 use super::number::{ZERO_BELOW, ZERO_EXP, max, normalise, pow2};
 use crate::classes::Classes;
@@ -44,12 +45,6 @@ pub(in super::super) struct Lattice {
     /// 0 where label i may follow label i − 1 with no blank between them, a zero's exponent
     /// elsewhere; entry i + 1 is for label i.
     skip: Vec<f64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Direction {
-    Forward,
-    Backward,
 }
 
 /// Rows of states. In memory each row is its blanks, then its labels, each with one pad before
@@ -91,13 +86,10 @@ impl Rows {
     }
 
     /// Row 0 of a direction: all in its first state.
-    pub fn start(&mut self, lattice: &Lattice, direction: Direction) {
+    pub fn start<D: Direction>(&mut self, lattice: &Lattice) {
         self.m[..2 * self.track].fill(1.0);
         self.e[..2 * self.track].fill(ZERO_EXP);
-        let first = match direction {
-            Direction::Forward => 0,
-            Direction::Backward => lattice.labels,
-        };
+        let first = if D::FORWARD { 0 } else { lattice.labels };
         self.e[first + 1] = 0.0;
     }
 
@@ -242,10 +234,10 @@ impl<'a> Inflow<'a> {
     /// Into the pairs from `start` on, out of `row`. Before means earlier in time: on the way
     /// back, the states behind.
     #[inline(always)]
-    fn new<const FORWARD: bool>(row: Row<'a>, skip: &'a [f64], start: usize) -> Self {
+    fn new<D: Direction>(row: Row<'a>, skip: &'a [f64], start: usize) -> Self {
         // With the pad in front, pair i stands at i + 1.
         let (low, here, high) = (start, start + 1, start + 2);
-        if FORWARD {
+        if D::FORWARD {
             Self {
                 blank: [row.blanks(here), row.labels(low)],
                 label: [row.labels(here), row.blanks(here), row.labels(low)],
@@ -310,17 +302,15 @@ impl Lattice {
         }
     }
 
-    /// The frame where the two directions meet: forward takes those before it.
-    pub fn middle(&self) -> usize {
-        self.frames.div_ceil(2)
+    fn runs(&self) -> Runs {
+        Runs {
+            frames: self.frames,
+        }
     }
 
     /// The steps of a direction up to the middle.
-    pub fn steps(&self, direction: Direction) -> usize {
-        match direction {
-            Direction::Forward => self.middle(),
-            Direction::Backward => self.frames - self.middle(),
-        }
+    pub fn steps<D: Direction>(&self) -> usize {
+        self.runs().frames_of(self.runs().half::<D>()).len()
     }
 
     /// The blocks of pairs that can be reached at frame `t` from the start, and from which the
@@ -339,41 +329,31 @@ impl Lattice {
 
     /// The frame that step `k` consumes.
     #[inline(always)]
-    pub fn frame_of(&self, direction: Direction, k: usize) -> usize {
-        match direction {
-            Direction::Forward => k - 1,
-            Direction::Backward => self.frames - k,
-        }
+    pub fn frame_of<D: Direction>(&self, k: usize) -> usize {
+        if D::FORWARD { k - 1 } else { self.frames - k }
     }
 
-    /// The frames that `steps` consume.
-    pub fn frames_of(&self, direction: Direction, steps: Range<usize>) -> Range<usize> {
-        match direction {
-            Direction::Forward => steps.start - 1..steps.end - 1,
-            Direction::Backward => self.frames + 1 - steps.end..self.frames + 1 - steps.start,
+    /// The steps that consume `frames`.
+    pub fn steps_of<D: Direction>(&self, frames: Range<usize>) -> Range<usize> {
+        if D::FORWARD {
+            frames.start + 1..frames.end + 1
+        } else {
+            self.frames + 1 - frames.end..self.frames + 1 - frames.start
         }
     }
 
     /// Runs `steps` of one direction.
-    pub fn sweep(
+    pub fn sweep<D: Direction>(
         &self,
-        direction: Direction,
         rows: &mut Rows,
         steps: Range<usize>,
         emissions: &Emissions,
     ) {
         dispatch(
             #[inline(always)]
-            || match direction {
-                Direction::Forward => {
-                    for k in steps {
-                        self.step::<true, false>(rows, k, k, emissions, None);
-                    }
-                }
-                Direction::Backward => {
-                    for k in steps {
-                        self.step::<false, false>(rows, k, k, emissions, None);
-                    }
+            || {
+                for k in steps {
+                    self.step::<D, false>(rows, k, k, emissions, None);
                 }
             },
         )
@@ -385,12 +365,13 @@ impl Lattice {
         dispatch(
             #[inline(always)]
             || {
-                let t = self.middle() - 1;
-                let beta = beta.row(self.frames - self.middle());
-                let alpha = alpha.row(self.middle());
+                let middle = self.runs().middle();
+                let t = middle - 1;
+                let beta = beta.row(self.frames - middle);
+                let alpha = alpha.row(middle);
                 let mut top = [ZERO_EXP + ZERO_EXP; LANES];
                 for b in self.blocks(t) {
-                    let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
+                    let flow = Inflow::new::<Backward>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
                     for (k, top) in top.iter_mut().enumerate() {
@@ -401,7 +382,7 @@ impl Lattice {
                 let top = fold_lanes(top, max);
                 let mut sum = [0.0f64; LANES];
                 for b in self.blocks(t) {
-                    let flow = Inflow::new::<false>(beta, &self.skip, b * LANES);
+                    let flow = Inflow::new::<Backward>(beta, &self.skip, b * LANES);
                     let blanks = alpha.blanks(b * LANES + 1);
                     let labels = alpha.labels(b * LANES + 1);
                     for (k, sum) in sum.iter_mut().enumerate() {
@@ -423,9 +404,8 @@ impl Lattice {
     /// frame to `write`: of each class that the target uses, then of the blank. Row 0 of `rows`
     /// is the row before the first of all steps past the middle.
     #[allow(clippy::too_many_arguments)]
-    pub fn walk_on(
+    pub fn walk_on<D: Direction>(
         &self,
-        direction: Direction,
         rows: &mut Rows,
         steps: Range<usize>,
         other: &Rows,
@@ -434,14 +414,14 @@ impl Lattice {
         classes: &Classes,
         write: &mut dyn FnMut(usize, &[f64]),
     ) {
-        let from = self.steps(direction);
+        let from = self.steps::<D>();
         dispatch(
             #[inline(always)]
             || {
                 let mut states = vec![0.0; self.width];
                 let mut sums = vec![0.0; classes.distinct.len() + 1];
                 for k in steps {
-                    let t = self.frame_of(direction, k);
+                    let t = self.frame_of::<D>(k);
                     // The row of the other direction that includes frame t.
                     let kept = other.row(self.frames + 1 - k);
                     let mut posterior = Posterior {
@@ -452,14 +432,7 @@ impl Lattice {
                         states: &mut states,
                     };
                     let frame = Some(&mut posterior);
-                    match direction {
-                        Direction::Forward => {
-                            self.step::<true, true>(rows, k, k - from, emissions, frame);
-                        }
-                        Direction::Backward => {
-                            self.step::<false, true>(rows, k, k - from, emissions, frame);
-                        }
-                    }
+                    self.step::<D, true>(rows, k, k - from, emissions, frame);
                     let (blanks, labels) = (posterior.blanks, posterior.labels);
                     let blank = fold_lanes(blanks, |a, b| a + b);
                     let sum = blank + fold_lanes(labels, |a, b| a + b);
@@ -469,7 +442,10 @@ impl Lattice {
                     let blocks = self.blocks(t);
                     states[..blocks.start * LANES].fill(0.0);
                     states[blocks.end * LANES..].fill(0.0);
-                    classes.sums(&states, 0.0, |class, sum| sums[class] = sum * scale);
+                    sums.fill(0.0);
+                    for (&place, state) in classes.place.iter().zip(&states) {
+                        sums[place as usize] += state * scale;
+                    }
                     sums[classes.distinct.len()] = blank * scale;
                     write(t, &sums);
                 }
@@ -479,7 +455,7 @@ impl Lattice {
 
     /// Step `k` of a direction, made in row `slot` of `rows` from the row before it.
     #[inline(always)]
-    fn step<const FORWARD: bool, const WALK: bool>(
+    fn step<D: Direction, const WALK: bool>(
         &self,
         rows: &mut Rows,
         k: usize,
@@ -487,19 +463,14 @@ impl Lattice {
         emissions: &Emissions,
         mut posterior: Option<&mut Posterior<'_>>,
     ) {
-        let direction = if FORWARD {
-            Direction::Forward
-        } else {
-            Direction::Backward
-        };
-        let t = self.frame_of(direction, k);
+        let t = self.frame_of::<D>(k);
         let y = emissions.frame(t);
         let blocks = self.blocks(t);
         let (from, mut to) = rows.step_rows(slot);
         for b in blocks.clone() {
             let start = b * LANES;
             let here = start + 1;
-            let flow = Inflow::new::<FORWARD>(from, &self.skip, start);
+            let flow = Inflow::new::<D>(from, &self.skip, start);
             let y_labels = Numbers {
                 m: block(y.labels_m, start),
                 e: block(y.labels_e, start),
@@ -545,10 +516,10 @@ impl Lattice {
         }
         // The next step reads its own blocks and one pair beyond them; what this step did not
         // write there is zero.
-        let next = match direction {
-            Direction::Forward if t + 1 < self.frames => self.blocks(t + 1),
-            Direction::Backward if t > 0 => self.blocks(t - 1),
-            _ => blocks.clone(),
+        let next = if D::FORWARD {
+            self.blocks((t + 1).min(self.frames - 1))
+        } else {
+            self.blocks(t.saturating_sub(1))
         };
         let low = next.start.min(blocks.start) * LANES;
         let high = (next.end.max(blocks.end) * LANES + 1).min(self.width + 1);

@@ -8,15 +8,13 @@ mod lattice;
 mod number;
 
 pub(super) use emission::Emissions;
-pub(super) use lattice::{Direction, Lattice, Rows};
+pub(super) use lattice::{Lattice, Rows};
 pub(super) use number::{ZERO_BELOW, ZERO_EXP};
 
-use super::emission::Found;
+use super::emission::{Found, RowBuffers};
 use super::real::{Element, Real};
-use super::{Kept, Problem, Solved, both};
-
-/// Frames whose emissions are in memory at a time.
-const CHUNK: usize = 32;
+use super::runs::{Backward, Direction, Forward, RUN, Table};
+use super::{Half, Problem, Solved, at_once, both};
 
 /// Working memory of one direction.
 #[derive(Default)]
@@ -32,13 +30,15 @@ impl<E: Element> Problem<'_, E> {
     /// `ln P`, NaN where an entry is no number, and with `keep` the posteriors.
     pub(super) fn in_wide(&self, keep: bool) -> Solved<E> {
         let mut kept = keep.then(|| self.gather_all());
-        let lattice = Lattice::new(self.frames(), self.plan.target(self.n));
+        let (runs, entries) = (self.runs(), self.source.entries());
+        let lattice = Lattice::new(runs.frames, self.plan.target(self.n));
         let (mut forward, mut backward) = (Way::default(), Way::default());
-        let input = kept.as_ref();
+        let halves = kept.as_mut().map(|kept| kept.halves(runs, entries));
+        let (early, late) = halves.unzip();
         let (early, late) = both(
             self.split,
-            || self.wide_sweep(&lattice, Direction::Forward, &mut forward, input),
-            || self.wide_sweep(&lattice, Direction::Backward, &mut backward, input),
+            || self.wide_sweep::<Forward>(&lattice, &mut forward, early),
+            || self.wide_sweep::<Backward>(&lattice, &mut backward, late),
         );
         let found = early.and(late);
         if found.poisoned {
@@ -49,103 +49,104 @@ impl<E: Element> Problem<'_, E> {
             return (log_p, None);
         }
         if let Some(kept) = &mut kept {
-            let middle = lattice.middle() * self.source.entries();
-            let (early, late) = kept.entries.split_at_mut(middle);
+            let (early, late) = kept.halves(runs, entries);
             let (alpha, beta) = (&forward.rows, &backward.rows);
             forward.walk.prepare(&lattice, 0);
-            forward
-                .walk
-                .start_from(alpha, lattice.steps(Direction::Forward));
+            forward.walk.start_from(alpha, lattice.steps::<Forward>());
             backward.walk.prepare(&lattice, 0);
-            backward
-                .walk
-                .start_from(beta, lattice.steps(Direction::Backward));
+            backward.walk.start_from(beta, lattice.steps::<Backward>());
             let (alpha_on, beta_on) = (&mut forward.walk, &mut backward.walk);
             let (f, b) = (&mut forward.emissions, &mut backward.emissions);
             both(
                 self.split,
-                || self.wide_walk(&lattice, Direction::Forward, alpha_on, beta, f, top, late),
-                || self.wide_walk(&lattice, Direction::Backward, beta_on, alpha, b, top, early),
+                || self.wide_walk::<Forward>(&lattice, alpha_on, beta, f, top, late),
+                || self.wide_walk::<Backward>(&lattice, beta_on, alpha, b, top, early),
             );
         }
         (log_p + found.log_scale, kept)
     }
 
-    /// One direction up to the middle.
-    fn wide_sweep(
+    /// One direction up to the middle. `half` holds the entries of its runs, if they are at hand.
+    fn wide_sweep<D: Direction>(
         &self,
         lattice: &Lattice,
-        direction: Direction,
         way: &mut Way,
-        kept: Option<&Kept<E::Real>>,
+        half: Option<Half<E::Real>>,
     ) -> Found {
-        let entries = self.source.entries();
-        let steps = lattice.steps(direction);
+        let (entries, runs) = (self.source.entries(), self.runs());
+        let first = runs.half::<D>().start;
         let Way {
             rows, emissions, ..
         } = way;
-        rows.prepare(lattice, if kept.is_some() { steps } else { 0 });
-        rows.start(lattice, direction);
+        let kept = if half.is_some() { lattice.steps::<D>() } else { 0 };
+        rows.prepare(lattice, kept);
+        rows.start::<D>(lattice);
         let mut found = Found::default();
-        let mut gathered = Vec::new();
-        let mut stats = Vec::new();
-        for start in (0..steps).step_by(CHUNK) {
-            let end = (start + CHUNK).min(steps);
-            let frames = lattice.frames_of(direction, start + 1..end + 1);
-            let (input, stats) = match kept {
-                Some(kept) => (
-                    &kept.entries[frames.start * entries..frames.end * entries],
-                    kept.stats.get(frames.clone()).unwrap_or_default(),
-                ),
+        let (mut gathered, mut buffers) = (Vec::new(), RowBuffers::default());
+        for some in runs.chunks::<D>(at_once(false)) {
+            let frames = runs.frames_of(some.clone());
+            let mut fresh = self.source.no_stats(frames.len());
+            let (values, stats) = match &half {
+                Some(half) => {
+                    let start = first * RUN;
+                    let stats = half.stats.get(frames.start - start..frames.end - start);
+                    let values = (some.start - first) * entries..(some.end - first) * entries;
+                    (&half.entries[values], stats.unwrap_or_default())
+                }
                 None => {
-                    gathered.resize(frames.len() * entries, E::Real::ZERO);
-                    stats.clear();
-                    stats.extend(self.source.no_stats(frames.len()));
-                    let (to, stats) = (&mut gathered, &mut stats);
-                    self.source.gather(frames.start, to, stats, self.split);
-                    (gathered.as_slice(), stats.as_slice())
+                    gathered.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+                    let (to, buffers) = (&mut gathered, &mut buffers);
+                    self.source
+                        .gather(some.clone(), to, &mut fresh, self.split, buffers);
+                    (gathered.as_slice(), fresh.as_slice())
                 }
             };
+            let table = Table {
+                first: some.start,
+                entries,
+                values,
+            };
             found = found.and(Found::normalisers(stats));
-            found = found.and(emissions.convert(self.used, frames.start, input));
-            lattice.sweep(direction, rows, start + 1..end + 1, emissions);
+            found = found.and(emissions.convert(self.used, frames.clone(), table));
+            lattice.sweep::<D>(rows, lattice.steps_of::<D>(frames), emissions);
         }
         found
     }
 
     /// One direction past the middle: `half` holds the entries of the frames there and receives
     /// their posteriors.
-    #[allow(clippy::too_many_arguments)]
-    fn wide_walk(
+    fn wide_walk<D: Direction>(
         &self,
         lattice: &Lattice,
-        direction: Direction,
         rows: &mut Rows,
         other: &Rows,
         emissions: &mut Emissions,
         top: f64,
-        half: &mut [E::Real],
+        half: Half<E::Real>,
     ) {
-        let entries = self.source.entries();
-        let first = match direction {
-            Direction::Forward => lattice.middle(),
-            Direction::Backward => 0,
-        };
-        for start in (lattice.steps(direction)..lattice.frames).step_by(CHUNK) {
-            let steps = start + 1..(start + CHUNK).min(lattice.frames) + 1;
-            let frames = lattice.frames_of(direction, steps.clone());
-            let places = (frames.start - first) * entries..(frames.end - first) * entries;
-            let half = &mut half[places];
+        let (entries, runs) = (self.source.entries(), self.runs());
+        let first = runs.half::<D::Other>().start;
+        // The other direction's way backward in its own order is this one's way on.
+        let mut chunks: Vec<_> = runs.chunks::<D::Other>(at_once(false)).collect();
+        chunks.reverse();
+        for some in chunks {
+            let frames = runs.frames_of(some.clone());
+            let values = &mut half.entries[(some.start - first) * entries..];
+            let table = Table {
+                first: some.start,
+                entries,
+                values: &*values,
+            };
             // What these frames hold was found on the first pass over them.
-            let _ = emissions.convert(self.used, frames.start, half);
+            let _ = emissions.convert(self.used, frames.clone(), table);
             let write = &mut |t: usize, posterior: &[f64]| {
-                let place = (t - frames.start) * entries;
-                for (to, from) in half[place..place + entries].iter_mut().zip(posterior) {
-                    *to = E::Real::narrow(*from);
+                let run = &mut values[(t / RUN - some.start) * entries..];
+                for (to, from) in run.iter_mut().zip(posterior) {
+                    to[t % RUN] = E::Real::narrow(*from);
                 }
             };
-            let used = self.used;
-            lattice.walk_on(direction, rows, steps, other, emissions, top, used, write);
+            let (steps, used) = (lattice.steps_of::<D>(frames), self.used);
+            lattice.walk_on::<D>(rows, steps, other, emissions, top, used, write);
         }
     }
 }

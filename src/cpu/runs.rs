@@ -1,0 +1,129 @@
+//! How the frames of an item are cut up: in runs of a few, from the first frame on, and in two halves,
+//! one for each direction.
+
+use std::ops::Range;
+
+/// Frames of a run. The last run of an item may have fewer.
+pub(super) const RUN: usize = 8;
+
+/// Forward or backward in time.
+pub(super) trait Direction: Copy + Send + Sync {
+    const FORWARD: bool;
+    type Other: Direction<Other = Self>;
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forward;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backward;
+
+impl Direction for Forward {
+    const FORWARD: bool = true;
+    type Other = Backward;
+}
+
+impl Direction for Backward {
+    const FORWARD: bool = false;
+    type Other = Forward;
+}
+
+/// A range from its start forward, from its end backward.
+#[inline(always)]
+pub(super) fn ordered<D: Direction>(range: Range<usize>) -> impl ExactSizeIterator<Item = usize> {
+    let (start, end) = (range.start, range.end);
+    range.map(move |i| if D::FORWARD { i } else { end - 1 - (i - start) })
+}
+
+/// The runs of an item.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Runs {
+    /// `T_n`.
+    pub frames: usize,
+}
+
+impl Runs {
+    pub fn count(self) -> usize {
+        self.frames.div_ceil(RUN)
+    }
+
+    /// The frame where the two directions meet: forward takes those before it.
+    pub fn middle(self) -> usize {
+        self.frames_of(self.half::<Forward>()).end
+    }
+
+    /// The runs that `D` takes on its way to the middle.
+    #[inline(always)]
+    pub fn half<D: Direction>(self) -> Range<usize> {
+        let middle = self.count().div_ceil(2);
+        if D::FORWARD {
+            0..middle
+        } else {
+            middle..self.count()
+        }
+    }
+
+    /// The frames of `runs`.
+    #[inline(always)]
+    pub fn frames_of(self, runs: Range<usize>) -> Range<usize> {
+        let frame = |run: usize| (run * RUN).min(self.frames);
+        frame(runs.start)..frame(runs.end)
+    }
+
+    /// The runs of `D` on its way to the middle, up to `at_once` at a time.
+    pub fn chunks<D: Direction>(self, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+        let half = self.half::<D>();
+        (0..half.len()).step_by(at_once).map(move |taken| {
+            let count = at_once.min(half.len() - taken);
+            if D::FORWARD {
+                half.start + taken..half.start + taken + count
+            } else {
+                half.end - taken - count..half.end - taken
+            }
+        })
+    }
+}
+
+/// What belongs to the entries of some runs: for each run, for each entry of a frame, its frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table<'a, R> {
+    /// The first run.
+    pub first: usize,
+    /// Entries of a frame.
+    pub entries: usize,
+    pub values: &'a [[R; RUN]],
+}
+
+impl<'a, R> Table<'a, R> {
+    #[inline(always)]
+    pub fn run(&self, run: usize) -> &'a [[R; RUN]] {
+        let start = (run - self.first) * self.entries;
+        &self.values[start..start + self.entries]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_directions_share_all_frames() {
+        for frames in 1..200 {
+            let runs = Runs { frames };
+            for at_once in [1, 2, 3, 100] {
+                let mut early: Vec<usize> = runs
+                    .chunks::<Forward>(at_once)
+                    .flat_map(|some| runs.frames_of(some))
+                    .collect();
+                assert_eq!(early.len(), runs.middle());
+                let mut late: Vec<_> = runs
+                    .chunks::<Backward>(at_once)
+                    .map(|some| runs.frames_of(some))
+                    .collect();
+                late.reverse();
+                early.extend(late.into_iter().flatten());
+                assert!(early.into_iter().eq(0..frames), "{frames}, {at_once}");
+            }
+        }
+    }
+}
