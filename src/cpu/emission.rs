@@ -148,26 +148,21 @@ impl<'a, E: Element> Source<'a, E> {
         stats: &mut [RowStats<E::Real>],
         buffers: &mut RowBuffers<E>,
     ) {
-        dispatch(
-            #[inline(always)]
-            || {
-                for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
-                    self.gather_run((first + i) * RUN, to, &mut buffers.raw_run);
-                }
-                for (i, stats) in stats.iter_mut().enumerate() {
-                    let RowBuffers { raw, row, .. } = &mut *buffers;
-                    let start = self.start + (first * RUN + i) * self.strides.frame;
-                    let (stride, classes) = (self.strides.class, self.classes);
-                    let row = read_row(self.data, start, stride, classes, raw, row);
-                    let (maximum, sum) = E::Real::log_sum_exp(row);
-                    *stats = RowStats { maximum, sum };
-                }
-            },
-        )
+        // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
+        for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
+            self.gather_run((first + i) * RUN, to, &mut buffers.raw_run);
+        }
+        for (i, stats) in stats.iter_mut().enumerate() {
+            let RowBuffers { raw, row, .. } = &mut *buffers;
+            let start = self.start + (first * RUN + i) * self.strides.frame;
+            let (stride, classes) = (self.strides.class, self.classes);
+            let row = read_row(self.data, start, stride, classes, raw, row);
+            let (maximum, sum) = E::Real::log_sum_exp(row);
+            *stats = RowStats { maximum, sum };
+        }
     }
 
     /// The entries of the run from `frame` on.
-    #[inline(always)]
     fn gather_run(&self, frame: usize, to: &mut [[E::Real; RUN]], raw: &mut Vec<[E; RUN]>) {
         if let Some(data) = E::as_real(self.data) {
             return self.pick(data, frame, to);
@@ -177,15 +172,18 @@ impl<'a, E: Element> Source<'a, E> {
         E::widen_slice(raw.as_flattened(), to.as_flattened_mut());
     }
 
-    #[inline(always)]
     fn pick<T: Copy>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
+        let last = self.frames - 1;
+        let mut rows = [0; RUN];
         for k in 0..RUN {
-            let frame = (frame + k).min(self.frames - 1);
-            let data = &data[self.start + frame * self.strides.frame..];
-            assert!(self.reach < data.len());
-            for (to, &column) in to.iter_mut().zip(&self.columns) {
+            rows[k] = self.start + (frame + k).min(last) * self.strides.frame;
+            assert!(rows[k] + self.reach < data.len());
+        }
+        // All rows are on their way from memory at the same time.
+        for (to, &column) in to.iter_mut().zip(&self.columns) {
+            for k in 0..RUN {
                 // SAFETY: no column is above `reach`.
-                to[k] = unsafe { *data.get_unchecked(column) };
+                to[k] = unsafe { *data.get_unchecked(rows[k] + column) };
             }
         }
     }
