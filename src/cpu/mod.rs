@@ -11,6 +11,7 @@ mod real;
 mod rows;
 mod runs;
 mod score;
+mod square;
 mod tasks;
 mod tiles;
 mod viterbi;

@@ -46,6 +46,7 @@ use super::emission::fold_lanes;
 use super::isa::dispatch_simd;
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
+use super::square::{Square, transpose};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -814,54 +815,12 @@ impl Spread {
 
 /// Group `g` of the pairs in each frame.
 #[inline(always)]
-fn group_of(frames: &[Pairs; RUN], g: usize) -> [[f64; GROUP]; RUN] {
+fn group_of(frames: &[Pairs; RUN], g: usize) -> Square {
     let mut group = [[0.0; GROUP]; RUN];
     for k in 0..RUN {
         group[k].copy_from_slice(&frames[k].0[g * GROUP..(g + 1) * GROUP]);
     }
     group
-}
-
-/// Rows as columns.
-#[inline(always)]
-fn transpose<S: Simd>(simd: S, from: &[[f64; GROUP]; GROUP]) -> [[f64; GROUP]; GROUP] {
-    let lanes = S::F64_LANES;
-    let mut to = [[0.0; GROUP]; GROUP];
-    // Squares of as many rows as a vector has lanes, each to its place across the diagonal.
-    for i in 0..GROUP / lanes {
-        for j in 0..GROUP / lanes {
-            let mut square = [simd.splat_f64s(0.0); GROUP];
-            for k in 0..lanes {
-                square[k] = S::as_simd_f64s(&from[i * lanes + k]).0[j];
-            }
-            // Its quarters, then the quarters of those, change places across the diagonal.
-            let mut step = lanes / 2;
-            while step > 0 {
-                let mut upper = [0; GROUP];
-                for k in 0..GROUP {
-                    upper[k] = u64::from(k & step != 0);
-                }
-                let upper = S::as_simd_u64s(&upper).0[0];
-                let upper = simd.equal_u64s(upper, simd.splat_u64s(1));
-                for k in 0..lanes {
-                    if k & step == 0 {
-                        let (a, b) = (square[k], square[k + step]);
-                        let (a_turned, b_turned) = (
-                            simd.rotate_left_f64s(a, step),
-                            simd.rotate_right_f64s(b, step),
-                        );
-                        square[k] = simd.select_f64s(upper, b_turned, a);
-                        square[k + step] = simd.select_f64s(upper, b, a_turned);
-                    }
-                }
-                step /= 2;
-            }
-            for k in 0..lanes {
-                S::as_mut_simd_f64s(&mut to[j * lanes + k]).0[i] = square[k];
-            }
-        }
-    }
-    to
 }
 
 #[inline(always)]

@@ -1,0 +1,198 @@
+//! Squares of 8 x 8 numbers, rows turned into columns.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops of a fixed count over arrays are what becomes vector code"
+)]
+
+use pulp::Simd;
+
+const SIDE: usize = 8;
+
+pub(super) type Square = [[f64; SIDE]; SIDE];
+
+/// Rows as columns.
+#[inline(always)]
+pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {
+    // Instructions that shuffle two vectors do it in half the steps.
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = x86::known(simd) {
+            return x86::transpose_v4(simd, from);
+        }
+        if let Some(simd) = x86::known(simd) {
+            return x86::transpose_v3(simd, from);
+        }
+    }
+    by_turning(simd, from)
+}
+
+/// With rotations and selections, which every instruction set has.
+#[inline(always)]
+fn by_turning<S: Simd>(simd: S, from: &Square) -> Square {
+    let lanes = S::F64_LANES;
+    let mut to = [[0.0; SIDE]; SIDE];
+    // Squares of as many rows as a vector has lanes, each to its place across the diagonal.
+    for i in 0..SIDE / lanes {
+        for j in 0..SIDE / lanes {
+            let mut square = [simd.splat_f64s(0.0); SIDE];
+            for k in 0..lanes {
+                square[k] = S::as_simd_f64s(&from[i * lanes + k]).0[j];
+            }
+            // Its quarters, then the quarters of those, change places across the diagonal.
+            let mut step = lanes / 2;
+            while step > 0 {
+                let mut upper = [0; SIDE];
+                for k in 0..SIDE {
+                    upper[k] = u64::from(k & step != 0);
+                }
+                let upper = S::as_simd_u64s(&upper).0[0];
+                let upper = simd.equal_u64s(upper, simd.splat_u64s(1));
+                for k in 0..lanes {
+                    if k & step == 0 {
+                        let (a, b) = (square[k], square[k + step]);
+                        let (a_turned, b_turned) = (
+                            simd.rotate_left_f64s(a, step),
+                            simd.rotate_right_f64s(b, step),
+                        );
+                        square[k] = simd.select_f64s(upper, b_turned, a);
+                        square[k + step] = simd.select_f64s(upper, b, a_turned);
+                    }
+                }
+                step /= 2;
+            }
+            for k in 0..lanes {
+                S::as_mut_simd_f64s(&mut to[j * lanes + k]).0[i] = square[k];
+            }
+        }
+    }
+    to
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{SIDE, Square};
+    use pulp::Simd;
+    use pulp::x86::{V3, V4};
+    use std::any::Any;
+    use std::arch::x86_64::{__m256d, __m512d};
+    use std::mem::transmute;
+
+    /// The instruction set itself, if it is this one.
+    #[inline(always)]
+    pub fn known<S: Simd, T: Simd>(simd: S) -> Option<T> {
+        (&simd as &dyn Any).downcast_ref().copied()
+    }
+
+    // No closures here: what the compiler does not inline loses its instruction set.
+    #[inline(always)]
+    pub fn transpose_v4(simd: V4, from: &Square) -> Square {
+        let simd = simd.avx512f;
+        // SAFETY: both are sixty-four f64.
+        let [a, b, c, d, e, f, g, h] = unsafe { transmute::<Square, [__m512d; SIDE]>(*from) };
+        // Of each two rows their even columns, and their odd ones.
+        let even = [
+            simd._mm512_unpacklo_pd(a, b),
+            simd._mm512_unpacklo_pd(c, d),
+            simd._mm512_unpacklo_pd(e, f),
+            simd._mm512_unpacklo_pd(g, h),
+        ];
+        let odd = [
+            simd._mm512_unpackhi_pd(a, b),
+            simd._mm512_unpackhi_pd(c, d),
+            simd._mm512_unpackhi_pd(e, f),
+            simd._mm512_unpackhi_pd(g, h),
+        ];
+        let [a, c, e, g] = quarters(simd, even);
+        let [b, d, f, h] = quarters(simd, odd);
+        // SAFETY: as above.
+        unsafe { transmute::<[__m512d; SIDE], Square>([a, b, c, d, e, f, g, h]) }
+    }
+
+    /// Four rows of four quarters each, rows turned into columns.
+    #[inline(always)]
+    fn quarters(simd: pulp::core_arch::x86::Avx512f, [a, b, c, d]: [__m512d; 4]) -> [__m512d; 4] {
+        const EVEN: i32 = 0b10_00_10_00;
+        const ODD: i32 = 0b11_01_11_01;
+        let even = [
+            simd._mm512_shuffle_f64x2::<EVEN>(a, b),
+            simd._mm512_shuffle_f64x2::<EVEN>(c, d),
+        ];
+        let odd = [
+            simd._mm512_shuffle_f64x2::<ODD>(a, b),
+            simd._mm512_shuffle_f64x2::<ODD>(c, d),
+        ];
+        [
+            simd._mm512_shuffle_f64x2::<EVEN>(even[0], even[1]),
+            simd._mm512_shuffle_f64x2::<EVEN>(odd[0], odd[1]),
+            simd._mm512_shuffle_f64x2::<ODD>(even[0], even[1]),
+            simd._mm512_shuffle_f64x2::<ODD>(odd[0], odd[1]),
+        ]
+    }
+
+    #[inline(always)]
+    pub fn transpose_v3(simd: V3, from: &Square) -> Square {
+        const HALF: usize = SIDE / 2;
+        const LOW: i32 = 0x20;
+        const HIGH: i32 = 0x31;
+        let simd = simd.avx;
+        let mut to = [[0.0; SIDE]; SIDE];
+        for i in 0..2 {
+            for j in 0..2 {
+                let mut rows = [[0.0; HALF]; HALF];
+                for k in 0..HALF {
+                    rows[k].copy_from_slice(&from[i * HALF + k][j * HALF..(j + 1) * HALF]);
+                }
+                // SAFETY: both are sixteen f64.
+                let [a, b, c, d] =
+                    unsafe { transmute::<[[f64; HALF]; HALF], [__m256d; HALF]>(rows) };
+                let even = [simd._mm256_unpacklo_pd(a, b), simd._mm256_unpacklo_pd(c, d)];
+                let odd = [simd._mm256_unpackhi_pd(a, b), simd._mm256_unpackhi_pd(c, d)];
+                let columns = [
+                    simd._mm256_permute2f128_pd::<LOW>(even[0], even[1]),
+                    simd._mm256_permute2f128_pd::<LOW>(odd[0], odd[1]),
+                    simd._mm256_permute2f128_pd::<HIGH>(even[0], even[1]),
+                    simd._mm256_permute2f128_pd::<HIGH>(odd[0], odd[1]),
+                ];
+                // SAFETY: as above.
+                let columns =
+                    unsafe { transmute::<[__m256d; HALF], [[f64; HALF]; HALF]>(columns) };
+                for k in 0..HALF {
+                    to[j * HALF + k][i * HALF..(i + 1) * HALF].copy_from_slice(&columns[k]);
+                }
+            }
+        }
+        to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::{Isa, dispatch_simd};
+    use super::*;
+    use pulp::WithSimd;
+
+    /// Both ways, on whatever is dispatched to.
+    struct Both(Square);
+
+    impl WithSimd for Both {
+        type Output = [Square; 2];
+
+        fn with_simd<S: Simd>(self, simd: S) -> [Square; 2] {
+            [transpose(simd, &self.0), by_turning(simd, &self.0)]
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        let number = |i: usize, j: usize| (SIDE * i + j) as f64;
+        let from = std::array::from_fn(|i| std::array::from_fn(|j| number(i, j)));
+        let turned: Square = std::array::from_fn(|i| std::array::from_fn(|j| number(j, i)));
+        let best = Isa::current();
+        for isa in Isa::available() {
+            isa.force();
+            assert_eq!(dispatch_simd(Both(from)), [turned; 2], "{isa:?}");
+        }
+        best.force();
+    }
+}
