@@ -148,17 +148,19 @@ impl<'a, E: Element> Source<'a, E> {
         stats: &mut [RowStats<E::Real>],
         buffers: &mut RowBuffers<E>,
     ) {
-        // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
-        for (i, to) in to.chunks_exact_mut(self.entries()).enumerate() {
-            self.gather_run((first + i) * RUN, to, &mut buffers.raw_run);
-        }
-        for (i, stats) in stats.iter_mut().enumerate() {
-            let RowBuffers { raw, row, .. } = &mut *buffers;
-            let start = self.start + (first * RUN + i) * self.strides.frame;
-            let (stride, classes) = (self.strides.class, self.classes);
-            let row = read_row(self.data, start, stride, classes, raw, row);
-            let (maximum, sum) = E::Real::log_sum_exp(row);
-            *stats = RowStats { maximum, sum };
+        let mut stats = stats.chunks_mut(RUN);
+        for (run, to) in (first..).zip(to.chunks_exact_mut(self.entries())) {
+            // Rows that are read whole, first: their entries are then near.
+            for (t, stats) in (run * RUN..).zip(stats.next().unwrap_or_default()) {
+                let RowBuffers { raw, row, .. } = &mut *buffers;
+                let start = self.start + t * self.strides.frame;
+                let (stride, classes) = (self.strides.class, self.classes);
+                let row = read_row(self.data, start, stride, classes, raw, row);
+                let (maximum, sum) = E::Real::log_sum_exp(row);
+                *stats = RowStats { maximum, sum };
+            }
+            // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
+            self.gather_run(run * RUN, to, &mut buffers.raw_run);
         }
     }
 

@@ -157,25 +157,29 @@ impl<E: Element> Row<'_, E> {
 
     #[inline(always)]
     fn fill(&self, out: &mut [E::Real], raw: &mut Vec<E>, input: &mut Vec<E::Real>) {
-        let dense = self.torch() || self.plan.input == InputKind::Logits;
-        if dense {
-            let x = read_row(
-                self.data,
-                self.start,
-                self.stride,
-                self.plan.classes,
-                raw,
-                input,
-            );
-            match self.item.stats.get(self.t) {
-                Some(stats) => softmax(x, stats, self.upstream, out),
-                None => torch_exp(x, self.upstream, out),
-            }
-        }
         let classes = &self.item.classes;
         let width = classes.len() + 1;
         let posterior = &self.item.posterior[self.t / RUN * width..][..width];
         let lane = self.t % RUN;
+        if !self.torch() && self.plan.input == InputKind::LogProbs {
+            for (&class, posterior) in classes.iter().zip(posterior) {
+                out[class as usize] = E::Real::ZERO - self.upstream * posterior[lane];
+            }
+            out[self.plan.blank] = E::Real::ZERO - self.upstream * posterior[classes.len()][lane];
+            return;
+        }
+        let x = read_row(
+            self.data,
+            self.start,
+            self.stride,
+            self.plan.classes,
+            raw,
+            input,
+        );
+        match self.item.stats.get(self.t) {
+            Some(stats) => softmax(x, stats, self.upstream, out),
+            None => torch_exp(x, self.upstream, out),
+        }
         for (&class, posterior) in classes.iter().zip(posterior) {
             out[class as usize] -= self.upstream * posterior[lane];
         }
