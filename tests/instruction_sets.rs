@@ -1,4 +1,5 @@
-//! Every instruction set gives the same bits. In a file of its own: the choice is the process's.
+//! Every instruction set with a fused multiply-add gives the same bits, and SSE2, which has none, the same
+//! results but for roundings. In a file of its own: the choice is the process's.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{CtcLossOptions, Isa, Reduction, ctc_loss, ctc_loss_with_logits};
@@ -24,8 +25,24 @@ fn run(input: &Tensor, targets: &Tensor, logits: bool) -> Result<(Vec<f64>, Vec<
     Ok((values(&loss)?, values(&gradient)?))
 }
 
+/// Within the roundings of the type that the results are kept in.
+fn assert_near(got: &(Vec<f64>, Vec<f64>), other: &(Vec<f64>, Vec<f64>), dtype: DType, what: &str) {
+    let (loss, gradient) = match dtype {
+        DType::F64 => (1e-14, 1e-13),
+        DType::F16 => (1e-6, 1e-3),
+        DType::BF16 => (1e-6, 8e-3),
+        _ => (1e-6, 1e-6),
+    };
+    for (a, b) in got.0.iter().zip(&other.0) {
+        assert!((a / b - 1.0).abs() <= loss, "{what}: {a} {b}");
+    }
+    for (a, b) in got.1.iter().zip(&other.1) {
+        assert!((a - b).abs() <= gradient, "{what}: {a} {b}");
+    }
+}
+
 #[test]
-fn every_instruction_set_gives_the_same_bits() -> Result<()> {
+fn every_instruction_set_gives_the_same_results() -> Result<()> {
     let best = Isa::current();
     println!("this processor has {:?}", Isa::available());
     for (frames, items, classes, labels) in [(40, 3, 7, 9), (150, 2, 300, 40), (9, 1, 2, 1)] {
@@ -41,11 +58,16 @@ fn every_instruction_set_gives_the_same_bits() -> Result<()> {
                 assert!(Isa::Baseline.force());
                 let baseline = run(&input, &targets, logits)?;
                 assert!(baseline.0.iter().all(|loss| loss.is_finite()));
+                let mut fused = None;
                 for isa in Isa::available() {
                     assert!(isa.force());
                     assert_eq!(Isa::current(), isa);
                     let got = run(&input, &targets, logits)?;
-                    assert_eq!(got, baseline, "{isa:?} {dtype:?} logits: {logits}");
+                    let what = format!("{isa:?} {dtype:?} logits: {logits}");
+                    assert_near(&got, &baseline, dtype, &what);
+                    if isa != Isa::Baseline {
+                        assert_eq!(&got, fused.get_or_insert(got.clone()), "{what}");
+                    }
                 }
             }
         }

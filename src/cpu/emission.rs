@@ -2,11 +2,13 @@
 //! that the target uses and of the blank, as they are or as probabilities relative to the largest of
 //! them. For logits the log-sum-exp of the row is taken on the way.
 
-use super::isa::dispatch;
-use super::real::{Element, Real};
+use super::isa::dispatch_simd;
+use super::real::{Block, Element, Real};
 use super::runs::RUN;
+use super::softmax::{RowStats, log_sum_exp};
 use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -16,14 +18,6 @@ pub(super) const LANES: usize = 16;
 /// Rounds up to whole blocks.
 pub(super) fn padded(pairs: usize) -> usize {
     pairs.next_multiple_of(LANES)
-}
-
-/// What a log-softmax over the row of a frame needs: `log p = x − maximum − ln sum`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RowStats<R> {
-    pub maximum: R,
-    /// `Σ exp(x − maximum)` over the classes.
-    pub sum: f64,
 }
 
 /// What was seen on the way to the emissions of some frames.
@@ -156,8 +150,7 @@ impl<'a, E: Element> Source<'a, E> {
                 let start = self.start + t * self.strides.frame;
                 let (stride, classes) = (self.strides.class, self.classes);
                 let row = read_row(self.data, start, stride, classes, raw, row);
-                let (maximum, sum) = E::Real::log_sum_exp(row);
-                *stats = RowStats { maximum, sum };
+                *stats = log_sum_exp(row);
             }
             // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
             self.gather_run(run * RUN, to, &mut buffers.raw_run);
@@ -221,26 +214,47 @@ fn linear_runs<R: Real>(
     frames: usize,
     scales: &mut [f64],
 ) -> bool {
-    dispatch(
-        #[inline(always)]
-        || {
-            let mut live = [true; LANES];
-            for (i, (run, scale)) in table.chunks_exact_mut(entries).zip(scales).enumerate() {
-                let top = linear_run(run, &mut live);
-                *scale = 0.0;
-                for &top in top.iter().take(frames - i * RUN) {
-                    *scale += top.widen();
-                }
-            }
-            fold_lanes(live, |a, b| a & b)
-        },
-    )
+    dispatch_simd(LinearRuns {
+        table,
+        entries,
+        frames,
+        scales,
+    })
 }
 
-/// `exp(x − largest)` in place of the entries of a run, and the largest of each frame. `live` tells of
-/// entries that are not within [`LOWEST`] of it.
+struct LinearRuns<'a, R> {
+    table: &'a mut [[R; RUN]],
+    entries: usize,
+    frames: usize,
+    scales: &'a mut [f64],
+}
+
+impl<R: Real> WithSimd for LinearRuns<'_, R> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let mut fit = [R::ONE; LANES];
+        let runs = self.table.chunks_exact_mut(self.entries).zip(self.scales);
+        for (i, (run, scale)) in runs.enumerate() {
+            let tops = linear_run(simd, run, &mut fit);
+            *scale = 0.0;
+            for top in tops.iter().take(RUN.min(self.frames - i * RUN)) {
+                *scale += top.widen();
+            }
+        }
+        let mut fits = true;
+        for k in 0..LANES {
+            fits &= fit[k] == R::ONE;
+        }
+        fits
+    }
+}
+
+/// `exp(x − largest)` in place of the entries of a run, and the largest of each frame (twice). `fit` is 1
+/// as long as all of them are in range.
 #[inline(always)]
-fn linear_run<R: Real>(run: &mut [[R; RUN]], live: &mut [bool; LANES]) -> [R; RUN] {
+fn linear_run<S: Simd, R: Real>(simd: S, run: &mut [[R; RUN]], fit: &mut Block<R>) -> Block<R> {
     let (blocks, rest) = run.as_flattened_mut().as_chunks_mut::<LANES>();
     let mut tops = [R::narrow(f64::NEG_INFINITY); LANES];
     for block in &*blocks {
@@ -255,30 +269,21 @@ fn linear_run<R: Real>(run: &mut [[R; RUN]], live: &mut [bool; LANES]) -> [R; RU
         tops[k] = larger(tops[k], tops[k + RUN]);
         tops[k + RUN] = tops[k];
     }
-    let limit = R::narrow(-LOWEST);
-    let mut convert = |x: &mut R, k: usize| {
-        // NaN is not live.
-        live[k] &= *x - tops[k] >= limit;
-        *x = R::exp_ratio(*x, tops[k]);
-    };
     for block in blocks {
-        for k in 0..LANES {
-            convert(&mut block[k], k);
-        }
+        R::exp_ratio(simd, block, &tops, fit);
     }
     if let Some(rest) = rest.first_chunk_mut::<RUN>() {
-        for k in 0..RUN {
-            convert(&mut rest[k], k);
-        }
+        let mut last = tops;
+        last[..RUN].copy_from_slice(rest);
+        R::exp_ratio(simd, &mut last, &tops, fit);
+        rest.copy_from_slice(&last[..RUN]);
     }
-    let mut top = [R::ZERO; RUN];
-    top.copy_from_slice(&tops[..RUN]);
-    top
+    tops
 }
 
 /// The larger of two; NaN is not.
 #[inline(always)]
-fn larger<R: Real>(a: R, b: R) -> R {
+pub(super) fn larger<R: Real>(a: R, b: R) -> R {
     if b > a { b } else { a }
 }
 
@@ -327,10 +332,6 @@ pub(super) fn read_row<'a, E: Element>(
     row
 }
 
-/// How far (in nats) emissions may be below the largest of their frame to be plain numbers of any
-/// type: e^−87 is above the least normal f32.
-const LOWEST: f64 = 87.0;
-
 /// NaN or +inf.
 pub(super) fn is_poison<R: Real>(x: R) -> bool {
     let x = x.widen();
@@ -351,21 +352,4 @@ pub(super) fn fold_lanes<T: Copy, const N: usize>(
         half /= 2;
     }
     lanes[0]
-}
-
-/// The largest entry, NaN left out; −inf when there is none.
-#[inline(always)]
-pub(super) fn largest_of<R: Real>(blocks: &[[R; LANES]], rest: &[R]) -> R {
-    let mut lanes = [R::narrow(f64::NEG_INFINITY); LANES];
-    for block in blocks {
-        for k in 0..LANES {
-            lanes[k] = if block[k] > lanes[k] {
-                block[k]
-            } else {
-                lanes[k]
-            };
-        }
-    }
-    let larger = |a: R, b: R| if b > a { b } else { a };
-    rest.iter().copied().fold(fold_lanes(lanes, larger), larger)
 }

@@ -4,10 +4,11 @@
 //! code for whatever instructions the surrounding function may use. [`dispatch`] puts them into
 //! a function that may use AVX2 and FMA, or AVX-512. On aarch64 the baseline is NEON.
 //!
-//! The kernels keep to operations that IEEE 754 fixes (no contraction, no reassociation), so
-//! every instruction set gives the same bits.
+//! The kernels keep to operations that IEEE 754 fixes, in a fixed order. So every instruction set that has
+//! a fused multiply-add gives the same bits; SSE2, which has none, differs from them in the last ones.
 
 use pulp::{Scalar128b, Simd, WithSimd};
+use std::any::TypeId;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// An instruction set that the kernels are compiled for.
@@ -69,6 +70,32 @@ impl Isa {
             CHOSEN.store(self as u8, Ordering::Relaxed);
         }
         available
+    }
+}
+
+/// Whether `a · b + c` is one instruction, rounded once. Elsewhere a fused one would be a call.
+#[inline(always)]
+fn fuses<S: Simd>() -> bool {
+    TypeId::of::<S>() != TypeId::of::<Scalar128b>()
+}
+
+/// `a · b + c`
+#[inline(always)]
+pub(super) fn mul_add_f64<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
+    if fuses::<S>() {
+        simd.mul_add_e_f64s(a, b, c)
+    } else {
+        simd.add_f64s(simd.mul_f64s(a, b), c)
+    }
+}
+
+/// `a · b + c`
+#[inline(always)]
+pub(super) fn mul_add_f32<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+    if fuses::<S>() {
+        simd.mul_add_e_f32s(a, b, c)
+    } else {
+        simd.add_f32s(simd.mul_f32s(a, b), c)
     }
 }
 

@@ -5,12 +5,12 @@
 
 mod emission;
 mod isa;
-mod log_sum_exp;
 mod prefix;
 mod real;
 mod rows;
 mod runs;
 mod score;
+mod softmax;
 mod square;
 mod tasks;
 mod tiles;
@@ -26,8 +26,9 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Found, RowBuffers, RowStats, Source, is_poison, to_emissions};
+use emission::{Found, RowBuffers, Source, is_poison, to_emissions};
 use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
+use softmax::RowStats;
 use tasks::{Threads, share_out};
 use tiles::{Scratch, Tiles, Track, Unfit};
 
@@ -283,10 +284,7 @@ impl<E: Element> Problem<'_, E> {
         let target = self.plan.target(self.n);
         lattice.prepare(runs.frames, target, &self.used.place, entries);
         let mut kept = keep.then(|| self.room());
-        let (early, late) = kept
-            .as_mut()
-            .map(|kept| kept.halves(runs, entries))
-            .unzip();
+        let (early, late) = kept.as_mut().map(|kept| kept.halves(runs, entries)).unzip();
         let (early, late) = both(
             self.split,
             || self.sweep::<Forward>(lattice, forward, early),
@@ -358,7 +356,11 @@ impl<E: Element> Problem<'_, E> {
             let mut stats = stats.chunks(RUN);
             // Run by run in the order of the direction, however many there are at a time.
             for run in ordered::<D>(0..some.len()) {
-                let stats = if D::FORWARD { stats.next() } else { stats.next_back() };
+                let stats = if D::FORWARD {
+                    stats.next()
+                } else {
+                    stats.next_back()
+                };
                 let normalisers = Found::normalisers(stats.unwrap_or_default());
                 log_scale += scales[run] + normalisers.log_scale;
             }

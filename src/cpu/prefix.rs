@@ -2,7 +2,7 @@
 
 use super::emission::LANES;
 use super::isa::dispatch;
-use super::real::Real;
+use super::real::exp_negative_f64;
 
 /// A term this far below the largest (in nats) adds less than one part in 10^21 to a sum.
 const NEGLIGIBLE: f64 = -50.0;
@@ -91,7 +91,7 @@ fn add(a: f64, row: &[f64], largest: &[f64], sums: &mut [f64]) {
                 }
                 if nearest > NEGLIGIBLE {
                     for k in 0..LANES {
-                        sums[k] += f64::exp_negative(terms[k]);
+                        sums[k] += exp_negative_f64(terms[k]);
                     }
                 }
             }

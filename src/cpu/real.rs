@@ -1,9 +1,19 @@
 //! The types that a lattice takes in and gives back, and their exponential.
 
-use super::log_sum_exp::{log_sum_exp_f32, log_sum_exp_f64};
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops of a fixed count over arrays are what becomes vector code"
+)]
+
+use super::emission::LANES;
+use super::isa::mul_add_f32;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use pulp::{Simd, cast};
+
+/// Numbers that are worked on at once.
+pub(super) type Block<R> = [R; LANES];
 
 /// What entries, posteriors and gradients are kept in.
 pub(crate) trait Real:
@@ -15,18 +25,22 @@ pub(crate) trait Real:
     + std::ops::SubAssign
 {
     const ZERO: Self;
+    const ONE: Self;
     /// The distance from 1 to the next number.
     const EPSILON: f64;
 
-    /// `e^(x − reference)`, exact to a rounding of the result, for a difference from −87 to 0.
-    fn exp_ratio(x: Self, reference: Self) -> Self;
+    /// `e^(x − reference)` in place of `x`, exact to a rounding of the result, for differences from −87
+    /// to 0. Where one is lower or no number, `fit` becomes 0.
+    fn exp_ratio<S: Simd>(
+        simd: S,
+        x: &mut Block<Self>,
+        reference: &Block<Self>,
+        fit: &mut Block<Self>,
+    );
 
-    /// `e^x` for `x <= 0`; 0 for `x` below the logarithm of the smallest normal number.
-    fn exp_negative(x: Self) -> Self;
-
-    /// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN or
-    /// +inf, or nothing but −inf.
-    fn log_sum_exp(row: &[Self]) -> (Self, f64);
+    /// `e^(x − maximum)`, for differences of 0 or less; 0 below the logarithm of the smallest normal
+    /// number.
+    fn exp_below<S: Simd>(simd: S, x: &Block<Self>, maximum: Self) -> Block<Self>;
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
@@ -34,7 +48,7 @@ pub(crate) trait Real:
 
 // 2^52 · 1.5: adding it to an f64 rounds to an integer, which then stands in the low bits.
 pub(super) const MAGIC_64: f64 = 6_755_399_441_055_744.0;
-pub(super) const MAGIC_32: f32 = 12_582_912.0;
+const MAGIC_32: f32 = 12_582_912.0;
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 // ln 2 in two parts; the high one has 32 bits, so that its product with an integer below 2^21 is
 // exact (Cody and Waite).
@@ -50,18 +64,6 @@ pub(super) fn reduce_f64(x: f64) -> (f64, u64, f64) {
     (n, shifted.to_bits(), r)
 }
 
-/// ln 2 in two parts for f32. The first has 16 bits: exact in a product with an integer below 2^8.
-pub(super) const F32_LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
-
-/// The same for f32: `n` in the low bits, and `r`, for |n| below 2^8.
-#[inline(always)]
-fn reduce_f32(x: f32) -> (u32, f32) {
-    let shifted = x * (LOG2_E as f32) + MAGIC_32;
-    let n = shifted - MAGIC_32;
-    let r = (x - n * F32_LN_2[0]) - n * F32_LN_2[1];
-    (shifted.to_bits(), r)
-}
-
 /// `a − b` rounded, and what the rounding lost (Knuth's two-sum).
 macro_rules! exact_difference {
     ($a:expr, $b:expr) => {{
@@ -74,29 +76,46 @@ macro_rules! exact_difference {
 
 pub(super) use exact_difference;
 
-/// `e^r = 1 + r + r² p(r)` for `|r| <= 0.3466`, with the polynomial `p` of degree 4 that is best over
-/// this interval, highest power first; the relative error is 3e-9, a twentieth of an f32 step.
-pub(super) const F32_EXP: [f32; 5] = [
-    0.001_381_460_2,
-    0.008_368_716,
-    0.041_668_39,
-    0.166_665_21,
-    0.499_999_94,
-];
+/// `e^x` of an f32 is 0 below it: its power of two would not be a normal number.
+const F32_LOWEST: f32 = -87.0;
 
-/// `e^x` is 0 below it: its power of two would not be a normal number.
-pub(super) const F32_LOWEST: f32 = -87.0;
+/// Emissions are no lower than this times the largest of their frame, as a logarithm: they are then
+/// normal numbers of any type.
+const LOWEST: f32 = F32_LOWEST;
 
+/// `e^(x + lost)` for `x` from −87 to 0 and a small `lost`.
 #[inline(always)]
-fn exp_series_f32(r: f32) -> f32 {
-    let mut p = F32_EXP[0];
-    for &c in &F32_EXP[1..] {
-        p = p * r + c;
+fn exp_f32<S: Simd>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
+    // ln 2 in two parts. The first has 16 bits: exact in a product with an integer below 2^8.
+    const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+    // e^r = 1 + r + r² p(r) for |r| <= 0.3466, with the polynomial p of degree 4 that is best over this
+    // interval, highest power first; the relative error is 3e-9, a twentieth of an f32 step.
+    const SERIES: [f32; 5] = [
+        0.001_381_460_2,
+        0.008_368_716,
+        0.041_668_39,
+        0.166_665_21,
+        0.499_999_94,
+    ];
+    // x = n · ln 2 + r, with n in the low bits of `shifted`.
+    let magic = simd.splat_f32s(MAGIC_32);
+    let shifted = mul_add_f32(simd, x, simd.splat_f32s(LOG2_E as f32), magic);
+    let n = simd.sub_f32s(shifted, magic);
+    let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[0]), x);
+    let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[1]), r);
+    let r = simd.add_f32s(r, lost);
+    let mut p = simd.splat_f32s(SERIES[0]);
+    for k in 1..SERIES.len() {
+        p = mul_add_f32(simd, p, r, simd.splat_f32s(SERIES[k]));
     }
-    (p * r) * r + r + 1.0
+    let y = mul_add_f32(simd, simd.mul_f32s(p, r), r, r);
+    let y = simd.add_f32s(y, simd.splat_f32s(1.0));
+    let bits = simd.add_u32s(cast(shifted), simd.splat_u32s(127));
+    let scale = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
+    simd.mul_f32s(y, cast(scale))
 }
 
-/// The same from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
+/// `e^r` for `|r| <= ln 2 / 2` from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
 /// is 4e-18.
 #[inline(always)]
 pub(super) fn exp_series_f64(r: f64) -> f64 {
@@ -120,31 +139,61 @@ pub(super) fn exp_series_f64(r: f64) -> f64 {
     (p * r) * r + r + 1.0
 }
 
+/// `e^x` for `x <= 0`; 0 for `x` below the logarithm of the smallest normal number.
+#[inline(always)]
+pub(super) fn exp_negative_f64(x: f64) -> f64 {
+    let (_, bits, r) = reduce_f64(x);
+    let scale = f64::from_bits(bits.wrapping_add(1023) << 52);
+    if x < -708.0 {
+        0.0
+    } else {
+        exp_series_f64(r) * scale
+    }
+}
+
 impl Real for f32 {
     const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const EPSILON: f64 = f32::EPSILON as f64;
 
     #[inline(always)]
-    fn exp_ratio(x: f32, reference: f32) -> f32 {
-        let (difference, lost) = exact_difference!(x, reference);
-        let (bits, r) = reduce_f32(difference);
-        let scale = f32::from_bits(bits.wrapping_add(127) << 23);
-        exp_series_f32(r + lost) * scale
-    }
-
-    #[inline(always)]
-    fn exp_negative(x: f32) -> f32 {
-        let (bits, r) = reduce_f32(x);
-        let scale = f32::from_bits(bits.wrapping_add(127) << 23);
-        if x < F32_LOWEST {
-            0.0
-        } else {
-            exp_series_f32(r) * scale
+    fn exp_ratio<S: Simd>(
+        simd: S,
+        x: &mut Block<f32>,
+        reference: &Block<f32>,
+        fit: &mut Block<f32>,
+    ) {
+        let (x, _) = S::as_mut_simd_f32s(x);
+        let (reference, _) = S::as_simd_f32s(reference);
+        let (fit, _) = S::as_mut_simd_f32s(fit);
+        let (lowest, zero) = (simd.splat_f32s(LOWEST), simd.splat_f32s(0.0));
+        for v in 0..LANES / S::F32_LANES {
+            // The difference and what its rounding lost (Knuth's two-sum).
+            let difference = simd.sub_f32s(x[v], reference[v]);
+            let minus_reference = simd.sub_f32s(difference, x[v]);
+            let lost = simd.sub_f32s(
+                simd.sub_f32s(x[v], simd.sub_f32s(difference, minus_reference)),
+                simd.add_f32s(reference[v], minus_reference),
+            );
+            let fits = simd.greater_than_or_equal_f32s(difference, lowest);
+            fit[v] = simd.select_f32s(fits, fit[v], zero);
+            x[v] = exp_f32(simd, difference, lost);
         }
     }
 
-    fn log_sum_exp(row: &[f32]) -> (f32, f64) {
-        log_sum_exp_f32(row)
+    #[inline(always)]
+    fn exp_below<S: Simd>(simd: S, x: &Block<f32>, maximum: f32) -> Block<f32> {
+        let mut to = [0.0; LANES];
+        let (x, _) = S::as_simd_f32s(x);
+        let (y, _) = S::as_mut_simd_f32s(&mut to);
+        let (lowest, zero) = (simd.splat_f32s(F32_LOWEST), simd.splat_f32s(0.0));
+        for v in 0..LANES / S::F32_LANES {
+            let x = simd.sub_f32s(x[v], simd.splat_f32s(maximum));
+            // A NaN is not below.
+            let below = simd.less_than_f32s(x, lowest);
+            y[v] = simd.select_f32s(below, zero, exp_f32(simd, x, zero));
+        }
+        to
     }
 
     #[inline(always)]
@@ -158,31 +207,34 @@ impl Real for f32 {
     }
 }
 
+/// Lane by lane: f64 is for exactness, and pulp has no shifts of 64 bits.
 impl Real for f64 {
     const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const EPSILON: f64 = f64::EPSILON;
 
     #[inline(always)]
-    fn exp_ratio(x: f64, reference: f64) -> f64 {
-        let (difference, lost) = exact_difference!(x, reference);
-        let (_, bits, r) = reduce_f64(difference);
-        let scale = f64::from_bits(bits.wrapping_add(1023) << 52);
-        exp_series_f64(r + lost) * scale
-    }
-
-    #[inline(always)]
-    fn exp_negative(x: f64) -> f64 {
-        let (_, bits, r) = reduce_f64(x);
-        let scale = f64::from_bits(bits.wrapping_add(1023) << 52);
-        if x < -708.0 {
-            0.0
-        } else {
-            exp_series_f64(r) * scale
+    fn exp_ratio<S: Simd>(_: S, x: &mut Block<f64>, reference: &Block<f64>, fit: &mut Block<f64>) {
+        for k in 0..LANES {
+            let (difference, lost) = exact_difference!(x[k], reference[k]);
+            let (_, bits, r) = reduce_f64(difference);
+            let scale = f64::from_bits(bits.wrapping_add(1023) << 52);
+            x[k] = exp_series_f64(r + lost) * scale;
+            fit[k] = if difference >= f64::from(LOWEST) {
+                fit[k]
+            } else {
+                0.0
+            };
         }
     }
 
-    fn log_sum_exp(row: &[f64]) -> (f64, f64) {
-        log_sum_exp_f64(row)
+    #[inline(always)]
+    fn exp_below<S: Simd>(_: S, x: &Block<f64>, maximum: f64) -> Block<f64> {
+        let mut to = [0.0; LANES];
+        for k in 0..LANES {
+            to[k] = exp_negative_f64(x[k] - maximum);
+        }
+        to
     }
 
     #[inline(always)]
@@ -270,45 +322,98 @@ element!(real: f32, f64; half: f16, bf16);
 mod tests {
     use super::*;
 
-    #[test]
-    fn exp_ratio_is_exact_to_a_step() {
-        for i in 0..8_000 {
-            let (x, reference) = (-7.3 - 0.0107 * i as f32, -7.3 + 0.0001 * i as f32);
-            let truth = (f64::from(x) - f64::from(reference)).exp();
-            let y = <f32 as Real>::exp_ratio(x, reference);
-            // 6e-8 for the rounding of the result and as much for that of r.
-            assert!(
-                (f64::from(y) / truth - 1.0).abs() < 1.3e-7,
-                "{x} {reference}"
-            );
-            let y = <f64 as Real>::exp_ratio(x.into(), reference.into());
-            assert!((y / truth - 1.0).abs() < 4e-16, "{x} {reference}");
+    use super::super::isa::{Isa, dispatch_simd};
+    use pulp::WithSimd;
+
+    /// `e^(x − reference)` both ways, and whether that fits.
+    struct Exponentials<R>(Block<R>, R);
+
+    impl<R: Real> WithSimd for Exponentials<R> {
+        type Output = ([Block<R>; 2], bool);
+
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let Exponentials(mut x, reference) = self;
+            let mut fit = [R::ONE; LANES];
+            let below = R::exp_below(simd, &x, reference);
+            R::exp_ratio(simd, &mut x, &[reference; LANES], &mut fit);
+            ([x, below], fit.iter().all(|fit| fit.widen() == 1.0))
         }
-        assert_eq!(<f32 as Real>::exp_ratio(-3.5, -3.5), 1.0);
-        assert_eq!(<f64 as Real>::exp_ratio(8.25, 8.25), 1.0);
-        // −87 is the lowest difference, and its power of two is a normal number.
-        assert!((<f32 as Real>::exp_ratio(-87.0, 0.0).ln() + 87.0).abs() < 1e-5);
+    }
+
+    fn on_each_isa(test: impl Fn(Isa)) {
+        let best = Isa::current();
+        for isa in Isa::available() {
+            isa.force();
+            test(isa);
+        }
+        best.force();
+    }
+
+    fn check<R: Real>(isa: Isa, step: f64) {
+        for i in 0..1000 {
+            let reference = R::narrow(-7.3 + 0.008 * i as f64);
+            let x = std::array::from_fn(|k| {
+                R::narrow(reference.widen() - 0.0054 * (16 * i + k) as f64)
+            });
+            let ([ratio, below], fits) = dispatch_simd(Exponentials(x, reference));
+            assert!(fits, "{isa:?} {i}");
+            for k in 0..LANES {
+                let (difference, lost) = exact_difference!(x[k].widen(), reference.widen());
+                let truth = difference.exp() * (1.0 + lost);
+                let error = |y: R| (y.widen() / truth - 1.0).abs();
+                // One step for the rounding of the result, and one for that of r.
+                assert!(
+                    error(ratio[k]) < step,
+                    "{isa:?} {difference}: {}",
+                    error(ratio[k])
+                );
+                // The difference itself is rounded here.
+                let rounded = step + 0.51 * R::EPSILON * difference.abs();
+                assert!(
+                    error(below[k]) < rounded,
+                    "{isa:?} {difference}: {}",
+                    error(below[k])
+                );
+            }
+        }
     }
 
     #[test]
-    fn exp_negative_agrees_with_the_standard_library() {
-        for i in 0..8_700 {
-            let x = -0.01 * i as f32;
-            let truth = f64::from(x).exp();
-            assert!(
-                (f64::from(<f32 as Real>::exp_negative(x)) / truth - 1.0).abs() < 2e-7,
-                "{x}"
-            );
-            let truth = (x as f64).exp();
-            assert!(
-                (<f64 as Real>::exp_negative(x as f64) / truth - 1.0).abs() < 4e-16,
-                "{x}"
-            );
+    fn exponentials_are_exact_to_a_step() {
+        on_each_isa(|isa| {
+            check::<f32>(isa, 1.3e-7);
+            check::<f64>(isa, 4e-16);
+        });
+    }
+
+    fn edges<R: Real>(isa: Isa) {
+        let of = |x: f64, reference: f64| {
+            let x = [R::narrow(x); LANES];
+            let ([ratio, below], fits) = dispatch_simd(Exponentials(x, R::narrow(reference)));
+            (ratio[5].widen(), below[5].widen(), fits)
+        };
+        let (infinite, nan) = (f64::INFINITY, f64::NAN);
+        assert_eq!(of(-3.5, -3.5), (1.0, 1.0, true), "{isa:?}");
+        assert_eq!(of(8.25, 8.25), (1.0, 1.0, true), "{isa:?}");
+        // −87 is the lowest difference, and its power of two is a normal number.
+        let (ratio, below, fits) = of(-87.0, 0.0);
+        assert!((ratio.ln() + 87.0).abs() < 1e-5 && fits, "{isa:?}");
+        assert!((below.ln() + 87.0).abs() < 1e-5, "{isa:?}");
+        assert!(!of(-87.5, 0.0).2, "{isa:?}");
+        assert_eq!(of(-infinite, 0.0).1, 0.0, "{isa:?}");
+        assert_eq!(of(-1e30, 0.0).1, 0.0, "{isa:?}");
+        for (x, reference) in [(nan, 0.0), (-infinite, -infinite), (infinite, infinite)] {
+            let (_, below, fits) = of(x, reference);
+            assert!(!fits && below.is_nan(), "{isa:?} {x}");
         }
-        assert_eq!(<f32 as Real>::exp_negative(f32::NEG_INFINITY), 0.0);
-        assert_eq!(<f64 as Real>::exp_negative(f64::NEG_INFINITY), 0.0);
-        assert_eq!(<f32 as Real>::exp_negative(0.0), 1.0);
-        assert!(<f32 as Real>::exp_negative(f32::NAN).is_nan());
-        assert!(<f64 as Real>::exp_negative(f64::NAN).is_nan());
+        assert!(!of(-infinite, 0.0).2, "{isa:?}");
+    }
+
+    #[test]
+    fn exponentials_know_their_range() {
+        on_each_isa(|isa| {
+            edges::<f32>(isa);
+            edges::<f64>(isa);
+        });
     }
 }

@@ -1,9 +1,10 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
-use super::emission::{LANES, RowStats, read_row};
+use super::emission::read_row;
 use super::isa::dispatch;
 use super::real::{Element, Real};
 use super::runs::RUN;
+use super::softmax::softmax;
 use super::tasks::{Threads, share_out};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
@@ -184,23 +185,6 @@ impl<E: Element> Row<'_, E> {
             out[class as usize] -= self.upstream * posterior[lane];
         }
         out[self.plan.blank] -= self.upstream * posterior[classes.len()][lane];
-    }
-}
-
-/// `scale · softmax(x)`.
-#[inline(always)]
-fn softmax<R: Real>(x: &[R], stats: &RowStats<R>, scale: R, out: &mut [R]) {
-    let scale = R::narrow(scale.widen() / stats.sum);
-    let maximum = stats.maximum;
-    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
-    let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
-    for (out, x) in out_blocks.iter_mut().zip(x_blocks) {
-        for k in 0..LANES {
-            out[k] = R::exp_negative(x[k] - maximum) * scale;
-        }
-    }
-    for (out, &x) in out_rest.iter_mut().zip(x_rest) {
-        *out = R::exp_negative(x - maximum) * scale;
     }
 }
 

@@ -155,8 +155,7 @@ mod x86 {
                     simd._mm256_permute2f128_pd::<HIGH>(odd[0], odd[1]),
                 ];
                 // SAFETY: as above.
-                let columns =
-                    unsafe { transmute::<[__m256d; HALF], [[f64; HALF]; HALF]>(columns) };
+                let columns = unsafe { transmute::<[__m256d; HALF], [[f64; HALF]; HALF]>(columns) };
                 for k in 0..HALF {
                     to[j * HALF + k][i * HALF..(i + 1) * HALF].copy_from_slice(&columns[k]);
                 }

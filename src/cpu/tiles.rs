@@ -43,7 +43,7 @@
 )]
 
 use super::emission::fold_lanes;
-use super::isa::dispatch_simd;
+use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
 use super::square::{Square, transpose};
@@ -952,10 +952,8 @@ impl<S: Simd> States<S> {
                 let before = simd.select_f64s(lowest, below, turned);
                 below = turned;
                 let here = simd.add_f64s(self.label[v], self.blank[v]);
-                let to_blank = simd.mul_f64s(before, links.blank[v]);
-                let to_label = simd.mul_f64s(before, links.label[v]);
-                flow.blank[v] = simd.add_f64s(self.blank[v], to_blank);
-                flow.label[v] = simd.add_f64s(here, to_label);
+                flow.blank[v] = mul_add_f64(simd, before, links.blank[v], self.blank[v]);
+                flow.label[v] = mul_add_f64(simd, before, links.label[v], here);
             }
         } else {
             let lanes = S::F64_LANES as u64;
@@ -975,10 +973,9 @@ impl<S: Simd> States<S> {
                     simd.select_f64s(highest, above[1], turned[1]),
                 ];
                 above = turned;
-                let blank = simd.mul_f64s(after[0], links.blank[v]);
-                let label = simd.mul_f64s(after[1], links.label[v]);
+                let near = mul_add_f64(simd, after[0], links.blank[v], self.label[v]);
                 flow.blank[v] = simd.add_f64s(self.blank[v], self.label[v]);
-                flow.label[v] = simd.add_f64s(simd.add_f64s(self.label[v], blank), label);
+                flow.label[v] = mul_add_f64(simd, after[1], links.label[v], near);
             }
         }
         flow

@@ -343,12 +343,7 @@ impl Lattice {
     }
 
     /// Runs `steps` of one direction.
-    pub fn sweep<D: Direction>(
-        &self,
-        rows: &mut Rows,
-        steps: Range<usize>,
-        emissions: &Emissions,
-    ) {
+    pub fn sweep<D: Direction>(&self, rows: &mut Rows, steps: Range<usize>, emissions: &Emissions) {
         dispatch(
             #[inline(always)]
             || {

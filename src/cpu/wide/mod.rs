@@ -78,7 +78,11 @@ impl<E: Element> Problem<'_, E> {
         let Way {
             rows, emissions, ..
         } = way;
-        let kept = if half.is_some() { lattice.steps::<D>() } else { 0 };
+        let kept = if half.is_some() {
+            lattice.steps::<D>()
+        } else {
+            0
+        };
         rows.prepare(lattice, kept);
         rows.start::<D>(lattice);
         let mut found = Found::default();

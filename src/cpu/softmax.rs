@@ -1,0 +1,201 @@
+//! The log-sum-exp of a row, and its softmax.
+//!
+//! In the sum the largest entries are counted, so that small terms are not lost beside a 1. The others
+//! are added up in the type of the row, some at a time, and then in f64. The order is that of 16 lanes,
+//! whatever a vector holds.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops of a fixed count over arrays are what becomes vector code"
+)]
+
+use super::emission::{LANES, fold_lanes, larger};
+use super::isa::dispatch_simd;
+use super::real::{Block, Real};
+use pulp::{Simd, WithSimd};
+
+/// What a softmax over a row needs: `log p = x − maximum − ln sum`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowStats<R> {
+    pub maximum: R,
+    /// `Σ exp(x − maximum)` over the classes.
+    pub sum: f64,
+}
+
+/// Blocks of lanes whose terms are added up in the type of the row.
+const BLOCKS: usize = 32;
+
+/// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN; the largest
+/// is infinite when it holds +inf, or nothing but −inf.
+pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> RowStats<R> {
+    dispatch_simd(LogSumExp(row))
+}
+
+/// `scale · softmax(x)`.
+pub(super) fn softmax<R: Real>(row: &[R], stats: &RowStats<R>, scale: R, out: &mut [R]) {
+    dispatch_simd(Softmax {
+        row,
+        maximum: stats.maximum,
+        scale: R::narrow(scale.widen() / stats.sum),
+        out,
+    })
+}
+
+struct LogSumExp<'a, R>(&'a [R]);
+
+impl<R: Real> WithSimd for LogSumExp<'_, R> {
+    type Output = RowStats<R>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> RowStats<R> {
+        let (blocks, rest) = self.0.as_chunks::<LANES>();
+        // What is missing of the last block adds nothing.
+        let mut last = [R::narrow(f64::NEG_INFINITY); LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let last = if rest.is_empty() { &[] } else { &[last][..] };
+        let maximum = larger(largest_of(blocks), largest_of(last));
+        let mut total = [0.0; LANES];
+        for some in blocks.chunks(BLOCKS).chain([last]) {
+            add_terms(simd, some, maximum, &mut total);
+        }
+        RowStats {
+            maximum,
+            sum: fold_lanes(total, |a, b| a + b),
+        }
+    }
+}
+
+/// The largest entry, NaN left out; −inf when there is none.
+#[inline(always)]
+pub(super) fn largest_of<R: Real>(blocks: &[Block<R>]) -> R {
+    // Four chains, so that comparisons do not wait for each other.
+    let mut tops = [[R::narrow(f64::NEG_INFINITY); LANES]; 4];
+    let (fours, rest) = blocks.as_chunks::<4>();
+    for four in fours {
+        for c in 0..4 {
+            for k in 0..LANES {
+                tops[c][k] = larger(tops[c][k], four[c][k]);
+            }
+        }
+    }
+    for block in rest {
+        for k in 0..LANES {
+            tops[0][k] = larger(tops[0][k], block[k]);
+        }
+    }
+    let mut top = tops[0];
+    for c in 1..4 {
+        for k in 0..LANES {
+            top[k] = larger(top[k], tops[c][k]);
+        }
+    }
+    fold_lanes(top, larger)
+}
+
+/// Adds the terms of a few blocks to `total`.
+#[inline(always)]
+fn add_terms<S: Simd, R: Real>(simd: S, blocks: &[Block<R>], maximum: R, total: &mut Block<f64>) {
+    let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+    // Most have none of the largest.
+    if largest_of(blocks) < maximum {
+        for block in blocks {
+            let terms = R::exp_below(simd, block, maximum);
+            for k in 0..LANES {
+                others[k] += terms[k];
+            }
+        }
+    } else {
+        for block in blocks {
+            let terms = R::exp_below(simd, block, maximum);
+            for k in 0..LANES {
+                let largest = block[k] == maximum;
+                ones[k] += if largest { R::ONE } else { R::ZERO };
+                others[k] += if largest { R::ZERO } else { terms[k] };
+            }
+        }
+    }
+    for k in 0..LANES {
+        total[k] += ones[k].widen() + others[k].widen();
+    }
+}
+
+struct Softmax<'a, R> {
+    row: &'a [R],
+    maximum: R,
+    scale: R,
+    out: &'a mut [R],
+}
+
+impl<R: Real> WithSimd for Softmax<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (blocks, rest) = self.row.as_chunks::<LANES>();
+        let (out_blocks, out_rest) = self.out.as_chunks_mut::<LANES>();
+        for (out, block) in out_blocks.iter_mut().zip(blocks) {
+            let terms = R::exp_below(simd, block, self.maximum);
+            for k in 0..LANES {
+                out[k] = terms[k] * self.scale;
+            }
+        }
+        let mut last = [self.maximum; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let terms = R::exp_below(simd, &last, self.maximum);
+        for (out, term) in out_rest.iter_mut().zip(terms) {
+            *out = term * self.scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_any_length_add_up_to_one() {
+        for classes in [1, 2, 15, 16, 17, 31, 33, 500, 513, 1100] {
+            let row: Vec<f32> = (0..classes)
+                .map(|i| ((i * 7919 % 1000) as f32) * -0.013)
+                .collect();
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row
+                .iter()
+                .map(|&x| (f64::from(x) - f64::from(top)).exp())
+                .sum();
+            let stats = log_sum_exp(&row);
+            assert_eq!(stats.maximum, top);
+            assert!((stats.sum / sum - 1.0).abs() < 5e-7, "{classes}");
+            let mut out = vec![0.0; classes];
+            softmax(&row, &stats, 2.0, &mut out);
+            let total: f64 = out.iter().copied().map(f64::from).sum();
+            assert!((total - 2.0).abs() < 1e-6, "{classes}: {total}");
+        }
+    }
+
+    #[test]
+    fn small_terms_are_not_lost_beside_a_one() {
+        let mut row = vec![-20.0f32; 1000];
+        row[700] = 0.0;
+        let sum = log_sum_exp(&row).sum - 1.0;
+        assert!((sum / (999.0 * (-20f64).exp()) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_no_number_is_seen() {
+        for place in [0, 3, 20, 36] {
+            let mut row = vec![-1.0; 37];
+            row[place] = f32::NAN;
+            assert!(log_sum_exp(&row).sum.is_nan(), "{place}");
+            row[place] = f32::INFINITY;
+            assert_eq!(log_sum_exp(&row).maximum, f32::INFINITY, "{place}");
+        }
+        assert_eq!(
+            log_sum_exp(&[f32::NEG_INFINITY; 37]).maximum,
+            f32::NEG_INFINITY
+        );
+        let mut masked = [f32::NEG_INFINITY; 37];
+        masked[11] = 5.0;
+        assert_eq!(log_sum_exp(&masked).sum, 1.0);
+    }
+}
