@@ -555,9 +555,18 @@ fn labels(
     label_offsets.push(0);
     for (item, &length) in target_lengths.iter().enumerate() {
         let start = row.map_or(labels.len(), |row| item * row);
-        for (position, &label) in values[start..start + length].iter().enumerate() {
-            let of = || format!("the target of item {item}");
-            labels.push(check_label(call, dims.classes, label, position, of)?);
+        let values = &values[start..start + length];
+        // All at once, and one by one only to say which of them it is.
+        let classes = dims.classes.min(u32::MAX as usize) as i64;
+        let blank = call.blank as i64;
+        let fine = |&label: &i64| (label >= 0) & (label < classes) & (label != blank);
+        if values.iter().fold(true, |all, label| all & fine(label)) {
+            labels.extend(values.iter().map(|&label| label as u32));
+        } else {
+            for (position, &label) in values.iter().enumerate() {
+                let of = || format!("the target of item {item}");
+                labels.push(check_label(call, dims.classes, label, position, of)?);
+            }
         }
         label_offsets.push(labels.len());
     }

@@ -121,6 +121,8 @@ pub(super) struct Track {
     /// The live tiles at the start of each run, and where each run begins.
     kept: Vec<Place>,
     starts: Vec<usize>,
+    /// The labels that can be reached before the frame that was consumed last.
+    past: usize,
 }
 
 /// What a run works with.
@@ -154,6 +156,17 @@ pub(super) struct Met {
 }
 
 impl Met {
+    /// Adds `number · 2^e`, for a number that is 0 or normal.
+    fn add(&mut self, number: f64, e: i64) {
+        if number > 0.0 {
+            let own = exponent_of(number);
+            let top = self.exponent.max(own + e);
+            self.mantissa = self.mantissa * pow2(self.exponent - top)
+                + number * pow2(-own) * pow2(own + e - top);
+            self.exponent = top;
+        }
+    }
+
     pub fn ln(self) -> f64 {
         self.mantissa.ln() + self.exponent as f64 * std::f64::consts::LN_2
     }
@@ -180,45 +193,34 @@ fn exponent_of(x: f64) -> i64 {
 struct Side {
     /// By pair: 1 where its label may follow the one before it with no blank between.
     skip: Vec<Pairs>,
-    /// The frames after which a state can be reached; +inf for those that stand for nothing.
-    reached: Vec<Tile>,
+    /// For each label, in the order in which this direction meets them: the frames that it takes to get
+    /// there.
+    needed: Vec<usize>,
 }
 
 impl Side {
-    /// This direction meets `label(j)` as its j-th, at pair `place(j)`, with the blank of pair
-    /// `before(j)` before it.
-    fn prepare(
-        &mut self,
-        labels: usize,
-        tiles: usize,
-        label: impl Fn(usize) -> u32,
-        place: impl Fn(usize) -> usize,
-        before: impl Fn(usize) -> usize,
-    ) {
-        const NOWHERE: Pairs = Pairs([f64::INFINITY; PAIRS]);
-        let nowhere = Tile {
-            blank: NOWHERE,
-            label: NOWHERE,
-        };
+    /// This direction meets label `at(j)` as its j-th.
+    fn prepare(&mut self, target: &[u32], tiles: usize, at: impl Fn(usize) -> usize) {
         self.skip.clear();
         self.skip.resize(tiles, ZEROS);
-        self.reached.clear();
-        self.reached.resize(tiles, nowhere);
+        self.needed.clear();
         let mut needed = 0;
-        for j in 0..=labels {
-            let i = before(j);
-            // The first blank has all of the probability before the first frame.
-            let reached = if j == 0 { 0 } else { needed + 1 };
-            self.reached[i / PAIRS].blank.0[i % PAIRS] = reached as f64;
-            if j < labels {
-                let differs = j > 0 && label(j) != label(j - 1);
-                needed += if j == 0 || differs { 1 } else { 2 };
-                let i = place(j);
-                self.reached[i / PAIRS].label.0[i % PAIRS] = needed as f64;
-                self.skip[i / PAIRS].0[i % PAIRS] = if differs { 1.0 } else { 0.0 };
-            }
+        for j in 0..target.len() {
+            let i = at(j);
+            let differs = j > 0 && target[i] != target[at(j - 1)];
+            self.skip[i / PAIRS].0[i % PAIRS] = f64::from(differs);
+            // A repeat takes one more, for the blank before it.
+            needed += if j == 0 || differs { 1 } else { 2 };
+            self.needed.push(needed);
         }
     }
+}
+
+/// The pairs whose blanks, and those whose labels, can be reached.
+#[derive(Debug, Clone)]
+struct Reached {
+    blanks: Range<usize>,
+    labels: Range<usize>,
 }
 
 /// The lattice of one item.
@@ -248,16 +250,8 @@ impl Tiles {
         self.places.clear();
         self.places.resize(tiles, [0; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
-        self.forward
-            .prepare(labels, tiles, |j| target[j], |j| j, |j| j);
-        let last = labels.saturating_sub(1);
-        self.backward.prepare(
-            labels,
-            tiles,
-            |j| target[last - j],
-            |j| last - j,
-            |j| labels - j,
-        );
+        self.forward.prepare(target, tiles, |j| j);
+        self.backward.prepare(target, tiles, |j| labels - 1 - j);
     }
 
     /// The tiles with pairs that can be reached from the start before frame `run.end`, and from
@@ -284,12 +278,36 @@ impl Tiles {
         }
     }
 
+    /// What `D` can have reached after `consumed` frames, of which `past` labels before the last of them:
+    /// that count is brought up to date.
+    #[inline(always)]
+    fn reached<D: Direction>(&self, consumed: usize, past: &mut usize) -> Reached {
+        let needed = &self.side::<D>().needed;
+        while needed.get(*past).is_some_and(|&needed| needed < consumed) {
+            *past += 1;
+        }
+        // Behind each label a blank takes one frame more, as the next label does if it is another.
+        let labels = *past + usize::from(needed.get(*past) == Some(&consumed));
+        if D::FORWARD {
+            Reached {
+                blanks: 0..*past + 1,
+                labels: 0..labels,
+            }
+        } else {
+            Reached {
+                blanks: self.labels - *past..self.labels + 1,
+                labels: self.labels - labels..self.labels,
+            }
+        }
+    }
+
     /// Sets `track` to before the first frame of `D`.
     pub fn start<D: Direction>(&self, track: &mut Track) {
         track.tiles.clear();
         track.tiles.resize(self.places.len(), NOTHING);
         track.kept.clear();
         track.starts.clear();
+        track.past = 0;
         let first = if D::FORWARD { 0 } else { self.labels };
         track.tiles[first / PAIRS].numbers.blank.0[first % PAIRS] = 1.0;
     }
@@ -319,53 +337,56 @@ impl Tiles {
     pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
         const SMALLER: i64 = 480;
         let middle = self.runs.middle();
-        let mut parts = Vec::new();
+        let mut met = Met {
+            mantissa: 0.0,
+            exponent: NOWHERE,
+        };
         for b in self.live(&(middle..middle)) {
             let (alpha, here) = (&alpha.tiles[b], &beta.tiles[b]);
             let above = beta.tiles.get(b + 1).unwrap_or(&NOTHING);
-            let factor = spread::<Backward>(&here.factors).0;
-            let skip = &self.backward.skip[b].0;
-            let (blank, label) = (&here.numbers.blank.0, &here.numbers.label.0);
-            let sums = |scale: f64| {
-                let mut sums = [0.0; GROUPS];
-                for k in 0..PAIRS {
-                    let (next_blank, next_label) = if k + 1 < PAIRS {
-                        (blank[k + 1], label[k + 1])
-                    } else {
-                        (above.numbers.blank.0[0], above.numbers.label.0[0])
-                    };
-                    let to_blank = blank[k] + label[k];
-                    let to_label =
-                        label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
-                    let alpha = (alpha.numbers.blank.0[k], alpha.numbers.label.0[k]);
-                    sums[k / GROUP] += (alpha.0 * scale) * (to_blank * scale);
-                    sums[k / GROUP] += (alpha.1 * scale) * (to_label * scale);
-                }
-                sums
-            };
-            // Where a product is too large, those that vanish by this do not matter.
-            let (plain, small) = (sums(1.0), sums(pow2(-SMALLER)));
+            let sums = self.products(b, alpha, [here, above], 1.0);
             for g in 0..GROUPS {
-                let (sum, e) = if plain[g].is_finite() {
-                    (plain[g], 0)
+                let e = alpha.exponents[g] + here.exponents[g] - 2 * TOP;
+                if sums[g].is_finite() {
+                    met.add(sums[g], e);
                 } else {
-                    (small[g], 2 * SMALLER)
-                };
-                fits(sum.is_finite())?;
-                if sum > 0.0 {
-                    let e = e + alpha.exponents[g] + here.exponents[g] - 2 * TOP;
-                    parts.push((sum, e));
+                    // Of the products so scaled, those that vanish do not matter.
+                    let sums = self.products(b, alpha, [here, above], pow2(-SMALLER));
+                    fits(sums[g].is_finite())?;
+                    met.add(sums[g], e + 2 * SMALLER);
                 }
             }
         }
-        let exponents = parts.iter().map(|&(sum, e)| exponent_of(sum) + e);
-        let exponent = exponents.max().ok_or(Unfit)?;
-        let mantissas = parts.iter().map(|&(sum, e)| {
-            let own = exponent_of(sum);
-            (sum * pow2(-own)) * pow2(own + e - exponent)
-        });
-        let mantissa = mantissas.sum();
-        Ok(Met { mantissa, exponent })
+        fits(met.mantissa > 0.0)?;
+        Ok(met)
+    }
+
+    /// By group of tile `b`: the sum of the products of its alphas and what flows into its betas, which
+    /// are those of `here` and of the tile above it. Both are multiplied by `scale` first.
+    fn products(
+        &self,
+        b: usize,
+        alpha: &Place,
+        [here, above]: [&Place; 2],
+        scale: f64,
+    ) -> [f64; GROUPS] {
+        let factor = spread::<Backward>(&here.factors).0;
+        let skip = &self.backward.skip[b].0;
+        let (blank, label) = (&here.numbers.blank.0, &here.numbers.label.0);
+        let mut sums = [0.0; GROUPS];
+        for k in 0..PAIRS {
+            let (next_blank, next_label) = if k + 1 < PAIRS {
+                (blank[k + 1], label[k + 1])
+            } else {
+                (above.numbers.blank.0[0], above.numbers.label.0[0])
+            };
+            let to_blank = blank[k] + label[k];
+            let to_label = label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
+            let alpha = (alpha.numbers.blank.0[k], alpha.numbers.label.0[k]);
+            sums[k / GROUP] += (alpha.0 * scale) * (to_blank * scale);
+            sums[k / GROUP] += (alpha.1 * scale) * (to_label * scale);
+        }
+        sums
     }
 
     /// Takes `track` on past the middle, through the half that `other` has behind it. `half` is the
@@ -456,39 +477,45 @@ impl Tiles {
         }
     }
 
-    /// Whether all live states at the end of a run are sure to be exact.
+    /// Whether all live states that can be reached at the end of a run are sure to be exact.
     #[inline(always)]
-    fn check<S: Simd, D: Direction>(
+    fn check<S: Simd>(
         &self,
         simd: S,
         tiles: &[Place],
-        run: &Range<usize>,
+        reached: &Reached,
         live: Range<usize>,
     ) -> Result<(), Unfit> {
-        let consumed = if D::FORWARD {
-            run.end
-        } else {
-            self.runs.frames - run.start
+        const PLACES: Pairs = {
+            let mut places = ZEROS;
+            let mut k = 0;
+            while k < PAIRS {
+                places.0[k] = k as f64;
+                k += 1;
+            }
+            places
         };
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
-        let (consumed, least) = (
-            simd.splat_f64s(consumed as f64),
-            simd.splat_f64s(pow2(LEAST)),
-        );
-        let reached = &self.side::<D>().reached;
+        let least = simd.splat_f64s(pow2(LEAST));
+        let places = load(simd, &PLACES);
         let mut fit = one;
         for b in live {
-            let (numbers, reached) = (&tiles[b].numbers, &reached[b]);
+            let numbers = &tiles[b].numbers;
             for (m, reached) in [
-                (&numbers.blank, &reached.blank),
-                (&numbers.label, &reached.label),
+                (&numbers.blank, &reached.blanks),
+                (&numbers.label, &reached.labels),
             ] {
-                let (m, reached) = (load(simd, m), load(simd, reached));
+                let m = load(simd, m);
+                let first = (b * PAIRS) as f64;
+                let start = simd.splat_f64s(reached.start as f64 - first);
+                let end = simd.splat_f64s(reached.end as f64 - first);
                 for v in 0..vectors::<S>() {
                     // A NaN is not.
                     let exact = simd.greater_than_or_equal_f64s(m[v], least);
-                    let later = simd.greater_than_f64s(reached[v], consumed);
-                    fit = simd.select_f64s(simd.or_m64s(exact, later), fit, zero);
+                    let below = simd.less_than_f64s(places[v], start);
+                    let above = simd.greater_than_or_equal_f64s(places[v], end);
+                    let elsewhere = simd.or_m64s(below, above);
+                    fit = simd.select_f64s(simd.or_m64s(exact, elsewhere), fit, zero);
                 }
             }
         }
@@ -592,7 +619,13 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             emissions.set(simd, lattice, self.table.run(i), live.clone());
             let (tiles, frames) = (&mut track.tiles, run.len());
             lattice.advance::<S, D, _>(simd, tiles, emissions, frames, live.clone(), &mut Alone);
-            lattice.check::<S, D>(simd, tiles, &run, live)?;
+            let consumed = if D::FORWARD {
+                run.end
+            } else {
+                lattice.runs.frames - run.start
+            };
+            let reached = lattice.reached::<D>(consumed, &mut track.past);
+            lattice.check(simd, tiles, &reached, live)?;
         }
         Ok(())
     }
