@@ -20,26 +20,27 @@ const NONE: u32 = u32::MAX;
 
 impl Numbering {
     pub fn classes(&mut self, target: &[u32]) -> Classes {
-        let mut classes = Classes {
-            distinct: Vec::with_capacity(target.len()),
-            place: Vec::with_capacity(target.len()),
-        };
         let room = target.iter().max().map_or(0, |&top| top as usize + 1);
         if room > self.places.len() {
             self.places.resize(room, NONE);
         }
-        for &class in target {
-            let place = &mut self.places[class as usize];
-            if *place == NONE {
-                *place = classes.distinct.len() as u32;
-                classes.distinct.push(class);
-            }
-            classes.place.push(*place);
+        let mut distinct = vec![0; target.len()];
+        let mut place = vec![0; target.len()];
+        let mut count = 0;
+        for (i, &class) in target.iter().enumerate() {
+            // No branches: whether a class is new cannot be foreseen.
+            let known = self.places[class as usize];
+            let new = known == NONE;
+            place[i] = if new { count as u32 } else { known };
+            self.places[class as usize] = place[i];
+            distinct[count] = class;
+            count += usize::from(new);
         }
-        for &class in &classes.distinct {
+        distinct.truncate(count);
+        for &class in &distinct {
             self.places[class as usize] = NONE;
         }
-        classes
+        Classes { distinct, place }
     }
 }
 
