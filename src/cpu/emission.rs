@@ -150,7 +150,10 @@ impl<'a, E: Element> Source<'a, E> {
                 let start = self.start + t * self.strides.frame;
                 let (stride, classes) = (self.strides.class, self.classes);
                 let row = read_row(self.data, start, stride, classes, raw, row);
-                *stats = log_sum_exp(row);
+                // The next frame is far away, where no hardware looks for it.
+                let next = start + self.strides.frame;
+                let next = self.data.get(next..next + classes).unwrap_or_default();
+                *stats = log_sum_exp(row, if stride == 1 { next } else { &[] });
             }
             // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
             self.gather_run(run * RUN, to, &mut buffers.raw_run);

@@ -25,10 +25,10 @@ pub(crate) struct RowStats<R> {
 /// Blocks of lanes whose terms are added up in the type of the row.
 const BLOCKS: usize = 32;
 
-/// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN; the largest
+/// The largest entry of a row and `Σ exp(x − largest)`; memory of `next` is asked for meanwhile. The sum is NaN when the row holds a NaN; the largest
 /// is infinite when it holds +inf, or nothing but −inf.
-pub(super) fn log_sum_exp<R: Real>(row: &[R]) -> RowStats<R> {
-    dispatch_simd(LogSumExp(row))
+pub(super) fn log_sum_exp<R: Real, E>(row: &[R], next: &[E]) -> RowStats<R> {
+    dispatch_simd(LogSumExp { row, next })
 }
 
 /// `scale · softmax(x)`.
@@ -41,21 +41,40 @@ pub(super) fn softmax<R: Real>(row: &[R], stats: &RowStats<R>, scale: R, out: &m
     })
 }
 
-struct LogSumExp<'a, R>(&'a [R]);
+/// Asks for the memory of block `i`, which will be read soon, if there is one.
+#[inline(always)]
+fn fetch<E>(row: &[E], i: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(entry) = row.get(i * LANES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it changes nothing, wherever it points to.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (row, i);
+}
 
-impl<R: Real> WithSimd for LogSumExp<'_, R> {
+struct LogSumExp<'a, R, E> {
+    row: &'a [R],
+    next: &'a [E],
+}
+
+impl<R: Real, E> WithSimd for LogSumExp<'_, R, E> {
     type Output = RowStats<R>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> RowStats<R> {
-        let (blocks, rest) = self.0.as_chunks::<LANES>();
+        let (blocks, rest) = self.row.as_chunks::<LANES>();
         // What is missing of the last block adds nothing.
         let mut last = [R::narrow(f64::NEG_INFINITY); LANES];
         last[..rest.len()].copy_from_slice(rest);
         let last = if rest.is_empty() { &[] } else { &[last][..] };
         let maximum = larger(largest_of(blocks), largest_of(last));
         let mut total = [0.0; LANES];
-        for some in blocks.chunks(BLOCKS).chain([last]) {
+        for (i, some) in blocks.chunks(BLOCKS).chain([last]).enumerate() {
+            for block in i * BLOCKS..i * BLOCKS + some.len() {
+                fetch(self.next, block);
+            }
             add_terms(simd, some, maximum, &mut total);
         }
         RowStats {
@@ -163,7 +182,7 @@ mod tests {
                 .iter()
                 .map(|&x| (f64::from(x) - f64::from(top)).exp())
                 .sum();
-            let stats = log_sum_exp(&row);
+            let stats = log_sum_exp::<f32, f32>(&row, &[]);
             assert_eq!(stats.maximum, top);
             assert!((stats.sum / sum - 1.0).abs() < 5e-7, "{classes}");
             let mut out = vec![0.0; classes];
@@ -177,7 +196,7 @@ mod tests {
     fn small_terms_are_not_lost_beside_a_one() {
         let mut row = vec![-20.0f32; 1000];
         row[700] = 0.0;
-        let sum = log_sum_exp(&row).sum - 1.0;
+        let sum = log_sum_exp::<f32, f32>(&row, &[]).sum - 1.0;
         assert!((sum / (999.0 * (-20f64).exp()) - 1.0).abs() < 1e-6);
     }
 
@@ -186,16 +205,16 @@ mod tests {
         for place in [0, 3, 20, 36] {
             let mut row = vec![-1.0; 37];
             row[place] = f32::NAN;
-            assert!(log_sum_exp(&row).sum.is_nan(), "{place}");
+            assert!(log_sum_exp::<f32, f32>(&row, &[]).sum.is_nan(), "{place}");
             row[place] = f32::INFINITY;
-            assert_eq!(log_sum_exp(&row).maximum, f32::INFINITY, "{place}");
+            assert_eq!(log_sum_exp::<f32, f32>(&row, &[]).maximum, f32::INFINITY, "{place}");
         }
         assert_eq!(
-            log_sum_exp(&[f32::NEG_INFINITY; 37]).maximum,
+            log_sum_exp::<f32, f32>(&[f32::NEG_INFINITY; 37], &[]).maximum,
             f32::NEG_INFINITY
         );
         let mut masked = [f32::NEG_INFINITY; 37];
         masked[11] = 5.0;
-        assert_eq!(log_sum_exp(&masked).sum, 1.0);
+        assert_eq!(log_sum_exp::<f32, f32>(&masked, &[]).sum, 1.0);
     }
 }
