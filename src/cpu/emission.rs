@@ -150,10 +150,8 @@ impl<'a, E: Element> Source<'a, E> {
                 let start = self.start + t * self.strides.frame;
                 let (stride, classes) = (self.strides.class, self.classes);
                 let row = read_row(self.data, start, stride, classes, raw, row);
-                // The next frame is far away, where no hardware looks for it.
-                let next = start + self.strides.frame;
-                let next = self.data.get(next..next + classes).unwrap_or_default();
-                *stats = log_sum_exp(row, if stride == 1 { next } else { &[] });
+                let next = next_row(self.data, start + self.strides.frame, stride, classes);
+                *stats = log_sum_exp(row, next);
             }
             // Not dispatched: loads from many rows are faster one by one than by gathering instructions.
             self.gather_run(run * RUN, to, &mut buffers.raw_run);
@@ -309,6 +307,14 @@ impl<E: Element> Default for RowBuffers<E> {
 
 /// Entries that a thread reads at a time.
 const SHARE: usize = 1 << 16;
+
+/// The memory of the row at `start`, if there is one and it is in one piece.
+pub(super) fn next_row<E>(data: &[E], start: usize, stride: usize, classes: usize) -> &[E] {
+    match data.get(start..start + classes) {
+        Some(row) if stride == 1 => row,
+        _ => &[],
+    }
+}
 
 /// One row of the input as the arithmetic wants it. Borrowed where it can be.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
-use super::emission::read_row;
+use super::emission::{next_row, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
 use super::runs::RUN;
@@ -26,6 +26,10 @@ pub(crate) fn gradient<E: Element>(
     let count = plan.frames * plan.batch * plan.classes;
     let mut gradient = Vec::with_capacity(count);
     prefer_huge_pages(gradient.spare_capacity_mut());
+    let start_of = |row| {
+        let (t, n) = plan.frame_and_item(row);
+        strides.offset + t * strides.frame + n * strides.item
+    };
     let rows = (SHARE.min(count / 2) / plan.classes).max(1);
     share_out(
         gradient.spare_capacity_mut()[..count]
@@ -37,8 +41,8 @@ pub(crate) fn gradient<E: Element>(
             dispatch(
                 #[inline(always)]
                 || {
-                    for (i, out) in out.chunks_exact_mut(plan.classes).enumerate() {
-                        let (t, n) = plan.frame_and_item(share * rows + i);
+                    for (row, out) in (share * rows..).zip(out.chunks_exact_mut(plan.classes)) {
+                        let (t, n) = plan.frame_and_item(row);
                         let out = zeros(out);
                         if t >= plan.input_lengths[n] {
                             continue;
@@ -46,7 +50,8 @@ pub(crate) fn gradient<E: Element>(
                         let row = Row {
                             plan,
                             data,
-                            start: strides.offset + t * strides.frame + n * strides.item,
+                            start: start_of(row),
+                            next: start_of(row + 1),
                             stride: strides.class,
                             item: &saved.items[n],
                             t,
@@ -118,6 +123,8 @@ struct Row<'a, E: Element> {
     plan: &'a Plan,
     data: &'a [E],
     start: usize,
+    /// Where the next row starts.
+    next: usize,
     stride: usize,
     item: &'a SavedItem<E::Real>,
     t: usize,
@@ -178,7 +185,10 @@ impl<E: Element> Row<'_, E> {
             input,
         );
         match self.item.stats.get(self.t) {
-            Some(stats) => softmax(x, stats, self.upstream, out),
+            Some(stats) => {
+                let next = next_row(self.data, self.next, self.stride, self.plan.classes);
+                softmax(x, stats, self.upstream, out, next);
+            }
             None => torch_exp(x, self.upstream, out),
         }
         for (&class, posterior) in classes.iter().zip(posterior) {

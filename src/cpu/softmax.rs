@@ -25,16 +25,24 @@ pub(crate) struct RowStats<R> {
 /// Blocks of lanes whose terms are added up in the type of the row.
 const BLOCKS: usize = 32;
 
-/// The largest entry of a row and `Σ exp(x − largest)`; memory of `next` is asked for meanwhile. The sum is NaN when the row holds a NaN; the largest
-/// is infinite when it holds +inf, or nothing but −inf.
+/// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN; the largest
+/// is infinite when it holds +inf, or nothing but −inf. `next` is the row that comes then, which is asked
+/// for meanwhile: what hardware fetches ahead ends with a page of memory.
 pub(super) fn log_sum_exp<R: Real, E>(row: &[R], next: &[E]) -> RowStats<R> {
     dispatch_simd(LogSumExp { row, next })
 }
 
-/// `scale · softmax(x)`.
-pub(super) fn softmax<R: Real>(row: &[R], stats: &RowStats<R>, scale: R, out: &mut [R]) {
+/// `scale · softmax(x)`, with `next` as for [`log_sum_exp`].
+pub(super) fn softmax<R: Real, E>(
+    row: &[R],
+    stats: &RowStats<R>,
+    scale: R,
+    out: &mut [R],
+    next: &[E],
+) {
     dispatch_simd(Softmax {
         row,
+        next,
         maximum: stats.maximum,
         scale: R::narrow(scale.widen() / stats.sum),
         out,
@@ -138,21 +146,23 @@ fn add_terms<S: Simd, R: Real>(simd: S, blocks: &[Block<R>], maximum: R, total: 
     }
 }
 
-struct Softmax<'a, R> {
+struct Softmax<'a, R, E> {
     row: &'a [R],
+    next: &'a [E],
     maximum: R,
     scale: R,
     out: &'a mut [R],
 }
 
-impl<R: Real> WithSimd for Softmax<'_, R> {
+impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (blocks, rest) = self.row.as_chunks::<LANES>();
         let (out_blocks, out_rest) = self.out.as_chunks_mut::<LANES>();
-        for (out, block) in out_blocks.iter_mut().zip(blocks) {
+        for (i, (out, block)) in out_blocks.iter_mut().zip(blocks).enumerate() {
+            fetch(self.next, i);
             let terms = R::exp_below(simd, block, self.maximum);
             for k in 0..LANES {
                 out[k] = terms[k] * self.scale;
@@ -186,7 +196,7 @@ mod tests {
             assert_eq!(stats.maximum, top);
             assert!((stats.sum / sum - 1.0).abs() < 5e-7, "{classes}");
             let mut out = vec![0.0; classes];
-            softmax(&row, &stats, 2.0, &mut out);
+            softmax::<f32, f32>(&row, &stats, 2.0, &mut out, &[]);
             let total: f64 = out.iter().copied().map(f64::from).sum();
             assert!((total - 2.0).abs() < 1e-6, "{classes}: {total}");
         }
@@ -207,7 +217,11 @@ mod tests {
             row[place] = f32::NAN;
             assert!(log_sum_exp::<f32, f32>(&row, &[]).sum.is_nan(), "{place}");
             row[place] = f32::INFINITY;
-            assert_eq!(log_sum_exp::<f32, f32>(&row, &[]).maximum, f32::INFINITY, "{place}");
+            assert_eq!(
+                log_sum_exp::<f32, f32>(&row, &[]).maximum,
+                f32::INFINITY,
+                "{place}"
+            );
         }
         assert_eq!(
             log_sum_exp::<f32, f32>(&[f32::NEG_INFINITY; 37], &[]).maximum,
