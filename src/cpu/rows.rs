@@ -4,7 +4,7 @@ use super::emission::{next_row, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
 use super::runs::RUN;
-use super::softmax::softmax;
+use super::softmax::{RowStats, softmax};
 use super::tasks::{Threads, share_out};
 use super::{Saved, SavedItem};
 use crate::options::GradientKind;
@@ -184,12 +184,10 @@ impl<E: Element> Row<'_, E> {
             raw,
             input,
         );
+        let next = next_row(self.data, self.next, self.stride, self.plan.classes);
         match self.item.stats.get(self.t) {
-            Some(stats) => {
-                let next = next_row(self.data, self.next, self.stride, self.plan.classes);
-                softmax(x, stats, self.upstream, out, next);
-            }
-            None => torch_exp(x, self.upstream, out),
+            Some(stats) => softmax(x, stats, self.upstream, out, next),
+            None => torch_exp(x, self.upstream, out, next),
         }
         for (&class, posterior) in classes.iter().zip(posterior) {
             out[class as usize] -= self.upstream * posterior[lane];
@@ -200,13 +198,22 @@ impl<E: Element> Row<'_, E> {
 
 /// `scale · exp(x)`, and NaN where `x` is −inf, as PyTorch has it.
 #[inline(always)]
-fn torch_exp<R: Real>(x: &[R], scale: R, out: &mut [R]) {
+fn torch_exp<R: Real, E>(x: &[R], scale: R, out: &mut [R], next: &[E]) {
+    // A logarithm of a probability is not above 0; if it is, it was none.
+    if x.iter().fold(true, |all, &x| all & (x <= R::ZERO)) {
+        let (maximum, sum) = (R::ZERO, 1.0);
+        softmax(x, &RowStats { maximum, sum }, scale, out, next);
+    } else {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = R::narrow(x.widen().exp()) * scale;
+        }
+    }
+    let infinite = R::narrow(f64::NEG_INFINITY);
     for (out, &x) in out.iter_mut().zip(x) {
-        let x = x.widen();
-        *out = if x == f64::NEG_INFINITY {
+        *out = if x == infinite {
             R::narrow(f64::NAN)
         } else {
-            R::narrow(x.exp()) * scale
+            *out
         };
     }
 }
