@@ -9,7 +9,14 @@ use pulp::Simd;
 
 const SIDE: usize = 8;
 
-pub(super) type Square = [[f64; SIDE]; SIDE];
+/// Eight numbers, in one line of the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct Octet(pub [f64; SIDE]);
+
+pub(super) type Square = [Octet; SIDE];
+
+pub(super) const ZEROS: Octet = Octet([0.0; SIDE]);
 
 /// Rows as columns.
 #[inline(always)]
@@ -31,13 +38,13 @@ pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {
 #[inline(always)]
 fn by_turning<S: Simd>(simd: S, from: &Square) -> Square {
     let lanes = S::F64_LANES;
-    let mut to = [[0.0; SIDE]; SIDE];
+    let mut to = [ZEROS; SIDE];
     // Squares of as many rows as a vector has lanes, each to its place across the diagonal.
     for i in 0..SIDE / lanes {
         for j in 0..SIDE / lanes {
             let mut square = [simd.splat_f64s(0.0); SIDE];
             for k in 0..lanes {
-                square[k] = S::as_simd_f64s(&from[i * lanes + k]).0[j];
+                square[k] = S::as_simd_f64s(&from[i * lanes + k].0).0[j];
             }
             // Its quarters, then the quarters of those, change places across the diagonal.
             let mut step = lanes / 2;
@@ -62,7 +69,7 @@ fn by_turning<S: Simd>(simd: S, from: &Square) -> Square {
                 step /= 2;
             }
             for k in 0..lanes {
-                S::as_mut_simd_f64s(&mut to[j * lanes + k]).0[i] = square[k];
+                S::as_mut_simd_f64s(&mut to[j * lanes + k].0).0[i] = square[k];
             }
         }
     }
@@ -71,7 +78,7 @@ fn by_turning<S: Simd>(simd: S, from: &Square) -> Square {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{SIDE, Square};
+    use super::{SIDE, Square, ZEROS};
     use pulp::Simd;
     use pulp::x86::{V3, V4};
     use std::any::Any;
@@ -136,12 +143,12 @@ mod x86 {
         const LOW: i32 = 0x20;
         const HIGH: i32 = 0x31;
         let simd = simd.avx;
-        let mut to = [[0.0; SIDE]; SIDE];
+        let mut to = [ZEROS; SIDE];
         for i in 0..2 {
             for j in 0..2 {
                 let mut rows = [[0.0; HALF]; HALF];
                 for k in 0..HALF {
-                    rows[k].copy_from_slice(&from[i * HALF + k][j * HALF..(j + 1) * HALF]);
+                    rows[k].copy_from_slice(&from[i * HALF + k].0[j * HALF..(j + 1) * HALF]);
                 }
                 // SAFETY: both are sixteen f64.
                 let [a, b, c, d] =
@@ -157,7 +164,7 @@ mod x86 {
                 // SAFETY: as above.
                 let columns = unsafe { transmute::<[__m256d; HALF], [[f64; HALF]; HALF]>(columns) };
                 for k in 0..HALF {
-                    to[j * HALF + k][i * HALF..(i + 1) * HALF].copy_from_slice(&columns[k]);
+                    to[j * HALF + k].0[i * HALF..(i + 1) * HALF].copy_from_slice(&columns[k]);
                 }
             }
         }
@@ -185,8 +192,8 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         let number = |i: usize, j: usize| (SIDE * i + j) as f64;
-        let from = std::array::from_fn(|i| std::array::from_fn(|j| number(i, j)));
-        let turned: Square = std::array::from_fn(|i| std::array::from_fn(|j| number(j, i)));
+        let from = std::array::from_fn(|i| Octet(std::array::from_fn(|j| number(i, j))));
+        let turned: Square = std::array::from_fn(|i| Octet(std::array::from_fn(|j| number(j, i))));
         let best = Isa::current();
         for isa in Isa::available() {
             isa.force();

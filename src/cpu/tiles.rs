@@ -17,21 +17,21 @@
 //! So the two directions start at both ends, meet in the middle, where `P` is known, and each
 //! walks on through the half that the other has behind it, forming posteriors as it goes.
 //!
-//! **Tiles and runs.** A tile is 16 pairs; a run is up to 8 frames. A tile goes through all frames
-//! of a run with its states in registers and leaves behind what its neighbour needs of it in each
-//! frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes the
-//! rows of a run again from there.
+//! **Tiles and runs.** A tile is 8 pairs; a run is up to 8 frames. A few tiles go through all frames of a
+//! run together, with their states in registers, and leave behind what their neighbour needs of them
+//! in each frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes
+//! the rows of a run again from there.
 //!
-//! **Scale.** Groups of 8 pairs share a power of two, set anew before each run so that the largest
-//! state of a group is near 2^[`TOP`], or less where a neighbour is far ahead: a group's exponent is
-//! at most [`AHEAD`] below that of the group from which states flow into it. In the 8 frames of a
-//! run states flow no further than one group, and no state grows by more than 3^8 < 2^13, so nothing
-//! exceeds 2^(TOP + AHEAD + 13) < 2^1023.
+//! **Scale.** Each tile has a power of two, set anew before each run so that its largest state is near
+//! 2^[`TOP`], or less where a neighbour is far ahead: a tile's exponent is at most [`AHEAD`] below that
+//! of the tile from which states flow into it. In the 8 frames of a run states flow no further than
+//! one tile, and no state grows by more than 3^8 < 2^13, so nothing exceeds
+//! 2^(TOP + AHEAD + 13) < 2^1023.
 //!
 //! **What is lost.** A state below 2^-1022 may vanish. What vanishes in a run can reach a state of
-//! the next group multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
+//! the next tile multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
 //! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). On the way to the middle, a run that
-//! ends with a live state below that is [`Unfit`], as is one with groups too far apart for a factor
+//! ends with a live state below that is [`Unfit`], as is one with tiles too far apart for a factor
 //! between them; so `P` is exact. On the way on, states that no path needs any more may vanish.
 //! That none is missed shows in each frame: the posteriors must add up to 1 within [`OFF`]. An item that does not
 //! fit is computed in numbers with exponents of their own (`wide`).
@@ -46,27 +46,22 @@ use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
-use super::square::{Square, transpose};
+use super::square::{Octet as Pairs, Square, ZEROS, transpose};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Pairs of a tile.
-pub(super) const PAIRS: usize = 16;
-/// Pairs that share an exponent.
-const GROUP: usize = 8;
-const GROUPS: usize = PAIRS / GROUP;
-// States flow by one pair a frame: in a run no further than one group, and a group's frames are as many
-// as its pairs.
-const _: () = assert!(RUN == GROUP);
+/// Pairs of a tile. States flow by one pair a frame: in a run no further than one tile.
+const PAIRS: usize = 8;
+const _: () = assert!(RUN == PAIRS);
 
-/// The largest state of a group is brought to between 2^TOP and 2^(TOP + 1).
+/// The largest state of a tile is brought to between 2^TOP and 2^(TOP + 1).
 const TOP: i64 = 350;
-/// The most that the exponent of a group may be below that of the group it receives from.
+/// The most that the exponent of a tile may be below that of the tile it receives from.
 const AHEAD: i64 = 300;
 /// The exponent of the least state that is sure to be exact.
 const LEAST: i64 = -1022 + AHEAD + 26 + 60;
-/// The exponent of a group that holds nothing and receives nothing.
+/// The exponent of a tile that holds nothing and receives nothing.
 const NOWHERE: i64 = -(1 << 40);
 /// How far from 1 the posteriors of a frame may add up to. Rounding over 20000 frames takes 1e-12.
 const OFF: f64 = 1e-10;
@@ -78,13 +73,6 @@ pub(super) struct Unfit;
 fn fits(fit: bool) -> Result<(), Unfit> {
     if fit { Ok(()) } else { Err(Unfit) }
 }
-
-/// One value for each pair of a tile.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Pairs([f64; PAIRS]);
-
-const ZEROS: Pairs = Pairs([0.0; PAIRS]);
 
 /// One value for each state of a tile.
 #[derive(Debug, Clone, Copy)]
@@ -99,27 +87,57 @@ const EMPTY: Tile = Tile {
     label: ZEROS,
 };
 
-/// A tile at some frame. A state is `number · 2^(exponent of its group − TOP)`.
+/// What the numbers of a tile stand for: a state is `number · 2^(exponent − TOP)`.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    numbers: Tile,
-    exponents: [i64; GROUPS],
-    /// What numbers are multiplied by that flow into a group from the one before it.
-    factors: [f64; GROUPS],
+struct Scale {
+    exponent: i64,
+    /// What numbers are multiplied by that flow into the tile from the one before it.
+    factor: f64,
 }
 
-const NOTHING: Place = Place {
-    numbers: EMPTY,
-    exponents: [TOP; GROUPS],
-    factors: [1.0; GROUPS],
+const UNSCALED: Scale = Scale {
+    exponent: TOP,
+    factor: 1.0,
 };
+
+/// The tiles of a row of the lattice.
+#[derive(Debug, Default)]
+struct Row {
+    numbers: Vec<Tile>,
+    scales: Vec<Scale>,
+}
+
+impl Row {
+    fn resize(&mut self, tiles: usize) {
+        self.numbers.resize(tiles, EMPTY);
+        self.scales.resize(tiles, UNSCALED);
+    }
+
+    fn clear(&mut self) {
+        self.numbers.clear();
+        self.scales.clear();
+    }
+
+    /// Adds some tiles of another.
+    fn extend(&mut self, from: &Row, tiles: Range<usize>) {
+        self.numbers.extend_from_slice(&from.numbers[tiles.clone()]);
+        self.scales.extend_from_slice(&from.scales[tiles]);
+    }
+
+    /// Replaces `tiles` by those of another from `start` on.
+    fn copy(&mut self, tiles: Range<usize>, from: &Row, start: usize) {
+        let source = start..start + tiles.len();
+        self.numbers[tiles.clone()].copy_from_slice(&from.numbers[source.clone()]);
+        self.scales[tiles].copy_from_slice(&from.scales[source]);
+    }
+}
 
 /// The states of one direction, and its checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    tiles: Vec<Place>,
+    row: Row,
     /// The live tiles at the start of each run, and where each run begins.
-    kept: Vec<Place>,
+    kept: Row,
     starts: Vec<usize>,
     /// The labels that can be reached before the frame that was consumed last.
     past: usize,
@@ -132,19 +150,19 @@ pub(super) struct Scratch {
     /// `[tile][frame]`: the rows of the other direction.
     rows: Vec<[Tile; RUN]>,
     /// By tile: what makes posteriors of products.
-    scales: Vec<Pairs>,
+    scales: Vec<f64>,
     /// `[tile][frame]`: the posteriors of the labels.
-    posterior: Vec<[Pairs; RUN]>,
+    posterior: Vec<Square>,
     /// By entry: the posterior of its class in each frame.
-    classes: Vec<[f64; RUN]>,
-    other: Track,
+    classes: Vec<Pairs>,
+    other: Row,
 }
 
 /// The emissions of a run, as the tiles read them.
 #[derive(Debug, Default)]
 struct Spread {
     /// `[tile][frame]`
-    labels: Vec<[Pairs; RUN]>,
+    labels: Vec<Square>,
     blanks: [f64; RUN],
 }
 
@@ -263,12 +281,6 @@ impl Tiles {
         low / PAIRS..high / PAIRS + 1
     }
 
-    /// The labels of tile `b`: as many as it has pairs, or up to the last label.
-    #[inline(always)]
-    fn labels_of(&self, b: usize) -> Range<usize> {
-        b * PAIRS..((b + 1) * PAIRS).min(self.labels)
-    }
-
     #[inline(always)]
     fn side<D: Direction>(&self) -> &Side {
         if D::FORWARD {
@@ -303,13 +315,13 @@ impl Tiles {
 
     /// Sets `track` to before the first frame of `D`.
     pub fn start<D: Direction>(&self, track: &mut Track) {
-        track.tiles.clear();
-        track.tiles.resize(self.places.len(), NOTHING);
+        track.row.clear();
+        track.row.resize(self.places.len());
         track.kept.clear();
         track.starts.clear();
         track.past = 0;
         let first = if D::FORWARD { 0 } else { self.labels };
-        track.tiles[first / PAIRS].numbers.blank.0[first % PAIRS] = 1.0;
+        track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
     }
 
     /// Takes `track` through `runs` on the way to the middle, as far as they come next. With `keep`, the
@@ -341,52 +353,47 @@ impl Tiles {
             mantissa: 0.0,
             exponent: NOWHERE,
         };
+        let (alpha, beta) = (&alpha.row, &beta.row);
         for b in self.live(&(middle..middle)) {
-            let (alpha, here) = (&alpha.tiles[b], &beta.tiles[b]);
-            let above = beta.tiles.get(b + 1).unwrap_or(&NOTHING);
-            let sums = self.products(b, alpha, [here, above], 1.0);
-            for g in 0..GROUPS {
-                let e = alpha.exponents[g] + here.exponents[g] - 2 * TOP;
-                if sums[g].is_finite() {
-                    met.add(sums[g], e);
-                } else {
-                    // Of the products so scaled, those that vanish do not matter.
-                    let sums = self.products(b, alpha, [here, above], pow2(-SMALLER));
-                    fits(sums[g].is_finite())?;
-                    met.add(sums[g], e + 2 * SMALLER);
-                }
+            let sum = self.products(b, alpha, beta, 1.0);
+            let e = alpha.scales[b].exponent + beta.scales[b].exponent - 2 * TOP;
+            if sum.is_finite() {
+                met.add(sum, e);
+            } else {
+                // Of the products so scaled, those that vanish do not matter.
+                let sum = self.products(b, alpha, beta, pow2(-SMALLER));
+                fits(sum.is_finite())?;
+                met.add(sum, e + 2 * SMALLER);
             }
         }
         fits(met.mantissa > 0.0)?;
         Ok(met)
     }
 
-    /// By group of tile `b`: the sum of the products of its alphas and what flows into its betas, which
-    /// are those of `here` and of the tile above it. Both are multiplied by `scale` first.
-    fn products(
-        &self,
-        b: usize,
-        alpha: &Place,
-        [here, above]: [&Place; 2],
-        scale: f64,
-    ) -> [f64; GROUPS] {
-        let factor = spread::<Backward>(&here.factors).0;
+    /// The sum of the products of the alphas of tile `b` and what flows into its betas, both multiplied
+    /// by `scale` first.
+    fn products(&self, b: usize, alpha: &Row, beta: &Row, scale: f64) -> f64 {
+        let factor = spread::<Backward>(beta.scales[b].factor).0;
         let skip = &self.backward.skip[b].0;
-        let (blank, label) = (&here.numbers.blank.0, &here.numbers.label.0);
-        let mut sums = [0.0; GROUPS];
+        let (alpha, beta, above) = (
+            &alpha.numbers[b],
+            &beta.numbers[b],
+            beta.numbers.get(b + 1).unwrap_or(&EMPTY),
+        );
+        let (blank, label) = (&beta.blank.0, &beta.label.0);
+        let mut sum = 0.0;
         for k in 0..PAIRS {
             let (next_blank, next_label) = if k + 1 < PAIRS {
                 (blank[k + 1], label[k + 1])
             } else {
-                (above.numbers.blank.0[0], above.numbers.label.0[0])
+                (above.blank.0[0], above.label.0[0])
             };
             let to_blank = blank[k] + label[k];
             let to_label = label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
-            let alpha = (alpha.numbers.blank.0[k], alpha.numbers.label.0[k]);
-            sums[k / GROUP] += (alpha.0 * scale) * (to_blank * scale);
-            sums[k / GROUP] += (alpha.1 * scale) * (to_label * scale);
+            sum += (alpha.blank.0[k] * scale) * (to_blank * scale);
+            sum += (alpha.label.0[k] * scale) * (to_label * scale);
         }
-        sums
+        sum
     }
 
     /// Takes `track` on past the middle, through the half that `other` has behind it. `half` is the
@@ -415,7 +422,7 @@ impl Tiles {
     fn advance<S: Simd, D: Direction, V: Visitor>(
         &self,
         simd: S,
-        tiles: &mut [Place],
+        row: &mut Row,
         emissions: &Spread,
         frames: usize,
         live: Range<usize>,
@@ -423,57 +430,67 @@ impl Tiles {
     ) {
         let mut edges = [[simd.splat_f64s(0.0); 2]; RUN];
         let edges = &mut edges[..frames];
-        let mut order = ordered::<D>(live);
-        while let Some(b) = order.next() {
-            // With eight lanes a tile alone would wait for its own results.
-            match if S::F64_LANES == 8 {
-                order.next()
+        // As many tiles together as there are registers for: one would wait for its own results.
+        let mut left = live;
+        while !left.is_empty() {
+            let count = left.len().min(S::F64_LANES / 2);
+            let low = if D::FORWARD {
+                left.start
             } else {
-                None
-            } {
-                Some(c) => {
-                    self.pass::<S, D, V, 2>(simd, tiles, emissions, [b, c], edges, visitor);
-                }
-                None => self.pass::<S, D, V, 1>(simd, tiles, emissions, [b], edges, visitor),
+                left.end - count
+            };
+            match count {
+                1 => self.pass::<S, D, V, 1>(simd, row, emissions, low, edges, visitor),
+                2 => self.pass::<S, D, V, 2>(simd, row, emissions, low, edges, visitor),
+                3 => self.pass::<S, D, V, 3>(simd, row, emissions, low, edges, visitor),
+                _ => self.pass::<S, D, V, 4>(simd, row, emissions, low, edges, visitor),
             }
+            left = if D::FORWARD {
+                left.start + count..left.end
+            } else {
+                left.start..low
+            };
         }
     }
 
-    /// The same for a few neighbours. `edges` holds, for each frame, the end of the neighbour that
+    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame, the end of the neighbour that
     /// flows into them, and then their own.
     // No closures here or below: what the compiler does not inline loses its instruction set.
     #[inline(always)]
     fn pass<S: Simd, D: Direction, V: Visitor, const N: usize>(
         &self,
         simd: S,
-        tiles: &mut [Place],
+        row: &mut Row,
         emissions: &Spread,
-        some: [usize; N],
+        low: usize,
         edges: &mut [[S::f64s; 2]],
         visitor: &mut V,
     ) {
-        let skip = &self.side::<D>().skip;
-        let mut links = [Links::new::<D>(simd, &skip[some[0]], &tiles[some[0]]); N];
-        let mut states = [States::load(simd, &tiles[some[0]].numbers); N];
+        let skip = &self.side::<D>().skip[low..low + N];
+        let numbers = &mut row.numbers[low..low + N];
+        let scales = &row.scales[low..low + N];
+        let labels = &emissions.labels[low..low + N];
+        let mut links = [Links::new::<D>(simd, &skip[0], scales[0]); N];
+        let mut states = [States::load(simd, &numbers[0]); N];
         for i in 1..N {
-            links[i] = Links::new::<D>(simd, &skip[some[i]], &tiles[some[i]]);
-            states[i] = States::load(simd, &tiles[some[i]].numbers);
+            links[i] = Links::new::<D>(simd, &skip[i], scales[i]);
+            states[i] = States::load(simd, &numbers[i]);
         }
         let frames = edges.len();
         for (j, edge) in edges.iter_mut().enumerate() {
             let k = if D::FORWARD { j } else { frames - 1 - j };
             let mut flows = states;
-            for i in 0..N {
+            for j in 0..N {
+                let i = if D::FORWARD { j } else { N - 1 - j };
                 flows[i] = states[i].inflow::<D>(simd, edge, &links[i]);
             }
             for i in 0..N {
-                let b = some[i];
-                states[i] = flows[i].times(simd, emissions.blanks[k], &emissions.labels[b][k]);
-                visitor.visit(simd, b, k, &flows[i], &states[i]);
+                states[i] = flows[i].times(simd, emissions.blanks[k], &labels[i][k]);
+                visitor.visit(simd, low + i, k, &flows[i], &states[i]);
             }
         }
         for i in 0..N {
-            states[i].store(simd, &mut tiles[some[i]].numbers);
+            states[i].store(simd, &mut numbers[i]);
         }
     }
 
@@ -482,7 +499,7 @@ impl Tiles {
     fn check<S: Simd>(
         &self,
         simd: S,
-        tiles: &[Place],
+        tiles: &[Tile],
         reached: &Reached,
         live: Range<usize>,
     ) -> Result<(), Unfit> {
@@ -497,23 +514,28 @@ impl Tiles {
         };
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
         let least = simd.splat_f64s(pow2(LEAST));
+        let [blanks, labels] = [&reached.blanks, &reached.labels];
+        let bounds = [
+            simd.splat_f64s(blanks.start as f64),
+            simd.splat_f64s(blanks.end as f64),
+            simd.splat_f64s(labels.start as f64),
+            simd.splat_f64s(labels.end as f64),
+        ];
         let places = load(simd, &PLACES);
         let mut fit = one;
         for b in live {
-            let numbers = &tiles[b].numbers;
-            for (m, reached) in [
-                (&numbers.blank, &reached.blanks),
-                (&numbers.label, &reached.labels),
-            ] {
-                let m = load(simd, m);
-                let first = (b * PAIRS) as f64;
-                let start = simd.splat_f64s(reached.start as f64 - first);
-                let end = simd.splat_f64s(reached.end as f64 - first);
-                for v in 0..vectors::<S>() {
+            let first = simd.splat_f64s((b * PAIRS) as f64);
+            let [blank, label] = [load(simd, &tiles[b].blank), load(simd, &tiles[b].label)];
+            for v in 0..vectors::<S>() {
+                let place = simd.add_f64s(places[v], first);
+                for (m, start, end) in [
+                    (blank[v], bounds[0], bounds[1]),
+                    (label[v], bounds[2], bounds[3]),
+                ] {
                     // A NaN is not.
-                    let exact = simd.greater_than_or_equal_f64s(m[v], least);
-                    let below = simd.less_than_f64s(places[v], start);
-                    let above = simd.greater_than_or_equal_f64s(places[v], end);
+                    let exact = simd.greater_than_or_equal_f64s(m, least);
+                    let below = simd.less_than_f64s(place, start);
+                    let above = simd.greater_than_or_equal_f64s(place, end);
                     let elsewhere = simd.or_m64s(below, above);
                     fit = simd.select_f64s(simd.or_m64s(exact, elsewhere), fit, zero);
                 }
@@ -529,34 +551,29 @@ impl Tiles {
         &self,
         simd: S,
         to: &mut [[R; RUN]],
-        blanks: &[Pairs; RUN],
+        blanks: &Square,
         (met, frames): (Met, usize),
         live: Range<usize>,
         scratch: &mut Scratch,
     ) -> Result<(), Unfit> {
         let blank = self.entries - 1;
         scratch.classes.clear();
-        scratch.classes.resize(self.entries, [0.0; RUN]);
+        scratch.classes.resize(self.entries, ZEROS);
         let classes = scratch.classes.as_mut_slice();
         for b in live {
-            let (places, posterior) = (&self.places[b], &scratch.posterior[b]);
             // Pairs behind the last label have a posterior of 0.
-            for g in 0..self.labels_of(b).len().div_ceil(GROUP) {
-                let labels = transpose(simd, &group_of(posterior, g));
-                for i in 0..GROUP {
-                    let class = &mut classes[places[g * GROUP + i] as usize];
-                    for k in 0..RUN {
-                        class[k] += labels[i][k];
-                    }
+            let labels = transpose(simd, &scratch.posterior[b]);
+            for i in 0..PAIRS {
+                let class = &mut classes[self.places[b][i] as usize].0;
+                for k in 0..RUN {
+                    class[k] += labels[i].0[k];
                 }
             }
         }
-        for g in 0..GROUPS {
-            let blanks = transpose(simd, &group_of(blanks, g));
-            for i in 0..GROUP {
-                for k in 0..RUN {
-                    classes[blank][k] += blanks[i][k];
-                }
+        let blanks = transpose(simd, blanks);
+        for i in 0..PAIRS {
+            for k in 0..RUN {
+                classes[blank].0[k] += blanks[i].0[k];
             }
         }
         // Four at a time, so that additions do not wait for each other.
@@ -565,13 +582,13 @@ impl Tiles {
         for four in fours {
             for c in 0..4 {
                 for k in 0..RUN {
-                    sums[c][k] += four[c][k];
+                    sums[c][k] += four[c].0[k];
                 }
             }
         }
         for class in rest {
             for k in 0..RUN {
-                sums[0][k] += class[k];
+                sums[0][k] += class.0[k];
             }
         }
         let (mut fit, mut scale) = (true, [0.0; RUN]);
@@ -583,7 +600,7 @@ impl Tiles {
         }
         for (to, class) in to.iter_mut().zip(classes) {
             for k in 0..RUN {
-                to[k] = R::narrow(class[k] * scale[k]);
+                to[k] = R::narrow(class.0[k] * scale[k]);
             }
         }
         fits(fit)
@@ -611,21 +628,21 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         for i in ordered::<D>(self.runs) {
             let run = lattice.runs.frames_of(i..i + 1);
             let live = lattice.live(&run);
-            fits(track.scale::<D>(live.clone()))?;
+            fits(track.row.scale::<D>(live.clone()))?;
             if self.keep {
-                track.starts.push(track.kept.len());
-                track.kept.extend_from_slice(&track.tiles[live.clone()]);
+                track.starts.push(track.kept.scales.len());
+                track.kept.extend(&track.row, live.clone());
             }
             emissions.set(simd, lattice, self.table.run(i), live.clone());
-            let (tiles, frames) = (&mut track.tiles, run.len());
-            lattice.advance::<S, D, _>(simd, tiles, emissions, frames, live.clone(), &mut Alone);
+            let (row, frames) = (&mut track.row, run.len());
+            lattice.advance::<S, D, _>(simd, row, emissions, frames, live.clone(), &mut Alone);
             let consumed = if D::FORWARD {
                 run.end
             } else {
                 lattice.runs.frames - run.start
             };
             let reached = lattice.reached::<D>(consumed, &mut track.past);
-            lattice.check(simd, tiles, &reached, live)?;
+            lattice.check(simd, &track.row.numbers, &reached, live)?;
         }
         Ok(())
     }
@@ -656,9 +673,9 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
         } = self;
         let tiles = lattice.places.len();
         scratch.rows.resize(tiles, [EMPTY; RUN]);
-        scratch.scales.resize(tiles, ZEROS);
+        scratch.scales.resize(tiles, 0.0);
         scratch.posterior.resize(tiles, [ZEROS; RUN]);
-        scratch.other.tiles.resize(tiles, NOTHING);
+        scratch.other.resize(tiles);
         // The runs of the other direction, from the middle back to its start.
         let runs = lattice.runs.half::<D::Other>();
         let first = runs.start;
@@ -667,27 +684,24 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             let (live, frames) = (lattice.live(&run), run.len());
             let table = &mut half[(i - first) * lattice.entries..][..lattice.entries];
             scratch.emissions.set(simd, lattice, table, live.clone());
-            scratch.other.tiles[live.clone()]
-                .copy_from_slice(&self.other.kept[start..start + live.len()]);
+            scratch.other.copy(live.clone(), &self.other.kept, start);
             lattice.advance::<S, D::Other, _>(
                 simd,
-                &mut scratch.other.tiles,
+                &mut scratch.other,
                 &scratch.emissions,
                 frames,
                 live.clone(),
                 &mut Record(&mut scratch.rows),
             );
-            // Groups too far apart: what does not flow then is missing from the sums, if it matters.
-            let _ = track.scale::<D>(live.clone());
+            // Tiles too far apart: what does not flow then is missing from the sums, if it matters.
+            let _ = track.row.scale::<D>(live.clone());
             for b in live.clone() {
-                let (mine, others) = (&track.tiles[b], &scratch.other.tiles[b]);
-                for g in 0..GROUPS {
-                    let e = mine.exponents[g] + others.exponents[g] - 2 * TOP - self.met.exponent;
-                    // See `product`. Below 2^-1022 the scale is 0; posteriors that matter are then
-                    // missing from the sum of their frame, which is checked.
-                    fits(e <= 350)?;
-                    scratch.scales[b].0[g * GROUP..(g + 1) * GROUP].fill(pow2(e));
-                }
+                let both = track.row.scales[b].exponent + scratch.other.scales[b].exponent;
+                let e = both - 2 * TOP - self.met.exponent;
+                // See `product`. Below 2^-1022 the scale is 0; posteriors that matter are then
+                // missing from the sum of their frame, which is checked.
+                fits(e <= 350)?;
+                scratch.scales[b] = pow2(e);
             }
             let mut blanks = [ZEROS; RUN];
             let mut join = Join {
@@ -699,7 +713,7 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             let emissions = &scratch.emissions;
             lattice.advance::<S, D, _>(
                 simd,
-                &mut track.tiles,
+                &mut track.row,
                 emissions,
                 frames,
                 live.clone(),
@@ -738,18 +752,18 @@ impl Visitor for Record<'_> {
 /// Forms posteriors with the rows of the other direction.
 struct Join<'a> {
     rows: &'a [[Tile; RUN]],
-    scales: &'a [Pairs],
-    posterior: &'a mut [[Pairs; RUN]],
+    scales: &'a [f64],
+    posterior: &'a mut [Square],
     /// Of all tiles: the blanks, pair by pair.
-    blanks: &'a mut [Pairs; RUN],
+    blanks: &'a mut Square,
 }
 
 impl Visitor for Join<'_> {
     #[inline(always)]
     fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, flow: &States<S>, _: &States<S>) {
-        let (row, scale) = (&self.rows[b][k], load(simd, &self.scales[b]));
-        let blank = product(simd, &flow.blank, &row.blank, &scale);
-        let label = product(simd, &flow.label, &row.label, &scale);
+        let (row, scale) = (&self.rows[b][k], simd.splat_f64s(self.scales[b]));
+        let blank = product(simd, &flow.blank, &row.blank, scale);
+        let label = product(simd, &flow.label, &row.label, scale);
         store(simd, &mut self.posterior[b][k], &label);
         add_to(simd, &mut self.blanks[k], &blank);
     }
@@ -758,52 +772,46 @@ impl Visitor for Join<'_> {
 impl Track {
     /// Becomes what `other` is, without its checkpoints.
     pub fn follow(&mut self, other: &Track) {
-        self.tiles.clear();
-        self.tiles.extend_from_slice(&other.tiles);
+        self.row.clear();
+        self.row.extend(&other.row, 0..other.row.scales.len());
         self.kept.clear();
         self.starts.clear();
     }
+}
 
-    /// Gives each group of the live tiles a fresh exponent. Whether there is a factor between all
-    /// neighbours: where a group is too far below the next, nothing flows.
+impl Row {
+    /// Gives each of the live tiles a fresh exponent. Whether there is a factor between all neighbours:
+    /// where a tile is too far below the next, nothing flows.
     #[inline(always)]
     fn scale<D: Direction>(&mut self, live: Range<usize>) -> bool {
         let mut before: Option<i64> = None;
         let mut near = true;
         for b in ordered::<D>(live) {
-            let Place {
-                numbers,
-                exponents,
-                factors,
-            } = &mut self.tiles[b];
-            let (blank, label) = (groups(&mut numbers.blank), groups(&mut numbers.label));
-            for g in ordered::<D>(0..GROUPS) {
-                let top = largest(&blank[g], &label[g]);
-                let own = exponents[g] - TOP + exponent_of(top);
-                let wanted = match (top > 0.0, before) {
-                    (true, Some(before)) => own.max(before - AHEAD),
-                    (true, None) => own,
-                    // Nothing here yet: what flows in brings its scale.
-                    (false, Some(before)) => before,
-                    (false, None) => NOWHERE,
-                };
-                let shift = if top > 0.0 {
-                    (exponents[g] - wanted).min(1000)
-                } else {
-                    exponents[g] - wanted
-                };
-                let exponent = exponents[g] - shift;
-                let by = pow2(shift);
-                for k in 0..GROUP {
-                    blank[g][k] *= by;
-                    label[g][k] *= by;
-                }
-                exponents[g] = exponent;
-                let change = before.map_or(0, |before| before - exponent);
-                near &= change >= -1022;
-                factors[g] = pow2(change);
-                before = Some(exponent).filter(|&e| e > NOWHERE);
+            let (numbers, scale) = (&mut self.numbers[b], &mut self.scales[b]);
+            let top = largest(numbers);
+            let own = scale.exponent - TOP + exponent_of(top);
+            let wanted = match (top > 0.0, before) {
+                (true, Some(before)) => own.max(before - AHEAD),
+                (true, None) => own,
+                // Nothing here yet: what flows in brings its scale.
+                (false, Some(before)) => before,
+                (false, None) => NOWHERE,
+            };
+            let shift = if top > 0.0 {
+                (scale.exponent - wanted).min(1000)
+            } else {
+                scale.exponent - wanted
+            };
+            let by = pow2(shift);
+            for k in 0..PAIRS {
+                numbers.blank.0[k] *= by;
+                numbers.label.0[k] *= by;
             }
+            scale.exponent -= shift;
+            let change = before.map_or(0, |before| before - scale.exponent);
+            near &= change >= -1022;
+            scale.factor = pow2(change);
+            before = Some(scale.exponent).filter(|&e| e > NOWHERE);
         }
         near
     }
@@ -824,59 +832,40 @@ impl Spread {
             self.blanks[k] = run[lattice.entries - 1][k].widen();
         }
         for b in live {
-            let (places, to) = (&lattice.places[b], &mut self.labels[b]);
-            let labels = lattice.labels_of(b).len();
-            for g in 0..GROUPS {
-                let mut entries = [[0.0; RUN]; GROUP];
-                for i in 0..GROUP {
-                    // Pairs behind the last label stand for nothing.
-                    if g * GROUP + i < labels {
-                        let entry = &run[places[g * GROUP + i] as usize];
-                        for k in 0..RUN {
-                            entries[i][k] = entry[k].widen();
-                        }
+            let mut entries = [ZEROS; PAIRS];
+            for i in 0..PAIRS {
+                // Pairs behind the last label stand for nothing.
+                if b * PAIRS + i < lattice.labels {
+                    let entry = &run[lattice.places[b][i] as usize];
+                    for k in 0..RUN {
+                        entries[i].0[k] = entry[k].widen();
                     }
                 }
-                let frames = transpose(simd, &entries);
-                for k in 0..RUN {
-                    to[k].0[g * GROUP..(g + 1) * GROUP].copy_from_slice(&frames[k]);
-                }
             }
+            self.labels[b] = transpose(simd, &entries);
         }
     }
 }
 
-/// Group `g` of the pairs in each frame.
-#[inline(always)]
-fn group_of(frames: &[Pairs; RUN], g: usize) -> Square {
-    let mut group = [[0.0; GROUP]; RUN];
-    for k in 0..RUN {
-        group[k].copy_from_slice(&frames[k].0[g * GROUP..(g + 1) * GROUP]);
-    }
-    group
-}
-
-#[inline(always)]
-fn groups(pairs: &mut Pairs) -> &mut [[f64; GROUP]] {
-    pairs.0.as_chunks_mut().0
-}
-
 /// By pair: what is multiplied that flows into it from the one before.
 #[inline(always)]
-fn spread<D: Direction>(factors: &[f64; GROUPS]) -> Pairs {
+fn spread<D: Direction>(factor: f64) -> Pairs {
     let mut pairs = Pairs([1.0; PAIRS]);
-    for (g, &factor) in factors.iter().enumerate() {
-        let first = if D::FORWARD { 0 } else { GROUP - 1 };
-        pairs.0[g * GROUP + first] = factor;
-    }
+    pairs.0[if D::FORWARD { 0 } else { PAIRS - 1 }] = factor;
     pairs
 }
 
+/// The largest state.
 #[inline(always)]
-fn largest(a: &[f64; GROUP], b: &[f64; GROUP]) -> f64 {
-    let mut top = [0.0; GROUP];
-    for k in 0..GROUP {
-        top[k] = if a[k] > b[k] { a[k] } else { b[k] };
+fn largest(tile: &Tile) -> f64 {
+    let (blank, label) = (&tile.blank.0, &tile.label.0);
+    let mut top = [0.0; PAIRS];
+    for k in 0..PAIRS {
+        top[k] = if blank[k] > label[k] {
+            blank[k]
+        } else {
+            label[k]
+        };
     }
     fold_lanes(top, |a, b| if b > a { b } else { a })
 }
@@ -920,10 +909,10 @@ fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
 /// In this order nothing overflows: `scale` is at most 2^350. A first product that vanishes is below
 /// 2^-1022, so the second would be below 2^-359.
 #[inline(always)]
-fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
+fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: S::f64s) -> Vectors<S> {
     let mut row = load(simd, row);
     for v in 0..vectors::<S>() {
-        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale[v]), flow[v]);
+        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale), flow[v]);
     }
     row
 }
@@ -938,8 +927,8 @@ struct Links<S: Simd> {
 
 impl<S: Simd> Links<S> {
     #[inline(always)]
-    fn new<D: Direction>(simd: S, skip: &Pairs, tile: &Place) -> Self {
-        let blank = load(simd, &spread::<D>(&tile.factors));
+    fn new<D: Direction>(simd: S, skip: &Pairs, scale: Scale) -> Self {
+        let blank = load(simd, &spread::<D>(scale.factor));
         let mut label = load(simd, skip);
         for v in 0..vectors::<S>() {
             label[v] = simd.mul_f64s(label[v], blank[v]);
@@ -971,19 +960,17 @@ impl<S: Simd> States<S> {
     }
 
     /// What flows into each state. `edge` holds the end of the neighbour that flows into this
-    /// tile, and then its own.
+    /// tile, turned by one lane, and then its own.
     #[inline(always)]
     fn inflow<D: Direction>(&self, simd: S, edge: &mut [S::f64s; 2], links: &Links<S>) -> Self {
         let last = vectors::<S>() - 1;
         let mut flow = *self;
         if D::FORWARD {
             let lowest = simd.mask_between_m64s(0, 1).mask();
-            let mut below = simd.rotate_right_f64s(edge[1], 1);
-            edge[1] = self.label[last];
             for v in 0..=last {
                 let turned = simd.rotate_right_f64s(self.label[v], 1);
-                let before = simd.select_f64s(lowest, below, turned);
-                below = turned;
+                let before = simd.select_f64s(lowest, edge[1], turned);
+                edge[1] = turned;
                 let here = simd.add_f64s(self.label[v], self.blank[v]);
                 flow.blank[v] = mul_add_f64(simd, before, links.blank[v], self.blank[v]);
                 flow.label[v] = mul_add_f64(simd, before, links.label[v], here);
@@ -991,21 +978,16 @@ impl<S: Simd> States<S> {
         } else {
             let lanes = S::F64_LANES as u64;
             let highest = simd.mask_between_m64s(lanes - 1, lanes).mask();
-            let mut above = [
-                simd.rotate_left_f64s(edge[0], 1),
-                simd.rotate_left_f64s(edge[1], 1),
-            ];
-            *edge = [self.blank[0], self.label[0]];
             for v in (0..=last).rev() {
                 let turned = [
                     simd.rotate_left_f64s(self.blank[v], 1),
                     simd.rotate_left_f64s(self.label[v], 1),
                 ];
                 let after = [
-                    simd.select_f64s(highest, above[0], turned[0]),
-                    simd.select_f64s(highest, above[1], turned[1]),
+                    simd.select_f64s(highest, edge[0], turned[0]),
+                    simd.select_f64s(highest, edge[1], turned[1]),
                 ];
-                above = turned;
+                *edge = turned;
                 let near = mul_add_f64(simd, after[0], links.blank[v], self.label[v]);
                 flow.blank[v] = simd.add_f64s(self.blank[v], self.label[v]);
                 flow.label[v] = mul_add_f64(simd, after[1], links.label[v], near);
