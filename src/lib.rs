@@ -53,8 +53,8 @@
 //!
 //! Nothing underflows at any length, and no logarithm is taken inside the recursion. The lattice is
 //! computed in f64 on the CPU, for input of every dtype, and in f32 mantissas with an exponent each
-//! on a GPU (f64 for f64). Results are the same bits on every run, for every number of threads, for every instruction
-//! set, for any view of the input, and whatever else is in the batch. (Candidates that
+//! on a GPU (f64 for f64). Results are the same bits on every run, for every number of threads, for AVX2, AVX-512
+//! and NEON alike, for any view of the input, and whatever else is in the batch. (Candidates that
 //! [`score_transcripts`] weighs together share their emissions, so there a score may differ in its
 //! last bits with its company.)
 //!
