@@ -1,5 +1,7 @@
 //! The distinct classes of a target, and where each of them stands in it.
 
+use std::collections::HashMap;
+
 /// Entries are gathered, and posteriors kept, once for each class that a target uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes {
@@ -17,10 +19,29 @@ pub(crate) struct Numbering {
 }
 
 const NONE: u32 = u32::MAX;
+/// Classes for which there is room in a table.
+const DENSE: usize = 1 << 16;
+
+/// The same with memory for the labels alone.
+fn sparse(target: &[u32]) -> Classes {
+    let mut places = HashMap::new();
+    let mut distinct = Vec::new();
+    let place = target.iter().map(|&class| {
+        *places.entry(class).or_insert_with(|| {
+            distinct.push(class);
+            distinct.len() as u32 - 1
+        })
+    });
+    let place = place.collect();
+    Classes { distinct, place }
+}
 
 impl Numbering {
     pub fn classes(&mut self, target: &[u32]) -> Classes {
         let room = target.iter().max().map_or(0, |&top| top as usize + 1);
+        if room > DENSE {
+            return sparse(target);
+        }
         if room > self.places.len() {
             self.places.resize(room, NONE);
         }
@@ -84,5 +105,10 @@ mod tests {
         let next = numbering.classes(&[9, 3]);
         assert_eq!((next.distinct, next.place), (vec![9, 3], vec![0, 1]));
         assert!(Classes::new(&[]).distinct.is_empty());
+        // Many classes take no more memory.
+        let far = [7, 4_294_967_294, 7, 70_000, 4_294_967_294];
+        let classes = numbering.classes(&far);
+        assert_eq!(classes.distinct, [7, 4_294_967_294, 70_000]);
+        assert_eq!(classes.place, [0, 1, 0, 2, 1]);
     }
 }

@@ -283,6 +283,16 @@ fn nan_and_huge_entries_concern_only_the_candidates_that_use_them() {
 }
 
 #[test]
+fn a_nan_is_seen_where_no_candidate_fits() {
+    let input = Tensor::new(&[[f64::NAN, -1.0], [-1.0, -1.0]], &Device::Cpu).unwrap();
+    let score = |targets: &[Vec<usize>]| {
+        score_transcripts(&input, &all_labels(targets), ScoreOptions::default()).unwrap()
+    };
+    assert!(score(&[vec![1, 1]])[0].is_nan());
+    assert!(score(&[vec![1, 1], vec![1]])[0].is_nan());
+}
+
+#[test]
 fn impossible_targets_have_no_confidence() {
     let input = Tensor::new(&[[-1.0f32, -1.0], [f32::NAN, -1.0]], &Device::Cpu).unwrap();
     let targets = Tensor::new(&[1u32, 1], &Device::Cpu).unwrap();

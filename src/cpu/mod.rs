@@ -518,6 +518,32 @@ mod tests {
     }
 
     #[test]
+    fn a_path_hidden_behind_dead_states_is_not_lost_where_directions_meet() {
+        // Each frame holds the next label, far below all others: there is one path.
+        let target: Vec<u32> = (1..=16).collect();
+        let plan = plan(16, 17, &target);
+        for tenths in 600..=860 {
+            let depth = f64::from(tenths) / 10.0;
+            let mut data = vec![0.0; 16 * 17];
+            for t in 0..16 {
+                data[t * 17 + t + 1] = -depth;
+            }
+            let strides = Strides {
+                offset: 0,
+                frame: 17,
+                item: 0,
+                class: 1,
+            };
+            let (losses, _) = forward(&plan, &data, strides, false);
+            assert!(
+                (losses[0] - 16.0 * depth).abs() < 1e-10,
+                "{depth}: {}",
+                losses[0]
+            );
+        }
+    }
+
+    #[test]
     fn what_tiles_do_not_hold_is_said_and_not_wrong() {
         let mut random = random();
         let (mut fit, mut unfit) = (0, 0);

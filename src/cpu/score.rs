@@ -163,9 +163,6 @@ fn sweep<D: Direction, E: Element>(
         .zip(&mut swept.tracks)
         .filter_map(|(lattice, track)| Some((lattice.as_ref()?, track)))
         .collect();
-    if live.is_empty() {
-        return Ok(swept);
-    }
     for (lattice, track) in &mut live {
         if let Ok(track) = track {
             lattice.start::<D>(track);

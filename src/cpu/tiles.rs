@@ -32,7 +32,7 @@
 //! the next tile multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
 //! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). On the way to the middle, a run that
 //! ends with a live state below that is [`Unfit`], as is one with tiles too far apart for a factor
-//! between them; so `P` is exact. On the way on, states that no path needs any more may vanish.
+//! between them, and a meeting where dead states hide what counts; so `P` is exact. On the way on, states that no path needs any more may vanish.
 //! That none is missed shows in each frame: the posteriors must add up to 1 within [`OFF`]. An item that does not
 //! fit is computed in numbers with exponents of their own (`wide`).
 
@@ -174,7 +174,7 @@ pub(super) struct Met {
 }
 
 impl Met {
-    /// Adds `number · 2^e`, for a number that is 0 or normal.
+    /// Adds `number · 2^e`.
     fn add(&mut self, number: f64, e: i64) {
         if number > 0.0 {
             let own = exponent_of(number);
@@ -353,20 +353,25 @@ impl Tiles {
             mantissa: 0.0,
             exponent: NOWHERE,
         };
+        // The exponent of what may have vanished: each of the 16 products (of up to 3 terms) of a tile
+        // loses what is below 2^-1022.
+        let mut lost = NOWHERE;
         let (alpha, beta) = (&alpha.row, &beta.row);
         for b in self.live(&(middle..middle)) {
             let sum = self.products(b, alpha, beta, 1.0);
             let e = alpha.scales[b].exponent + beta.scales[b].exponent - 2 * TOP;
-            if sum.is_finite() {
-                met.add(sum, e);
+            let (sum, e) = if sum.is_finite() {
+                (sum, e)
             } else {
-                // Of the products so scaled, those that vanish do not matter.
                 let sum = self.products(b, alpha, beta, pow2(-SMALLER));
                 fits(sum.is_finite())?;
-                met.add(sum, e + 2 * SMALLER);
-            }
+                (sum, e + 2 * SMALLER)
+            };
+            met.add(sum, e);
+            lost = lost.max(e - 1022 + 6);
         }
-        fits(met.mantissa > 0.0)?;
+        // States that no path needs may hide those that it does.
+        fits(met.mantissa > 0.0 && met.exponent >= lost + 60)?;
         Ok(met)
     }
 
