@@ -2,6 +2,11 @@
 //! that the target uses and of the blank, as they are or as probabilities relative to the largest of
 //! them. For logits the log-sum-exp of the row is taken on the way.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops of a fixed count over arrays are what becomes vector code"
+)]
+
 use super::isa::dispatch_simd;
 use super::real::{Block, Element, Real};
 use super::runs::RUN;

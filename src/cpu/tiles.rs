@@ -489,7 +489,9 @@ impl Tiles {
                 let i = if D::FORWARD { j } else { N - 1 - j };
                 flows[i] = states[i].inflow::<D>(simd, edge, &links[i]);
             }
-            for i in 0..N {
+            // In the same order however many go together: visitors add up.
+            for j in 0..N {
+                let i = if D::FORWARD { j } else { N - 1 - j };
                 states[i] = flows[i].times(simd, emissions.blanks[k], &labels[i][k]);
                 visitor.visit(simd, low + i, k, &flows[i], &states[i]);
             }
