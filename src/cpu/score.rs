@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Entries of a table: 256 KiB, which stay in the second-level cache.
-const TABLE: usize = 1 << 15;
+const TABLE: usize = 1 << 16;
 
 /// `ln P` of each candidate for item `n` of the plan, whose own target is not looked at.
 pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
@@ -169,30 +169,27 @@ fn sweep<D: Direction, E: Element>(
         }
     }
     let entries = source.entries();
-    let (mut narrow, mut scales, mut table) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut values, mut scales) = (Vec::new(), Vec::new());
     let mut rows = RowBuffers::default();
     let share = live.len().div_ceil(4 * threads).max(1);
     let at_once = (TABLE / (RUN * entries)).clamp(1, 64);
     for some in runs.chunks::<D>(at_once) {
         let frames = runs.frames_of(some.clone()).len();
-        narrow.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+        values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
         scales.resize(some.len(), 0.0);
         let mut stats = source.no_stats(frames);
         let split = threads > 1;
-        source.gather(some.clone(), &mut narrow, &mut stats, split, &mut rows);
-        let regular = to_emissions(&mut narrow, entries, frames, &mut scales, split);
+        source.gather(some.clone(), &mut values, &mut stats, split, &mut rows);
+        let regular = to_emissions(&mut values, entries, frames, &mut scales, split);
         let found = Found::normalisers(&stats);
         if !regular || found.poisoned {
             return Err(Unfit);
         }
         swept.log_scale += scales.iter().sum::<f64>() + found.log_scale;
-        // For all candidates at once.
-        table.clear();
-        table.extend(narrow.iter().map(|entry| entry.map(|y| y.widen())));
         let table = Table {
             first: some.start,
             entries,
-            values: &table,
+            values: &values,
         };
         share_out(
             live.chunks_mut(share),
