@@ -283,10 +283,9 @@ pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     }
     for (item, transcripts) in transcripts.iter().enumerate() {
         for (number, transcript) in transcripts.iter().enumerate() {
-            for (position, &label) in transcript.as_ref().iter().enumerate() {
-                let of = || format!("transcript {number} of item {item}");
-                check_label(call, dims.classes, i64::from(label), position, of)?;
-            }
+            let labels = transcript.as_ref().iter().map(|&label| i64::from(label));
+            let of = || format!("transcript {number} of item {item}");
+            check_labels(call, dims.classes, labels, of)?;
         }
     }
     let label_offsets = vec![0; dims.batch + 1];
@@ -555,44 +554,50 @@ fn labels(
     label_offsets.push(0);
     for (item, &length) in target_lengths.iter().enumerate() {
         let start = row.map_or(labels.len(), |row| item * row);
-        let values = &values[start..start + length];
-        // All at once, and one by one only to say which of them it is.
-        let classes = dims.classes.min(u32::MAX as usize) as i64;
-        let blank = call.blank as i64;
-        let fine = |&label: &i64| (label >= 0) & (label < classes) & (label != blank);
-        if values.iter().fold(true, |all, label| all & fine(label)) {
-            labels.extend(values.iter().map(|&label| label as u32));
-        } else {
-            for (position, &label) in values.iter().enumerate() {
-                let of = || format!("the target of item {item}");
-                labels.push(check_label(call, dims.classes, label, position, of)?);
-            }
-        }
+        let target = values[start..start + length].iter().copied();
+        let of = || format!("the target of item {item}");
+        check_labels(call, dims.classes, target.clone(), of)?;
+        labels.extend(target.map(|label| label as u32));
         label_offsets.push(labels.len());
     }
     Ok((labels, label_offsets))
 }
 
-/// A label that is a class and not the blank, or the star.
-fn check_label(
+/// Each label must be a class and not the blank, or the star.
+fn check_labels(
     call: Call,
     classes: usize,
-    label: i64,
-    position: usize,
+    labels: impl Iterator<Item = i64> + Clone,
     of: impl Fn() -> String,
-) -> Result<u32> {
+) -> Result<()> {
     let (function, blank) = (call.function, call.blank);
-    match u32::try_from(label) {
-        Ok(label) if label as usize == blank => bail!(
-            "{function}: {} has the blank ({blank}) at position {position}; it must hold labels \
-             only",
-            of()
-        ),
-        Ok(label) if (label as usize) < classes || call.star == Some(label) => Ok(label),
-        _ => bail!(
-            "{function}: {} has label {label} at position {position}; labels must be at least 0 \
-             and below C = {classes}",
-            of()
-        ),
+    let is_label = |label: i64| {
+        u32::try_from(label).is_ok_and(|label| {
+            label as usize != blank && ((label as usize) < classes || call.star == Some(label))
+        })
+    };
+    // All of them, which is faster than to stop at the first that is none.
+    if labels
+        .clone()
+        .fold(true, |all, label| all & is_label(label))
+    {
+        return Ok(());
     }
+    for (position, label) in labels.enumerate() {
+        if label == blank as i64 {
+            bail!(
+                "{function}: {} has the blank ({blank}) at position {position}; it must hold labels \
+                 only",
+                of()
+            )
+        }
+        if !is_label(label) {
+            bail!(
+                "{function}: {} has label {label} at position {position}; labels must be at least 0 \
+                 and below C = {classes}",
+                of()
+            )
+        }
+    }
+    Ok(())
 }

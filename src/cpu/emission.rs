@@ -7,11 +7,11 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
+use super::Kept;
 use super::isa::dispatch_simd;
 use super::real::{Block, Element, Real};
-use super::runs::RUN;
+use super::runs::{RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
-use crate::classes::Classes;
 use crate::plan::{InputKind, Plan, Strides};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -61,8 +61,7 @@ pub(super) struct Source<'a, E> {
     strides: Strides,
     kind: InputKind,
     classes: usize,
-    /// `T_n`.
-    frames: usize,
+    runs: Runs,
     /// Where the entries of frame 0 begin.
     start: usize,
     /// For each class that the target uses, then for the blank: its distance from the frame's
@@ -73,8 +72,9 @@ pub(super) struct Source<'a, E> {
 }
 
 impl<'a, E: Element> Source<'a, E> {
-    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &Classes) -> Self {
-        let classes = used.distinct.iter().map(|&class| class as usize);
+    /// Of `item`, whose target uses the classes `used`.
+    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &[u32]) -> Self {
+        let classes = used.iter().map(|&class| class as usize);
         let columns: Vec<usize> = classes
             .chain([plan.blank])
             .map(|class| class * strides.class)
@@ -84,11 +84,17 @@ impl<'a, E: Element> Source<'a, E> {
             strides,
             kind: plan.input,
             classes: plan.classes,
-            frames: plan.input_lengths[item],
+            runs: Runs {
+                frames: plan.input_lengths[item],
+            },
             start: strides.offset + item * strides.item,
             reach: columns.iter().copied().fold(0, usize::max),
             columns,
         }
+    }
+
+    pub fn runs(&self) -> Runs {
+        self.runs
     }
 
     /// Entries gathered for a frame: one for each class that the target uses, then the blank.
@@ -103,6 +109,24 @@ impl<'a, E: Element> Source<'a, E> {
             InputKind::LogProbs => Vec::new(),
             InputKind::Logits => vec![RowStats { maximum, sum }; frames],
         }
+    }
+
+    /// Room for all runs.
+    pub fn room(&self) -> Kept<E::Real> {
+        Kept {
+            runs: self.runs,
+            width: self.entries(),
+            entries: vec![[E::Real::ZERO; RUN]; self.runs.count() * self.entries()],
+            stats: self.no_stats(self.runs.frames),
+        }
+    }
+
+    /// The entries of all runs.
+    pub fn gather_all(&self, split: bool) -> Kept<E::Real> {
+        let mut kept = self.room();
+        let (runs, buffers) = (0..self.runs.count(), &mut RowBuffers::default());
+        self.gather(runs, &mut kept.entries, &mut kept.stats, split, buffers);
+        kept
     }
 
     /// How much work a frame is, in entries read.
@@ -140,6 +164,24 @@ impl<'a, E: Element> Source<'a, E> {
             });
     }
 
+    /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
+    /// frame. `scales` receives for each run the sum of their logarithms. Says whether all emissions are
+    /// in range: no NaN, no −inf, none below e^−87.
+    pub fn emissions(
+        &self,
+        runs: Range<usize>,
+        to: &mut [[E::Real; RUN]],
+        stats: &mut [RowStats<E::Real>],
+        scales: &mut Vec<f64>,
+        split: bool,
+        buffers: &mut RowBuffers<E>,
+    ) -> bool {
+        scales.resize(runs.len(), 0.0);
+        let frames = self.runs.frames_of(runs.clone()).len();
+        self.gather(runs, to, stats, split, buffers);
+        to_emissions(to, self.entries(), frames, scales, split)
+    }
+
     fn gather_runs(
         &self,
         first: usize,
@@ -174,7 +216,7 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     fn pick<T: Copy>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
-        let last = self.frames - 1;
+        let last = self.runs.frames - 1;
         let mut rows = [0; RUN];
         for k in 0..RUN {
             rows[k] = self.start + (frame + k).min(last) * self.strides.frame;
@@ -190,10 +232,8 @@ impl<'a, E: Element> Source<'a, E> {
     }
 }
 
-/// Turns the entries of `frames` frames, as [`Source::gather`] leaves them, into emissions, each divided
-/// by the largest of its frame. `scales` receives for each run the sum of their logarithms. Says whether
-/// all emissions are in range: no NaN, no −inf, none below e^−87. On several threads if `split`.
-pub(super) fn to_emissions<R: Real>(
+/// The second half of [`Source::emissions`], for `frames` frames.
+fn to_emissions<R: Real>(
     table: &mut [[R; RUN]],
     entries: usize,
     frames: usize,

@@ -26,9 +26,10 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Found, RowBuffers, Source, is_poison, to_emissions};
+use emission::{Found, RowBuffers, Source, is_poison};
 use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
+use std::ops::Range;
 use tasks::{Threads, share_out};
 use tiles::{Scratch, Tiles, Track, Unfit};
 
@@ -157,7 +158,7 @@ fn item<E: Element>(
         });
     }
     let used = buffers.numbering.classes(plan.target(n));
-    let source = Source::new(plan, data, strides, n, &used);
+    let source = Source::new(plan, data, strides, n, &used.distinct);
     let problem = Problem {
         plan,
         n,
@@ -233,26 +234,50 @@ struct Problem<'a, E: Element> {
 /// The table of all runs of an item: its entries as they come, then its emissions, at the end its
 /// posteriors.
 struct Kept<R> {
+    runs: Runs,
+    /// Entries of a frame.
+    width: usize,
     entries: Vec<[R; RUN]>,
+    /// By frame, or none.
     stats: Vec<RowStats<R>>,
 }
 
 /// What one direction has of it on its way to the middle.
 struct Half<'a, R> {
+    runs: Runs,
+    width: usize,
+    /// The first run.
+    first: usize,
     entries: &'a mut [[R; RUN]],
     stats: &'a mut [RowStats<R>],
 }
 
 impl<R> Kept<R> {
-    /// Before the middle and from there on; a frame has `entries` entries.
-    fn halves(&mut self, runs: Runs, entries: usize) -> (Half<'_, R>, Half<'_, R>) {
-        let (early, late) = self
-            .entries
-            .split_at_mut(runs.half::<Forward>().end * entries);
-        let middle = runs.middle().min(self.stats.len());
-        let (early_stats, late_stats) = self.stats.split_at_mut(middle);
-        let half = |entries, stats| Half { entries, stats };
-        (half(early, early_stats), half(late, late_stats))
+    /// Before the middle and from there on.
+    fn halves(&mut self) -> (Half<'_, R>, Half<'_, R>) {
+        let (runs, width) = (self.runs, self.width);
+        let middle = runs.half::<Backward>().start;
+        let (early, late) = self.entries.split_at_mut(middle * width);
+        let frames = runs.middle().min(self.stats.len());
+        let (early_stats, late_stats) = self.stats.split_at_mut(frames);
+        let half = |first, entries, stats| Half {
+            runs,
+            width,
+            first,
+            entries,
+            stats,
+        };
+        (half(0, early, early_stats), half(middle, late, late_stats))
+    }
+}
+
+impl<R> Half<'_, R> {
+    /// The entries of some of its runs, and the statistics of their frames.
+    fn of(&mut self, some: Range<usize>) -> (&mut [[R; RUN]], &mut [RowStats<R>]) {
+        let (frames, start) = (self.runs.frames_of(some.clone()), self.first * RUN);
+        let stats = self.stats.get_mut(frames.start - start..frames.end - start);
+        let entries = (some.start - self.first) * self.width..(some.end - self.first) * self.width;
+        (&mut self.entries[entries], stats.unwrap_or_default())
     }
 }
 
@@ -266,15 +291,9 @@ fn at_once(split: bool) -> usize {
 }
 
 impl<E: Element> Problem<'_, E> {
-    fn runs(&self) -> Runs {
-        Runs {
-            frames: self.plan.input_lengths[self.n],
-        }
-    }
-
     /// `ln P`, and with `keep` the posteriors, unless only those do not fit.
     fn in_tiles(&self, keep: bool, buffers: &mut Buffers<E>) -> Result<Solved<E>, Unfit> {
-        let (runs, entries) = (self.runs(), self.source.entries());
+        let (runs, entries) = (self.source.runs(), self.source.entries());
         let Buffers {
             lattice,
             forward,
@@ -283,8 +302,8 @@ impl<E: Element> Problem<'_, E> {
         } = buffers;
         let target = self.plan.target(self.n);
         lattice.prepare(runs.frames, target, &self.used.place, entries);
-        let mut kept = keep.then(|| self.room());
-        let (early, late) = kept.as_mut().map(|kept| kept.halves(runs, entries)).unzip();
+        let mut kept = keep.then(|| self.source.room());
+        let (early, late) = kept.as_mut().map(Kept::halves).unzip();
         let (early, late) = both(
             self.split,
             || self.sweep::<Forward>(lattice, forward, early),
@@ -299,7 +318,7 @@ impl<E: Element> Problem<'_, E> {
         };
         forward.on.follow(alpha);
         backward.on.follow(beta);
-        let (early, late) = kept.halves(runs, entries);
+        let (early, late) = kept.halves();
         let (f, b) = (&mut forward.scratch, &mut backward.scratch);
         let (late, early) = both(
             self.split,
@@ -327,30 +346,21 @@ impl<E: Element> Problem<'_, E> {
             rows,
             ..
         } = way;
-        let (entries, runs, keep) = (self.source.entries(), self.runs(), half.is_some());
-        let first = runs.half::<D>().start;
+        let (entries, runs, keep) = (self.source.entries(), self.source.runs(), half.is_some());
         let mut log_scale = 0.0;
         lattice.start::<D>(track);
         for some in runs.chunks::<D>(at_once(self.split)) {
-            let frames = runs.frames_of(some.clone());
             let (values, stats) = match &mut half {
-                Some(half) => {
-                    let start = first * RUN;
-                    let stats = half.stats.get_mut(frames.start - start..frames.end - start);
-                    let values = (some.start - first) * entries..(some.end - first) * entries;
-                    (&mut half.entries[values], stats.unwrap_or_default())
-                }
+                Some(half) => half.of(some.clone()),
                 None => {
                     values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
                     stats.clear();
-                    stats.extend(self.source.no_stats(frames.len()));
+                    stats.extend(self.source.no_stats(runs.frames_of(some.clone()).len()));
                     (values.as_mut_slice(), stats.as_mut_slice())
                 }
             };
-            self.source
-                .gather(some.clone(), values, stats, self.split, rows);
-            scales.resize(some.len(), 0.0);
-            if !to_emissions(values, entries, frames.len(), scales, self.split) {
+            let (source, split, here) = (self.source, self.split, some.clone());
+            if !source.emissions(here, values, stats, scales, split, rows) {
                 return Err(Unfit);
             }
             let mut stats = stats.chunks(RUN);
@@ -379,26 +389,9 @@ impl<E: Element> Problem<'_, E> {
         }
     }
 
-    /// Room for all runs.
-    fn room(&self) -> Kept<E::Real> {
-        let entries = self.runs().count() * self.source.entries();
-        Kept {
-            entries: vec![[E::Real::ZERO; RUN]; entries],
-            stats: self.source.no_stats(self.runs().frames),
-        }
-    }
-
-    fn gather_all(&self) -> Kept<E::Real> {
-        let mut kept = self.room();
-        let (runs, rows) = (0..self.runs().count(), &mut RowBuffers::default());
-        let Kept { entries, stats } = &mut kept;
-        self.source.gather(runs, entries, stats, self.split, rows);
-        kept
-    }
-
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
     fn is_poisoned(&self) -> bool {
-        let kept = self.gather_all();
+        let kept = self.source.gather_all(self.split);
         let mut entries = kept.entries.as_flattened().iter();
         Found::normalisers(&kept.stats).poisoned || entries.any(|&x| is_poison(x))
     }
@@ -453,7 +446,7 @@ mod tests {
             place: (0..target.len() as u32).collect(),
         };
         for used in [Classes::new(target), labels] {
-            let source = Source::new(plan, data, strides, 0, &used);
+            let source = Source::new(plan, data, strides, 0, &used.distinct);
             let problem = Problem {
                 plan,
                 n: 0,

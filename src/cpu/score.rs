@@ -15,9 +15,9 @@
 //! that differs in several places much less: only what lies before the first change and behind
 //! the last is common. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::emission::{Found, RowBuffers, Source, to_emissions};
+use super::emission::{Found, RowBuffers, Source};
 use super::real::{Element, Real};
-use super::runs::{Backward, Direction, Forward, RUN, Runs, Table};
+use super::runs::{Backward, Direction, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{Scratch, Tiles, Track, Unfit};
 use super::wide::{Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
@@ -103,8 +103,7 @@ fn together<E: Element>(
     used.sort_unstable();
     used.dedup();
     let all = alone(plan, n, used);
-    let classes = Classes::new(&all.labels);
-    let source = Source::new(&all, data, item_strides(strides, n), 0, &classes);
+    let source = Source::new(&all, data, item_strides(strides, n), 0, &all.labels);
     // `None` for a target that does not fit into the frames.
     let lattices: Vec<Option<Tiles>> = targets
         .iter()
@@ -122,8 +121,8 @@ fn together<E: Element>(
     let threads = rayon::current_num_threads().div_ceil(2);
     let (early, late) = both(
         true,
-        || sweep::<Forward, E>(&source, Runs { frames }, &lattices, threads),
-        || sweep::<Backward, E>(&source, Runs { frames }, &lattices, threads),
+        || sweep::<Forward, E>(&source, &lattices, threads),
+        || sweep::<Backward, E>(&source, &lattices, threads),
     );
     let (Ok(early), Ok(late)) = (early, late) else {
         return vec![Err(Unfit); targets.len()];
@@ -150,7 +149,6 @@ struct Swept {
 /// from the others.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
-    runs: Runs,
     lattices: &[Option<Tiles>],
     threads: usize,
 ) -> Result<Swept, Unfit> {
@@ -168,7 +166,7 @@ fn sweep<D: Direction, E: Element>(
             lattice.start::<D>(track);
         }
     }
-    let entries = source.entries();
+    let (runs, entries) = (source.runs(), source.entries());
     let (mut values, mut scales) = (Vec::new(), Vec::new());
     let mut rows = RowBuffers::default();
     let share = live.len().div_ceil(4 * threads).max(1);
@@ -176,11 +174,9 @@ fn sweep<D: Direction, E: Element>(
     for some in runs.chunks::<D>(at_once) {
         let frames = runs.frames_of(some.clone()).len();
         values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
-        scales.resize(some.len(), 0.0);
         let mut stats = source.no_stats(frames);
-        let split = threads > 1;
-        source.gather(some.clone(), &mut values, &mut stats, split, &mut rows);
-        let regular = to_emissions(&mut values, entries, frames, &mut scales, split);
+        let (here, to, split) = (some.clone(), &mut values, threads > 1);
+        let regular = source.emissions(here, to, &mut stats, &mut scales, split, &mut rows);
         let found = Found::normalisers(&stats);
         if !regular || found.poisoned {
             return Err(Unfit);
@@ -242,13 +238,10 @@ pub(crate) fn occupancy<E: Element>(plan: &Plan, data: &[E], strides: Strides) -
                 .flat_map(|frame| frame.iter().skip(1).step_by(2).copied())
                 .collect();
             let used = Classes::new(plan.target(n));
-            let source = Source::new(plan, data, strides, n, &used);
-            let runs = Runs {
-                frames: plan.input_lengths[n],
-            };
+            let source = Source::new(plan, data, strides, n, &used.distinct);
             let mut emissions = Emissions::default();
-            emissions.read(&source, &used, runs);
-            for t in 0..runs.frames {
+            emissions.read(&source, &used);
+            for t in 0..plan.input_lengths[n] {
                 // Entries are relative to the largest of their frame.
                 let scale = emissions.scales[t].exp();
                 let y = emissions.frame(t);
@@ -279,9 +272,9 @@ pub(crate) fn state_posteriors<E: Element>(
     }
     // In f64 for all dtypes: this is for looking at, not for speed.
     let used = Classes::new(plan.target(n));
-    let source = Source::new(plan, data, strides, n, &used);
+    let source = Source::new(plan, data, strides, n, &used.distinct);
     let mut emissions = Emissions::default();
-    if emissions.read(&source, &used, Runs { frames }).poisoned {
+    if emissions.read(&source, &used).poisoned {
         posterior.fill(f64::NAN);
         return posterior;
     }
@@ -330,6 +323,7 @@ fn all_rows<D: Direction>(lattice: &Lattice, rows: &mut Rows, emissions: &Emissi
 
 #[cfg(test)]
 mod tests {
+    use super::super::runs::Runs;
     use super::*;
     use std::hint::black_box;
     use std::time::{Duration, Instant};

@@ -168,6 +168,9 @@ impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
                 out[k] = terms[k] * self.scale;
             }
         }
+        if rest.is_empty() {
+            return;
+        }
         let mut last = [self.maximum; LANES];
         last[..rest.len()].copy_from_slice(rest);
         let terms = R::exp_below(simd, &last, self.maximum);

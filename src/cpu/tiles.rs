@@ -458,8 +458,8 @@ impl Tiles {
         }
     }
 
-    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame, the end of the neighbour that
-    /// flows into them, and then their own.
+    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame, the end of the
+    /// neighbour that flows into them, and then their own.
     // No closures here or below: what the compiler does not inline loses its instruction set.
     #[inline(always)]
     fn pass<S: Simd, D: Direction, V: Visitor, const N: usize>(

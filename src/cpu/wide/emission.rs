@@ -1,10 +1,10 @@
 //! From gathered entries to the emissions that a wide lattice reads: each place of the target looks
 //! its class up and converts it.
 
-use super::super::emission::{Found, LANES, RowBuffers, Source, fold_lanes, is_poison, padded};
+use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, padded};
 use super::super::isa::dispatch;
 use super::super::real::{Element, Real};
-use super::super::runs::{RUN, Runs, Table};
+use super::super::runs::{RUN, Table};
 use super::super::softmax::largest_of;
 use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
 use crate::classes::Classes;
@@ -92,22 +92,18 @@ impl Emissions {
     }
 
     /// Gathers all frames of `source` and converts them.
-    pub fn read<E: Element>(&mut self, source: &Source<E>, used: &Classes, runs: Runs) -> Found {
-        let entries = source.entries();
-        let mut gathered = vec![[E::Real::ZERO; RUN]; runs.count() * entries];
-        let mut stats = source.no_stats(runs.frames);
-        let (all, buffers) = (0..runs.count(), &mut RowBuffers::default());
-        source.gather(all, &mut gathered, &mut stats, true, buffers);
+    pub fn read<E: Element>(&mut self, source: &Source<E>, used: &Classes) -> Found {
+        let kept = source.gather_all(true);
         let table = Table {
             first: 0,
-            entries,
-            values: &gathered,
+            entries: source.entries(),
+            values: &kept.entries,
         };
-        let converted = self.convert(used, 0..runs.frames, table);
-        for (scale, stats) in self.scales.iter_mut().zip(stats.chunks(1)) {
+        let converted = self.convert(used, 0..source.runs().frames, table);
+        for (scale, stats) in self.scales.iter_mut().zip(kept.stats.chunks(1)) {
             *scale += Found::normalisers(stats).log_scale;
         }
-        converted.and(Found::normalisers(&stats))
+        converted.and(Found::normalisers(&kept.stats))
     }
 
     /// The emissions of frame `t`: the labels, and the blank.

@@ -14,7 +14,7 @@ pub(super) use number::{ZERO_BELOW, ZERO_EXP};
 use super::emission::{Found, RowBuffers};
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Forward, RUN, Table};
-use super::{Half, Problem, Solved, at_once, both};
+use super::{Half, Kept, Problem, Solved, at_once, both};
 
 /// Working memory of one direction.
 #[derive(Default)]
@@ -29,11 +29,11 @@ struct Way {
 impl<E: Element> Problem<'_, E> {
     /// `ln P`, NaN where an entry is no number, and with `keep` the posteriors.
     pub(super) fn in_wide(&self, keep: bool) -> Solved<E> {
-        let mut kept = keep.then(|| self.gather_all());
-        let (runs, entries) = (self.runs(), self.source.entries());
+        let mut kept = keep.then(|| self.source.gather_all(self.split));
+        let runs = self.source.runs();
         let lattice = Lattice::new(runs.frames, self.plan.target(self.n));
         let (mut forward, mut backward) = (Way::default(), Way::default());
-        let halves = kept.as_mut().map(|kept| kept.halves(runs, entries));
+        let halves = kept.as_mut().map(Kept::halves);
         let (early, late) = halves.unzip();
         let (early, late) = both(
             self.split,
@@ -49,7 +49,7 @@ impl<E: Element> Problem<'_, E> {
             return (log_p, None);
         }
         if let Some(kept) = &mut kept {
-            let (early, late) = kept.halves(runs, entries);
+            let (early, late) = kept.halves();
             let (alpha, beta) = (&forward.rows, &backward.rows);
             forward.walk.prepare(&lattice, 0);
             forward.walk.start_from(alpha, lattice.steps::<Forward>());
@@ -71,10 +71,9 @@ impl<E: Element> Problem<'_, E> {
         &self,
         lattice: &Lattice,
         way: &mut Way,
-        half: Option<Half<E::Real>>,
+        mut half: Option<Half<E::Real>>,
     ) -> Found {
-        let (entries, runs) = (self.source.entries(), self.runs());
-        let first = runs.half::<D>().start;
+        let (entries, runs) = (self.source.entries(), self.source.runs());
         let Way {
             rows, emissions, ..
         } = way;
@@ -90,19 +89,14 @@ impl<E: Element> Problem<'_, E> {
         for some in runs.chunks::<D>(at_once(false)) {
             let frames = runs.frames_of(some.clone());
             let mut fresh = self.source.no_stats(frames.len());
-            let (values, stats) = match &half {
-                Some(half) => {
-                    let start = first * RUN;
-                    let stats = half.stats.get(frames.start - start..frames.end - start);
-                    let values = (some.start - first) * entries..(some.end - first) * entries;
-                    (&half.entries[values], stats.unwrap_or_default())
-                }
+            let (values, stats) = match &mut half {
+                Some(half) => half.of(some.clone()),
                 None => {
                     gathered.resize(some.len() * entries, [E::Real::ZERO; RUN]);
                     let (to, buffers) = (&mut gathered, &mut buffers);
                     self.source
                         .gather(some.clone(), to, &mut fresh, self.split, buffers);
-                    (gathered.as_slice(), fresh.as_slice())
+                    (gathered.as_mut_slice(), fresh.as_mut_slice())
                 }
             };
             let table = Table {
@@ -126,16 +120,15 @@ impl<E: Element> Problem<'_, E> {
         other: &Rows,
         emissions: &mut Emissions,
         top: f64,
-        half: Half<E::Real>,
+        mut half: Half<E::Real>,
     ) {
-        let (entries, runs) = (self.source.entries(), self.runs());
-        let first = runs.half::<D::Other>().start;
+        let (entries, runs) = (self.source.entries(), self.source.runs());
         // The other direction's way backward in its own order is this one's way on.
         let mut chunks: Vec<_> = runs.chunks::<D::Other>(at_once(false)).collect();
         chunks.reverse();
         for some in chunks {
             let frames = runs.frames_of(some.clone());
-            let values = &mut half.entries[(some.start - first) * entries..];
+            let (values, _) = half.of(some.clone());
             let table = Table {
                 first: some.start,
                 entries,
