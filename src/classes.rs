@@ -23,45 +23,52 @@ const NONE: u32 = u32::MAX;
 const DENSE: usize = 1 << 16;
 
 /// The same with memory for the labels alone.
-fn sparse(target: &[u32]) -> Classes {
+fn sparse(target: &[u32], to: &mut Classes) {
     let mut places = HashMap::new();
-    let mut distinct = Vec::new();
-    let place = target.iter().map(|&class| {
+    let Classes { distinct, place } = to;
+    distinct.clear();
+    place.clear();
+    place.extend(target.iter().map(|&class| {
         *places.entry(class).or_insert_with(|| {
             distinct.push(class);
             distinct.len() as u32 - 1
         })
-    });
-    let place = place.collect();
-    Classes { distinct, place }
+    }));
 }
 
 impl Numbering {
     pub fn classes(&mut self, target: &[u32]) -> Classes {
+        let mut classes = Classes::default();
+        self.number(target, &mut classes);
+        classes
+    }
+
+    /// Replaces what is in `to`.
+    pub fn number(&mut self, target: &[u32], to: &mut Classes) {
         let room = target.iter().max().map_or(0, |&top| top as usize + 1);
         if room > DENSE {
-            return sparse(target);
+            return sparse(target, to);
         }
         if room > self.places.len() {
             self.places.resize(room, NONE);
         }
-        let mut distinct = vec![0; target.len()];
-        let mut place = vec![0; target.len()];
+        let Classes { distinct, place } = to;
+        distinct.resize(target.len(), 0);
+        place.resize(target.len(), 0);
         let mut count = 0;
-        for (i, &class) in target.iter().enumerate() {
+        for (&class, place) in target.iter().zip(place) {
             // No branches: whether a class is new cannot be foreseen.
-            let known = self.places[class as usize];
-            let new = known == NONE;
-            place[i] = if new { count as u32 } else { known };
-            self.places[class as usize] = place[i];
+            let known = &mut self.places[class as usize];
+            let new = *known == NONE;
+            *place = if new { count as u32 } else { *known };
+            *known = *place;
             distinct[count] = class;
             count += usize::from(new);
         }
         distinct.truncate(count);
-        for &class in &distinct {
+        for &class in &*distinct {
             self.places[class as usize] = NONE;
         }
-        Classes { distinct, place }
     }
 }
 

@@ -64,21 +64,23 @@ pub(super) struct Source<'a, E> {
     runs: Runs,
     /// Where the entries of frame 0 begin.
     start: usize,
-    /// For each class that the target uses, then for the blank: its distance from the frame's
-    /// start.
-    columns: Vec<usize>,
-    /// The largest of them.
+    /// The classes that the target uses.
+    used: &'a [u32],
+    blank: usize,
+    /// How far the farthest of these is from the start of its frame.
     reach: usize,
 }
 
 impl<'a, E: Element> Source<'a, E> {
     /// Of `item`, whose target uses the classes `used`.
-    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &[u32]) -> Self {
-        let classes = used.iter().map(|&class| class as usize);
-        let columns: Vec<usize> = classes
-            .chain([plan.blank])
-            .map(|class| class * strides.class)
-            .collect();
+    pub fn new(
+        plan: &Plan,
+        data: &'a [E],
+        strides: Strides,
+        item: usize,
+        used: &'a [u32],
+    ) -> Self {
+        let farthest = used.iter().fold(plan.blank, |a, &b| a.max(b as usize));
         Self {
             data,
             strides,
@@ -88,8 +90,9 @@ impl<'a, E: Element> Source<'a, E> {
                 frames: plan.input_lengths[item],
             },
             start: strides.offset + item * strides.item,
-            reach: columns.iter().copied().fold(0, usize::max),
-            columns,
+            used,
+            blank: plan.blank,
+            reach: farthest * strides.class,
         }
     }
 
@@ -99,7 +102,7 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// Entries gathered for a frame: one for each class that the target uses, then the blank.
     pub fn entries(&self) -> usize {
-        self.columns.len()
+        self.used.len() + 1
     }
 
     /// Places for the row statistics of `frames` frames: none for log-probabilities.
@@ -223,12 +226,18 @@ impl<'a, E: Element> Source<'a, E> {
             assert!(rows[k] + self.reach < data.len());
         }
         // All rows are on their way from memory at the same time.
-        for (to, &column) in to.iter_mut().zip(&self.columns) {
+        let fetch = |to: &mut [T; RUN], class: usize| {
+            let column = class * self.strides.class;
             for k in 0..RUN {
                 // SAFETY: no column is above `reach`.
                 to[k] = unsafe { *data.get_unchecked(rows[k] + column) };
             }
+        };
+        let (labels, blank) = to.split_at_mut(self.used.len());
+        for (to, &class) in labels.iter_mut().zip(self.used) {
+            fetch(to, class as usize);
         }
+        fetch(&mut blank[0], self.blank);
     }
 }
 

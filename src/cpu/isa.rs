@@ -131,3 +131,27 @@ pub(super) fn dispatch_simd<W: WithSimd>(kernel: W) -> W::Output {
     }
     Simd::vectorize(Scalar128b, kernel)
 }
+
+/// The choice is the process's, and tests run side by side.
+#[cfg(test)]
+pub(super) mod tests {
+    use super::Isa;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    static HELD: Mutex<()> = Mutex::new(());
+
+    /// The choice stays as it is until this is dropped.
+    pub fn held() -> MutexGuard<'static, ()> {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a test with each instruction set.
+    pub fn on_each(mut test: impl FnMut(Isa)) {
+        let (_held, best) = (held(), Isa::current());
+        for isa in Isa::available() {
+            assert!(isa.force());
+            test(isa);
+        }
+        best.force();
+    }
+}

@@ -4,6 +4,7 @@
 //! of the blank in each frame, which is all that [`gradient`] needs.
 
 mod emission;
+mod group;
 mod isa;
 mod prefix;
 mod real;
@@ -31,7 +32,7 @@ use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
 use std::ops::Range;
 use tasks::{Threads, share_out};
-use tiles::{Scratch, Tiles, Track, Unfit};
+use tiles::{ABREAST, Scratch, Tiles, Track, Unfit};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct Saved<R> {
@@ -57,6 +58,10 @@ pub(crate) fn forward<E: Element>(
     strides: Strides,
     keep: bool,
 ) -> (Vec<f64>, Option<Saved<E::Real>>) {
+    // With posteriors, an item is in the cache from one pass over it to the next.
+    if !keep && plan.batch >= ABREAST * rayon::current_num_threads() {
+        return (group::losses(plan, data, strides), None);
+    }
     let mut items: Vec<Option<SavedItem<E::Real>>> = Vec::new();
     items.resize_with(plan.batch, || None);
     // Items fill the threads; where there are few of them, their parts do too.
@@ -107,12 +112,46 @@ struct Way<E: Element> {
     track: Track,
     on: Track,
     scratch: Scratch,
-    /// A table of a few runs.
-    values: Vec<[E::Real; RUN]>,
-    stats: Vec<RowStats<E::Real>>,
+    read: Read<E::Real>,
+    desk: Desk<E>,
+}
+
+/// The emissions of a few runs.
+#[derive(Default)]
+struct Read<R> {
+    values: Vec<[R; RUN]>,
+    stats: Vec<RowStats<R>>,
+    /// The logarithm of what all those so far were divided by.
+    log_scale: f64,
+}
+
+impl<R> Read<R> {
+    /// The logarithm of what the emissions of both directions were divided by.
+    fn and(&self, other: &Read<R>) -> Result<f64, Unfit> {
+        let log_scale = self.log_scale + other.log_scale;
+        // With the NaN or infinity of a poisoned row it is no number.
+        if log_scale.is_finite() {
+            Ok(log_scale)
+        } else {
+            Err(Unfit)
+        }
+    }
+}
+
+/// What it takes to read them.
+struct Desk<E: Element> {
     /// The logarithm of what each run was divided by.
     scales: Vec<f64>,
     rows: RowBuffers<E>,
+}
+
+impl<E: Element> Default for Desk<E> {
+    fn default() -> Self {
+        Self {
+            scales: Vec::new(),
+            rows: RowBuffers::default(),
+        }
+    }
 }
 
 impl<E: Element> Default for Buffers<E> {
@@ -121,10 +160,8 @@ impl<E: Element> Default for Buffers<E> {
             track: Track::default(),
             on: Track::default(),
             scratch: Scratch::default(),
-            values: Vec::new(),
-            stats: Vec::new(),
-            scales: Vec::new(),
-            rows: RowBuffers::default(),
+            read: Read::default(),
+            desk: Desk::default(),
         };
         Self {
             numbering: Numbering::default(),
@@ -144,50 +181,26 @@ fn item<E: Element>(
     split: bool,
     buffers: &mut Buffers<E>,
 ) -> SavedItem<E::Real> {
-    let frames = plan.input_lengths[n];
-    let without_lattice = |loss| SavedItem {
-        loss,
-        classes: Vec::new(),
-        posterior: Vec::new(),
-        stats: Vec::new(),
-    };
-    if frames == 0 {
-        return without_lattice(match plan.target_length(n) {
-            0 => 0.0,
-            _ => f64::INFINITY,
-        });
-    }
     let used = buffers.numbering.classes(plan.target(n));
-    let source = Source::new(plan, data, strides, n, &used.distinct);
-    let problem = Problem {
-        plan,
-        n,
-        source: &source,
-        used: &used,
-        split,
+    let problem = Problem::new(plan, data, strides, n, &used, split);
+    let (loss, kept) = if !problem.has_lattice() {
+        (problem.loss_without_lattice(), None)
+    } else {
+        let (log_p, kept) = match problem.in_tiles(keep, buffers) {
+            // The loss does not depend on whether posteriors are wanted, to the last bit.
+            Ok((log_p, None)) if keep => (log_p, problem.in_wide(true).1),
+            Ok(solved) => solved,
+            Err(Unfit) => problem.in_wide(keep),
+        };
+        (problem.loss(log_p), kept)
     };
-    if !plan.is_feasible(n) {
-        return without_lattice(if problem.is_poisoned() {
-            f64::NAN
-        } else {
-            f64::INFINITY
-        });
-    }
-    let (log_p, kept) = match problem.in_tiles(keep, buffers) {
-        // The loss does not depend on whether posteriors are wanted, to the last bit.
-        Ok((log_p, None)) if keep => (log_p, problem.in_wide(true).1),
-        Ok(solved) => solved,
-        Err(Unfit) => problem.in_wide(keep),
-    };
-    if log_p.is_nan() {
-        return without_lattice(f64::NAN);
-    }
-    if log_p == f64::NEG_INFINITY {
-        return without_lattice(f64::INFINITY);
-    }
-    let loss = loss_from(log_p, frames, plan.input, E::Real::EPSILON);
-    match kept {
-        None => without_lattice(loss),
+    match kept.filter(|_| loss.is_finite()) {
+        None => SavedItem {
+            loss,
+            classes: Vec::new(),
+            posterior: Vec::new(),
+            stats: Vec::new(),
+        },
         Some(kept) => SavedItem {
             loss,
             classes: used.distinct,
@@ -225,7 +238,7 @@ fn both<A: Send, B: Send>(
 struct Problem<'a, E: Element> {
     plan: &'a Plan,
     n: usize,
-    source: &'a Source<'a, E>,
+    source: Source<'a, E>,
     used: &'a Classes,
     /// Share the work of this item out over threads.
     split: bool,
@@ -290,18 +303,61 @@ fn at_once(split: bool) -> usize {
     if split { 16 } else { 4 }
 }
 
-impl<E: Element> Problem<'_, E> {
+impl<'a, E: Element> Problem<'a, E> {
+    fn new(
+        plan: &'a Plan,
+        data: &'a [E],
+        strides: Strides,
+        n: usize,
+        used: &'a Classes,
+        split: bool,
+    ) -> Self {
+        Self {
+            plan,
+            n,
+            source: Source::new(plan, data, strides, n, &used.distinct),
+            used,
+            split,
+        }
+    }
+
+    /// Whether there are paths: frames, and enough of them for the target.
+    fn has_lattice(&self) -> bool {
+        self.source.runs().frames > 0 && self.plan.is_feasible(self.n)
+    }
+
+    fn loss_without_lattice(&self) -> f64 {
+        if self.plan.is_feasible(self.n) {
+            // No frames and no labels: the empty path is certain.
+            0.0
+        } else if self.is_poisoned() {
+            f64::NAN
+        } else {
+            f64::INFINITY
+        }
+    }
+
+    fn loss(&self, log_p: f64) -> f64 {
+        let frames = self.source.runs().frames;
+        loss_from(log_p, frames, self.plan.input, E::Real::EPSILON)
+    }
+
+    /// Makes its lattice.
+    fn lattice(&self, lattice: &mut Tiles) {
+        let (frames, entries) = (self.source.runs().frames, self.source.entries());
+        let target = self.plan.target(self.n);
+        lattice.prepare(frames, target, &self.used.place, entries);
+    }
+
     /// `ln P`, and with `keep` the posteriors, unless only those do not fit.
     fn in_tiles(&self, keep: bool, buffers: &mut Buffers<E>) -> Result<Solved<E>, Unfit> {
-        let (runs, entries) = (self.source.runs(), self.source.entries());
         let Buffers {
             lattice,
             forward,
             backward,
             ..
         } = buffers;
-        let target = self.plan.target(self.n);
-        lattice.prepare(runs.frames, target, &self.used.place, entries);
+        self.lattice(lattice);
         let mut kept = keep.then(|| self.source.room());
         let (early, late) = kept.as_mut().map(Kept::halves).unzip();
         let (early, late) = both(
@@ -309,10 +365,10 @@ impl<E: Element> Problem<'_, E> {
             || self.sweep::<Forward>(lattice, forward, early),
             || self.sweep::<Backward>(lattice, backward, late),
         );
-        let log_scale = early? + late?;
+        early.and(late)?;
         let (alpha, beta) = (&forward.track, &backward.track);
         let met = lattice.meet(alpha, beta)?;
-        let log_p = met.ln() + log_scale;
+        let log_p = met.ln() + forward.read.and(&backward.read)?;
         let Some(mut kept) = kept else {
             return Ok((log_p, None));
         };
@@ -330,63 +386,70 @@ impl<E: Element> Problem<'_, E> {
     }
 
     /// One direction up to the middle, a few runs at a time, whose emissions stay in `half` if there is
-    /// one. The logarithm of what emissions were divided by.
+    /// one.
     fn sweep<D: Direction>(
         &self,
         lattice: &Tiles,
         way: &mut Way<E>,
         mut half: Option<Half<E::Real>>,
-    ) -> Result<f64, Unfit> {
+    ) -> Result<(), Unfit> {
         let Way {
             track,
             scratch,
-            values,
-            stats,
-            scales,
-            rows,
+            read,
+            desk,
             ..
         } = way;
-        let (entries, runs, keep) = (self.source.entries(), self.source.runs(), half.is_some());
-        let mut log_scale = 0.0;
+        let keep = half.is_some();
         lattice.start::<D>(track);
-        for some in runs.chunks::<D>(at_once(self.split)) {
-            let (values, stats) = match &mut half {
-                Some(half) => half.of(some.clone()),
-                None => {
-                    values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
-                    stats.clear();
-                    stats.extend(self.source.no_stats(runs.frames_of(some.clone()).len()));
-                    (values.as_mut_slice(), stats.as_mut_slice())
-                }
-            };
-            let (source, split, here) = (self.source, self.split, some.clone());
-            if !source.emissions(here, values, stats, scales, split, rows) {
-                return Err(Unfit);
-            }
-            let mut stats = stats.chunks(RUN);
-            // Run by run in the order of the direction, however many there are at a time.
-            for run in ordered::<D>(0..some.len()) {
-                let stats = if D::FORWARD {
-                    stats.next()
-                } else {
-                    stats.next_back()
-                };
-                let normalisers = Found::normalisers(stats.unwrap_or_default());
-                log_scale += scales[run] + normalisers.log_scale;
-            }
-            let table = Table {
-                first: some.start,
-                entries,
-                values,
-            };
+        read.log_scale = 0.0;
+        for some in self.source.runs().chunks::<D>(at_once(self.split)) {
+            let table = self.read::<D>(some.clone(), half.as_mut(), read, desk)?;
             lattice.sweep::<D, _>(track, some, table, keep, scratch)?;
         }
-        // With the NaN or infinity of a poisoned row it is no number.
-        if log_scale.is_finite() {
-            Ok(log_scale)
-        } else {
-            Err(Unfit)
+        Ok(())
+    }
+
+    /// The emissions of some runs, which stay in `half` if there is one.
+    fn read<'b, D: Direction>(
+        &self,
+        some: Range<usize>,
+        half: Option<&'b mut Half<'_, E::Real>>,
+        read: &'b mut Read<E::Real>,
+        desk: &mut Desk<E>,
+    ) -> Result<Table<'b, E::Real>, Unfit> {
+        let (entries, runs) = (self.source.entries(), self.source.runs());
+        let (values, stats) = match half {
+            Some(half) => half.of(some.clone()),
+            None => {
+                let frames = runs.frames_of(some.clone()).len();
+                read.values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+                read.stats.clear();
+                read.stats.extend(self.source.no_stats(frames));
+                (read.values.as_mut_slice(), read.stats.as_mut_slice())
+            }
+        };
+        let Desk { scales, rows } = desk;
+        let (source, split, here) = (&self.source, self.split, some.clone());
+        if !source.emissions(here, values, stats, scales, split, rows) {
+            return Err(Unfit);
         }
+        let mut stats = stats.chunks(RUN);
+        // Run by run in the order of the direction, however many there are at a time.
+        for run in ordered::<D>(0..some.len()) {
+            let stats = if D::FORWARD {
+                stats.next()
+            } else {
+                stats.next_back()
+            };
+            let normalisers = Found::normalisers(stats.unwrap_or_default());
+            read.log_scale += scales[run] + normalisers.log_scale;
+        }
+        Ok(Table {
+            first: some.start,
+            entries,
+            values,
+        })
     }
 
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
@@ -432,6 +495,7 @@ mod tests {
     /// Both ways through one item: `Err` where the tiles do not hold it, else the largest difference
     /// of a posterior. Losses must agree.
     fn both_ways(plan: &Plan, data: &[f64]) -> Result<f64, Unfit> {
+        let _held = isa::tests::held();
         let strides = Strides {
             offset: 0,
             frame: plan.classes,
@@ -446,14 +510,7 @@ mod tests {
             place: (0..target.len() as u32).collect(),
         };
         for used in [Classes::new(target), labels] {
-            let source = Source::new(plan, data, strides, 0, &used.distinct);
-            let problem = Problem {
-                plan,
-                n: 0,
-                source: &source,
-                used: &used,
-                split: false,
-            };
+            let problem = Problem::new(plan, data, strides, 0, &used, false);
             let mut buffers = Buffers::default();
             let (alone, _) = problem.in_tiles(false, &mut buffers)?;
             let (log_p, kept) = problem.in_tiles(true, &mut buffers)?;
@@ -464,7 +521,7 @@ mod tests {
                 "{log_p} {wide}"
             );
             let (kept, wide) = (kept.ok_or(Unfit)?.entries, wide_kept.unwrap().entries);
-            let entries = source.entries();
+            let entries = problem.source.entries();
             for t in 0..plan.frames {
                 for i in t / RUN * entries..(t / RUN + 1) * entries {
                     worst = worst.max((kept[i][t % RUN] - wide[i][t % RUN]).abs());

@@ -7,6 +7,7 @@
 
 use super::emission::LANES;
 use super::isa::mul_add_f32;
+use super::runs::RUN;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -18,6 +19,7 @@ pub(super) type Block<R> = [R; LANES];
 /// What entries, posteriors and gradients are kept in.
 pub(crate) trait Real:
     WithDType
+    + Default
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
@@ -41,6 +43,9 @@ pub(crate) trait Real:
     /// `e^(x − maximum)`, for differences of 0 or less; 0 below the logarithm of the smallest normal
     /// number.
     fn exp_below<S: Simd>(simd: S, x: &Block<Self>, maximum: Self) -> Block<Self>;
+
+    /// The rows themselves, if they are f32.
+    fn as_f32_rows<'a>(rows: &'a [&'a [Self; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]>;
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
@@ -197,6 +202,11 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn as_f32_rows<'a>(rows: &'a [&'a [f32; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
+        Some(rows)
+    }
+
+    #[inline(always)]
     fn widen(self) -> f64 {
         f64::from(self)
     }
@@ -235,6 +245,11 @@ impl Real for f64 {
             to[k] = exp_negative_f64(x[k] - maximum);
         }
         to
+    }
+
+    #[inline(always)]
+    fn as_f32_rows<'a>(_: &'a [&'a [f64; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
+        None
     }
 
     #[inline(always)]
@@ -322,7 +337,7 @@ element!(real: f32, f64; half: f16, bf16);
 mod tests {
     use super::*;
 
-    use super::super::isa::{Isa, dispatch_simd};
+    use super::super::isa::{Isa, dispatch_simd, tests::on_each};
     use pulp::WithSimd;
 
     /// `e^(x − reference)` both ways, and whether that fits.
@@ -338,15 +353,6 @@ mod tests {
             R::exp_ratio(simd, &mut x, &[reference; LANES], &mut fit);
             ([x, below], fit.iter().all(|fit| fit.widen() == 1.0))
         }
-    }
-
-    fn on_each_isa(test: impl Fn(Isa)) {
-        let best = Isa::current();
-        for isa in Isa::available() {
-            isa.force();
-            test(isa);
-        }
-        best.force();
     }
 
     fn check<R: Real>(isa: Isa, step: f64) {
@@ -380,7 +386,7 @@ mod tests {
 
     #[test]
     fn exponentials_are_exact_to_a_step() {
-        on_each_isa(|isa| {
+        on_each(|isa| {
             check::<f32>(isa, 1.3e-7);
             check::<f64>(isa, 4e-16);
         });
@@ -411,7 +417,7 @@ mod tests {
 
     #[test]
     fn exponentials_know_their_range() {
-        on_each_isa(|isa| {
+        on_each(|isa| {
             edges::<f32>(isa);
             edges::<f64>(isa);
         });

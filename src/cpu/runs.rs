@@ -72,20 +72,25 @@ impl Runs {
 
     /// The runs of `D` on its way to the middle, up to `at_once` at a time.
     pub fn chunks<D: Direction>(self, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+        let starts = (0..self.half::<D>().len()).step_by(at_once);
+        starts.map(move |taken| self.chunk::<D>(taken, at_once))
+    }
+
+    /// The next `at_once` of them after `taken`, or what is left.
+    pub fn chunk<D: Direction>(self, taken: usize, at_once: usize) -> Range<usize> {
         let half = self.half::<D>();
-        (0..half.len()).step_by(at_once).map(move |taken| {
-            let count = at_once.min(half.len() - taken);
-            if D::FORWARD {
-                half.start + taken..half.start + taken + count
-            } else {
-                half.end - taken - count..half.end - taken
-            }
-        })
+        let taken = taken.min(half.len());
+        let count = at_once.min(half.len() - taken);
+        if D::FORWARD {
+            half.start + taken..half.start + taken + count
+        } else {
+            half.end - taken - count..half.end - taken
+        }
     }
 }
 
 /// What belongs to the entries of some runs: for each run, for each entry of a frame, its frames.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Table<'a, R> {
     /// The first run.
     pub first: usize,

@@ -5,6 +5,7 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
+use super::real::Real;
 use pulp::Simd;
 
 const SIDE: usize = 8;
@@ -32,6 +33,22 @@ pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {
         }
     }
     by_turning(simd, from)
+}
+
+/// [`transpose`] of eight rows of any type.
+#[inline(always)]
+pub(super) fn turned<S: Simd, R: Real>(simd: S, rows: &[&[R; SIDE]; SIDE]) -> Square {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(simd), Some(rows)) = (x86::known(simd), R::as_f32_rows(rows)) {
+        return x86::turned_v4(simd, rows);
+    }
+    let mut square = [ZEROS; SIDE];
+    for i in 0..SIDE {
+        for k in 0..SIDE {
+            square[i].0[k] = rows[i][k].widen();
+        }
+    }
+    transpose(simd, &square)
 }
 
 /// With rotations and selections, which every instruction set has.
@@ -82,7 +99,7 @@ mod x86 {
     use pulp::Simd;
     use pulp::x86::{V3, V4};
     use std::any::Any;
-    use std::arch::x86_64::{__m256d, __m512d};
+    use std::arch::x86_64::{__m256, __m256d, __m512d, __m512i};
     use std::mem::transmute;
 
     /// The instruction set itself, if it is this one.
@@ -137,6 +154,53 @@ mod x86 {
         ]
     }
 
+    /// In f32 a vector has two rows: a third of the steps.
+    #[inline(always)]
+    pub fn turned_v4(simd: V4, rows: &[&[f32; SIDE]; SIDE]) -> Square {
+        // Which numbers of two vectors make a third. Of four rows, four columns and the other four;
+        // then, of four columns of these rows and of the other four rows, two columns and two more.
+        const PICKS: [[[u32; 16]; 2]; 2] = {
+            let mut picks = [[[0; 16]; 2]; 2];
+            let mut i = 0;
+            while i < 32 {
+                let (of, i32) = (i / 16, i as u32 % 16);
+                picks[0][of][i % 16] = i32 % 4 * 8 + i32 / 4 + 4 * of as u32;
+                picks[1][of][i % 16] = i32 / 4 % 2 * 16 + (i32 / 8 + 2 * of as u32) * 4 + i32 % 4;
+                i += 1;
+            }
+            picks
+        };
+        let (f, dq) = (simd.avx512f, simd.avx512dq);
+        // SAFETY: all are vectors of 32 bits.
+        let [columns, pairs] = unsafe {
+            transmute::<[[[u32; 16]; 2]; 2], [[__m512i; 2]; 2]>(PICKS)
+        };
+        let mut two = [f._mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            // SAFETY: both are eight f32.
+            let [a, b] = unsafe {
+                transmute::<[[f32; SIDE]; 2], [__m256; 2]>([*rows[2 * i], *rows[2 * i + 1]])
+            };
+            two[i] = dq._mm512_insertf32x8::<1>(f._mm512_castps256_ps512(a), b);
+        }
+        let mut to = [f._mm512_setzero_pd(); SIDE];
+        for half in 0..2 {
+            let upper = f._mm512_permutex2var_ps(two[0], columns[half], two[1]);
+            let lower = f._mm512_permutex2var_ps(two[2], columns[half], two[3]);
+            for pair in 0..2 {
+                let both = f._mm512_permutex2var_ps(upper, pairs[pair], lower);
+                let (first, second) = (
+                    f._mm512_castps512_ps256(both),
+                    dq._mm512_extractf32x8_ps::<1>(both),
+                );
+                to[4 * half + 2 * pair] = f._mm512_cvtps_pd(first);
+                to[4 * half + 2 * pair + 1] = f._mm512_cvtps_pd(second);
+            }
+        }
+        // SAFETY: both are sixty-four f64.
+        unsafe { transmute::<[__m512d; SIDE], Square>(to) }
+    }
+
     #[inline(always)]
     pub fn transpose_v3(simd: V3, from: &Square) -> Square {
         const HALF: usize = SIDE / 2;
@@ -174,18 +238,24 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::isa::{Isa, dispatch_simd};
+    use super::super::isa::{dispatch_simd, tests::on_each};
     use super::*;
     use pulp::WithSimd;
 
-    /// Both ways, on whatever is dispatched to.
+    /// All ways, on whatever is dispatched to.
     struct Both(Square);
 
     impl WithSimd for Both {
-        type Output = [Square; 2];
+        type Output = [Square; 4];
 
-        fn with_simd<S: Simd>(self, simd: S) -> [Square; 2] {
-            [transpose(simd, &self.0), by_turning(simd, &self.0)]
+        fn with_simd<S: Simd>(self, simd: S) -> [Square; 4] {
+            let singles = self.0.map(|row| row.0.map(|x| x as f32));
+            [
+                transpose(simd, &self.0),
+                by_turning(simd, &self.0),
+                turned(simd, &self.0.each_ref().map(|row| &row.0)),
+                turned(simd, &singles.each_ref()),
+            ]
         }
     }
 
@@ -194,11 +264,6 @@ mod tests {
         let number = |i: usize, j: usize| (SIDE * i + j) as f64;
         let from = std::array::from_fn(|i| Octet(std::array::from_fn(|j| number(i, j))));
         let turned: Square = std::array::from_fn(|i| Octet(std::array::from_fn(|j| number(j, i))));
-        let best = Isa::current();
-        for isa in Isa::available() {
-            isa.force();
-            assert_eq!(dispatch_simd(Both(from)), [turned; 2], "{isa:?}");
-        }
-        best.force();
+        on_each(|isa| assert_eq!(dispatch_simd(Both(from)), [turned; 4], "{isa:?}"));
     }
 }

@@ -1,6 +1,8 @@
 //! Work shared out over threads.
 
 use candle_core::utils::barrier_pool;
+use std::any::Any;
+use std::cell::RefCell;
 use std::sync::Mutex;
 
 /// Whose threads share the work of a caller that is not in a rayon pool.
@@ -19,7 +21,10 @@ pub(super) enum Threads {
 /// for all its jobs, whose memory is so touched once and not once a job.
 ///
 /// A caller in a rayon pool has its work done by that pool.
-pub(super) fn share_out<T: Send, B: Default>(
+///
+/// Working memory of small calls, those worth no more than [`SMALL`] threads, is kept from call to call:
+/// to ask for it anew would take as long as a tenth of the work.
+pub(super) fn share_out<T: Send, B: Default + 'static>(
     jobs: impl ExactSizeIterator<Item = T> + Send,
     threads: Threads,
     count: usize,
@@ -32,16 +37,20 @@ pub(super) fn share_out<T: Send, B: Default>(
     } else {
         rayon::current_num_threads()
     };
+    let small = count <= SMALL;
     let count = count.min(available).min(jobs.len());
     let jobs = Mutex::new(jobs);
     let run = || {
-        let mut buffers = B::default();
+        let mut buffers: Box<B> = take_spare();
         loop {
             // The lock is held while the next job is taken, and not while it is done.
             let job = jobs.lock().map(|mut jobs| jobs.next());
             // Where another thread panicked, that is passed on below.
-            let Ok(Some(job)) = job else { return };
+            let Ok(Some(job)) = job else { break };
             work(job, &mut buffers);
+        }
+        if small {
+            SPARE.with_borrow_mut(|spare| spare.push(buffers));
         }
     };
     if count <= 1 {
@@ -56,4 +65,20 @@ pub(super) fn share_out<T: Send, B: Default>(
             run();
         });
     }
+}
+
+/// See [`share_out`].
+const SMALL: usize = 64;
+
+thread_local! {
+    /// The working memory of this thread: of each type as much as was in use at the same time.
+    static SPARE: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_spare<B: Default + 'static>() -> Box<B> {
+    SPARE.with_borrow_mut(|spare| {
+        let at = spare.iter().position(|spare| spare.is::<B>());
+        let taken = at.and_then(|at| spare.swap_remove(at).downcast().ok());
+        taken.unwrap_or_default()
+    })
 }

@@ -42,11 +42,15 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
+mod abreast;
+
+pub(super) use abreast::{Abreast, LANES as ABREAST, Lane};
+
 use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
-use super::square::{Octet as Pairs, Square, ZEROS, transpose};
+use super::square::{Octet as Pairs, Square, ZEROS, transpose, turned};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -1,0 +1,303 @@
+//! Losses without posteriors, of a batch that is large enough for each thread to take eight items side
+//! by side. To the last bit they are those of the items one by one.
+
+use super::real::Element;
+use super::runs::{Backward, Direction, Forward, Table};
+use super::tasks::{Threads, share_out};
+use super::tiles::{ABREAST, Abreast, Lane, Tiles, Track, Unfit};
+use super::{Desk, Problem, Read, WORTH_A_THREAD, at_once, item, work};
+use crate::classes::{Classes, Numbering};
+use crate::plan::{Plan, Strides};
+use std::ops::Range;
+
+/// The loss of each item.
+pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> Vec<f64> {
+    let mut losses = vec![0.0; plan.batch];
+    let mut items: Vec<(usize, &mut f64)> = losses.iter_mut().enumerate().collect();
+    // Those that go together should end together.
+    items.sort_by_key(|(n, _)| (plan.input_lengths[*n], plan.target_length(*n)));
+    share_out(
+        items.chunks_mut(ABREAST),
+        Threads::Candle,
+        (work(plan) / WORTH_A_THREAD).max(1),
+        |some, buffers: &mut Buffers<E>| group(plan, data, strides, some, buffers),
+    );
+    losses
+}
+
+/// Items that are faster side by side than one after the other.
+const FEWEST: usize = 4;
+
+/// Working memory of a thread, kept from group to group.
+struct Buffers<E: Element> {
+    numbering: Numbering,
+    members: Vec<Member<E::Real>>,
+    abreast: Abreast,
+    desk: Desk<E>,
+    alone: super::Buffers<E>,
+}
+
+impl<E: Element> Default for Buffers<E> {
+    fn default() -> Self {
+        Self {
+            numbering: Numbering::default(),
+            members: Vec::new(),
+            abreast: Abreast::default(),
+            desk: Desk::default(),
+            alone: super::Buffers::default(),
+        }
+    }
+}
+
+/// What one item of a group has in memory.
+#[derive(Default)]
+struct Member<R> {
+    used: Classes,
+    lattice: Tiles,
+    forward: Way<R>,
+    backward: Way<R>,
+}
+
+#[derive(Default)]
+struct Way<R> {
+    track: Track,
+    read: Read<R>,
+}
+
+/// One item of a group on its way.
+struct Item<'a, E: Element> {
+    problem: Problem<'a, E>,
+    lattice: &'a Tiles,
+    forward: &'a mut Way<E::Real>,
+    backward: &'a mut Way<E::Real>,
+    fit: Result<(), Unfit>,
+    loss: &'a mut f64,
+}
+
+/// Up to [`ABREAST`] items.
+fn group<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    items: &mut [(usize, &mut f64)],
+    buffers: &mut Buffers<E>,
+) {
+    let Buffers {
+        numbering,
+        members,
+        abreast,
+        desk,
+        alone,
+    } = buffers;
+    members.resize_with(ABREAST, Member::default);
+    let mut group = Vec::with_capacity(ABREAST);
+    for ((n, loss), member) in items.iter_mut().zip(members) {
+        let Member {
+            used,
+            lattice,
+            forward,
+            backward,
+        } = member;
+        numbering.number(plan.target(*n), used);
+        let problem = Problem::new(plan, data, strides, *n, used, false);
+        if problem.has_lattice() {
+            problem.lattice(lattice);
+            group.push(Item {
+                problem,
+                lattice,
+                forward,
+                backward,
+                fit: Ok(()),
+                loss,
+            });
+        } else {
+            **loss = problem.loss_without_lattice();
+        }
+    }
+    if group.len() < FEWEST {
+        for Item { problem, loss, .. } in group {
+            *loss = item(plan, data, strides, problem.n, false, false, alone).loss;
+        }
+        return;
+    }
+    sweep::<Forward, E>(&mut group, abreast, desk);
+    sweep::<Backward, E>(&mut group, abreast, desk);
+    for item in group {
+        let log_p = item.log_p().unwrap_or_else(|Unfit| item.problem.in_wide(false).0);
+        *item.loss = item.problem.loss(log_p);
+    }
+}
+
+/// One direction of all of them up to the middle, a few runs at a time.
+fn sweep<D: Direction, E: Element>(
+    group: &mut [Item<E>],
+    abreast: &mut Abreast,
+    desk: &mut Desk<E>,
+) {
+    for item in &mut *group {
+        let (lattice, way) = item.way::<D>();
+        lattice.start::<D>(&mut way.track);
+        way.read.log_scale = 0.0;
+    }
+    abreast.start::<D>(group.iter_mut().map(|item| {
+        let (lattice, way) = item.way::<D>();
+        (lattice, &way.track)
+    }));
+    let runs = |item: &Item<E>| item.problem.source.runs().half::<D>().len();
+    let longest = group.iter().map(runs).max().unwrap_or(0);
+    let at_once = at_once(false);
+    for taken in (0..longest).step_by(at_once) {
+        let lanes = group.iter_mut().map(|item| {
+            let runs = item.problem.source.runs().chunk::<D>(taken, at_once);
+            item.lane::<D>(runs, desk)
+        });
+        let mut lanes: Vec<Lane<E::Real>> = lanes.collect();
+        abreast.sweep::<D, _>(&mut lanes);
+    }
+    for (j, item) in group.iter_mut().enumerate() {
+        item.fit = item.fit.and(abreast.fits(j));
+    }
+}
+
+impl<E: Element> Item<'_, E> {
+    fn way<D: Direction>(&mut self) -> (&Tiles, &mut Way<E::Real>) {
+        let way = if D::FORWARD {
+            &mut *self.forward
+        } else {
+            &mut *self.backward
+        };
+        (self.lattice, way)
+    }
+
+    /// What is to be done with `runs`: nothing where they do not fit.
+    fn lane<D: Direction>(&mut self, runs: Range<usize>, desk: &mut Desk<E>) -> Lane<'_, E::Real> {
+        let Way { track, read } = if D::FORWARD {
+            &mut *self.forward
+        } else {
+            &mut *self.backward
+        };
+        let (runs, table) = match self.problem.read::<D>(runs.clone(), None, read, desk) {
+            Ok(table) => (runs, table),
+            Err(Unfit) => {
+                self.fit = Err(Unfit);
+                (0..0, Table::default())
+            }
+        };
+        Lane {
+            lattice: self.lattice,
+            track,
+            runs,
+            table,
+        }
+    }
+
+    /// `ln P` where both directions are in the middle.
+    fn log_p(&self) -> Result<f64, Unfit> {
+        self.fit?;
+        let (forward, backward) = (&self.forward, &self.backward);
+        let met = self.lattice.meet(&forward.track, &backward.track)?;
+        Ok(met.ln() + forward.read.and(&backward.read)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::tests::on_each;
+    use crate::options::Reduction;
+    use crate::plan::{InputKind, frames_needed};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    /// A batch in which lengths differ, some targets do not fit, and with `bad` some entries are no
+    /// numbers, masked, or far below the others.
+    fn batch(seed: u64, bad: bool, even: bool, input: InputKind) -> (Plan, Vec<f64>) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (frames, items) = (random.random_range(1..130), random.random_range(1..20));
+        let classes = random.random_range(2..12);
+        let most = if random.random() { 8 } else { 40 };
+        let (mut lengths, mut labels, mut ends) = (Vec::new(), Vec::new(), vec![0]);
+        for _ in 0..items {
+            let count = if even { most } else { random.random_range(0..=most) };
+            let target: Vec<u32> = (0..count).map(|_| random.random_range(1..classes)).collect();
+            let enough = random.random_bool(0.95);
+            lengths.push(match (even, enough) {
+                (true, _) => frames,
+                (false, true) => frames.min(frames_needed(&target) + random.random_range(0..60)),
+                (false, false) => random.random_range(0..=frames),
+            });
+            labels.extend(target);
+            ends.push(labels.len());
+        }
+        let mut data = Vec::new();
+        for _ in 0..frames * items * classes as usize {
+            let far = if bad && random.random_bool(0.01) { 60.0 } else { 3.0 };
+            data.push(-far * random.random::<f64>());
+        }
+        if bad {
+            for _ in 0..random.random_range(0..3) {
+                let at = random.random_range(0..data.len());
+                data[at] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -90.0]
+                    [random.random_range(0..4)];
+            }
+        }
+        let plan = Plan {
+            frames,
+            batch: items,
+            classes: classes as usize,
+            blank: 0,
+            layout: Some(Default::default()),
+            input,
+            gradient: Default::default(),
+            reduction: Reduction::None,
+            zero_infinity: false,
+            input_lengths: lengths,
+            labels,
+            label_offsets: ends,
+            unread: None,
+        };
+        (plan, data)
+    }
+
+    fn agree<E: Element>(plan: &Plan, data: &[E]) -> Result<(), TestCaseError> {
+        let strides = Strides {
+            offset: 0,
+            frame: plan.batch * plan.classes,
+            item: plan.classes,
+            class: 1,
+        };
+        let mut buffers = super::super::Buffers::default();
+        let alone = |n| item(plan, data, strides, n, false, false, &mut buffers).loss;
+        let alone: Vec<f64> = (0..plan.batch).map(alone).collect();
+        let together = losses(plan, data, strides);
+        let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        prop_assert!(alone.iter().zip(&together).all(same), "{alone:?} {together:?}");
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn side_by_side_is_one_by_one_to_the_last_bit(
+            seed: u64,
+            bad: bool,
+            even: bool,
+            logits: bool,
+        ) {
+            let input = if logits { InputKind::Logits } else { InputKind::LogProbs };
+            let (plan, data) = batch(seed, bad, even, input);
+            let singles: Vec<f32> = data.iter().map(|&x| x as f32).collect();
+            let halves: Vec<half::bf16> = data.iter().map(|&x| half::bf16::from_f64(x)).collect();
+            let mut result = Ok(());
+            on_each(|_| {
+                result = result
+                    .clone()
+                    .and(agree(&plan, &data))
+                    .and_then(|()| agree(&plan, &singles))
+                    .and_then(|()| agree(&plan, &halves));
+            });
+            result?;
+        }
+    }
+}

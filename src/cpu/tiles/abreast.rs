@@ -1,0 +1,502 @@
+//! Eight lattices abreast, one to a lane: what [`Tiles::sweep`] does for one item, to the last bit.
+//!
+//! With items in lanes, what flows from pair to pair flows from vector to vector: nothing is turned, no
+//! frame waits for the one before, and scales and checks are those of eight items at once.
+
+use super::*;
+
+/// Lattices side by side.
+pub(in super::super) const LANES: usize = 8;
+
+/// A number for each lane.
+type Lanes = Pairs;
+/// By pair, or by frame: a number for each lane.
+type Numbers = [Lanes; PAIRS];
+
+/// A tile of each lattice.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    blank: Numbers,
+    label: Numbers,
+}
+
+/// The [`Scale`] of a tile of each lattice.
+#[derive(Debug, Clone, Copy)]
+struct Scales {
+    exponent: [i64; LANES],
+    factor: Lanes,
+    /// The largest state.
+    top: Lanes,
+    /// What states are multiplied by before the next run.
+    by: Lanes,
+}
+
+/// What does not change on the way.
+#[derive(Debug, Clone, Copy)]
+struct Links {
+    skip: Numbers,
+    /// Where the label's emissions stand in the table of its lane.
+    places: [[u32; LANES]; PAIRS],
+    /// 1 where there is a label.
+    there: Numbers,
+    /// Whether it is in all lanes.
+    full: [bool; PAIRS],
+}
+
+/// One direction of up to eight lattices.
+#[derive(Debug, Default)]
+pub(in super::super) struct Abreast {
+    blocks: Vec<Block>,
+    scales: Vec<Scales>,
+    links: Vec<Links>,
+    /// By lane: whether all that it did is sure to be exact, and whether there is more to do.
+    fit: [bool; LANES],
+    goes_on: [bool; LANES],
+}
+
+/// One of the lattices, and what comes next for it.
+pub(in super::super) struct Lane<'a, R> {
+    pub lattice: &'a Tiles,
+    pub track: &'a mut Track,
+    pub runs: Range<usize>,
+    pub table: Table<'a, R>,
+}
+
+impl Abreast {
+    /// Begins with these lattices, each where its track is.
+    pub fn start<'a, D: Direction>(&mut self, lanes: impl Iterator<Item = (&'a Tiles, &'a Track)>) {
+        self.blocks.clear();
+        self.scales.clear();
+        self.links.clear();
+        self.goes_on = [false; LANES];
+        self.fit = [false; LANES];
+        for (j, (lattice, track)) in lanes.enumerate() {
+            (self.fit[j], self.goes_on[j]) = (true, true);
+            let tiles = lattice.places.len().max(self.blocks.len());
+            self.blocks.resize(tiles, NO_BLOCK);
+            self.scales.resize(tiles, NO_SCALES);
+            self.links.resize(tiles, NO_LINKS);
+            let skip = &lattice.side::<D>().skip;
+            for (b, tile) in track.row.numbers.iter().enumerate() {
+                for i in 0..PAIRS {
+                    self.blocks[b].blank[i].0[j] = tile.blank.0[i];
+                    self.blocks[b].label[i].0[j] = tile.label.0[i];
+                    self.links[b].skip[i].0[j] = skip[b].0[i];
+                    if b * PAIRS + i < lattice.labels {
+                        self.links[b].places[i][j] = lattice.places[b][i];
+                        self.links[b].there[i].0[j] = 1.0;
+                    }
+                }
+                self.scales[b].top.0[j] = largest(tile);
+                self.scales[b].exponent[j] = track.row.scales[b].exponent;
+            }
+        }
+        for links in &mut self.links {
+            links.full = links.there.map(|there| there == Pairs([1.0; LANES]));
+        }
+    }
+
+    /// Takes each lane through its runs, as far as they come next. One that has fewer than others is done
+    /// with them. A lane's track has the states when it is in the middle.
+    pub fn sweep<D: Direction, R: Real>(&mut self, lanes: &mut [Lane<R>]) {
+        dispatch_simd(SweepAbreast::<D, R> {
+            abreast: self,
+            lanes,
+            direction: PhantomData,
+        });
+    }
+
+    /// Whether what a lane did so far is sure to be exact.
+    pub fn fits(&self, lane: usize) -> Result<(), Unfit> {
+        fits(self.fit[lane])
+    }
+
+    /// The `i`th run of each lane that has one; `None` if none has.
+    #[inline(always)]
+    fn step<'a, D: Direction, R: Real>(
+        &mut self,
+        lanes: &[Lane<'a, R>],
+        i: usize,
+    ) -> Option<Step<'a, R>> {
+        let mut runs = [0; LANES];
+        for (j, lane) in lanes.iter().enumerate() {
+            let comes = i < lane.runs.len();
+            // What has stopped has no emissions to go on with.
+            self.fit[j] &= self.goes_on[j] || !comes;
+            if comes && self.fit[j] {
+                runs[j] = lane.run::<D>(i) + 1;
+            } else if self.goes_on[j] {
+                self.stop(j);
+            }
+        }
+        let any = (0..LANES).find(|&j| self.goes_on[j])?;
+        // A lane that has stopped looks at place 0 of any table.
+        let mut step = Step {
+            tables: [lanes[any].table.run(runs[any] - 1); LANES],
+            frames: [0; LANES],
+            low: [0; LANES],
+            high: [0; LANES],
+            all: usize::MAX..0,
+        };
+        for (j, lane) in lanes.iter().enumerate() {
+            if self.goes_on[j] {
+                assert_eq!(lane.table.entries, lane.lattice.entries);
+                let run = runs[j] - 1;
+                let frames = lane.lattice.runs.frames_of(run..run + 1);
+                let live = lane.lattice.live(&frames);
+                step.tables[j] = lane.table.run(run);
+                step.frames[j] = frames.len();
+                (step.low[j], step.high[j]) = (live.start as i64, live.end as i64);
+                step.all = step.all.start.min(live.start)..step.all.end.max(live.end);
+            }
+        }
+        Some(step)
+    }
+
+    fn stop(&mut self, j: usize) {
+        self.goes_on[j] = false;
+        for links in &mut self.links {
+            for places in &mut links.places {
+                places[j] = 0;
+            }
+        }
+    }
+
+    /// [`Row::scale`] of the live tiles of each lane. States are not multiplied yet.
+    #[inline(always)]
+    fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
+        let mut before = [NOWHERE; LANES];
+        let mut near = [true; LANES];
+        for b in ordered::<D>(step.all.clone()) {
+            let Scales { exponent, top, .. } = self.scales[b];
+            let at = b as i64;
+            let (mut by, mut factor, mut fresh) = ([0.0; LANES], [0.0; LANES], exponent);
+            for j in 0..LANES {
+                let live = (step.low[j] <= at) & (at < step.high[j]);
+                let held = top.0[j] > 0.0;
+                let own = exponent[j] - TOP + exponent_of(top.0[j]);
+                // Where nothing is before it, `before` is lower than anything.
+                let own = own.max(before[j] - AHEAD);
+                let wanted = if held { own } else { before[j] };
+                let shift = exponent[j] - wanted;
+                let shift = if held { shift.min(1000) } else { shift };
+                let shift = if live { shift } else { 0 };
+                fresh[j] = exponent[j] - shift;
+                // What is not live any more must not grow.
+                by[j] = if live { pow2(shift) } else { 0.0 };
+                let change = before[j] - fresh[j];
+                let flows = live & (before[j] > NOWHERE);
+                factor[j] = if flows { pow2(change) } else { 0.0 };
+                near[j] &= !flows | (change >= -1022);
+                before[j] = if live { fresh[j] } else { NOWHERE };
+            }
+            self.scales[b] = Scales {
+                exponent: fresh,
+                factor: Pairs(factor),
+                top,
+                by: Pairs(by),
+            };
+        }
+        for j in 0..LANES {
+            self.fit[j] &= near[j];
+        }
+    }
+
+    /// Lane `j` to its track.
+    fn give_back<R>(&self, j: usize, lane: &mut Lane<R>) {
+        let row = &mut lane.track.row;
+        for (b, (tile, scale)) in row.numbers.iter_mut().zip(&mut row.scales).enumerate() {
+            let (block, scales) = (&self.blocks[b], &self.scales[b]);
+            for i in 0..PAIRS {
+                tile.blank.0[i] = block.blank[i].0[j];
+                tile.label.0[i] = block.label[i].0[j];
+            }
+            scale.exponent = scales.exponent[j];
+            scale.factor = scales.factor.0[j];
+        }
+    }
+}
+
+const NO_BLOCK: Block = Block {
+    blank: [ZEROS; PAIRS],
+    label: [ZEROS; PAIRS],
+};
+const NO_SCALES: Scales = Scales {
+    exponent: [TOP; LANES],
+    factor: ZEROS,
+    top: ZEROS,
+    by: ZEROS,
+};
+const NO_LINKS: Links = Links {
+    skip: [ZEROS; PAIRS],
+    places: [[0; LANES]; PAIRS],
+    there: [ZEROS; PAIRS],
+    full: [false; PAIRS],
+};
+
+/// One run of each lane that has one.
+struct Step<'a, R> {
+    /// The emissions; none where there is no run.
+    tables: [&'a [[R; RUN]]; LANES],
+    frames: [usize; LANES],
+    /// The live tiles of each lane, and of any.
+    low: [i64; LANES],
+    high: [i64; LANES],
+    all: Range<usize>,
+}
+
+/// [`Abreast::sweep`].
+struct SweepAbreast<'a, 'b, D, R> {
+    abreast: &'a mut Abreast,
+    lanes: &'a mut [Lane<'b, R>],
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real> WithSimd for SweepAbreast<'_, '_, D, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (abreast, lanes) = (self.abreast, self.lanes);
+        let steps = lanes.iter().map(|lane| lane.runs.len()).max();
+        for i in 0..steps.unwrap_or(0) {
+            let Some(step) = abreast.step::<D, R>(lanes, i) else {
+                continue;
+            };
+            abreast.scale::<D>(&step);
+            let exact = advance::<S, D, R>(simd, abreast, &step);
+            for (j, lane) in lanes.iter_mut().enumerate() {
+                if step.frames[j] > 0 {
+                    let run = lane.run::<D>(i);
+                    let live = step.low[j] as usize..step.high[j] as usize;
+                    abreast.fit[j] &= exact.0[j] == lane.to_be_exact::<D>(run, live);
+                    if lane.ends_with::<D>(run) {
+                        abreast.give_back(j, lane);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<R> Lane<'_, R> {
+    /// The `i`th of its runs.
+    #[inline(always)]
+    fn run<D: Direction>(&self, i: usize) -> usize {
+        if D::FORWARD {
+            self.runs.start + i
+        } else {
+            self.runs.end - 1 - i
+        }
+    }
+
+    /// Whether `D` is in the middle after `run`.
+    fn ends_with<D: Direction>(&self, run: usize) -> bool {
+        let half = self.lattice.runs.half::<D>();
+        if D::FORWARD {
+            run + 1 == half.end
+        } else {
+            run == half.start
+        }
+    }
+
+    /// How many states of the live tiles `D` can have reached at the end of `run`.
+    fn to_be_exact<D: Direction>(&mut self, run: usize, live: Range<usize>) -> f64 {
+        let frames = self.lattice.runs.frames_of(run..run + 1);
+        let consumed = if D::FORWARD {
+            frames.end
+        } else {
+            self.lattice.runs.frames - frames.start
+        };
+        let reached = self.lattice.reached::<D>(consumed, &mut self.track.past);
+        let within = |pairs: Range<usize>| {
+            let end = pairs.end.min(live.end * PAIRS);
+            end.saturating_sub(pairs.start.max(live.start * PAIRS))
+        };
+        (within(reached.blanks) + within(reached.labels)) as f64
+    }
+}
+
+/// Takes the live blocks through a run. How many states of each lane are sure to be exact.
+#[inline(always)]
+fn advance<S: Simd, D: Direction, R: Real>(
+    simd: S,
+    abreast: &mut Abreast,
+    step: &Step<R>,
+) -> Lanes {
+    let mut entries = [&step.tables[0][0]; LANES];
+    for j in 0..LANES {
+        // The blank's are the last; every table has them.
+        entries[j] = &step.tables[j][step.tables[j].len() - 1];
+    }
+    let mut emissions = Emissions {
+        blanks: turned(simd, &entries),
+        labels: [[ZEROS; RUN]; PAIRS],
+    };
+    let mut frames = ZEROS;
+    let mut partial = false;
+    for j in 0..LANES {
+        frames.0[j] = step.frames[j] as f64;
+        partial |= step.frames[j] % RUN != 0;
+    }
+    let mut edges = [[ZEROS; 2]; RUN];
+    let mut exact = ZEROS;
+    for b in ordered::<D>(step.all.clone()) {
+        let links = &abreast.links[b];
+        for i in 0..PAIRS {
+            for j in 0..LANES {
+                // SAFETY: the place is one of its lane's table, or 0, which every table has.
+                entries[j] = unsafe { step.tables[j].get_unchecked(links.places[i][j] as usize) };
+            }
+            let square = &mut emissions.labels[i];
+            *square = turned(simd, &entries);
+            if !links.full[i] {
+                for v in 0..vectors::<S>() {
+                    let there = part(simd, &links.there[i], v);
+                    for k in 0..RUN {
+                        let y = part(simd, &square[k], v);
+                        set(simd, &mut square[k], v, simd.mul_f64s(y, there));
+                    }
+                }
+            }
+        }
+        let mut live = ZEROS;
+        for j in 0..LANES {
+            let here = step.low[j] <= b as i64 && (b as i64) < step.high[j];
+            live.0[j] = if here { 1.0 } else { 0.0 };
+        }
+        let (block, scales) = (&mut abreast.blocks[b], &mut abreast.scales[b]);
+        let skip = &links.skip;
+        for v in 0..vectors::<S>() {
+            let lanes = Part {
+                block,
+                scales,
+                skip,
+                emissions: &emissions,
+                frames: &frames,
+                live: &live,
+                edges: &mut edges,
+                exact: &mut exact,
+            };
+            if partial {
+                lanes.pass::<S, D, true>(simd, v);
+            } else {
+                lanes.pass::<S, D, false>(simd, v);
+            }
+        }
+    }
+    exact
+}
+
+/// The emissions of a run, for each lane.
+struct Emissions {
+    /// By frame.
+    blanks: Numbers,
+    /// `[pair][frame]`
+    labels: [Numbers; PAIRS],
+}
+
+/// A block and what it takes to go through a run.
+struct Part<'a> {
+    block: &'a mut Block,
+    scales: &'a mut Scales,
+    skip: &'a Numbers,
+    emissions: &'a Emissions,
+    /// Frames of each lane.
+    frames: &'a Lanes,
+    /// 1 in lanes that are live here.
+    live: &'a Lanes,
+    /// By frame: the blank and the label of the pair of the neighbour that flows into this block, and
+    /// then of its own.
+    edges: &'a mut [[Lanes; 2]; RUN],
+    exact: &'a mut Lanes,
+}
+
+/// Vector `v` of all lanes.
+#[inline(always)]
+fn part<S: Simd>(_: S, lanes: &Lanes, v: usize) -> S::f64s {
+    S::as_simd_f64s(&lanes.0).0[v]
+}
+
+#[inline(always)]
+fn set<S: Simd>(_: S, lanes: &mut Lanes, v: usize, to: S::f64s) {
+    S::as_mut_simd_f64s(&mut lanes.0).0[v] = to;
+}
+
+impl Part<'_> {
+    /// Vector `v` of the lanes. With `PARTIAL`, lanes may have fewer frames than the run.
+    #[inline(always)]
+    fn pass<S: Simd, D: Direction, const PARTIAL: bool>(self, simd: S, v: usize) {
+        let (zero, least) = (simd.splat_f64s(0.0), simd.splat_f64s(pow2(LEAST)));
+        let by = part(simd, &self.scales.by, v);
+        let factor = part(simd, &self.scales.factor, v);
+        let frames = part(simd, self.frames, v);
+        let (mut blank, mut label) = ([zero; PAIRS], [zero; PAIRS]);
+        for i in 0..PAIRS {
+            blank[i] = simd.mul_f64s(part(simd, &self.block.blank[i], v), by);
+            label[i] = simd.mul_f64s(part(simd, &self.block.label[i], v), by);
+        }
+        for j in 0..RUN {
+            let k = if D::FORWARD { j } else { RUN - 1 - j };
+            let edge = &mut self.edges[k];
+            let outside = [
+                simd.mul_f64s(part(simd, &edge[0], v), factor),
+                simd.mul_f64s(part(simd, &edge[1], v), factor),
+            ];
+            let last = if D::FORWARD { PAIRS - 1 } else { 0 };
+            set(simd, &mut edge[0], v, blank[last]);
+            set(simd, &mut edge[1], v, label[last]);
+            let y = part(simd, &self.emissions.blanks[k], v);
+            let here = simd.less_than_f64s(simd.splat_f64s(k as f64), frames);
+            // Against the flow, so that each pair still finds its neighbour as it was.
+            for j in 0..PAIRS {
+                let (i, before) = if D::FORWARD {
+                    let i = PAIRS - 1 - j;
+                    let before = if i > 0 { label[i - 1] } else { outside[1] };
+                    (i, [before, before])
+                } else if j + 1 < PAIRS {
+                    (j, [blank[j + 1], label[j + 1]])
+                } else {
+                    (j, outside)
+                };
+                let (own_blank, own_label) = (blank[i], label[i]);
+                let both = simd.add_f64s(own_label, own_blank);
+                let skip = part(simd, &self.skip[i], v);
+                let (to_blank, to_label) = if D::FORWARD {
+                    let to_blank = simd.add_f64s(before[0], own_blank);
+                    (to_blank, mul_add_f64(simd, before[1], skip, both))
+                } else {
+                    let near = simd.add_f64s(before[0], own_label);
+                    (both, mul_add_f64(simd, before[1], skip, near))
+                };
+                blank[i] = simd.mul_f64s(to_blank, y);
+                let y = part(simd, &self.emissions.labels[i][k], v);
+                label[i] = simd.mul_f64s(to_label, y);
+                if PARTIAL {
+                    blank[i] = simd.select_f64s(here, blank[i], own_blank);
+                    label[i] = simd.select_f64s(here, label[i], own_label);
+                }
+            }
+        }
+        let live = part(simd, self.live, v);
+        // Several sums and maxima, none of which waits for another.
+        let (mut exact, mut top) = ([zero; 4], [zero; 4]);
+        exact[0] = part(simd, self.exact, v);
+        for i in 0..PAIRS {
+            for (state, to) in [(blank[i], 2 * (i % 2)), (label[i], 2 * (i % 2) + 1)] {
+                // A NaN is not.
+                let sure = simd.greater_than_or_equal_f64s(state, least);
+                exact[to] = simd.select_f64s(sure, simd.add_f64s(exact[to], live), exact[to]);
+                top[to] = simd.max_f64s(top[to], state);
+            }
+            set(simd, &mut self.block.blank[i], v, blank[i]);
+            set(simd, &mut self.block.label[i], v, label[i]);
+        }
+        let [a, b, c, d] = exact;
+        let exact = simd.add_f64s(simd.add_f64s(a, b), simd.add_f64s(c, d));
+        let [a, b, c, d] = top;
+        let top = simd.max_f64s(simd.max_f64s(a, b), simd.max_f64s(c, d));
+        set(simd, self.exact, v, exact);
+        set(simd, &mut self.scales.top, v, top);
+    }
+}
