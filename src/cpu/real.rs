@@ -32,8 +32,9 @@ pub(crate) trait Real:
     const EPSILON: f64;
 
     /// `e^(x − reference)` in place of `x`, exact to a rounding of the result, for differences from −87
-    /// to 0. Where one is lower or no number, `fit` becomes 0.
-    fn exp_ratio<S: Simd>(
+    /// to 0. Where one is lower or no number, `fit` becomes 0. With `NOT_ABOVE_ZERO` no reference is above 0,
+    /// which makes the same result cheaper.
+    fn exp_ratio<S: Simd, const NOT_ABOVE_ZERO: bool>(
         simd: S,
         x: &mut Block<Self>,
         reference: &Block<Self>,
@@ -109,15 +110,15 @@ fn exp_f32<S: Simd>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
     let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[0]), x);
     let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[1]), r);
     let r = simd.add_f32s(r, lost);
-    let mut p = simd.splat_f32s(SERIES[0]);
-    for k in 1..SERIES.len() {
-        p = mul_add_f32(simd, p, r, simd.splat_f32s(SERIES[k]));
-    }
-    let y = mul_add_f32(simd, simd.mul_f32s(p, r), r, r);
-    let y = simd.add_f32s(y, simd.splat_f32s(1.0));
-    let bits = simd.add_u32s(cast(shifted), simd.splat_u32s(127));
-    let scale = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
-    simd.mul_f32s(y, cast(scale))
+    // Two powers at a time, so that less waits for other results.
+    let two = simd.mul_f32s(r, r);
+    let [c4, c3, c2, c1, c0] = SERIES.map(|c| simd.splat_f32s(c));
+    let upper = mul_add_f32(simd, c4, two, mul_add_f32(simd, c3, r, c2));
+    let p = mul_add_f32(simd, upper, two, mul_add_f32(simd, c1, r, c0));
+    let y = simd.add_f32s(mul_add_f32(simd, p, two, r), simd.splat_f32s(1.0));
+    // Times 2^n: the result is a normal number, so n only has to be added to its exponent.
+    let n = simd.wrapping_dyn_shl_u32s(cast(shifted), simd.splat_u32s(23));
+    cast(simd.add_u32s(cast(y), n))
 }
 
 /// `e^r` for `|r| <= ln 2 / 2` from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
@@ -162,7 +163,7 @@ impl Real for f32 {
     const EPSILON: f64 = f32::EPSILON as f64;
 
     #[inline(always)]
-    fn exp_ratio<S: Simd>(
+    fn exp_ratio<S: Simd, const NOT_ABOVE_ZERO: bool>(
         simd: S,
         x: &mut Block<f32>,
         reference: &Block<f32>,
@@ -173,13 +174,18 @@ impl Real for f32 {
         let (fit, _) = S::as_mut_simd_f32s(fit);
         let (lowest, zero) = (simd.splat_f32s(LOWEST), simd.splat_f32s(0.0));
         for v in 0..LANES / S::F32_LANES {
-            // The difference and what its rounding lost (Knuth's two-sum).
+            // The difference and what its rounding lost: Dekker's two-sum where x is the larger in size,
+            // else Knuth's.
             let difference = simd.sub_f32s(x[v], reference[v]);
-            let minus_reference = simd.sub_f32s(difference, x[v]);
-            let lost = simd.sub_f32s(
-                simd.sub_f32s(x[v], simd.sub_f32s(difference, minus_reference)),
-                simd.add_f32s(reference[v], minus_reference),
-            );
+            let lost = if NOT_ABOVE_ZERO {
+                simd.sub_f32s(simd.sub_f32s(x[v], difference), reference[v])
+            } else {
+                let minus_reference = simd.sub_f32s(difference, x[v]);
+                simd.sub_f32s(
+                    simd.sub_f32s(x[v], simd.sub_f32s(difference, minus_reference)),
+                    simd.add_f32s(reference[v], minus_reference),
+                )
+            };
             let fits = simd.greater_than_or_equal_f32s(difference, lowest);
             fit[v] = simd.select_f32s(fits, fit[v], zero);
             x[v] = exp_f32(simd, difference, lost);
@@ -224,7 +230,12 @@ impl Real for f64 {
     const EPSILON: f64 = f64::EPSILON;
 
     #[inline(always)]
-    fn exp_ratio<S: Simd>(_: S, x: &mut Block<f64>, reference: &Block<f64>, fit: &mut Block<f64>) {
+    fn exp_ratio<S: Simd, const NOT_ABOVE_ZERO: bool>(
+        _: S,
+        x: &mut Block<f64>,
+        reference: &Block<f64>,
+        fit: &mut Block<f64>,
+    ) {
         for k in 0..LANES {
             let (difference, lost) = exact_difference!(x[k], reference[k]);
             let (_, bits, r) = reduce_f64(difference);
@@ -350,7 +361,14 @@ mod tests {
             let Exponentials(mut x, reference) = self;
             let mut fit = [R::ONE; LANES];
             let below = R::exp_below(simd, &x, reference);
-            R::exp_ratio(simd, &mut x, &[reference; LANES], &mut fit);
+            let (mut again, mut fit_again) = (x, fit);
+            R::exp_ratio::<S, false>(simd, &mut x, &[reference; LANES], &mut fit);
+            if reference.widen() <= 0.0 {
+                R::exp_ratio::<S, true>(simd, &mut again, &[reference; LANES], &mut fit_again);
+                let same = |(a, b): (&R, &R)| a.widen().to_bits() == b.widen().to_bits();
+                assert!(fit != fit_again || x.iter().zip(&again).all(same));
+                assert!(fit.iter().zip(&fit_again).all(same));
+            }
             ([x, below], fit.iter().all(|fit| fit.widen() == 1.0))
         }
     }
