@@ -5,7 +5,7 @@ use super::real::Element;
 use super::runs::{Backward, Direction, Forward, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{ABREAST, Abreast, Lane, Tiles, Track, Unfit};
-use super::{Desk, Problem, Read, WORTH_A_THREAD, at_once, item, work};
+use super::{Desk, Problem, Read, WORTH_A_THREAD, item, work};
 use crate::classes::{Classes, Numbering};
 use crate::plan::{Plan, Strides};
 use std::ops::Range;
@@ -27,6 +27,9 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
 
 /// Items that are faster side by side than one after the other.
 const FEWEST: usize = 4;
+
+/// Runs of each item whose emissions are in memory at a time.
+const AT_ONCE: usize = 8;
 
 /// Working memory of a thread, kept from group to group.
 struct Buffers<E: Element> {
@@ -135,20 +138,17 @@ fn sweep<D: Direction, E: Element>(
     desk: &mut Desk<E>,
 ) {
     for item in &mut *group {
-        let (lattice, way) = item.way::<D>();
+        let lattice = item.lattice;
+        let way = item.way::<D>();
         lattice.start::<D>(&mut way.track);
         way.read.log_scale = 0.0;
     }
-    abreast.start::<D>(group.iter_mut().map(|item| {
-        let (lattice, way) = item.way::<D>();
-        (lattice, &way.track)
-    }));
+    abreast.start::<D>(group.iter().map(|item| item.lattice));
     let runs = |item: &Item<E>| item.problem.source.runs().half::<D>().len();
     let longest = group.iter().map(runs).max().unwrap_or(0);
-    let at_once = at_once(false);
-    for taken in (0..longest).step_by(at_once) {
+    for taken in (0..longest).step_by(AT_ONCE) {
         let lanes = group.iter_mut().map(|item| {
-            let runs = item.problem.source.runs().chunk::<D>(taken, at_once);
+            let runs = item.problem.source.runs().chunk::<D>(taken, AT_ONCE);
             item.lane::<D>(runs, desk)
         });
         let mut lanes: Vec<Lane<E::Real>> = lanes.collect();
@@ -160,13 +160,12 @@ fn sweep<D: Direction, E: Element>(
 }
 
 impl<E: Element> Item<'_, E> {
-    fn way<D: Direction>(&mut self) -> (&Tiles, &mut Way<E::Real>) {
-        let way = if D::FORWARD {
-            &mut *self.forward
+    fn way<D: Direction>(&mut self) -> &mut Way<E::Real> {
+        if D::FORWARD {
+            self.forward
         } else {
-            &mut *self.backward
-        };
-        (self.lattice, way)
+            self.backward
+        }
     }
 
     /// What is to be done with `runs`: nothing where they do not fit.

@@ -221,19 +221,24 @@ struct Side {
 }
 
 impl Side {
-    /// This direction meets label `at(j)` as its j-th.
-    fn prepare(&mut self, target: &[u32], tiles: usize, at: impl Fn(usize) -> usize) {
+    /// This direction meets `target` as it is, and label `place(j)` of the lattice as its j-th.
+    fn prepare(
+        &mut self,
+        target: impl ExactSizeIterator<Item = u32>,
+        tiles: usize,
+        place: impl Fn(usize) -> usize,
+    ) {
         self.skip.clear();
         self.skip.resize(tiles, ZEROS);
-        self.needed.clear();
-        let mut needed = 0;
-        for j in 0..target.len() {
-            let i = at(j);
-            let differs = j > 0 && target[i] != target[at(j - 1)];
-            self.skip[i / PAIRS].0[i % PAIRS] = f64::from(differs);
+        self.needed.resize(target.len(), 0);
+        let (mut needed, mut before) = (0, None);
+        for ((j, label), to) in target.enumerate().zip(&mut self.needed) {
+            let (i, follows) = (place(j), before == Some(label));
+            self.skip[i / PAIRS].0[i % PAIRS] = f64::from(j > 0 && !follows);
             // A repeat takes one more, for the blank before it.
-            needed += if j == 0 || differs { 1 } else { 2 };
-            self.needed.push(needed);
+            needed += 1 + usize::from(follows);
+            *to = needed;
+            before = Some(label);
         }
     }
 }
@@ -272,8 +277,10 @@ impl Tiles {
         self.places.clear();
         self.places.resize(tiles, [0; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
-        self.forward.prepare(target, tiles, |j| j);
-        self.backward.prepare(target, tiles, |j| labels - 1 - j);
+        let (forward, backward) = (target.iter(), target.iter().rev());
+        self.forward.prepare(forward.copied(), tiles, |j| j);
+        self.backward
+            .prepare(backward.copied(), tiles, |j| labels - 1 - j);
     }
 
     /// The tiles with pairs that can be reached from the start before frame `run.end`, and from
@@ -324,8 +331,13 @@ impl Tiles {
         track.kept.clear();
         track.starts.clear();
         track.past = 0;
-        let first = if D::FORWARD { 0 } else { self.labels };
+        let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
+    }
+
+    /// The pair from whose blank `D` sets out.
+    fn first<D: Direction>(&self) -> usize {
+        if D::FORWARD { 0 } else { self.labels }
     }
 
     /// Takes `track` through `runs` on the way to the middle, as far as they come next. With `keep`, the

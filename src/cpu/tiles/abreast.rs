@@ -37,10 +37,6 @@ struct Links {
     skip: Numbers,
     /// Where the label's emissions stand in the table of its lane.
     places: [[u32; LANES]; PAIRS],
-    /// 1 where there is a label.
-    there: Numbers,
-    /// Whether it is in all lanes.
-    full: [bool; PAIRS],
 }
 
 /// One direction of up to eight lattices.
@@ -49,6 +45,8 @@ pub(in super::super) struct Abreast {
     blocks: Vec<Block>,
     scales: Vec<Scales>,
     links: Vec<Links>,
+    /// By lane: `U_n`.
+    labels: [usize; LANES],
     /// By lane: whether all that it did is sure to be exact, and whether there is more to do.
     fit: [bool; LANES],
     goes_on: [bool; LANES],
@@ -63,36 +61,30 @@ pub(in super::super) struct Lane<'a, R> {
 }
 
 impl Abreast {
-    /// Begins with these lattices, each where its track is.
-    pub fn start<'a, D: Direction>(&mut self, lanes: impl Iterator<Item = (&'a Tiles, &'a Track)>) {
+    /// Begins with these lattices.
+    pub fn start<'a, D: Direction>(&mut self, lattices: impl Iterator<Item = &'a Tiles>) {
         self.blocks.clear();
         self.scales.clear();
         self.links.clear();
-        self.goes_on = [false; LANES];
-        self.fit = [false; LANES];
-        for (j, (lattice, track)) in lanes.enumerate() {
+        (self.fit, self.goes_on) = ([false; LANES], [false; LANES]);
+        self.labels = [0; LANES];
+        for (j, lattice) in lattices.enumerate() {
             (self.fit[j], self.goes_on[j]) = (true, true);
+            self.labels[j] = lattice.labels;
             let tiles = lattice.places.len().max(self.blocks.len());
             self.blocks.resize(tiles, NO_BLOCK);
             self.scales.resize(tiles, NO_SCALES);
             self.links.resize(tiles, NO_LINKS);
-            let skip = &lattice.side::<D>().skip;
-            for (b, tile) in track.row.numbers.iter().enumerate() {
+            let sides = lattice.places.iter().zip(&lattice.side::<D>().skip);
+            for (links, (places, skip)) in self.links.iter_mut().zip(sides) {
                 for i in 0..PAIRS {
-                    self.blocks[b].blank[i].0[j] = tile.blank.0[i];
-                    self.blocks[b].label[i].0[j] = tile.label.0[i];
-                    self.links[b].skip[i].0[j] = skip[b].0[i];
-                    if b * PAIRS + i < lattice.labels {
-                        self.links[b].places[i][j] = lattice.places[b][i];
-                        self.links[b].there[i].0[j] = 1.0;
-                    }
+                    links.places[i][j] = places[i];
+                    links.skip[i].0[j] = skip.0[i];
                 }
-                self.scales[b].top.0[j] = largest(tile);
-                self.scales[b].exponent[j] = track.row.scales[b].exponent;
             }
-        }
-        for links in &mut self.links {
-            links.full = links.there.map(|there| there == Pairs([1.0; LANES]));
+            let first = lattice.first::<D>();
+            self.blocks[first / PAIRS].blank[first % PAIRS].0[j] = 1.0;
+            self.scales[first / PAIRS].top.0[j] = 1.0;
         }
     }
 
@@ -230,8 +222,6 @@ const NO_SCALES: Scales = Scales {
 const NO_LINKS: Links = Links {
     skip: [ZEROS; PAIRS],
     places: [[0; LANES]; PAIRS],
-    there: [ZEROS; PAIRS],
-    full: [false; PAIRS],
 };
 
 /// One run of each lane that has one.
@@ -341,6 +331,8 @@ fn advance<S: Simd, D: Direction, R: Real>(
     }
     let mut edges = [[ZEROS; 2]; RUN];
     let mut exact = ZEROS;
+    let going = (0..LANES).filter(|&j| step.frames[j] > 0);
+    let fewest = going.map(|j| abreast.labels[j]).min().unwrap_or(0);
     for b in ordered::<D>(step.all.clone()) {
         let links = &abreast.links[b];
         for i in 0..PAIRS {
@@ -350,9 +342,15 @@ fn advance<S: Simd, D: Direction, R: Real>(
             }
             let square = &mut emissions.labels[i];
             *square = turned(simd, &entries);
-            if !links.full[i] {
+            // There is no label behind the last.
+            let pair = b * PAIRS + i;
+            if pair >= fewest {
+                let mut there = ZEROS;
+                for j in 0..LANES {
+                    there.0[j] = if pair < abreast.labels[j] { 1.0 } else { 0.0 };
+                }
                 for v in 0..vectors::<S>() {
-                    let there = part(simd, &links.there[i], v);
+                    let there = part(simd, &there, v);
                     for k in 0..RUN {
                         let y = part(simd, &square[k], v);
                         set(simd, &mut square[k], v, simd.mul_f64s(y, there));
