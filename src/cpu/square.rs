@@ -19,6 +19,13 @@ pub(super) type Square = [Octet; SIDE];
 
 pub(super) const ZEROS: Octet = Octet([0.0; SIDE]);
 
+/// Their numbers.
+pub(super) fn flat(octets: &mut [Octet]) -> &mut [f64] {
+    let count = octets.len() * SIDE;
+    // SAFETY: an octet is eight f64 and nothing else.
+    unsafe { std::slice::from_raw_parts_mut(octets.as_mut_ptr().cast(), count) }
+}
+
 /// Rows as columns.
 #[inline(always)]
 pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {

@@ -50,7 +50,7 @@ use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
-use super::square::{Octet as Pairs, Square, ZEROS, transpose, turned};
+use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -143,8 +143,22 @@ pub(super) struct Track {
     /// The live tiles at the start of each run, and where each run begins.
     kept: Row,
     starts: Vec<usize>,
-    /// The labels that can be reached before the frame that was consumed last.
-    past: usize,
+    past: Past,
+}
+
+/// How far a direction can have come.
+#[derive(Debug)]
+struct Past {
+    /// The labels that it can reach before the frame that it consumed last.
+    labels: usize,
+    /// The frames that it takes to get to the next.
+    next: usize,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self { labels: 0, next: 1 }
+    }
 }
 
 /// What a run works with.
@@ -210,39 +224,6 @@ fn exponent_of(x: f64) -> i64 {
     (x.to_bits() >> 52) as i64 - 1023
 }
 
-/// What one direction needs to know of a target.
-#[derive(Debug, Default)]
-struct Side {
-    /// By pair: 1 where its label may follow the one before it with no blank between.
-    skip: Vec<Pairs>,
-    /// For each label, in the order in which this direction meets them: the frames that it takes to get
-    /// there.
-    needed: Vec<usize>,
-}
-
-impl Side {
-    /// This direction meets `target` as it is, and label `place(j)` of the lattice as its j-th.
-    fn prepare(
-        &mut self,
-        target: impl ExactSizeIterator<Item = u32>,
-        tiles: usize,
-        place: impl Fn(usize) -> usize,
-    ) {
-        self.skip.clear();
-        self.skip.resize(tiles, ZEROS);
-        self.needed.resize(target.len(), 0);
-        let (mut needed, mut before) = (0, None);
-        for ((j, label), to) in target.enumerate().zip(&mut self.needed) {
-            let (i, follows) = (place(j), before == Some(label));
-            self.skip[i / PAIRS].0[i % PAIRS] = f64::from(j > 0 && !follows);
-            // A repeat takes one more, for the blank before it.
-            needed += 1 + usize::from(follows);
-            *to = needed;
-            before = Some(label);
-        }
-    }
-}
-
 /// The pairs whose blanks, and those whose labels, can be reached.
 #[derive(Debug, Clone)]
 struct Reached {
@@ -260,8 +241,10 @@ pub(super) struct Tiles {
     entries: usize,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
-    forward: Side,
-    backward: Side,
+    /// By pair: 1 where its label may follow the one before it with no blank between, in the order of
+    /// the direction.
+    forward_skip: Vec<Pairs>,
+    backward_skip: Vec<Pairs>,
 }
 
 impl Tiles {
@@ -277,10 +260,14 @@ impl Tiles {
         self.places.clear();
         self.places.resize(tiles, [0; PAIRS]);
         self.places.as_flattened_mut()[..labels].copy_from_slice(places);
-        let (forward, backward) = (target.iter(), target.iter().rev());
-        self.forward.prepare(forward.copied(), tiles, |j| j);
-        self.backward
-            .prepare(backward.copied(), tiles, |j| labels - 1 - j);
+        for (skip, first) in [(&mut self.forward_skip, 1), (&mut self.backward_skip, 0)] {
+            skip.clear();
+            skip.resize(tiles, ZEROS);
+            let skip = flat(skip).iter_mut().skip(first);
+            for (skip, pair) in skip.zip(target.windows(2)) {
+                *skip = f64::from(pair[0] != pair[1]);
+            }
+        }
     }
 
     /// The tiles with pairs that can be reached from the start before frame `run.end`, and from
@@ -293,32 +280,40 @@ impl Tiles {
     }
 
     #[inline(always)]
-    fn side<D: Direction>(&self) -> &Side {
+    fn skip<D: Direction>(&self) -> &[Pairs] {
         if D::FORWARD {
-            &self.forward
+            &self.forward_skip
         } else {
-            &self.backward
+            &self.backward_skip
         }
     }
 
-    /// What `D` can have reached after `consumed` frames, of which `past` labels before the last of them:
-    /// that count is brought up to date.
+    /// What `D` can have reached after `consumed` frames. `past` is brought up to date.
     #[inline(always)]
-    fn reached<D: Direction>(&self, consumed: usize, past: &mut usize) -> Reached {
-        let needed = &self.side::<D>().needed;
-        while needed.get(*past).is_some_and(|&needed| needed < consumed) {
-            *past += 1;
+    fn reached<D: Direction>(&self, consumed: usize, past: &mut Past) -> Reached {
+        while past.labels < self.labels && past.next < consumed {
+            past.labels += 1;
+            past.next += 1;
+            if past.labels < self.labels {
+                let i = if D::FORWARD {
+                    past.labels
+                } else {
+                    self.labels - 1 - past.labels
+                };
+                // A repeat takes one more, for the blank before it.
+                past.next += usize::from(self.skip::<D>()[i / PAIRS].0[i % PAIRS] == 0.0);
+            }
         }
         // Behind each label a blank takes one frame more, as the next label does if it is another.
-        let labels = *past + usize::from(needed.get(*past) == Some(&consumed));
+        let labels = past.labels + usize::from(past.labels < self.labels && past.next == consumed);
         if D::FORWARD {
             Reached {
-                blanks: 0..*past + 1,
+                blanks: 0..past.labels + 1,
                 labels: 0..labels,
             }
         } else {
             Reached {
-                blanks: self.labels - *past..self.labels + 1,
+                blanks: self.labels - past.labels..self.labels + 1,
                 labels: self.labels - labels..self.labels,
             }
         }
@@ -330,7 +325,7 @@ impl Tiles {
         track.row.resize(self.places.len());
         track.kept.clear();
         track.starts.clear();
-        track.past = 0;
+        track.past = Past::default();
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
     }
@@ -395,7 +390,7 @@ impl Tiles {
     /// by `scale` first.
     fn products(&self, b: usize, alpha: &Row, beta: &Row, scale: f64) -> f64 {
         let factor = spread::<Backward>(beta.scales[b].factor).0;
-        let skip = &self.backward.skip[b].0;
+        let skip = &self.backward_skip[b].0;
         let (alpha, beta, above) = (
             &alpha.numbers[b],
             &beta.numbers[b],
@@ -487,7 +482,7 @@ impl Tiles {
         edges: &mut [[S::f64s; 2]],
         visitor: &mut V,
     ) {
-        let skip = &self.side::<D>().skip[low..low + N];
+        let skip = &self.skip::<D>()[low..low + N];
         let numbers = &mut row.numbers[low..low + N];
         let scales = &row.scales[low..low + N];
         let labels = &emissions.labels[low..low + N];

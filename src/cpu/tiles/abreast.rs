@@ -75,7 +75,7 @@ impl Abreast {
             self.blocks.resize(tiles, NO_BLOCK);
             self.scales.resize(tiles, NO_SCALES);
             self.links.resize(tiles, NO_LINKS);
-            let sides = lattice.places.iter().zip(&lattice.side::<D>().skip);
+            let sides = lattice.places.iter().zip(lattice.skip::<D>());
             for (links, (places, skip)) in self.links.iter_mut().zip(sides) {
                 for i in 0..PAIRS {
                     links.places[i][j] = places[i];
