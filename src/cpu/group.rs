@@ -4,7 +4,7 @@
 use super::real::Element;
 use super::runs::{Backward, Direction, Forward, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{ABREAST, Abreast, Lane, Tiles, Track, Unfit};
+use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Tiles, Track, Unfit};
 use super::{Desk, Problem, Read, WORTH_A_THREAD, item, work};
 use crate::classes::{Classes, Numbering};
 use crate::plan::{Plan, Strides};
@@ -24,9 +24,6 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
     );
     losses
 }
-
-/// Items that are faster side by side than one after the other.
-const FEWEST: usize = 4;
 
 /// Runs of each item whose emissions are in memory at a time.
 const AT_ONCE: usize = 8;
@@ -117,7 +114,7 @@ fn group<E: Element>(
             **loss = problem.loss_without_lattice();
         }
     }
-    if group.len() < FEWEST {
+    if group.len() < FEWEST_ABREAST {
         for Item { problem, loss, .. } in group {
             *loss = item(plan, data, strides, problem.n, false, false, alone).loss;
         }

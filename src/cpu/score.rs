@@ -19,13 +19,14 @@ use super::emission::{Found, RowBuffers, Source};
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{Scratch, Tiles, Track, Unfit};
+use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Scratch, Tiles, Track, Unfit};
 use super::wide::{Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
 use super::{both, forward, item, loss_from};
 use crate::classes::Classes;
 use crate::plan::{Plan, Strides, frames_needed};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Entries of a table: 256 KiB, which stay in the second-level cache.
 const TABLE: usize = 1 << 16;
@@ -128,21 +129,74 @@ fn together<E: Element>(
         return vec![Err(Unfit); targets.len()];
     };
     let log_scale = early.log_scale + late.log_scale;
-    let tracks = early.tracks.into_iter().zip(late.tracks);
-    let scores = lattices.iter().zip(tracks).map(|(lattice, (alpha, beta))| {
+    let scores = lattices.iter().enumerate().map(|(i, lattice)| {
         let Some(lattice) = lattice else {
             return Ok(f64::NEG_INFINITY);
         };
-        let log_p = lattice.meet(&alpha?, &beta?)?.ln() + log_scale;
+        let log_p = lattice.meet(early.track(i)?, late.track(i)?)?.ln() + log_scale;
         Ok(0.0 - loss_from(log_p, frames, plan.input, E::Real::EPSILON))
     });
     scores.collect()
 }
 
-/// All candidates where one direction has reached the middle.
+/// One direction of all candidates.
 struct Swept {
-    tracks: Vec<Result<Track, Unfit>>,
+    tracks: Vec<Track>,
+    fit: Vec<Result<(), Unfit>>,
     log_scale: f64,
+}
+
+impl Swept {
+    fn track(&self, i: usize) -> Result<&Track, Unfit> {
+        self.fit[i].map(|()| &self.tracks[i])
+    }
+}
+
+/// One candidate on its way.
+struct Candidate<'a> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    fit: &'a mut Result<(), Unfit>,
+}
+
+/// Some of them, side by side or one after the other.
+struct Bunch<'a> {
+    abreast: Option<Abreast>,
+    candidates: Vec<Candidate<'a>>,
+}
+
+impl Bunch<'_> {
+    fn sweep<D: Direction, R: Real>(
+        &mut self,
+        runs: Range<usize>,
+        table: Table<R>,
+        scratch: &mut Scratch,
+    ) {
+        let Some(abreast) = &mut self.abreast else {
+            for Candidate {
+                lattice,
+                track,
+                fit,
+            } in &mut self.candidates
+            {
+                if fit.is_ok() {
+                    **fit = lattice.sweep::<D, _>(track, runs.clone(), table, false, scratch);
+                }
+            }
+            return;
+        };
+        let lanes = self.candidates.iter_mut().map(|candidate| Lane {
+            lattice: candidate.lattice,
+            track: candidate.track,
+            runs: runs.clone(),
+            table,
+        });
+        let mut lanes: Vec<Lane<R>> = lanes.collect();
+        abreast.sweep::<D, _>(&mut lanes);
+        for (j, candidate) in self.candidates.iter_mut().enumerate() {
+            *candidate.fit = abreast.fits(j);
+        }
+    }
 }
 
 /// One direction of all lattices up to the middle. [`Unfit`] when an entry is no number, or too far
@@ -153,23 +207,48 @@ fn sweep<D: Direction, E: Element>(
     threads: usize,
 ) -> Result<Swept, Unfit> {
     let mut swept = Swept {
-        tracks: lattices.iter().map(|_| Ok(Track::default())).collect(),
+        tracks: lattices.iter().map(|_| Track::default()).collect(),
+        fit: vec![Ok(()); lattices.len()],
         log_scale: 0.0,
     };
-    let mut live: Vec<(&Tiles, &mut Result<Track, Unfit>)> = lattices
+    let tracks = swept.tracks.iter_mut().zip(&mut swept.fit);
+    let mut candidates: Vec<Candidate> = lattices
         .iter()
-        .zip(&mut swept.tracks)
-        .filter_map(|(lattice, track)| Some((lattice.as_ref()?, track)))
-        .collect();
-    for (lattice, track) in &mut live {
-        if let Ok(track) = track {
+        .zip(tracks)
+        .filter_map(|(lattice, (track, fit))| {
+            let lattice = lattice.as_ref()?;
             lattice.start::<D>(track);
-        }
+            Some(Candidate {
+                lattice,
+                track,
+                fit,
+            })
+        })
+        .collect();
+    candidates.sort_by_key(|candidate| candidate.lattice.labels());
+    let abreast = candidates.len() >= ABREAST * threads;
+    let share = if abreast {
+        ABREAST
+    } else {
+        candidates.len().div_ceil(4 * threads).max(1)
+    };
+    let mut bunches = Vec::new();
+    while !candidates.is_empty() {
+        let rest = candidates.split_off(share.min(candidates.len()));
+        let bunch = Bunch {
+            abreast: (abreast && candidates.len() >= FEWEST_ABREAST).then(|| {
+                let mut abreast = Abreast::default();
+                abreast.start::<D>(candidates.iter().map(|candidate| candidate.lattice));
+                abreast
+            }),
+            candidates,
+        };
+        bunches.push(bunch);
+        candidates = rest;
     }
     let (runs, entries) = (source.runs(), source.entries());
     let (mut values, mut scales) = (Vec::new(), Vec::new());
     let mut rows = RowBuffers::default();
-    let share = live.len().div_ceil(4 * threads).max(1);
     let at_once = (TABLE / (RUN * entries)).clamp(1, 64);
     for some in runs.chunks::<D>(at_once) {
         let frames = runs.frames_of(some.clone()).len();
@@ -188,22 +267,10 @@ fn sweep<D: Direction, E: Element>(
             values: &values,
         };
         share_out(
-            live.chunks_mut(share),
+            bunches.iter_mut(),
             Threads::Rayon,
             threads,
-            |lattices, scratch: &mut Scratch| {
-                for (lattice, to) in lattices {
-                    if let Ok(track) = to {
-                        let some = some.clone();
-                        if lattice
-                            .sweep::<D, _>(track, some, table, false, scratch)
-                            .is_err()
-                        {
-                            **to = Err(Unfit);
-                        }
-                    }
-                }
-            },
+            |bunch, scratch| bunch.sweep::<D, _>(some.clone(), table, scratch),
         );
     }
     Ok(swept)

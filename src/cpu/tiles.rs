@@ -44,7 +44,7 @@
 
 mod abreast;
 
-pub(super) use abreast::{Abreast, LANES as ABREAST, Lane};
+pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
 
 use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
@@ -328,6 +328,11 @@ impl Tiles {
         track.past = Past::default();
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
+    }
+
+    /// `U_n`.
+    pub fn labels(&self) -> usize {
+        self.labels
     }
 
     /// The pair from whose blank `D` sets out.

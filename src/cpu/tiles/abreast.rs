@@ -8,6 +8,9 @@ use super::*;
 /// Lattices side by side.
 pub(in super::super) const LANES: usize = 8;
 
+/// Lattices that are faster side by side than one after the other.
+pub(in super::super) const FEWEST: usize = 4;
+
 /// A number for each lane.
 type Lanes = Pairs;
 /// By pair, or by frame: a number for each lane.
