@@ -73,13 +73,7 @@ pub(super) struct Source<'a, E> {
 
 impl<'a, E: Element> Source<'a, E> {
     /// Of `item`, whose target uses the classes `used`.
-    pub fn new(
-        plan: &Plan,
-        data: &'a [E],
-        strides: Strides,
-        item: usize,
-        used: &'a [u32],
-    ) -> Self {
+    pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &'a [u32]) -> Self {
         let farthest = used.iter().fold(plan.blank, |a, &b| a.max(b as usize));
         Self {
             data,
@@ -168,8 +162,9 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
-    /// frame. `scales` receives for each run the sum of their logarithms. Says whether all emissions are
-    /// in range: no NaN, no −inf, none below e^−87.
+    /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, the
+    /// softmax denominators of logits among it: no finite number where a row has none. Says whether all
+    /// emissions are in range: no NaN, no −inf, none below e^−87.
     pub fn emissions(
         &self,
         runs: Range<usize>,
@@ -182,7 +177,11 @@ impl<'a, E: Element> Source<'a, E> {
         scales.resize(runs.len(), 0.0);
         let frames = self.runs.frames_of(runs.clone()).len();
         self.gather(runs, to, stats, split, buffers);
-        to_emissions(to, self.entries(), frames, scales, split)
+        let fit = to_emissions(to, self.entries(), frames, scales, split);
+        for (scale, stats) in scales.iter_mut().zip(stats.chunks(RUN)) {
+            *scale += Found::normalisers(stats).log_scale;
+        }
+        fit
     }
 
     fn gather_runs(
@@ -313,7 +312,9 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
                 *tops = largest(run);
             }
             for (run, tops) in runs.chunks_exact_mut(self.entries).zip(&tops) {
-                let above = tops.iter().fold(false, |above, &top| above | (top > R::ZERO));
+                let above = tops
+                    .iter()
+                    .fold(false, |above, &top| above | (top > R::ZERO));
                 if above {
                     linear_run::<S, R, false>(simd, run, tops, &mut fit);
                 } else {
@@ -467,7 +468,9 @@ mod timing {
     #[ignore]
     fn time() {
         for (entries, runs) in [(18, 4), (17, 4), (32, 4), (33, 4)] {
-            let from: Vec<[f32; RUN]> = (0..entries * runs).map(|i| std::array::from_fn(|k| -3.0 * ((i * 13 + k * 7) % 10) as f32 / 10.0)).collect();
+            let from: Vec<[f32; RUN]> = (0..entries * runs)
+                .map(|i| std::array::from_fn(|k| -3.0 * ((i * 13 + k * 7) % 10) as f32 / 10.0))
+                .collect();
             let mut table = from.clone();
             let mut scales = vec![0.0; runs];
             let mut best = [f64::MAX; 2];
@@ -487,7 +490,11 @@ mod timing {
                 }
                 best[1] = best[1].min(t.elapsed().as_secs_f64() * 1e7);
             }
-            println!("{entries} {runs}: {:.2} ns a block, copy {:.2}", (best[1] - best[0]) / (entries * runs) as f64 * 2.0, best[0] / (entries * runs) as f64 * 2.0);
+            println!(
+                "{entries} {runs}: {:.2} ns a block, copy {:.2}",
+                (best[1] - best[0]) / (entries * runs) as f64 * 2.0,
+                best[0] / (entries * runs) as f64 * 2.0
+            );
         }
     }
 }

@@ -123,7 +123,9 @@ fn group<E: Element>(
     sweep::<Forward, E>(&mut group, abreast, desk);
     sweep::<Backward, E>(&mut group, abreast, desk);
     for item in group {
-        let log_p = item.log_p().unwrap_or_else(|Unfit| item.problem.in_wide(false).0);
+        let log_p = item
+            .log_p()
+            .unwrap_or_else(|Unfit| item.problem.in_wide(false).0);
         *item.loss = item.problem.loss(log_p);
     }
 }
@@ -215,8 +217,14 @@ mod tests {
         let most = if random.random() { 8 } else { 60 };
         let (mut lengths, mut labels, mut ends) = (Vec::new(), Vec::new(), vec![0]);
         for _ in 0..items {
-            let count = if even { most } else { random.random_range(0..=most) };
-            let target: Vec<u32> = (0..count).map(|_| random.random_range(1..classes)).collect();
+            let count = if even {
+                most
+            } else {
+                random.random_range(0..=most)
+            };
+            let target: Vec<u32> = (0..count)
+                .map(|_| random.random_range(1..classes))
+                .collect();
             let enough = random.random_bool(0.95);
             lengths.push(match (even, enough) {
                 (true, _) => frames,
@@ -235,7 +243,11 @@ mod tests {
             for (at, below) in below.iter_mut().enumerate() {
                 if bad && random.random_bool(0.1) {
                     let far = random.random_bool(0.5);
-                    *below = if far { depths[at / classes as usize] } else { 0.0 };
+                    *below = if far {
+                        depths[at / classes as usize]
+                    } else {
+                        0.0
+                    };
                 }
                 data.push(-*below - 3.0 * random.random::<f64>());
             }
@@ -243,8 +255,8 @@ mod tests {
         if bad {
             for _ in 0..random.random_range(0..3) {
                 let at = random.random_range(0..data.len());
-                data[at] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -90.0]
-                    [random.random_range(0..4)];
+                data[at] =
+                    [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -90.0][random.random_range(0..4)];
             }
         }
         let plan = Plan {
@@ -277,7 +289,10 @@ mod tests {
         let alone: Vec<f64> = (0..plan.batch).map(alone).collect();
         let together = losses(plan, data, strides);
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-        prop_assert!(alone.iter().zip(&together).all(same), "{alone:?} {together:?}");
+        prop_assert!(
+            alone.iter().zip(&together).all(same),
+            "{alone:?} {together:?}"
+        );
         Ok(())
     }
 

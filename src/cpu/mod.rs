@@ -423,7 +423,8 @@ impl<'a, E: Element> Problem<'a, E> {
             Some(half) => half.of(some.clone()),
             None => {
                 let frames = runs.frames_of(some.clone()).len();
-                read.values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
+                read.values
+                    .resize(some.len() * entries, [E::Real::ZERO; RUN]);
                 read.stats.clear();
                 read.stats.extend(self.source.no_stats(frames));
                 (read.values.as_mut_slice(), read.stats.as_mut_slice())
@@ -434,16 +435,9 @@ impl<'a, E: Element> Problem<'a, E> {
         if !source.emissions(here, values, stats, scales, split, rows) {
             return Err(Unfit);
         }
-        let mut stats = stats.chunks(RUN);
         // Run by run in the order of the direction, however many there are at a time.
         for run in ordered::<D>(0..some.len()) {
-            let stats = if D::FORWARD {
-                stats.next()
-            } else {
-                stats.next_back()
-            };
-            let normalisers = Found::normalisers(stats.unwrap_or_default());
-            read.log_scale += scales[run] + normalisers.log_scale;
+            read.log_scale += scales[run];
         }
         Ok(Table {
             first: some.start,

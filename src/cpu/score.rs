@@ -15,7 +15,7 @@
 //! that differs in several places much less: only what lies before the first change and behind
 //! the last is common. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::emission::{Found, RowBuffers, Source};
+use super::emission::{RowBuffers, Source};
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
@@ -256,11 +256,10 @@ fn sweep<D: Direction, E: Element>(
         let mut stats = source.no_stats(frames);
         let (here, to, split) = (some.clone(), &mut values, threads > 1);
         let regular = source.emissions(here, to, &mut stats, &mut scales, split, &mut rows);
-        let found = Found::normalisers(&stats);
-        if !regular || found.poisoned {
+        if !regular {
             return Err(Unfit);
         }
-        swept.log_scale += scales.iter().sum::<f64>() + found.log_scale;
+        swept.log_scale += scales.iter().sum::<f64>();
         let table = Table {
             first: some.start,
             entries,
@@ -273,7 +272,12 @@ fn sweep<D: Direction, E: Element>(
             |bunch, scratch| bunch.sweep::<D, _>(some.clone(), table, scratch),
         );
     }
-    Ok(swept)
+    // With the NaN or infinity of a poisoned row it is no number.
+    if swept.log_scale.is_finite() {
+        Ok(swept)
+    } else {
+        Err(Unfit)
+    }
 }
 
 /// What a transcript's path does in each frame.

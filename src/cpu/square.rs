@@ -179,9 +179,8 @@ mod x86 {
         };
         let (f, dq) = (simd.avx512f, simd.avx512dq);
         // SAFETY: all are vectors of 32 bits.
-        let [columns, pairs] = unsafe {
-            transmute::<[[[u32; 16]; 2]; 2], [[__m512i; 2]; 2]>(PICKS)
-        };
+        let [columns, pairs] =
+            unsafe { transmute::<[[[u32; 16]; 2]; 2], [[__m512i; 2]; 2]>(PICKS) };
         let mut two = [f._mm512_setzero_ps(); 4];
         for i in 0..4 {
             // SAFETY: both are eight f32.

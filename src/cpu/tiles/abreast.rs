@@ -1,7 +1,7 @@
-//! Eight lattices abreast, one to a lane: what [`Tiles::sweep`] does for one item, to the last bit.
+//! Eight lattices abreast, one to a lane: what [`Tiles::sweep`] does for one of them, to the last bit.
 //!
-//! With items in lanes, what flows from pair to pair flows from vector to vector: nothing is turned, no
-//! frame waits for the one before, and scales and checks are those of eight items at once.
+//! With lattices in lanes, what flows from pair to pair flows from vector to vector: no lane is turned, no
+//! pair waits for its neighbour, and scales and checks are made for eight at once.
 
 use super::*;
 
@@ -9,7 +9,7 @@ use super::*;
 pub(in super::super) const LANES: usize = 8;
 
 /// Lattices that are faster side by side than one after the other.
-pub(in super::super) const FEWEST: usize = 4;
+pub(in super::super) const FEWEST: usize = 5;
 
 /// A number for each lane.
 type Lanes = Pairs;
@@ -48,9 +48,10 @@ pub(in super::super) struct Abreast {
     blocks: Vec<Block>,
     scales: Vec<Scales>,
     links: Vec<Links>,
-    /// By lane: `U_n`.
+    /// By lane: `U_n`, and the entries of a frame.
     labels: [usize; LANES],
-    /// By lane: whether all that it did is sure to be exact, and whether there is more to do.
+    entries: [usize; LANES],
+    /// By lane: whether all that it did is sure to be exact, and whether it has not come to its end.
     fit: [bool; LANES],
     goes_on: [bool; LANES],
 }
@@ -70,10 +71,9 @@ impl Abreast {
         self.scales.clear();
         self.links.clear();
         (self.fit, self.goes_on) = ([false; LANES], [false; LANES]);
-        self.labels = [0; LANES];
         for (j, lattice) in lattices.enumerate() {
             (self.fit[j], self.goes_on[j]) = (true, true);
-            self.labels[j] = lattice.labels;
+            (self.labels[j], self.entries[j]) = (lattice.labels, lattice.entries);
             let tiles = lattice.places.len().max(self.blocks.len());
             self.blocks.resize(tiles, NO_BLOCK);
             self.scales.resize(tiles, NO_SCALES);
@@ -113,45 +113,45 @@ impl Abreast {
         lanes: &[Lane<'a, R>],
         i: usize,
     ) -> Option<Step<'a, R>> {
-        let mut runs = [0; LANES];
-        for (j, lane) in lanes.iter().enumerate() {
-            let comes = i < lane.runs.len();
+        let mut runs = [None; LANES];
+        for j in 0..LANES {
+            let lane = lanes.get(j).filter(|lane| i < lane.runs.len());
+            let next = lane.map(|lane| lane.run::<D>(i));
             // What has stopped has no emissions to go on with.
-            self.fit[j] &= self.goes_on[j] || !comes;
-            if comes && self.fit[j] {
-                runs[j] = lane.run::<D>(i) + 1;
-            } else if self.goes_on[j] {
+            self.fit[j] &= self.goes_on[j] || next.is_none();
+            runs[j] = next.filter(|_| self.fit[j]);
+            if runs[j].is_none() {
                 self.stop(j);
             }
         }
-        let any = (0..LANES).find(|&j| self.goes_on[j])?;
-        // A lane that has stopped looks at place 0 of any table.
+        let of_lanes = lanes.iter().zip(runs);
+        let table = of_lanes
+            .clone()
+            .find_map(|(lane, run)| Some(lane.table.run(run?)))?;
         let mut step = Step {
-            tables: [lanes[any].table.run(runs[any] - 1); LANES],
+            tables: [table; LANES],
             frames: [0; LANES],
             low: [0; LANES],
             high: [0; LANES],
-            all: usize::MAX..0,
         };
-        for (j, lane) in lanes.iter().enumerate() {
-            if self.goes_on[j] {
-                assert_eq!(lane.table.entries, lane.lattice.entries);
-                let run = runs[j] - 1;
+        for (j, (lane, run)) in of_lanes.enumerate() {
+            if let Some(run) = run {
+                assert_eq!(lane.table.entries, self.entries[j]);
                 let frames = lane.lattice.runs.frames_of(run..run + 1);
                 let live = lane.lattice.live(&frames);
                 step.tables[j] = lane.table.run(run);
                 step.frames[j] = frames.len();
                 (step.low[j], step.high[j]) = (live.start as i64, live.end as i64);
-                step.all = step.all.start.min(live.start)..step.all.end.max(live.end);
             }
         }
         Some(step)
     }
 
+    /// Lane `j` has come to its end.
     fn stop(&mut self, j: usize) {
-        self.goes_on[j] = false;
-        for links in &mut self.links {
-            for places in &mut links.places {
+        if self.goes_on[j] {
+            self.goes_on[j] = false;
+            for places in self.links.iter_mut().flat_map(|links| &mut links.places) {
                 places[j] = 0;
             }
         }
@@ -162,7 +162,7 @@ impl Abreast {
     fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
         let mut before = [NOWHERE; LANES];
         let mut near = [true; LANES];
-        for b in ordered::<D>(step.all.clone()) {
+        for b in ordered::<D>(step.live()) {
             let Scales { exponent, top, .. } = self.scales[b];
             let at = b as i64;
             let (mut by, mut factor, mut fresh) = ([0.0; LANES], [0.0; LANES], exponent);
@@ -229,13 +229,27 @@ const NO_LINKS: Links = Links {
 
 /// One run of each lane that has one.
 struct Step<'a, R> {
-    /// The emissions; none where there is no run.
+    /// The emissions. A lane without a run has the table of another, and looks at place 0 only.
     tables: [&'a [[R; RUN]]; LANES],
+    /// The frames of the run; none where there is no run.
     frames: [usize; LANES],
-    /// The live tiles of each lane, and of any.
+    /// The live tiles: from `low` to before `high`.
     low: [i64; LANES],
     high: [i64; LANES],
-    all: Range<usize>,
+}
+
+impl<R> Step<'_, R> {
+    fn goes_on(&self, lane: usize) -> bool {
+        self.frames[lane] > 0
+    }
+
+    /// The tiles that are live in some lane.
+    fn live(&self) -> Range<usize> {
+        let lanes = || (0..LANES).filter(|&j| self.goes_on(j));
+        let low = lanes().map(|j| self.low[j]).min().unwrap_or(0);
+        let high = lanes().map(|j| self.high[j]).max().unwrap_or(0);
+        low as usize..high as usize
+    }
 }
 
 /// [`Abreast::sweep`].
@@ -259,10 +273,10 @@ impl<D: Direction, R: Real> WithSimd for SweepAbreast<'_, '_, D, R> {
             abreast.scale::<D>(&step);
             let exact = advance::<S, D, R>(simd, abreast, &step);
             for (j, lane) in lanes.iter_mut().enumerate() {
-                if step.frames[j] > 0 {
+                if step.goes_on(j) {
                     let run = lane.run::<D>(i);
                     let live = step.low[j] as usize..step.high[j] as usize;
-                    abreast.fit[j] &= exact.0[j] == lane.to_be_exact::<D>(run, live);
+                    abreast.fit[j] &= exact.0[j] == lane.reachable::<D>(run, live);
                     if lane.ends_with::<D>(run) {
                         abreast.give_back(j, lane);
                     }
@@ -294,7 +308,7 @@ impl<R> Lane<'_, R> {
     }
 
     /// How many states of the live tiles `D` can have reached at the end of `run`.
-    fn to_be_exact<D: Direction>(&mut self, run: usize, live: Range<usize>) -> f64 {
+    fn reachable<D: Direction>(&mut self, run: usize, live: Range<usize>) -> f64 {
         let frames = self.lattice.runs.frames_of(run..run + 1);
         let consumed = if D::FORWARD {
             frames.end
@@ -330,17 +344,18 @@ fn advance<S: Simd, D: Direction, R: Real>(
     let mut partial = false;
     for j in 0..LANES {
         frames.0[j] = step.frames[j] as f64;
-        partial |= step.frames[j] % RUN != 0;
+        partial |= !step.frames[j].is_multiple_of(RUN);
     }
     let mut edges = [[ZEROS; 2]; RUN];
     let mut exact = ZEROS;
-    let going = (0..LANES).filter(|&j| step.frames[j] > 0);
+    let going = (0..LANES).filter(|&j| step.goes_on(j));
     let fewest = going.map(|j| abreast.labels[j]).min().unwrap_or(0);
-    for b in ordered::<D>(step.all.clone()) {
+    for b in ordered::<D>(step.live()) {
         let links = &abreast.links[b];
         for i in 0..PAIRS {
             for j in 0..LANES {
-                // SAFETY: the place is one of its lane's table, or 0, which every table has.
+                // SAFETY: the place is below `entries` of its lane, as many as its table has; or it is
+                // 0, which every table has.
                 entries[j] = unsafe { step.tables[j].get_unchecked(links.places[i][j] as usize) };
             }
             let square = &mut emissions.labels[i];
