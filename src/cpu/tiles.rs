@@ -197,8 +197,9 @@ impl Met {
         if number > 0.0 {
             let own = exponent_of(number);
             let top = self.exponent.max(own + e);
+            // In two steps: 2^-1023 is no normal number.
             self.mantissa = self.mantissa * pow2(self.exponent - top)
-                + number * pow2(-own) * pow2(own + e - top);
+                + number * 0.5 * pow2(1 - own) * pow2(own + e - top);
             self.exponent = top;
         }
     }
@@ -1029,5 +1030,33 @@ impl<S: Simd> States<S> {
             self.label[v] = simd.mul_f64s(self.label[v], labels[v]);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_any_size_add_up() {
+        for (number, e) in [
+            (f64::MAX, -2000),
+            (1.5 * pow2(1023), -1227),
+            (pow2(1023), 0),
+            (pow2(-1022), 40),
+            (1.0, -3000),
+            (3.0, 5000),
+        ] {
+            let mut met = Met {
+                mantissa: 0.0,
+                exponent: NOWHERE,
+            };
+            met.add(number, e);
+            let ln = number.ln() + e as f64 * std::f64::consts::LN_2;
+            assert!((met.ln() - ln).abs() <= 1e-12, "{number:e} {e}");
+            met.add(number, e);
+            let twice = ln + std::f64::consts::LN_2;
+            assert!((met.ln() - twice).abs() <= 1e-12, "{number:e} {e}");
+        }
     }
 }
