@@ -5,7 +5,7 @@ use super::real::Element;
 use super::runs::{Backward, Direction, Forward, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Tiles, Track, Unfit};
-use super::{Desk, Problem, Read, WORTH_A_THREAD, item, work};
+use super::{Desk, Problem, Read, Work, item};
 use crate::classes::{Classes, Numbering};
 use crate::plan::{Plan, Strides};
 use std::ops::Range;
@@ -14,12 +14,14 @@ use std::ops::Range;
 pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> Vec<f64> {
     let mut losses = vec![0.0; plan.batch];
     let mut items: Vec<(usize, &mut f64)> = losses.iter_mut().enumerate().collect();
+    let work = Work::of(plan);
     // Those that go together should end together.
     items.sort_by_key(|(n, _)| (plan.input_lengths[*n], plan.target_length(*n)));
     share_out(
         items.chunks_mut(ABREAST),
         Threads::Candle,
-        (work(plan) / WORTH_A_THREAD).max(1),
+        work.threads(),
+        work.is_small(),
         |some, buffers: &mut Buffers<E>| group(plan, data, strides, some, buffers),
     );
     losses

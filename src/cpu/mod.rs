@@ -65,8 +65,8 @@ pub(crate) fn forward<E: Element>(
     let mut items: Vec<Option<SavedItem<E::Real>>> = Vec::new();
     items.resize_with(plan.batch, || None);
     // Items fill the threads; where there are few of them, their parts do too.
-    let work = work(plan);
-    let split = plan.batch < 4 * rayon::current_num_threads() && work > 2 * WORTH_A_THREAD;
+    let work = Work::of(plan);
+    let split = plan.batch < 4 * rayon::current_num_threads() && work.threads() >= 2;
     let threads = if split {
         Threads::Rayon
     } else {
@@ -75,7 +75,8 @@ pub(crate) fn forward<E: Element>(
     share_out(
         items.iter_mut().enumerate(),
         threads,
-        (work / WORTH_A_THREAD).max(1),
+        work.threads(),
+        work.is_small(),
         |(n, to), buffers: &mut Buffers<E>| {
             *to = Some(item(plan, data, strides, n, keep, split, buffers));
         },
@@ -86,17 +87,29 @@ pub(crate) fn forward<E: Element>(
 }
 
 /// How much work a plan is: about nanoseconds.
-fn work(plan: &Plan) -> usize {
-    let row = match plan.input {
-        InputKind::LogProbs => 30,
-        InputKind::Logits => 30 + plan.classes / 2,
-    };
-    let item = |n| plan.input_lengths[n] * (3 * plan.target_length(n) + row);
-    (0..plan.batch).map(item).sum()
-}
+struct Work(usize);
 
-/// What a thread must have to do so that waking it is worth while.
-const WORTH_A_THREAD: usize = 1 << 14;
+impl Work {
+    fn of(plan: &Plan) -> Self {
+        let row = match plan.input {
+            InputKind::LogProbs => 30,
+            InputKind::Logits => 30 + plan.classes / 2,
+        };
+        let item = |n| plan.input_lengths[n] * (3 * plan.target_length(n) + row);
+        Self((0..plan.batch).map(item).sum())
+    }
+
+    /// Threads that are worth waking.
+    fn threads(&self) -> usize {
+        const WORTH_A_THREAD: usize = 1 << 14;
+        (self.0 / WORTH_A_THREAD).max(1)
+    }
+
+    /// Whether working memory is small too, and what it takes to ask for it matters.
+    fn is_small(&self) -> bool {
+        self.0 <= 1 << 20
+    }
+}
 
 /// Working memory of one task, kept from item to item.
 struct Buffers<E: Element> {

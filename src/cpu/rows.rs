@@ -37,6 +37,7 @@ pub(crate) fn gradient<E: Element>(
             .enumerate(),
         Threads::Candle,
         usize::MAX,
+        false,
         |(share, out), buffers: &mut RowBuffers<E>| {
             dispatch(
                 #[inline(always)]

@@ -61,12 +61,19 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
             }
         }
         let jobs = missing.into_iter();
-        share_out(jobs, Threads::Rayon, usize::MAX, |(target, to), buffers| {
-            let plan = alone(plan, n, target.to_vec());
-            let strides = item_strides(strides, n);
-            // 0 − x, so that a certain transcript has 0 and not −0.
-            *to = 0.0 - item(&plan, data, strides, 0, false, true, buffers).loss;
-        });
+        let most = usize::MAX;
+        share_out(
+            jobs,
+            Threads::Rayon,
+            most,
+            false,
+            |(target, to), buffers| {
+                let plan = alone(plan, n, target.to_vec());
+                let strides = item_strides(strides, n);
+                // 0 − x, so that a certain transcript has 0 and not −0.
+                *to = 0.0 - item(&plan, data, strides, 0, false, true, buffers).loss;
+            },
+        );
     }
     let of = |candidate: &S| distinct[candidate.as_ref()];
     candidates.iter().map(of).collect()
@@ -269,6 +276,7 @@ fn sweep<D: Direction, E: Element>(
             bunches.iter_mut(),
             Threads::Rayon,
             threads,
+            false,
             |bunch, scratch| bunch.sweep::<D, _>(some.clone(), table, scratch),
         );
     }

@@ -22,12 +22,13 @@ pub(super) enum Threads {
 ///
 /// A caller in a rayon pool has its work done by that pool.
 ///
-/// Working memory of small calls, those worth no more than [`SMALL`] threads, is kept from call to call:
-/// to ask for it anew would take as long as a tenth of the work.
+/// With `small` a thread keeps its `B` for the next call: to ask for memory anew takes a tenth of the work of
+/// a small one.
 pub(super) fn share_out<T: Send, B: Default + 'static>(
     jobs: impl ExactSizeIterator<Item = T> + Send,
     threads: Threads,
     count: usize,
+    small: bool,
     work: impl Fn(T, &mut B) + Sync,
 ) {
     let in_pool = rayon::current_thread_index().is_some();
@@ -37,7 +38,6 @@ pub(super) fn share_out<T: Send, B: Default + 'static>(
     } else {
         rayon::current_num_threads()
     };
-    let small = count <= SMALL;
     let count = count.min(available).min(jobs.len());
     let jobs = Mutex::new(jobs);
     let run = || {
@@ -66,9 +66,6 @@ pub(super) fn share_out<T: Send, B: Default + 'static>(
         });
     }
 }
-
-/// See [`share_out`].
-const SMALL: usize = 64;
 
 thread_local! {
     /// The working memory of this thread: of each type as much as was in use at the same time.
