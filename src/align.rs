@@ -126,7 +126,8 @@ impl WordSpan {
 ///
 /// When shapes, dtypes, lengths, labels or the blank do not fit together; when a target needs
 /// more frames than its item has; when every path has probability 0; when a NaN or +inf stands at
-/// the blank or at a label of the target. The message names the item and the numbers.
+/// the blank or at a label of the target (of a long item only the part that paths can reach is
+/// looked at, by and large). The message names the item and the numbers.
 ///
 /// # Examples
 ///

@@ -856,3 +856,39 @@ fn the_kind_of_gradient_changes_nothing_with_logits() {
         }
     });
 }
+
+#[test]
+fn what_a_row_of_logits_has_in_common_does_not_matter() {
+    // Also with a class of the second target that is masked.
+    for third in [3.0, -INF] {
+        for offset in [0.0, -1e9, 1e12, -1e15, 1e30, f64::from(f32::MIN)] {
+            let row = [0.0, 5.0, third];
+            let mut p = problem(2, 3, &[&[1], &[1, 2]], &[2, 2]);
+            for n in 0..2 {
+                for c in 0..3 {
+                    let (first, second) = (p.at(0, n, c), p.at(1, n, c));
+                    (p.values[first], p.values[second]) = (row[c], offset);
+                }
+            }
+            let odds = row.map(f64::exp);
+            let sum: f64 = odds.iter().sum();
+            // All paths of (1) but "blank, blank", and the one of (1, 2).
+            let want = [(2.0 * odds[1] + odds[0]) / sum / 3.0, odds[1] / sum / 3.0];
+            let posterior = 2.0 * odds[1] / (2.0 * odds[1] + odds[0]);
+            everywhere(|entry, kind, dtype, device| {
+                if entry == Entry::Logits {
+                    let options = none(kind, false);
+                    let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
+                    let what = format!("{third} {offset:e} {dtype:?}");
+                    for n in 0..2 {
+                        let off = out.loss[n] + want[n].ln();
+                        assert!(off.abs() < 1e-6, "{what}: {:?}", out.loss);
+                    }
+                    let first = odds[1] / sum - posterior;
+                    let gradient = item_gradient(&out, &p, 0);
+                    assert!((gradient[1] - first).abs() < 1e-6, "{what}: {gradient:?}");
+                }
+            });
+        }
+    }
+}

@@ -376,3 +376,35 @@ fn errors_name_the_transcript_and_the_numbers() {
         &["rank_transcripts", "U32"],
     );
 }
+
+#[test]
+fn what_a_row_of_logits_has_in_common_does_not_matter() -> Result<()> {
+    let options = ScoreOptions {
+        logits: true,
+        ..Default::default()
+    };
+    for dtype in [DType::F32, DType::F64] {
+        // The third class is used by a candidate, so with the mask all are computed one by one.
+        for third in [3.0, f64::NEG_INFINITY] {
+            for offset in [0.0, -1e9, 1e12, -1e15, 1e30, f64::from(f32::MIN)] {
+                let values = [0.0, 5.0, third, offset, offset, offset];
+                let logits = Tensor::from_slice(&values, (2, 3), &Device::Cpu)?.to_dtype(dtype)?;
+                let odds = [1.0, 5f64.exp(), third.exp()];
+                let sum: f64 = odds.iter().sum();
+                let want = ((2.0 * odds[1] + odds[0]) / sum / 3.0).ln();
+                let what = format!("{dtype:?} {third} {offset:e}");
+                let scores = score_transcripts(&logits, &[vec![1u32], vec![2, 1]], options)?;
+                assert!((scores[0] - want).abs() < 1e-6, "{what}: {scores:?}");
+                let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+                let confidence = token_confidence(&logits, &targets, 2, 1, options)?;
+                // Averaged over the frames, by the posteriors there.
+                let total = 2.0 * odds[1] + odds[0];
+                let (early, late) = (2.0 * odds[1] / total, (odds[1] + odds[0]) / total);
+                let mean = (early * odds[1] / sum + late / 3.0) / (early + late);
+                let got = confidence[0][0].probability;
+                assert!((got - mean).abs() < 1e-6, "{what}: {got} {mean}");
+            }
+        }
+    }
+    Ok(())
+}

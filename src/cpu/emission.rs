@@ -36,17 +36,6 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// What dividing by the softmax denominators of some frames adds.
-    pub fn normalisers<R: Real>(stats: &[RowStats<R>]) -> Found {
-        let mut found = Found::default();
-        for stats in stats {
-            let normaliser = stats.maximum.widen() + stats.sum.ln();
-            found.log_scale -= normaliser;
-            found.poisoned |= !normaliser.is_finite();
-        }
-        found
-    }
-
     pub fn and(self, other: Found) -> Found {
         Found {
             log_scale: self.log_scale + other.log_scale,
@@ -174,13 +163,20 @@ impl<'a, E: Element> Source<'a, E> {
         split: bool,
         buffers: &mut RowBuffers<E>,
     ) -> bool {
-        scales.resize(runs.len(), 0.0);
         let frames = self.runs.frames_of(runs.clone()).len();
-        self.gather(runs, to, stats, split, buffers);
-        let fit = to_emissions(to, self.entries(), frames, scales, split);
-        for (scale, stats) in scales.iter_mut().zip(stats.chunks(RUN)) {
-            *scale += Found::normalisers(stats).log_scale;
-        }
+        self.gather(runs.clone(), to, stats, split, buffers);
+        let tops = &mut buffers.tops;
+        tops.resize(runs.len(), [E::Real::ZERO; RUN]);
+        let fit = to_emissions(to, self.entries(), tops, split);
+        scales.clear();
+        scales.extend(tops.iter().enumerate().map(|(i, tops)| {
+            let frames = i * RUN..frames.min((i + 1) * RUN);
+            let scale = |(t, &top): (usize, &E::Real)| match stats.get(t) {
+                Some(stats) => stats.log_softmax(top),
+                None => top.widen(),
+            };
+            frames.zip(tops).map(scale).sum::<f64>()
+        }));
         fit
     }
 
@@ -255,47 +251,38 @@ fn in_registers<T: Copy>(numbers: [T; RUN]) -> [T; RUN] {
     numbers
 }
 
-/// The second half of [`Source::emissions`], for `frames` frames.
+/// The second half of [`Source::emissions`]: what each frame was divided by goes to `tops`.
 fn to_emissions<R: Real>(
     table: &mut [[R; RUN]],
     entries: usize,
-    frames: usize,
-    scales: &mut [f64],
+    tops: &mut [[R; RUN]],
     split: bool,
 ) -> bool {
     let share = (SHARE / (RUN * entries)).max(1);
-    if !split || scales.len() <= share {
-        return linear_runs(table, entries, frames, scales);
+    let convert = |(table, tops): (&mut [[R; RUN]], &mut [[R; RUN]])| {
+        dispatch_simd(LinearRuns {
+            table,
+            entries,
+            tops,
+        })
+    };
+    if !split || tops.len() <= share {
+        return convert((table, tops));
     }
-    (
+    let shares = (
         table.par_chunks_mut(share * entries),
-        scales.par_chunks_mut(share),
-    )
+        tops.par_chunks_mut(share),
+    );
+    shares
         .into_par_iter()
-        .enumerate()
-        .map(|(i, (table, scales))| linear_runs(table, entries, frames - i * share * RUN, scales))
+        .map(convert)
         .reduce(|| true, |a, b| a & b)
-}
-
-fn linear_runs<R: Real>(
-    table: &mut [[R; RUN]],
-    entries: usize,
-    frames: usize,
-    scales: &mut [f64],
-) -> bool {
-    dispatch_simd(LinearRuns {
-        table,
-        entries,
-        frames,
-        scales,
-    })
 }
 
 struct LinearRuns<'a, R> {
     table: &'a mut [[R; RUN]],
     entries: usize,
-    frames: usize,
-    scales: &'a mut [f64],
+    tops: &'a mut [[R; RUN]],
 }
 
 impl<R: Real> WithSimd for LinearRuns<'_, R> {
@@ -306,7 +293,7 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
         let mut fit = [R::ONE; LANES];
         // First the largest of a few runs, then their exponentials: none of these waits for another.
         let few = self.table.chunks_mut(FEW * self.entries);
-        for (i, (runs, scales)) in few.zip(self.scales.chunks_mut(FEW)).enumerate() {
+        for (runs, to) in few.zip(self.tops.chunks_mut(FEW)) {
             let mut tops = [[R::ZERO; LANES]; FEW];
             for (run, tops) in runs.chunks_exact(self.entries).zip(&mut tops) {
                 *tops = largest(run);
@@ -321,11 +308,8 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
                     linear_run::<S, R, true>(simd, run, tops, &mut fit);
                 }
             }
-            for (k, (scale, tops)) in scales.iter_mut().zip(&tops).enumerate() {
-                *scale = 0.0;
-                for top in tops.iter().take(RUN.min(self.frames - (i * FEW + k) * RUN)) {
-                    *scale += top.widen();
-                }
+            for (to, tops) in to.iter_mut().zip(&tops) {
+                to.copy_from_slice(&tops[..RUN]);
             }
         }
         let mut fits = true;
@@ -391,6 +375,7 @@ pub(super) struct RowBuffers<E: Element> {
     raw: Vec<E>,
     row: Vec<E::Real>,
     raw_run: Vec<[E; RUN]>,
+    tops: Vec<[E::Real; RUN]>,
 }
 
 impl<E: Element> Default for RowBuffers<E> {
@@ -399,6 +384,7 @@ impl<E: Element> Default for RowBuffers<E> {
             raw: Vec::new(),
             row: Vec::new(),
             raw_run: Vec::new(),
+            tops: Vec::new(),
         }
     }
 }
@@ -459,42 +445,4 @@ pub(super) fn fold_lanes<T: Copy, const N: usize>(
         half /= 2;
     }
     lanes[0]
-}
-
-#[cfg(test)]
-mod timing {
-    use super::*;
-    #[test]
-    #[ignore]
-    fn time() {
-        for (entries, runs) in [(18, 4), (17, 4), (32, 4), (33, 4)] {
-            let from: Vec<[f32; RUN]> = (0..entries * runs)
-                .map(|i| std::array::from_fn(|k| -3.0 * ((i * 13 + k * 7) % 10) as f32 / 10.0))
-                .collect();
-            let mut table = from.clone();
-            let mut scales = vec![0.0; runs];
-            let mut best = [f64::MAX; 2];
-            for _ in 0..50 {
-                let t = std::time::Instant::now();
-                for _ in 0..100 {
-                    table.copy_from_slice(&from);
-                    std::hint::black_box(&mut table);
-                }
-                best[0] = best[0].min(t.elapsed().as_secs_f64() * 1e7);
-                let t = std::time::Instant::now();
-                for _ in 0..100 {
-                    table.copy_from_slice(&from);
-                    std::hint::black_box(&mut table);
-                    linear_runs(&mut table, entries, runs * RUN, &mut scales);
-                    std::hint::black_box(&mut table);
-                }
-                best[1] = best[1].min(t.elapsed().as_secs_f64() * 1e7);
-            }
-            println!(
-                "{entries} {runs}: {:.2} ns a block, copy {:.2}",
-                (best[1] - best[0]) / (entries * runs) as f64 * 2.0,
-                best[0] / (entries * runs) as f64 * 2.0
-            );
-        }
-    }
 }

@@ -8,6 +8,7 @@ use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Tiles, Track, Unfit};
 use super::{Desk, Problem, Read, Work, item};
 use crate::classes::{Classes, Numbering};
 use crate::plan::{Plan, Strides};
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// The loss of each item.
@@ -15,8 +16,8 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
     let mut losses = vec![0.0; plan.batch];
     let mut items: Vec<(usize, &mut f64)> = losses.iter_mut().enumerate().collect();
     let work = Work::of(plan);
-    // Those that go together should end together.
-    items.sort_by_key(|(n, _)| (plan.input_lengths[*n], plan.target_length(*n)));
+    // Those that go together should end together, and the longest not begin last.
+    items.sort_by_key(|(n, _)| Reverse((plan.input_lengths[*n], plan.target_length(*n))));
     share_out(
         items.chunks_mut(ABREAST),
         Threads::Candle,

@@ -27,7 +27,7 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{Found, RowBuffers, Source, is_poison};
+use emission::{RowBuffers, Source, is_poison};
 use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
 use std::ops::Range;
@@ -463,7 +463,7 @@ impl<'a, E: Element> Problem<'a, E> {
     fn is_poisoned(&self) -> bool {
         let kept = self.source.gather_all(self.split);
         let mut entries = kept.entries.as_flattened().iter();
-        Found::normalisers(&kept.stats).poisoned || entries.any(|&x| is_poison(x))
+        kept.stats.iter().any(RowStats::is_poisoned) || entries.any(|&x| is_poison(x))
     }
 }
 

@@ -25,6 +25,7 @@ use super::{both, forward, item, loss_from};
 use crate::classes::Classes;
 use crate::plan::{Plan, Strides, frames_needed};
 use rayon::prelude::*;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -232,7 +233,7 @@ fn sweep<D: Direction, E: Element>(
             })
         })
         .collect();
-    candidates.sort_by_key(|candidate| candidate.lattice.labels());
+    candidates.sort_by_key(|candidate| Reverse(candidate.lattice.labels()));
     let abreast = candidates.len() >= ABREAST * threads;
     let share = if abreast {
         ABREAST

@@ -22,6 +22,20 @@ pub(crate) struct RowStats<R> {
     pub sum: f64,
 }
 
+impl<R: Real> RowStats<R> {
+    /// `log p` of the entry `x`. The difference comes first: what rows have in common may be far larger than
+    /// what they differ by. No finite number where the row has none that is larger than −inf, or one that
+    /// is no number.
+    pub fn log_softmax(&self, x: R) -> f64 {
+        (x.widen() - self.maximum.widen()) - self.sum.ln()
+    }
+
+    /// Whether the row holds a NaN or +inf, or nothing but −inf.
+    pub fn is_poisoned(&self) -> bool {
+        !(self.maximum.widen() + self.sum.ln()).is_finite()
+    }
+}
+
 /// Blocks of lanes whose terms are added up in the type of the row.
 const BLOCKS: usize = 32;
 

@@ -5,7 +5,7 @@ use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, padded
 use super::super::isa::dispatch;
 use super::super::real::{Element, Real};
 use super::super::runs::{RUN, Table};
-use super::super::softmax::largest_of;
+use super::super::softmax::{RowStats, largest_of};
 use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
 use crate::classes::Classes;
 use std::ops::Range;
@@ -30,12 +30,14 @@ pub(in super::super) struct Emissions {
 }
 
 impl Emissions {
-    /// Converts the entries of `frames`, in place of what was here.
+    /// Converts the entries of `frames`, in place of what was here. `stats` are those of their rows, or
+    /// none.
     pub fn convert<S: Real>(
         &mut self,
         used: &Classes,
         frames: Range<usize>,
         table: Table<S>,
+        stats: &[RowStats<S>],
     ) -> Found {
         let count = table.entries;
         let labels = used.place.len();
@@ -80,7 +82,12 @@ impl Emissions {
                     entries[count..].fill(x);
                     // SAFETY: the places were checked against `count` above, and `entries` has at
                     // least as many.
-                    *scale = unsafe { convert_row(entries, places, m, e, &mut found) };
+                    let largest = unsafe { convert_row(entries, places, m, e, &mut found) };
+                    *scale = largest;
+                    if let Some(stats) = stats.get(t - first) {
+                        *scale = stats.log_softmax(S::narrow(largest));
+                        found.poisoned |= stats.is_poisoned();
+                    }
                     found.log_scale += *scale;
                     *to_blank = (m[labels], e[labels]);
                     m[labels..].fill(1.0);
@@ -99,11 +106,7 @@ impl Emissions {
             entries: source.entries(),
             values: &kept.entries,
         };
-        let converted = self.convert(used, 0..source.runs().frames, table);
-        for (scale, stats) in self.scales.iter_mut().zip(kept.stats.chunks(1)) {
-            *scale += Found::normalisers(stats).log_scale;
-        }
-        converted.and(Found::normalisers(&kept.stats))
+        self.convert(used, 0..source.runs().frames, table, &kept.stats)
     }
 
     /// The emissions of frame `t`: the labels, and the blank.

@@ -104,8 +104,7 @@ impl<E: Element> Problem<'_, E> {
                 entries,
                 values,
             };
-            found = found.and(Found::normalisers(stats));
-            found = found.and(emissions.convert(self.used, frames.clone(), table));
+            found = found.and(emissions.convert(self.used, frames.clone(), table, stats));
             lattice.sweep::<D>(rows, lattice.steps_of::<D>(frames), emissions);
         }
         found
@@ -135,7 +134,7 @@ impl<E: Element> Problem<'_, E> {
                 values: &*values,
             };
             // What these frames hold was found on the first pass over them.
-            let _ = emissions.convert(self.used, frames.clone(), table);
+            let _ = emissions.convert(self.used, frames.clone(), table, &[]);
             let write = &mut |t: usize, posterior: &[f64]| {
                 let run = &mut values[(t / RUN - some.start) * entries..];
                 for (to, from) in run.iter_mut().zip(posterior) {
