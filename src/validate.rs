@@ -571,10 +571,10 @@ fn check_labels(
     of: impl Fn() -> String,
 ) -> Result<()> {
     let (function, blank) = (call.function, call.blank);
+    let (limit, star) = ((classes as u64).min(1 << 32), call.star.map(i64::from));
+    // As an unsigned number a negative one is too large.
     let is_label = |label: i64| {
-        u32::try_from(label).is_ok_and(|label| {
-            label as usize != blank && ((label as usize) < classes || call.star == Some(label))
-        })
+        (label != blank as i64) & (((label as u64) < limit) | (star == Some(label)))
     };
     // All of them, which is faster than to stop at the first that is none.
     if labels

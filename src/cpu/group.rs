@@ -29,7 +29,7 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
 }
 
 /// Runs of each item whose emissions are in memory at a time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// Working memory of a thread, kept from group to group.
 struct Buffers<E: Element> {
