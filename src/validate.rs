@@ -573,9 +573,8 @@ fn check_labels(
     let (function, blank) = (call.function, call.blank);
     let (limit, star) = ((classes as u64).min(1 << 32), call.star.map(i64::from));
     // As an unsigned number a negative one is too large.
-    let is_label = |label: i64| {
-        (label != blank as i64) & (((label as u64) < limit) | (star == Some(label)))
-    };
+    let is_label =
+        |label: i64| (label != blank as i64) & (((label as u64) < limit) | (star == Some(label)));
     // All of them, which is faster than to stop at the first that is none.
     if labels
         .clone()

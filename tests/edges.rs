@@ -865,9 +865,9 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() {
             let row = [0.0, 5.0, third];
             let mut p = problem(2, 3, &[&[1], &[1, 2]], &[2, 2]);
             for n in 0..2 {
-                for c in 0..3 {
+                for (c, &x) in row.iter().enumerate() {
                     let (first, second) = (p.at(0, n, c), p.at(1, n, c));
-                    (p.values[first], p.values[second]) = (row[c], offset);
+                    (p.values[first], p.values[second]) = (x, offset);
                 }
             }
             let odds = row.map(f64::exp);
@@ -880,9 +880,8 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() {
                     let options = none(kind, false);
                     let out = run_problem(entry, &p, options, dtype, device, None).unwrap();
                     let what = format!("{third} {offset:e} {dtype:?}");
-                    for n in 0..2 {
-                        let off = out.loss[n] + want[n].ln();
-                        assert!(off.abs() < 1e-6, "{what}: {:?}", out.loss);
+                    for (loss, p) in out.loss.iter().zip(want) {
+                        assert!((loss + p.ln()).abs() < 1e-6, "{what}: {:?}", out.loss);
                     }
                     let first = odds[1] / sum - posterior;
                     let gradient = item_gradient(&out, &p, 0);

@@ -207,7 +207,8 @@ fn item<E: Element>(
         };
         (problem.loss(log_p), kept)
     };
-    match kept.filter(|_| loss.is_finite()) {
+    // In f64 a path can have a probability beyond all numbers: its loss is −inf.
+    match kept.filter(|_| loss < f64::INFINITY) {
         None => SavedItem {
             loss,
             classes: Vec::new(),
