@@ -239,27 +239,32 @@ fn measure() -> Result<()> {
             }
         }
     }
-    text += "\n| Scoring: N = 4, C = 32, S = 80 | peak, T = 1000 | T = 2000 | T = 4000 |\n";
+    text += "\n| Scoring: C = 32, S = 80 | peak, T = 1000 | T = 2000 | T = 4000 |\n";
     text += "|---|---:|---:|---:|\n";
-    for (input, name) in [
-        (Input::LogProbs, "log-probabilities"),
-        (Input::Logits, "logits"),
+    // A few items, and a batch whose items go side by side.
+    for (batch, input, name) in [
+        (4, Input::LogProbs, "log-probabilities"),
+        (4, Input::Logits, "logits"),
+        (64, Input::LogProbs, "log-probabilities"),
+        (64, Input::Logits, "logits"),
     ] {
         let mut peaks = Vec::new();
         for frames in [1000, 2000, 4000] {
             let case = Case::new(Shape {
                 frames,
-                batch: 4,
+                batch,
                 classes: 32,
                 labels: 80,
             })?;
             peaks.push(case.scoring_peak(input)?);
         }
         let cells: Vec<String> = peaks.iter().map(|&peak| kib(peak)).collect();
-        writeln!(text, "| {name} | {} |", cells.join(" | ")).expect("a string grows");
+        writeln!(text, "| N = {batch}, {name} | {} |", cells.join(" | ")).expect("a string grows");
         // The pool's own queues may grow by a little.
         if peaks[2] > peaks[0] + peaks[0] / 4 {
-            failures.push(format!("scoring {name}: the peak grows with T"));
+            failures.push(format!(
+                "scoring, N = {batch}, {name}: the peak grows with T"
+            ));
         }
     }
     println!("{text}");

@@ -44,10 +44,9 @@ struct SavedItem<R> {
     /// The classes that the target uses.
     classes: Vec<u32>,
     /// As a [`Table`]: the posterior of each class that the target uses, then of the blank. Empty when
-    /// the loss is not finite.
+    /// the loss is NaN or +inf.
     posterior: Vec<[R; RUN]>,
-    /// `T_n` entries for logits; none for log-probabilities, and none when the loss is not
-    /// finite.
+    /// `T_n` entries for logits; none for log-probabilities, and none without posteriors.
     stats: Vec<RowStats<R>>,
 }
 
