@@ -184,6 +184,7 @@ impl<E: Element> Default for Buffers<E> {
     }
 }
 
+/// One item, with `split` on several threads.
 fn item<E: Element>(
     plan: &Plan,
     data: &[E],
