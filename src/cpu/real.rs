@@ -7,6 +7,7 @@
 
 use super::emission::LANES;
 use super::isa::mul_add_f32;
+#[cfg(target_arch = "x86_64")]
 use super::runs::RUN;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
@@ -46,6 +47,7 @@ pub(crate) trait Real:
     fn exp_below<S: Simd>(simd: S, x: &Block<Self>, maximum: Self) -> Block<Self>;
 
     /// The rows themselves, if they are f32.
+    #[cfg(target_arch = "x86_64")]
     fn as_f32_rows<'a>(rows: &'a [&'a [Self; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]>;
 
     fn widen(self) -> f64;
@@ -207,6 +209,7 @@ impl Real for f32 {
         to
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn as_f32_rows<'a>(rows: &'a [&'a [f32; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
         Some(rows)
@@ -258,6 +261,7 @@ impl Real for f64 {
         to
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn as_f32_rows<'a>(_: &'a [&'a [f64; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
         None
