@@ -5,7 +5,7 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::emission::LANES;
+use super::emission::{LANES, fold_lanes, larger};
 use super::isa::mul_add_f32;
 #[cfg(target_arch = "x86_64")]
 use super::runs::RUN;
@@ -13,6 +13,7 @@ use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::{Simd, cast};
+use std::mem::MaybeUninit;
 
 /// Numbers that are worked on at once.
 pub(super) type Block<R> = [R; LANES];
@@ -45,6 +46,9 @@ pub(crate) trait Real:
     /// `e^(x − maximum)`, for differences of 0 or less; 0 below the logarithm of the smallest normal
     /// number.
     fn exp_below<S: Simd>(simd: S, x: &Block<Self>, maximum: Self) -> Block<Self>;
+
+    fn largest<S: Simd>(simd: S, x: &Block<Self>) -> Self;
+    fn sum<S: Simd>(simd: S, x: &Block<Self>) -> f64;
 
     /// The rows themselves, if they are f32.
     #[cfg(target_arch = "x86_64")]
@@ -106,21 +110,20 @@ fn exp_f32<S: Simd>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
         0.499_999_94,
     ];
     // x = n · ln 2 + r, with n in the low bits of `shifted`.
-    let magic = simd.splat_f32s(MAGIC_32);
+    let magic = simd.splat_f32s(MAGIC_32 + 127.0);
     let shifted = mul_add_f32(simd, x, simd.splat_f32s(LOG2_E as f32), magic);
     let n = simd.sub_f32s(shifted, magic);
-    let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[0]), x);
-    let r = mul_add_f32(simd, n, simd.splat_f32s(-LN_2[1]), r);
+    let r = mul_add_f32(simd, n, simd.splat_f32s(-std::f32::consts::LN_2), x);
+    let _ = LN_2;
     let r = simd.add_f32s(r, lost);
     // Two powers at a time, so that less waits for other results.
     let two = simd.mul_f32s(r, r);
     let [c4, c3, c2, c1, c0] = SERIES.map(|c| simd.splat_f32s(c));
     let upper = mul_add_f32(simd, c4, two, mul_add_f32(simd, c3, r, c2));
     let p = mul_add_f32(simd, upper, two, mul_add_f32(simd, c1, r, c0));
-    let y = simd.add_f32s(mul_add_f32(simd, p, two, r), simd.splat_f32s(1.0));
-    // Times 2^n: the result is a normal number, so n only has to be added to its exponent.
-    let n = simd.wrapping_dyn_shl_u32s(cast(shifted), simd.splat_u32s(23));
-    cast(simd.add_u32s(cast(y), n))
+    let p = mul_add_f32(simd, p, two, r);
+    let scale = simd.wrapping_dyn_shl_u32s(cast(shifted), simd.splat_u32s(23));
+    mul_add_f32(simd, p, cast(scale), cast(scale))
 }
 
 /// `e^r` for `|r| <= ln 2 / 2` from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
@@ -197,16 +200,34 @@ impl Real for f32 {
     #[inline(always)]
     fn exp_below<S: Simd>(simd: S, x: &Block<f32>, maximum: f32) -> Block<f32> {
         let mut to = [0.0; LANES];
-        let (x, _) = S::as_simd_f32s(x);
-        let (y, _) = S::as_mut_simd_f32s(&mut to);
-        let (lowest, zero) = (simd.splat_f32s(F32_LOWEST), simd.splat_f32s(0.0));
-        for v in 0..LANES / S::F32_LANES {
-            let x = simd.sub_f32s(x[v], simd.splat_f32s(maximum));
+        for k in 0..LANES {
+            let x = x[k] - maximum;
             // A NaN is not below.
-            let below = simd.less_than_f32s(x, lowest);
-            y[v] = simd.select_f32s(below, zero, exp_f32(simd, x, zero));
+            to[k] = if x < -88.0 { -88.0 } else { x };
+        }
+        let (y, _) = S::as_mut_simd_f32s(&mut to);
+        for v in 0..LANES / S::F32_LANES {
+            y[v] = exp_f32(simd, y[v], simd.splat_f32s(-0.0));
         }
         to
+    }
+
+    #[inline(always)]
+    fn largest<S: Simd>(simd: S, x: &Block<f32>) -> f32 {
+        let (x, _) = S::as_simd_f32s(x);
+        let mut top = x[0];
+        for v in 1..LANES / S::F32_LANES {
+            top = simd.max_f32s(top, x[v]);
+        }
+        simd.reduce_max_f32s(top)
+    }
+    #[inline(always)]
+    fn sum<S: Simd>(simd: S, x: &Block<f32>) -> f64 {
+        let x: Block<f64> = std::array::from_fn(
+            #[inline(always)]
+            |k| f64::from(x[k]),
+        );
+        f64::sum(simd, &x)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -261,6 +282,27 @@ impl Real for f64 {
         to
     }
 
+    #[inline(always)]
+    fn largest<S: Simd>(_: S, x: &Block<f64>) -> f64 {
+        fold_lanes(*x, larger)
+    }
+    #[inline(always)]
+    fn sum<S: Simd>(simd: S, x: &Block<f64>) -> f64 {
+        let (x, _) = S::as_simd_f64s(x);
+        let mut half = LANES / S::F64_LANES / 2;
+        let mut all = [simd.splat_f64s(0.0); LANES];
+        for v in 0..2 * half {
+            all[v] = x[v];
+        }
+        while half > 0 {
+            for v in 0..half {
+                all[v] = simd.add_f64s(all[v], all[v + half]);
+            }
+            half /= 2;
+        }
+        simd.reduce_sum_f64s(all[0])
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn as_f32_rows<'a>(_: &'a [&'a [f64; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
@@ -291,8 +333,8 @@ pub(crate) trait Element: WithDType {
     /// The slice itself, when no conversion is needed.
     fn as_real(slice: &[Self]) -> Option<&[Self::Real]>;
 
-    /// The slice itself, when no conversion is needed.
-    fn as_real_mut(slice: &mut [Self]) -> Option<&mut [Self::Real]>;
+    /// The same for memory that may not have been written yet.
+    fn as_real_uninit(memory: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self::Real>]>;
 }
 
 macro_rules! element {
@@ -316,8 +358,10 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            fn as_real_mut(slice: &mut [Self]) -> Option<&mut [Self::Real]> {
-                Some(slice)
+            fn as_real_uninit(
+                memory: &mut [MaybeUninit<Self>],
+            ) -> Option<&mut [MaybeUninit<Self::Real>]> {
+                Some(memory)
             }
         })*
         $(impl Element for $half {
@@ -339,7 +383,9 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            fn as_real_mut(_: &mut [Self]) -> Option<&mut [Self::Real]> {
+            fn as_real_uninit(
+                _: &mut [MaybeUninit<Self>],
+            ) -> Option<&mut [MaybeUninit<Self::Real>]> {
                 None
             }
         })*

@@ -1,12 +1,11 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
-use super::emission::{next_row, read_row};
+use super::emission::{LANES, next_row, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
-use super::runs::RUN;
-use super::softmax::{RowStats, softmax};
+use super::softmax::{RowStats, fetch, softmax};
 use super::tasks::{Threads, share_out};
-use super::{Saved, SavedItem};
+use super::Saved;
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
 use std::mem::MaybeUninit;
@@ -26,11 +25,14 @@ pub(crate) fn gradient<E: Element>(
     let count = plan.frames * plan.batch * plan.classes;
     let mut gradient = Vec::with_capacity(count);
     prefer_huge_pages(gradient.spare_capacity_mut());
-    let start_of = |row| {
-        let (t, n) = plan.frame_and_item(row);
-        strides.offset + t * strides.frame + n * strides.item
-    };
     let rows = (SHARE.min(count / 2) / plan.classes).max(1);
+    let all = Rows {
+        plan,
+        data,
+        strides,
+        saved,
+        upstream,
+    };
     share_out(
         gradient.spare_capacity_mut()[..count]
             .chunks_mut(rows * plan.classes)
@@ -42,30 +44,18 @@ pub(crate) fn gradient<E: Element>(
             dispatch(
                 #[inline(always)]
                 || {
-                    for (row, out) in (share * rows..).zip(out.chunks_exact_mut(plan.classes)) {
-                        let (t, n) = plan.frame_and_item(row);
-                        let out = zeros(out);
-                        if t >= plan.input_lengths[n] {
-                            continue;
-                        }
-                        let row = Row {
-                            plan,
-                            data,
-                            start: start_of(row),
-                            next: start_of(row + 1),
-                            stride: strides.class,
-                            item: &saved.items[n],
-                            t,
-                            upstream: upstream[n],
-                        };
-                        row.write(out, buffers);
+                    let mut row = all.row(share * rows);
+                    for (i, out) in (share * rows..).zip(out.chunks_exact_mut(plan.classes)) {
+                        let next = all.row(i + 1);
+                        all.write(&row, &next, out, buffers);
+                        row = next;
                     }
                 },
             );
         },
     );
     // SAFETY: `count` is a multiple of the classes, so each entry is in a row of some share, and
-    // each row was filled with zeros at least.
+    // each row was written.
     unsafe { gradient.set_len(count) };
     gradient
 }
@@ -93,14 +83,14 @@ fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     let _ = memory;
 }
 
-/// Fills memory with zeros.
+/// Fills memory with a number.
 #[inline(always)]
-fn zeros<E: Element>(memory: &mut [MaybeUninit<E>]) -> &mut [E] {
+fn filled<T: Copy>(memory: &mut [MaybeUninit<T>], number: T) -> &mut [T] {
     for entry in &mut *memory {
-        entry.write(E::zero());
+        entry.write(number);
     }
-    // SAFETY: all entries were written just now, and `MaybeUninit<E>` has the layout of `E`.
-    unsafe { &mut *(std::ptr::from_mut(memory) as *mut [E]) }
+    // SAFETY: all entries were written just now.
+    unsafe { memory.assume_init_mut() }
 }
 
 struct RowBuffers<E: Element> {
@@ -119,96 +109,138 @@ impl<E: Element> Default for RowBuffers<E> {
     }
 }
 
-/// One frame of one item, within its input length.
-struct Row<'a, E: Element> {
+/// What all rows are written from.
+struct Rows<'a, E: Element> {
     plan: &'a Plan,
     data: &'a [E],
-    start: usize,
-    /// Where the next row starts.
-    next: usize,
-    stride: usize,
-    item: &'a SavedItem<E::Real>,
-    t: usize,
-    upstream: E::Real,
+    strides: Strides,
+    saved: &'a Saved<E::Real>,
+    upstream: &'a [E::Real],
 }
 
-impl<E: Element> Row<'_, E> {
-    /// Writes the row; `out` holds zeros.
+/// One frame of one item.
+struct Row<'a, R> {
+    t: usize,
+    n: usize,
+    /// Where it starts in the input.
+    start: usize,
+    /// The classes that the target uses, and the posteriors of these and of the blank. There are none where
+    /// the loss is no finite number.
+    classes: &'a [u32],
+    posterior: &'a [R],
+}
+
+impl<'a, E: Element> Rows<'a, E> {
+    /// Row `i`; behind the last there is one that holds nothing.
     #[inline(always)]
-    fn write(&self, out: &mut [E], buffers: &mut RowBuffers<E>) {
-        if self.item.loss.is_nan() {
-            return out.fill(E::from_f64(f64::NAN));
+    fn row(&self, i: usize) -> Row<'a, E::Real> {
+        let (t, n) = self.plan.frame_and_item(i);
+        let (mut classes, mut posterior) = Default::default();
+        if let Some(item) = self.saved.items.get(n) {
+            classes = item.classes.as_slice();
+            let (rows, width) = (item.posterior.as_flattened(), classes.len() + 1);
+            posterior = rows.get(t * width..(t + 1) * width).unwrap_or_default();
         }
-        if self.item.loss == f64::INFINITY {
-            // The loss does not depend on the input here; PyTorch has NaN all the same.
-            if self.torch() && !self.plan.zero_infinity {
-                out.fill(E::from_f64(f64::NAN));
-            }
-            return;
+        Row {
+            t,
+            n,
+            start: self.strides.offset + t * self.strides.frame + n * self.strides.item,
+            classes,
+            posterior,
         }
-        let RowBuffers {
-            raw,
-            input,
-            out: wide,
-        } = buffers;
-        if let Some(out) = E::as_real_mut(out) {
-            return self.fill(out, raw, input);
+    }
+
+    /// Writes a row; `next` comes then.
+    #[inline(always)]
+    fn write(
+        &self,
+        row: &Row<E::Real>,
+        next: &Row<E::Real>,
+        out: &mut [MaybeUninit<E>],
+        buffers: &mut RowBuffers<E>,
+    ) {
+        let loss = self.saved.items[row.n].loss;
+        if row.t >= self.plan.input_lengths[row.n] {
+            filled(out, E::zero());
+        } else if !(loss < f64::INFINITY) {
+            // The loss does not depend on the input where it is +inf; PyTorch has NaN all the same.
+            let zero = !loss.is_nan() && (!self.torch() || self.plan.zero_infinity);
+            filled(out, E::from_f64(if zero { 0.0 } else { f64::NAN }));
+        } else if let Some(out) = E::as_real_uninit(out) {
+            self.fill(row, next, out, &mut buffers.raw, &mut buffers.input);
+        } else {
+            let RowBuffers { raw, input, out: wide } = buffers;
+            wide.clear();
+            wide.reserve(out.len());
+            let wide = &mut wide.spare_capacity_mut()[..out.len()];
+            let wide = self.fill(row, next, wide, raw, input);
+            E::narrow_slice(wide, filled(out, E::zero()));
         }
-        wide.clear();
-        wide.resize(out.len(), E::Real::ZERO);
-        self.fill(wide, raw, input);
-        E::narrow_slice(wide, out);
     }
 
     fn torch(&self) -> bool {
         self.plan.input == InputKind::LogProbs && self.plan.gradient == GradientKind::Torch
     }
 
+    /// Writes a row of an item whose loss is finite.
     #[inline(always)]
-    fn fill(&self, out: &mut [E::Real], raw: &mut Vec<E>, input: &mut Vec<E::Real>) {
-        let classes = &self.item.classes;
-        let width = classes.len() + 1;
-        let posterior = &self.item.posterior[self.t / RUN * width..][..width];
-        let lane = self.t % RUN;
-        if !self.torch() && self.plan.input == InputKind::LogProbs {
-            for (&class, posterior) in classes.iter().zip(posterior) {
-                out[class as usize] = E::Real::ZERO - self.upstream * posterior[lane];
+    fn fill<'b>(
+        &self,
+        row: &Row<E::Real>,
+        next: &Row<E::Real>,
+        out: &'b mut [MaybeUninit<E::Real>],
+        raw: &mut Vec<E>,
+        input: &mut Vec<E::Real>,
+    ) -> &'b mut [E::Real] {
+        let upstream = self.upstream[row.n];
+        let Some((&blank, labels)) = row.posterior.split_last() else {
+            return filled(out, E::Real::ZERO);
+        };
+        if self.plan.input == InputKind::LogProbs && !self.torch() {
+            let out = filled(out, E::Real::ZERO);
+            for (&class, &posterior) in row.classes.iter().zip(labels) {
+                out[class as usize] = E::Real::ZERO - upstream * posterior;
             }
-            out[self.plan.blank] = E::Real::ZERO - self.upstream * posterior[classes.len()][lane];
-            return;
+            out[self.plan.blank] = E::Real::ZERO - upstream * blank;
+            return out;
         }
-        let x = read_row(
-            self.data,
-            self.start,
-            self.stride,
-            self.plan.classes,
-            raw,
-            input,
-        );
-        let next = next_row(self.data, self.next, self.stride, self.plan.classes);
-        match self.item.stats.get(self.t) {
-            Some(stats) => softmax(x, stats, self.upstream, out, next),
-            None => torch_exp(x, self.upstream, out, next),
+        let (stride, classes) = (self.strides.class, self.plan.classes);
+        let x = read_row(self.data, row.start, stride, classes, raw, input);
+        for line in next.posterior.chunks(LANES) {
+            fetch(line.as_ptr());
         }
-        for (&class, posterior) in classes.iter().zip(posterior) {
-            out[class as usize] -= self.upstream * posterior[lane];
+        let next = next_row(self.data, next.start, stride, classes);
+        let out = match self.saved.items[row.n].stats.get(row.t) {
+            Some(stats) => softmax(x, stats, upstream, out, next),
+            None => torch_exp(x, upstream, out, next),
+        };
+        for (&class, &posterior) in row.classes.iter().zip(labels) {
+            out[class as usize] -= upstream * posterior;
         }
-        out[self.plan.blank] -= self.upstream * posterior[classes.len()][lane];
+        out[self.plan.blank] -= upstream * blank;
+        out
     }
 }
 
 /// `scale · exp(x)`, and NaN where `x` is −inf, as PyTorch has it.
 #[inline(always)]
-fn torch_exp<R: Real, E>(x: &[R], scale: R, out: &mut [R], next: &[E]) {
+fn torch_exp<'b, R: Real, E>(
+    x: &[R],
+    scale: R,
+    out: &'b mut [MaybeUninit<R>],
+    next: &[E],
+) -> &'b mut [R] {
     // A logarithm of a probability is not above 0; if it is, it was none.
-    if x.iter().fold(true, |all, &x| all & (x <= R::ZERO)) {
+    let out = if x.iter().fold(true, |all, &x| all & (x <= R::ZERO)) {
         let (maximum, sum) = (R::ZERO, 1.0);
-        softmax(x, &RowStats { maximum, sum }, scale, out, next);
+        softmax(x, &RowStats { maximum, sum }, scale, out, next)
     } else {
+        let out = filled(out, R::ZERO);
         for (out, &x) in out.iter_mut().zip(x) {
             *out = R::narrow(x.widen().exp()) * scale;
         }
-    }
+        out
+    };
     let infinite = R::narrow(f64::NEG_INFINITY);
     for (out, &x) in out.iter_mut().zip(x) {
         *out = if x == infinite {
@@ -217,4 +249,5 @@ fn torch_exp<R: Real, E>(x: &[R], scale: R, out: &mut [R], next: &[E]) {
             *out
         };
     }
+    out
 }

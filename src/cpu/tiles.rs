@@ -169,8 +169,6 @@ pub(super) struct Scratch {
     rows: Vec<[Tile; RUN]>,
     /// By tile: what makes posteriors of products.
     scales: Vec<f64>,
-    /// `[tile][frame]`: the posteriors of the labels.
-    posterior: Vec<Square>,
     /// By entry: the posterior of its class in each frame.
     classes: Vec<Pairs>,
     other: Row,
@@ -445,7 +443,7 @@ impl Tiles {
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &Spread,
+        emissions: &mut Spread,
         frames: usize,
         live: Range<usize>,
         visitor: &mut V,
@@ -483,7 +481,7 @@ impl Tiles {
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &Spread,
+        emissions: &mut Spread,
         low: usize,
         edges: &mut [[S::f64s; 2]],
         visitor: &mut V,
@@ -491,7 +489,7 @@ impl Tiles {
         let skip = &self.skip::<D>()[low..low + N];
         let numbers = &mut row.numbers[low..low + N];
         let scales = &row.scales[low..low + N];
-        let labels = &emissions.labels[low..low + N];
+        let labels = &mut emissions.labels[low..low + N];
         let mut links = [Links::new::<D>(simd, &skip[0], scales[0]); N];
         let mut states = [States::load(simd, &numbers[0]); N];
         for i in 1..N {
@@ -510,7 +508,7 @@ impl Tiles {
             for j in 0..N {
                 let i = if D::FORWARD { j } else { N - 1 - j };
                 states[i] = flows[i].times(simd, emissions.blanks[k], &labels[i][k]);
-                visitor.visit(simd, low + i, k, &flows[i], &states[i]);
+                visitor.visit(simd, (low + i, k), &flows[i], &states[i], &mut labels[i][k]);
             }
         }
         for i in 0..N {
@@ -582,11 +580,11 @@ impl Tiles {
     ) -> Result<(), Unfit> {
         let blank = self.entries - 1;
         scratch.classes.clear();
-        scratch.classes.resize(self.entries, ZEROS);
+        scratch.classes.resize(self.entries.max(PAIRS), ZEROS);
         let classes = scratch.classes.as_mut_slice();
         for b in live {
             // Pairs behind the last label have a posterior of 0.
-            let labels = transpose(simd, &scratch.posterior[b]);
+            let labels = transpose(simd, &scratch.emissions.labels[b]);
             for i in 0..PAIRS {
                 let class = &mut classes[self.places[b][i] as usize].0;
                 for k in 0..RUN {
@@ -622,9 +620,32 @@ impl Tiles {
             // Dividing by the frame's own sum takes out the rounding that all its states share.
             scale[k] = 1.0 / sum;
         }
-        for (to, class) in to.iter_mut().zip(classes) {
+        // Columns become rows, eight at a time; the last eight, some of them again.
+        let (to, entries) = (to.as_flattened_mut(), self.entries);
+        for first in (0..entries).step_by(PAIRS) {
+            let first = first.min(entries.saturating_sub(PAIRS));
+            let mut square = [ZEROS; PAIRS];
+            square.copy_from_slice(&scratch.classes[first..first + PAIRS]);
+            for i in 0..PAIRS {
+                for k in 0..RUN {
+                    square[i].0[k] *= scale[k];
+                }
+            }
+            let rows = transpose(simd, &square);
             for k in 0..RUN {
-                to[k] = R::narrow(class.0[k] * scale[k]);
+                let to = &mut to[k * entries + first..(k + 1) * entries];
+                match to.first_chunk_mut::<PAIRS>() {
+                    Some(to) => {
+                        for i in 0..PAIRS {
+                            to[i] = R::narrow(rows[k].0[i]);
+                        }
+                    }
+                    None => {
+                        for (to, &x) in to.iter_mut().zip(&rows[k].0) {
+                            *to = R::narrow(x);
+                        }
+                    }
+                }
             }
         }
         fits(fit)
@@ -698,7 +719,6 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
         let tiles = lattice.places.len();
         scratch.rows.resize(tiles, [EMPTY; RUN]);
         scratch.scales.resize(tiles, 0.0);
-        scratch.posterior.resize(tiles, [ZEROS; RUN]);
         scratch.other.resize(tiles);
         // The runs of the other direction, from the middle back to its start.
         let runs = lattice.runs.half::<D::Other>();
@@ -712,7 +732,7 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             lattice.advance::<S, D::Other, _>(
                 simd,
                 &mut scratch.other,
-                &scratch.emissions,
+                &mut scratch.emissions,
                 frames,
                 live.clone(),
                 &mut Record(&mut scratch.rows),
@@ -731,10 +751,9 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             let mut join = Join {
                 rows: &scratch.rows,
                 scales: &scratch.scales,
-                posterior: &mut scratch.posterior,
                 blanks: &mut blanks,
             };
-            let emissions = &scratch.emissions;
+            let emissions = &mut scratch.emissions;
             lattice.advance::<S, D, _>(
                 simd,
                 &mut track.row,
@@ -752,15 +771,31 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
 
 /// What is done with each tile in each frame of a run.
 trait Visitor {
-    /// Tile `b` in frame `k` of the run: what flows into its states, and then the states.
-    fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, flow: &States<S>, states: &States<S>);
+    /// Tile `b` in frame `k` of the run: what flows into its states, and then the states. The emissions of its
+    /// labels in this frame are not needed any more: their place is the visitor's.
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        at: (usize, usize),
+        flow: &States<S>,
+        states: &States<S>,
+        place: &mut Pairs,
+    );
 }
 
 struct Alone;
 
 impl Visitor for Alone {
     #[inline(always)]
-    fn visit<S: Simd>(&mut self, _: S, _: usize, _: usize, _: &States<S>, _: &States<S>) {}
+    fn visit<S: Simd>(
+        &mut self,
+        _: S,
+        _: (usize, usize),
+        _: &States<S>,
+        _: &States<S>,
+        _: &mut Pairs,
+    ) {
+    }
 }
 
 /// Writes the states down.
@@ -768,27 +803,40 @@ struct Record<'a>(&'a mut [[Tile; RUN]]);
 
 impl Visitor for Record<'_> {
     #[inline(always)]
-    fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, _: &States<S>, states: &States<S>) {
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        (b, k): (usize, usize),
+        _: &States<S>,
+        states: &States<S>,
+        _: &mut Pairs,
+    ) {
         states.store(simd, &mut self.0[b][k]);
     }
 }
 
-/// Forms posteriors with the rows of the other direction.
+/// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions.
 struct Join<'a> {
     rows: &'a [[Tile; RUN]],
     scales: &'a [f64],
-    posterior: &'a mut [Square],
     /// Of all tiles: the blanks, pair by pair.
     blanks: &'a mut Square,
 }
 
 impl Visitor for Join<'_> {
     #[inline(always)]
-    fn visit<S: Simd>(&mut self, simd: S, b: usize, k: usize, flow: &States<S>, _: &States<S>) {
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        (b, k): (usize, usize),
+        flow: &States<S>,
+        _: &States<S>,
+        place: &mut Pairs,
+    ) {
         let (row, scale) = (&self.rows[b][k], simd.splat_f64s(self.scales[b]));
         let blank = product(simd, &flow.blank, &row.blank, scale);
         let label = product(simd, &flow.label, &row.label, scale);
-        store(simd, &mut self.posterior[b][k], &label);
+        store(simd, place, &label);
         add_to(simd, &mut self.blanks[k], &blank);
     }
 }

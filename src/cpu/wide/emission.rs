@@ -1,11 +1,11 @@
 //! From gathered entries to the emissions that a wide lattice reads: each place of the target looks
 //! its class up and converts it.
 
-use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, padded};
+use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, larger, padded};
 use super::super::isa::dispatch;
 use super::super::real::{Element, Real};
 use super::super::runs::{RUN, Table};
-use super::super::softmax::{RowStats, largest_of};
+use super::super::softmax::{RowStats, tops_of};
 use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
 use crate::classes::Classes;
 use std::ops::Range;
@@ -144,7 +144,7 @@ unsafe fn convert_row(
     let (places, _) = places.as_chunks::<LANES>();
     let (m, _) = m.as_chunks_mut::<LANES>();
     let (e, _) = e.as_chunks_mut::<LANES>();
-    let mut largest = largest_of(blocks);
+    let mut largest = fold_lanes(tops_of(blocks), larger);
     if largest == f64::NEG_INFINITY {
         largest = 0.0;
     }

@@ -136,9 +136,10 @@ impl<E: Element> Problem<'_, E> {
             // What these frames hold was found on the first pass over them.
             let _ = emissions.convert(self.used, frames.clone(), table, &[]);
             let write = &mut |t: usize, posterior: &[f64]| {
-                let run = &mut values[(t / RUN - some.start) * entries..];
-                for (to, from) in run.iter_mut().zip(posterior) {
-                    to[t % RUN] = E::Real::narrow(*from);
+                let row = (t - some.start * RUN) * entries;
+                let row = &mut values.as_flattened_mut()[row..row + entries];
+                for (to, &from) in row.iter_mut().zip(posterior) {
+                    *to = E::Real::narrow(from);
                 }
             };
             let (steps, used) = (lattice.steps_of::<D>(frames), self.used);
