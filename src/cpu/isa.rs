@@ -8,6 +8,8 @@
 //! a fused multiply-add gives the same bits; SSE2, which has none, differs from them in the last ones.
 
 use pulp::{Scalar128b, Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use std::any::Any;
 use std::any::TypeId;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -75,8 +77,15 @@ impl Isa {
 
 /// Whether `a · b + c` is one instruction, rounded once. Elsewhere a fused one would be a call.
 #[inline(always)]
-fn fuses<S: Simd>() -> bool {
+pub(super) fn fuses<S: Simd>() -> bool {
     TypeId::of::<S>() != TypeId::of::<Scalar128b>()
+}
+
+/// The instruction set itself, if it is this one.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn known<S: Simd, T: Simd>(simd: S) -> Option<T> {
+    (&simd as &dyn Any).downcast_ref().copied()
 }
 
 /// `a · b + c`

@@ -11,6 +11,7 @@ mod real;
 mod rows;
 mod runs;
 mod score;
+mod shift;
 mod softmax;
 mod square;
 mod tasks;
@@ -43,8 +44,8 @@ struct SavedItem<R> {
     loss: f64,
     /// The classes that the target uses.
     classes: Vec<u32>,
-    /// As a [`Table`]: the posterior of each class that the target uses, then of the blank. Empty when
-    /// the loss is NaN or +inf.
+    /// Frame by frame the posterior of each class that the target uses, then of the blank, in as many runs as
+    /// the item has. Empty when the loss is NaN or +inf.
     posterior: Vec<[R; RUN]>,
     /// `T_n` entries for logits; none for log-probabilities, and none without posteriors.
     stats: Vec<RowStats<R>>,
@@ -259,7 +260,7 @@ struct Problem<'a, E: Element> {
 }
 
 /// The table of all runs of an item: its entries as they come, then its emissions, at the end its
-/// posteriors.
+/// posteriors, which stand frame by frame.
 struct Kept<R> {
     runs: Runs,
     /// Entries of a frame.
@@ -529,11 +530,10 @@ mod tests {
                 "{log_p} {wide}"
             );
             let (kept, wide) = (kept.ok_or(Unfit)?.entries, wide_kept.unwrap().entries);
-            let entries = problem.source.entries();
-            for t in 0..plan.frames {
-                for i in t / RUN * entries..(t / RUN + 1) * entries {
-                    worst = worst.max((kept[i][t % RUN] - wide[i][t % RUN]).abs());
-                }
+            let frames = plan.frames * problem.source.entries();
+            let [kept, wide] = [&kept, &wide].map(|kept| &kept.as_flattened()[..frames]);
+            for (a, b) in kept.iter().zip(wide) {
+                worst = worst.max((a - b).abs());
             }
         }
         Ok(worst)

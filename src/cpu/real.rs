@@ -6,13 +6,14 @@
 )]
 
 use super::emission::{LANES, fold_lanes, larger};
-use super::isa::mul_add_f32;
+use super::isa::{fuses, mul_add_f32};
 #[cfg(target_arch = "x86_64")]
 use super::runs::RUN;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::{Simd, cast};
+use std::f32::consts::LN_2;
 use std::mem::MaybeUninit;
 
 /// Numbers that are worked on at once.
@@ -47,7 +48,10 @@ pub(crate) trait Real:
     /// number.
     fn exp_below<S: Simd>(simd: S, x: &Block<Self>, maximum: Self) -> Block<Self>;
 
+    /// The largest of numbers that are no NaN.
     fn largest<S: Simd>(simd: S, x: &Block<Self>) -> Self;
+
+    /// Their sum, pairwise and in an order that is always the same.
     fn sum<S: Simd>(simd: S, x: &Block<Self>) -> f64;
 
     /// The rows themselves, if they are f32.
@@ -88,18 +92,24 @@ macro_rules! exact_difference {
 
 pub(super) use exact_difference;
 
-/// `e^x` of an f32 is 0 below it: its power of two would not be a normal number.
-const F32_LOWEST: f32 = -87.0;
-
 /// Emissions are no lower than this times the largest of their frame, as a logarithm: they are then
 /// normal numbers of any type.
-const LOWEST: f32 = F32_LOWEST;
+const LOWEST: f32 = -87.0;
 
-/// `e^(x + lost)` for `x` from −87 to 0 and a small `lost`.
+/// Here the power of two in `e^x` is 2^-127, which is 0 if its exponent is all that is written.
+const ZERO_AT: f32 = -88.0;
+
+/// `e^(x + lost)` for `x` from [`ZERO_AT`] to 0 and a small `lost`. Without `EXACT` the result may be off by another
+/// 3e-9 `|x|`, far less than what rounding `x` costs, and nothing may be lost. NaN of a NaN.
 #[inline(always)]
-fn exp_f32<S: Simd>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
-    // ln 2 in two parts. The first has 16 bits: exact in a product with an integer below 2^8.
-    const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+fn exp_f32<S: Simd, const EXACT: bool>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
+    // ln 2 in two parts. The first is the nearest f32, for a product that is not rounded; else it has 16 bits,
+    // and its product with an integer below 2^8 is exact.
+    let [high, low] = if fuses::<S>() {
+        [LN_2, -1.904_654_3e-9]
+    } else {
+        [0.693_145_75, 1.428_606_8e-6]
+    };
     // e^r = 1 + r + r² p(r) for |r| <= 0.3466, with the polynomial p of degree 4 that is best over this
     // interval, highest power first; the relative error is 3e-9, a twentieth of an f32 step.
     const SERIES: [f32; 5] = [
@@ -109,21 +119,21 @@ fn exp_f32<S: Simd>(simd: S, x: S::f32s, lost: S::f32s) -> S::f32s {
         0.166_665_21,
         0.499_999_94,
     ];
-    // x = n · ln 2 + r, with n in the low bits of `shifted`.
+    // x = n · ln 2 + r, with n + 127 in the low bits of `shifted`: 2^n where they stand for an exponent.
     let magic = simd.splat_f32s(MAGIC_32 + 127.0);
     let shifted = mul_add_f32(simd, x, simd.splat_f32s(LOG2_E as f32), magic);
+    let scale = cast(simd.wrapping_dyn_shl_u32s(cast(shifted), simd.splat_u32s(23)));
     let n = simd.sub_f32s(shifted, magic);
-    let r = mul_add_f32(simd, n, simd.splat_f32s(-std::f32::consts::LN_2), x);
-    let _ = LN_2;
-    let r = simd.add_f32s(r, lost);
+    let mut r = mul_add_f32(simd, n, simd.splat_f32s(-high), x);
+    if EXACT || !fuses::<S>() {
+        r = simd.add_f32s(r, mul_add_f32(simd, n, simd.splat_f32s(-low), lost));
+    }
     // Two powers at a time, so that less waits for other results.
     let two = simd.mul_f32s(r, r);
     let [c4, c3, c2, c1, c0] = SERIES.map(|c| simd.splat_f32s(c));
     let upper = mul_add_f32(simd, c4, two, mul_add_f32(simd, c3, r, c2));
     let p = mul_add_f32(simd, upper, two, mul_add_f32(simd, c1, r, c0));
-    let p = mul_add_f32(simd, p, two, r);
-    let scale = simd.wrapping_dyn_shl_u32s(cast(shifted), simd.splat_u32s(23));
-    mul_add_f32(simd, p, cast(scale), cast(scale))
+    mul_add_f32(simd, mul_add_f32(simd, p, two, r), scale, scale)
 }
 
 /// `e^r` for `|r| <= ln 2 / 2` from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
@@ -193,7 +203,7 @@ impl Real for f32 {
             };
             let fits = simd.greater_than_or_equal_f32s(difference, lowest);
             fit[v] = simd.select_f32s(fits, fit[v], zero);
-            x[v] = exp_f32(simd, difference, lost);
+            x[v] = exp_f32::<S, true>(simd, difference, lost);
         }
     }
 
@@ -203,11 +213,11 @@ impl Real for f32 {
         for k in 0..LANES {
             let x = x[k] - maximum;
             // A NaN is not below.
-            to[k] = if x < -88.0 { -88.0 } else { x };
+            to[k] = if x < ZERO_AT { ZERO_AT } else { x };
         }
         let (y, _) = S::as_mut_simd_f32s(&mut to);
         for v in 0..LANES / S::F32_LANES {
-            y[v] = exp_f32(simd, y[v], simd.splat_f32s(-0.0));
+            y[v] = exp_f32::<S, false>(simd, y[v], simd.splat_f32s(0.0));
         }
         to
     }
@@ -221,13 +231,14 @@ impl Real for f32 {
         }
         simd.reduce_max_f32s(top)
     }
+
     #[inline(always)]
     fn sum<S: Simd>(simd: S, x: &Block<f32>) -> f64 {
-        let x: Block<f64> = std::array::from_fn(
-            #[inline(always)]
-            |k| f64::from(x[k]),
-        );
-        f64::sum(simd, &x)
+        let mut wide = [0.0; LANES];
+        for k in 0..LANES {
+            wide[k] = f64::from(x[k]);
+        }
+        f64::sum(simd, &wide)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -286,21 +297,20 @@ impl Real for f64 {
     fn largest<S: Simd>(_: S, x: &Block<f64>) -> f64 {
         fold_lanes(*x, larger)
     }
+
     #[inline(always)]
     fn sum<S: Simd>(simd: S, x: &Block<f64>) -> f64 {
-        let (x, _) = S::as_simd_f64s(x);
-        let mut half = LANES / S::F64_LANES / 2;
-        let mut all = [simd.splat_f64s(0.0); LANES];
-        for v in 0..2 * half {
-            all[v] = x[v];
-        }
+        let mut x = *x;
+        let (x, _) = S::as_mut_simd_f64s(&mut x);
+        // Each half with the other, as `reduce_sum` goes on within a vector.
+        let mut half = x.len() / 2;
         while half > 0 {
             for v in 0..half {
-                all[v] = simd.add_f64s(all[v], all[v + half]);
+                x[v] = simd.add_f64s(x[v], x[v + half]);
             }
             half /= 2;
         }
-        simd.reduce_sum_f64s(all[0])
+        simd.reduce_sum_f64s(x[0])
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -25,6 +25,8 @@ pub(crate) fn gradient<E: Element>(
     let count = plan.frames * plan.batch * plan.classes;
     let mut gradient = Vec::with_capacity(count);
     prefer_huge_pages(gradient.spare_capacity_mut());
+    let mut used = saved.items.iter().flat_map(|item| &item.classes);
+    assert!(used.all(|&class| (class as usize) < plan.classes));
     let rows = (SHARE.min(count / 2) / plan.classes).max(1);
     let all = Rows {
         plan,
@@ -192,33 +194,55 @@ impl<'a, E: Element> Rows<'a, E> {
         raw: &mut Vec<E>,
         input: &mut Vec<E::Real>,
     ) -> &'b mut [E::Real] {
+        for line in next.posterior.chunks(LANES) {
+            fetch(line.as_ptr());
+        }
         let upstream = self.upstream[row.n];
         let Some((&blank, labels)) = row.posterior.split_last() else {
             return filled(out, E::Real::ZERO);
         };
         if self.plan.input == InputKind::LogProbs && !self.torch() {
             let out = filled(out, E::Real::ZERO);
-            for (&class, &posterior) in row.classes.iter().zip(labels) {
-                out[class as usize] = E::Real::ZERO - upstream * posterior;
-            }
+            scatter::<_, false>(out, row.classes, labels, upstream);
             out[self.plan.blank] = E::Real::ZERO - upstream * blank;
             return out;
         }
         let (stride, classes) = (self.strides.class, self.plan.classes);
         let x = read_row(self.data, row.start, stride, classes, raw, input);
-        for line in next.posterior.chunks(LANES) {
-            fetch(line.as_ptr());
-        }
         let next = next_row(self.data, next.start, stride, classes);
         let out = match self.saved.items[row.n].stats.get(row.t) {
             Some(stats) => softmax(x, stats, upstream, out, next),
             None => torch_exp(x, upstream, out, next),
         };
-        for (&class, &posterior) in row.classes.iter().zip(labels) {
-            out[class as usize] -= upstream * posterior;
-        }
+        scatter::<_, true>(out, row.classes, labels, upstream);
         out[self.plan.blank] -= upstream * blank;
         out
+    }
+}
+
+/// Subtracts `scale · posterior` from the entries of `classes`, or from 0 in their place.
+#[inline(always)]
+fn scatter<R: Real, const FROM_ENTRY: bool>(
+    out: &mut [R],
+    classes: &[u32],
+    posterior: &[R],
+    scale: R,
+) {
+    const FEW: usize = 8;
+    let (class_blocks, classes) = classes.as_chunks::<FEW>();
+    let (blocks, posterior) = posterior.as_chunks::<FEW>();
+    for (classes, posterior) in class_blocks.iter().zip(blocks) {
+        for k in 0..FEW {
+            // SAFETY: `gradient` has seen that there are as many entries.
+            let entry = unsafe { out.get_unchecked_mut(classes[k] as usize) };
+            let from = if FROM_ENTRY { *entry } else { R::ZERO };
+            *entry = from - scale * posterior[k];
+        }
+    }
+    for (&class, &posterior) in classes.iter().zip(posterior) {
+        let entry = &mut out[class as usize];
+        let from = if FROM_ENTRY { *entry } else { R::ZERO };
+        *entry = from - scale * posterior;
     }
 }
 

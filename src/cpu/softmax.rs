@@ -1,15 +1,15 @@
 //! The log-sum-exp of a row, and its softmax.
 //!
 //! In the sum the largest entries are counted, so that small terms are not lost beside a 1. The others
-//! are added up in the type of the row, some at a time, and then in f64. The order is that of 16 lanes,
-//! whatever a vector holds.
+//! are added up in the type of the row, some at a time, and then in f64. What was added so far is multiplied when
+//! a larger entry comes, so a row is gone through once. The order is that of 16 lanes, whatever a vector holds.
 
 #![allow(
     clippy::needless_range_loop,
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::emission::{LANES, fold_lanes, larger};
+use super::emission::{LANES, larger};
 use super::isa::dispatch_simd;
 use super::real::{Block, Real};
 use pulp::{Simd, WithSimd};
@@ -98,25 +98,30 @@ impl<R: Real, E> WithSimd for LogSumExp<'_, R, E> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> RowStats<R> {
+        let lowest = R::narrow(f64::NEG_INFINITY);
+        let mut stats = RowStats {
+            maximum: lowest,
+            sum: 0.0,
+        };
         let (blocks, rest) = self.row.as_chunks::<LANES>();
-        let (mut maximum, mut total) = (R::narrow(f64::NEG_INFINITY), 0.0);
         // What is missing of the last block adds nothing.
-        let last = last_block(self.row, maximum);
+        let last = last_block(self.row, lowest);
         let last = if rest.is_empty() { &[] } else { &[last][..] };
-        for (i, some) in blocks.chunks(BLOCKS).chain([last]).enumerate() {
-            for block in i * BLOCKS..i * BLOCKS + some.len() {
+        let mut first = 0;
+        while first < blocks.len() || first == 0 {
+            let end = (first + BLOCKS).min(blocks.len());
+            for block in first..end {
                 fetch_block(self.next, block);
             }
-            add_terms(simd, some, &mut maximum, &mut total);
+            let last = if end == blocks.len() { last } else { &[] };
+            stats.add(simd, [&blocks[first..end], last]);
+            first += BLOCKS;
         }
-        RowStats {
-            maximum,
-            sum: total,
-        }
+        stats
     }
 }
 
-/// The last entries of a row in their lanes, `missing` in the others.
+/// The last entries of a row that do not fill a block in their lanes, `missing` in the others.
 #[inline(always)]
 fn last_block<R: Real>(row: &[R], missing: R) -> Block<R> {
     let rest = row.len() % LANES;
@@ -133,7 +138,49 @@ fn last_block<R: Real>(row: &[R], missing: R) -> Block<R> {
     block
 }
 
-/// The largest entry, NaN left out; −inf when there is none.
+impl<R: Real> RowStats<R> {
+    /// Adds some blocks to those so far.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, some: [&[Block<R>]; 2]) {
+        let mut tops = tops_of(some[0]);
+        for block in some[1] {
+            for k in 0..LANES {
+                tops[k] = larger(tops[k], block[k]);
+            }
+        }
+        let top = R::largest(simd, &tops);
+        if top > self.maximum {
+            if self.sum != 0.0 {
+                self.sum *= (self.maximum.widen() - top.widen()).exp();
+            }
+            self.maximum = top;
+        }
+        let (mut ones, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+        for blocks in some {
+            // Most have none of the largest.
+            if top < self.maximum {
+                for block in blocks {
+                    let terms = R::exp_below(simd, block, self.maximum);
+                    for k in 0..LANES {
+                        others[k] += terms[k];
+                    }
+                }
+            } else {
+                for block in blocks {
+                    let terms = R::exp_below(simd, block, self.maximum);
+                    for k in 0..LANES {
+                        let largest = block[k] == self.maximum;
+                        ones[k] += if largest { R::ONE } else { R::ZERO };
+                        others[k] += if largest { R::ZERO } else { terms[k] };
+                    }
+                }
+            }
+        }
+        self.sum += R::sum(simd, &ones) + R::sum(simd, &others);
+    }
+}
+
+/// The largest entry of each lane, NaN left out; −inf when there is none.
 #[inline(always)]
 pub(super) fn tops_of<R: Real>(blocks: &[Block<R>]) -> Block<R> {
     // Four chains, so that comparisons do not wait for each other.
@@ -158,37 +205,6 @@ pub(super) fn tops_of<R: Real>(blocks: &[Block<R>]) -> Block<R> {
         }
     }
     top
-}
-
-/// Adds the terms of a few blocks to `total`.
-#[inline(always)]
-fn add_terms<S: Simd, R: Real>(simd: S, blocks: &[Block<R>], maximum: &mut R, total: &mut f64) {
-    let top = R::largest(simd, &tops_of(blocks));
-    if top > *maximum {
-        *total *= (maximum.widen() - top.widen()).exp();
-        *maximum = top;
-    }
-    let mut others = [R::ZERO; LANES];
-    if top < *maximum {
-        for block in blocks {
-            let terms = R::exp_below(simd, block, *maximum);
-            for k in 0..LANES {
-                others[k] += terms[k];
-            }
-        }
-    } else {
-        let mut ones = [R::ZERO; LANES];
-        for block in blocks {
-            let terms = R::exp_below(simd, block, *maximum);
-            for k in 0..LANES {
-                let largest = block[k] == *maximum;
-                ones[k] += if largest { R::ONE } else { R::ZERO };
-                others[k] += if largest { R::ZERO } else { terms[k] };
-            }
-        }
-        *total += R::sum(simd, &ones);
-    }
-    *total += R::sum(simd, &others);
 }
 
 struct Softmax<'a, R, E> {
@@ -218,10 +234,9 @@ impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
         if rest.is_empty() {
             return;
         }
-        let mut last = [self.maximum; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        let terms = R::exp_below(simd, &last, self.maximum);
-        for (out, term) in out_rest.iter_mut().zip(terms) {
+        let terms = R::exp_below(simd, &last_block(self.row, self.maximum), self.maximum);
+        let first = if blocks.is_empty() { 0 } else { LANES - rest.len() };
+        for (out, &term) in out_rest.iter_mut().zip(&terms[first..]) {
             out.write(term * self.scale);
         }
     }
@@ -262,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn larger_entries_may_come_late() {
+        // Each block of lanes has a larger one.
+        let row: Vec<f32> = (0..3000).map(|i| (i / 16) as f32 * 0.25).collect();
+        let stats = log_sum_exp::<f32, f32>(&row, &[]);
+        let terms = row.iter().map(|&x| f64::from(x - stats.maximum).exp());
+        assert_eq!(stats.maximum, 46.75);
+        assert!((stats.sum / terms.sum::<f64>() - 1.0).abs() < 2e-7);
+    }
+
+    #[test]
     fn what_is_no_number_is_seen() {
         for place in [0, 3, 20, 36] {
             let mut row = vec![-1.0; 37];
@@ -274,13 +299,25 @@ mod tests {
                 "{place}"
             );
         }
+        // NaN as CUDA writes it, with bits that must not get into an exponent.
+        for classes in [1, 16, 700] {
+            let mut row = vec![-1.0; classes];
+            row[classes / 2] = f32::from_bits(0x7fff_ffff);
+            assert!(log_sum_exp::<f32, f32>(&row, &[]).sum.is_nan(), "{classes}");
+        }
         assert_eq!(
             log_sum_exp::<f32, f32>(&[f32::NEG_INFINITY; 37], &[]).maximum,
             f32::NEG_INFINITY
         );
-        let mut masked = [f32::NEG_INFINITY; 37];
-        masked[11] = 5.0;
-        assert_eq!(log_sum_exp::<f32, f32>(&masked, &[]).sum, 1.0);
+        // Masked entries add nothing, however many come before the first that is not.
+        for (classes, place) in [(37, 11), (2000, 1999), (2000, 0), (513, 512)] {
+            let mut masked = vec![f32::NEG_INFINITY; classes];
+            masked[place] = 5.0;
+            let stats = log_sum_exp::<f32, f32>(&masked, &[]);
+            assert_eq!((stats.maximum, stats.sum), (5.0, 1.0));
+            masked[place] = f32::NAN;
+            assert!(log_sum_exp::<f32, f32>(&masked, &[]).sum.is_nan());
+        }
     }
 }
 #[cfg(test)]

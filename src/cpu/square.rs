@@ -5,6 +5,8 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
+#[cfg(target_arch = "x86_64")]
+use super::isa::known;
 use super::real::Real;
 use pulp::Simd;
 
@@ -32,10 +34,10 @@ pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {
     // Instructions that shuffle two vectors do it in half the steps.
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(simd) = x86::known(simd) {
+        if let Some(simd) = known(simd) {
             return x86::transpose_v4(simd, from);
         }
-        if let Some(simd) = x86::known(simd) {
+        if let Some(simd) = known(simd) {
             return x86::transpose_v3(simd, from);
         }
     }
@@ -46,7 +48,7 @@ pub(super) fn transpose<S: Simd>(simd: S, from: &Square) -> Square {
 #[inline(always)]
 pub(super) fn turned<S: Simd, R: Real>(simd: S, rows: &[&[R; SIDE]; SIDE]) -> Square {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(simd), Some(rows)) = (x86::known(simd), R::as_f32_rows(rows)) {
+    if let (Some(simd), Some(rows)) = (known(simd), R::as_f32_rows(rows)) {
         return x86::turned_v4(simd, rows);
     }
     let mut square = [ZEROS; SIDE];
@@ -103,17 +105,9 @@ fn by_turning<S: Simd>(simd: S, from: &Square) -> Square {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{SIDE, Square, ZEROS};
-    use pulp::Simd;
     use pulp::x86::{V3, V4};
-    use std::any::Any;
     use std::arch::x86_64::{__m256, __m256d, __m512d, __m512i};
     use std::mem::transmute;
-
-    /// The instruction set itself, if it is this one.
-    #[inline(always)]
-    pub fn known<S: Simd, T: Simd>(simd: S) -> Option<T> {
-        (&simd as &dyn Any).downcast_ref().copied()
-    }
 
     // No closures here: what the compiler does not inline loses its instruction set.
     #[inline(always)]

@@ -50,6 +50,7 @@ use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
+use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
@@ -586,17 +587,14 @@ impl Tiles {
             // Pairs behind the last label have a posterior of 0.
             let labels = transpose(simd, &scratch.emissions.labels[b]);
             for i in 0..PAIRS {
-                let class = &mut classes[self.places[b][i] as usize].0;
-                for k in 0..RUN {
-                    class[k] += labels[i].0[k];
-                }
+                // SAFETY: `prepare` has seen that all places are below `entries`.
+                let class = unsafe { classes.get_unchecked_mut(self.places[b][i] as usize) };
+                add_to(simd, class, &load(simd, &labels[i]));
             }
         }
         let blanks = transpose(simd, blanks);
         for i in 0..PAIRS {
-            for k in 0..RUN {
-                classes[blank].0[k] += blanks[i].0[k];
-            }
+            add_to(simd, &mut classes[blank], &load(simd, &blanks[i]));
         }
         // Four at a time, so that additions do not wait for each other.
         let mut sums = [[0.0; RUN]; 4];
@@ -613,23 +611,26 @@ impl Tiles {
                 sums[0][k] += class.0[k];
             }
         }
-        let (mut fit, mut scale) = (true, [0.0; RUN]);
+        let (mut fit, mut scale) = (true, ZEROS);
         for k in 0..RUN {
             let sum = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
             fit &= k >= frames || (sum / met.mantissa - 1.0).abs() <= OFF;
             // Dividing by the frame's own sum takes out the rounding that all its states share.
-            scale[k] = 1.0 / sum;
+            scale.0[k] = 1.0 / sum;
         }
+        let scales = load(simd, &scale);
         // Columns become rows, eight at a time; the last eight, some of them again.
         let (to, entries) = (to.as_flattened_mut(), self.entries);
         for first in (0..entries).step_by(PAIRS) {
             let first = first.min(entries.saturating_sub(PAIRS));
             let mut square = [ZEROS; PAIRS];
             square.copy_from_slice(&scratch.classes[first..first + PAIRS]);
-            for i in 0..PAIRS {
-                for k in 0..RUN {
-                    square[i].0[k] *= scale[k];
+            for class in &mut square {
+                let mut scaled = load(simd, class);
+                for v in 0..vectors::<S>() {
+                    scaled[v] = simd.mul_f64s(scaled[v], scales[v]);
                 }
+                store(simd, class, &scaled);
             }
             let rows = transpose(simd, &square);
             for k in 0..RUN {
@@ -903,16 +904,19 @@ impl Spread {
         for k in 0..RUN {
             self.blanks[k] = run[lattice.entries - 1][k].widen();
         }
+        let run = &run[..lattice.entries];
         for b in live {
             let mut entries = [ZEROS; PAIRS];
             for i in 0..PAIRS {
-                // Pairs behind the last label stand for nothing.
-                if b * PAIRS + i < lattice.labels {
-                    let entry = &run[lattice.places[b][i] as usize];
-                    for k in 0..RUN {
-                        entries[i].0[k] = entry[k].widen();
-                    }
+                // SAFETY: `prepare` has seen that all places are below `entries`.
+                let entry = unsafe { run.get_unchecked(lattice.places[b][i] as usize) };
+                for k in 0..RUN {
+                    entries[i].0[k] = entry[k].widen();
                 }
+            }
+            // Pairs behind the last label stand for nothing.
+            for i in lattice.labels.saturating_sub(b * PAIRS)..PAIRS {
+                entries[i] = ZEROS;
             }
             self.labels[b] = transpose(simd, &entries);
         }
@@ -1032,34 +1036,26 @@ impl<S: Simd> States<S> {
     }
 
     /// What flows into each state. `edge` holds the end of the neighbour that flows into this
-    /// tile, turned by one lane, and then its own.
+    /// tile, and then its own.
     #[inline(always)]
     fn inflow<D: Direction>(&self, simd: S, edge: &mut [S::f64s; 2], links: &Links<S>) -> Self {
         let last = vectors::<S>() - 1;
         let mut flow = *self;
         if D::FORWARD {
-            let lowest = simd.mask_between_m64s(0, 1).mask();
             for v in 0..=last {
-                let turned = simd.rotate_right_f64s(self.label[v], 1);
-                let before = simd.select_f64s(lowest, edge[1], turned);
-                edge[1] = turned;
+                let before = shift::up(simd, edge[1], self.label[v]);
+                edge[1] = self.label[v];
                 let here = simd.add_f64s(self.label[v], self.blank[v]);
                 flow.blank[v] = mul_add_f64(simd, before, links.blank[v], self.blank[v]);
                 flow.label[v] = mul_add_f64(simd, before, links.label[v], here);
             }
         } else {
-            let lanes = S::F64_LANES as u64;
-            let highest = simd.mask_between_m64s(lanes - 1, lanes).mask();
             for v in (0..=last).rev() {
-                let turned = [
-                    simd.rotate_left_f64s(self.blank[v], 1),
-                    simd.rotate_left_f64s(self.label[v], 1),
-                ];
                 let after = [
-                    simd.select_f64s(highest, edge[0], turned[0]),
-                    simd.select_f64s(highest, edge[1], turned[1]),
+                    shift::down(simd, self.blank[v], edge[0]),
+                    shift::down(simd, self.label[v], edge[1]),
                 ];
-                *edge = turned;
+                *edge = [self.blank[v], self.label[v]];
                 let near = mul_add_f64(simd, after[0], links.blank[v], self.label[v]);
                 flow.blank[v] = simd.add_f64s(self.blank[v], self.label[v]);
                 flow.label[v] = mul_add_f64(simd, after[1], links.label[v], near);

@@ -1,0 +1,132 @@
+//! Vectors as pieces of a long row of numbers, moved by one lane.
+
+use pulp::Simd;
+
+/// The numbers of `piece` one lane up, and the last of `before` in front of them.
+#[inline(always)]
+pub(super) fn up<S: Simd>(simd: S, before: S::f64s, piece: S::f64s) -> S::f64s {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(moved) = x86::up(simd, before, piece) {
+        return moved;
+    }
+    let lowest = simd.mask_between_m64s(0, 1).mask();
+    let (before, piece) = (
+        simd.rotate_right_f64s(before, 1),
+        simd.rotate_right_f64s(piece, 1),
+    );
+    simd.select_f64s(lowest, before, piece)
+}
+
+/// The numbers of `piece` one lane down, and the first of `after` behind them.
+#[inline(always)]
+pub(super) fn down<S: Simd>(simd: S, piece: S::f64s, after: S::f64s) -> S::f64s {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(moved) = x86::down(simd, piece, after) {
+        return moved;
+    }
+    let lanes = S::F64_LANES as u64;
+    let highest = simd.mask_between_m64s(lanes - 1, lanes).mask();
+    let (piece, after) = (
+        simd.rotate_left_f64s(piece, 1),
+        simd.rotate_left_f64s(after, 1),
+    );
+    simd.select_f64s(highest, after, piece)
+}
+
+/// With instructions that take from two vectors.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::super::isa::known;
+    use pulp::Simd;
+    use pulp::x86::{V3, V4};
+    use std::arch::x86_64::{__m256d, __m512d};
+    use std::mem::transmute_copy;
+
+    #[inline(always)]
+    pub fn up<S: Simd>(simd: S, before: S::f64s, piece: S::f64s) -> Option<S::f64s> {
+        if let Some(simd) = known::<S, V4>(simd) {
+            // SAFETY: S is V4, whose vectors are eight f64.
+            unsafe {
+                let before: __m512d = transmute_copy(&before);
+                let piece: __m512d = transmute_copy(&piece);
+                let moved = simd.avx512f._mm512_alignr_epi64::<7>(
+                    simd.avx512f._mm512_castpd_si512(piece),
+                    simd.avx512f._mm512_castpd_si512(before),
+                );
+                return Some(transmute_copy(&moved));
+            }
+        }
+        if let Some(simd) = known::<S, V3>(simd) {
+            // SAFETY: S is V3, whose vectors are four f64.
+            unsafe {
+                let before: __m256d = transmute_copy(&before);
+                let piece: __m256d = transmute_copy(&piece);
+                let between = simd.avx._mm256_permute2f128_pd::<0x21>(before, piece);
+                let moved = simd.avx._mm256_shuffle_pd::<0b0101>(between, piece);
+                return Some(transmute_copy(&moved));
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    pub fn down<S: Simd>(simd: S, piece: S::f64s, after: S::f64s) -> Option<S::f64s> {
+        if let Some(simd) = known::<S, V4>(simd) {
+            // SAFETY: S is V4, whose vectors are eight f64.
+            unsafe {
+                let piece: __m512d = transmute_copy(&piece);
+                let after: __m512d = transmute_copy(&after);
+                let moved = simd.avx512f._mm512_alignr_epi64::<1>(
+                    simd.avx512f._mm512_castpd_si512(after),
+                    simd.avx512f._mm512_castpd_si512(piece),
+                );
+                return Some(transmute_copy(&moved));
+            }
+        }
+        if let Some(simd) = known::<S, V3>(simd) {
+            // SAFETY: S is V3, whose vectors are four f64.
+            unsafe {
+                let piece: __m256d = transmute_copy(&piece);
+                let after: __m256d = transmute_copy(&after);
+                let between = simd.avx._mm256_permute2f128_pd::<0x21>(piece, after);
+                let moved = simd.avx._mm256_shuffle_pd::<0b0101>(piece, between);
+                return Some(transmute_copy(&moved));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::{dispatch_simd, tests::on_each};
+    use super::*;
+    use pulp::WithSimd;
+
+    /// A row of eight numbers between two others, moved up and down.
+    struct Moved;
+
+    impl WithSimd for Moved {
+        type Output = [[f64; 8]; 2];
+
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let row: [f64; 24] = std::array::from_fn(|i| i as f64);
+            let lanes = S::F64_LANES;
+            let (pieces, _) = S::as_simd_f64s(&row);
+            let mut moved = [[0.0; 8]; 2];
+            for v in 0..8 / lanes {
+                let at = 8 / lanes + v;
+                let [low, high] = &mut moved;
+                S::as_mut_simd_f64s(low).0[v] = up(simd, pieces[at - 1], pieces[at]);
+                S::as_mut_simd_f64s(high).0[v] = down(simd, pieces[at], pieces[at + 1]);
+            }
+            moved
+        }
+    }
+
+    #[test]
+    fn rows_move_by_one_lane() {
+        let from = |first: usize| std::array::from_fn(|i| (first + i) as f64);
+        on_each(|isa| assert_eq!(dispatch_simd(Moved), [from(7), from(9)], "{isa:?}"));
+    }
+}
