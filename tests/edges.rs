@@ -376,7 +376,8 @@ fn nan_in_an_unused_class_is_not_read_from_log_probs() {
 
 #[test]
 fn nan_or_plus_infinity_in_an_unused_class_is_nan_loss_from_logits() {
-    for value in [f64::NAN, INF] {
+    // The third is NaN as CUDA writes it, with all its bits set.
+    for value in [f64::NAN, INF, f64::from_bits(0x7fff_ffff_ffff_ffff)] {
         let mut p = problem(6, 5, &[&[1, 2], &[3]], &[6, 6]);
         let i = p.at(3, 0, 4);
         p.values[i] = value;

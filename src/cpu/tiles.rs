@@ -46,7 +46,6 @@ mod abreast;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
 
-use super::emission::fold_lanes;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
@@ -674,7 +673,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         for i in ordered::<D>(self.runs) {
             let run = lattice.runs.frames_of(i..i + 1);
             let live = lattice.live(&run);
-            fits(track.row.scale::<D>(live.clone()))?;
+            fits(track.row.scale::<S, D>(simd, live.clone()))?;
             if self.keep {
                 track.starts.push(track.kept.scales.len());
                 track.kept.extend(&track.row, live.clone());
@@ -739,7 +738,7 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 &mut Record(&mut scratch.rows),
             );
             // Tiles too far apart: what does not flow then is missing from the sums, if it matters.
-            let _ = track.row.scale::<D>(live.clone());
+            let _ = track.row.scale::<S, D>(simd, live.clone());
             for b in live.clone() {
                 let both = track.row.scales[b].exponent + scratch.other.scales[b].exponent;
                 let e = both - 2 * TOP - self.met.exponent;
@@ -856,12 +855,13 @@ impl Row {
     /// Gives each of the live tiles a fresh exponent. Whether there is a factor between all neighbours:
     /// where a tile is too far below the next, nothing flows.
     #[inline(always)]
-    fn scale<D: Direction>(&mut self, live: Range<usize>) -> bool {
+    fn scale<S: Simd, D: Direction>(&mut self, simd: S, live: Range<usize>) -> bool {
         let mut before: Option<i64> = None;
         let mut near = true;
         for b in ordered::<D>(live) {
             let (numbers, scale) = (&mut self.numbers[b], &mut self.scales[b]);
-            let top = largest(numbers);
+            let mut states = States::load(simd, numbers);
+            let top = states.largest(simd);
             let own = scale.exponent - TOP + exponent_of(top);
             let wanted = match (top > 0.0, before) {
                 (true, Some(before)) => own.max(before - AHEAD),
@@ -876,10 +876,8 @@ impl Row {
                 scale.exponent - wanted
             };
             let by = pow2(shift);
-            for k in 0..PAIRS {
-                numbers.blank.0[k] *= by;
-                numbers.label.0[k] *= by;
-            }
+            states.multiply(simd, by);
+            states.store(simd, numbers);
             scale.exponent -= shift;
             let change = before.map_or(0, |before| before - scale.exponent);
             near &= change >= -1022;
@@ -929,21 +927,6 @@ fn spread<D: Direction>(factor: f64) -> Pairs {
     let mut pairs = Pairs([1.0; PAIRS]);
     pairs.0[if D::FORWARD { 0 } else { PAIRS - 1 }] = factor;
     pairs
-}
-
-/// The largest state.
-#[inline(always)]
-fn largest(tile: &Tile) -> f64 {
-    let (blank, label) = (&tile.blank.0, &tile.label.0);
-    let mut top = [0.0; PAIRS];
-    for k in 0..PAIRS {
-        top[k] = if blank[k] > label[k] {
-            blank[k]
-        } else {
-            label[k]
-        };
-    }
-    fold_lanes(top, |a, b| if b > a { b } else { a })
 }
 
 /// A [`Pairs`] in vector registers: as many as it takes, the others unused.
@@ -1033,6 +1016,25 @@ impl<S: Simd> States<S> {
     fn store(&self, simd: S, tile: &mut Tile) {
         store(simd, &mut tile.blank, &self.blank);
         store(simd, &mut tile.label, &self.label);
+    }
+
+    /// The largest: no state is NaN.
+    #[inline(always)]
+    fn largest(&self, simd: S) -> f64 {
+        let mut top = simd.max_f64s(self.blank[0], self.label[0]);
+        for v in 1..vectors::<S>() {
+            top = simd.max_f64s(top, simd.max_f64s(self.blank[v], self.label[v]));
+        }
+        simd.reduce_max_f64s(top)
+    }
+
+    #[inline(always)]
+    fn multiply(&mut self, simd: S, by: f64) {
+        let by = simd.splat_f64s(by);
+        for v in 0..vectors::<S>() {
+            self.blank[v] = simd.mul_f64s(self.blank[v], by);
+            self.label[v] = simd.mul_f64s(self.label[v], by);
+        }
     }
 
     /// What flows into each state. `edge` holds the end of the neighbour that flows into this
