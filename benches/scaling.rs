@@ -1,5 +1,6 @@
 //! How the cost of loss and gradient grows with T, S and N: a table, exponents fitted by least
-//! squares on logarithms, a CSV file and a plot.
+//! squares on logarithms, a CSV file and a plot. The states that lie on a path are counted too: where T is not
+//! much more than S, the corners of the lattice that no path enters are a large part of it.
 //!
 //! `cargo bench --bench scaling` prints; `-- --write` also rewrites docs/scaling.csv,
 //! docs/scaling.svg and the section of docs/benchmarks.md. As a test (`cargo test --benches`, or
@@ -40,7 +41,21 @@ struct Measured {
     ms: Vec<f64>,
 }
 
-fn series(tiny: bool) -> [Series; 3] {
+impl Size {
+    /// States of the lattices that lie on a path, of targets without repeats.
+    fn states(&self) -> usize {
+        let (frames, labels) = (self.frames, self.labels);
+        let in_frame = |t: usize| {
+            let left = frames - 1 - t;
+            let of_labels = labels.min(t + 1) - labels.saturating_sub(left + 1);
+            let of_blanks = labels.min(t) + 1 - labels.saturating_sub(left);
+            of_labels + of_blanks
+        };
+        self.batch * (0..frames).map(in_frame).sum::<usize>()
+    }
+}
+
+fn series(tiny: bool) -> [Series; 4] {
     let values = |from: usize, to: usize| -> Vec<usize> {
         let to = if tiny { from } else { to };
         std::iter::successors(Some(from), |x| Some(2 * x))
@@ -53,6 +68,12 @@ fn series(tiny: bool) -> [Series; 3] {
         batch,
     };
     [
+        Series {
+            name: "T",
+            fixed: fixed(0, 20, 4),
+            values: values(250, 8000),
+            place: |size, x| size.frames = x,
+        },
         Series {
             name: "T",
             fixed: fixed(0, 80, 4),
@@ -151,13 +172,23 @@ fn measure(series: Series, rounds: usize) -> Result<Measured> {
 }
 
 impl Measured {
-    /// The slope of ln(time) over ln(value).
+    /// The states of each value, in millions.
+    fn states(&self) -> Vec<f64> {
+        let states = |&value: &usize| self.series.size(value).states() as f64 * 1e-6;
+        self.series.values.iter().map(states).collect()
+    }
+
     fn exponent(&self) -> f64 {
+        self.exponent_of(&self.ms)
+    }
+
+    /// The slope of ln(y) over ln(value).
+    fn exponent_of(&self, ys: &[f64]) -> f64 {
         let points: Vec<(f64, f64)> = self
             .series
             .values
             .iter()
-            .zip(&self.ms)
+            .zip(ys)
             .map(|(&x, y)| ((x as f64).ln(), y.ln()))
             .collect();
         let count = points.len() as f64;
@@ -177,14 +208,19 @@ fn table(all: &[Measured]) -> String {
         let Measured { series, ms } = measured;
         let columns = |cells: Vec<String>| cells.join(" | ");
         let values = columns(series.values.iter().map(usize::to_string).collect());
-        let times = columns(ms.iter().map(|ms| format!("{ms:.2}")).collect());
+        let numbers = |ys: &[f64]| columns(ys.iter().map(|y| format!("{y:.2}")).collect());
+        let states = measured.states();
         write!(
             text,
-            "\n| {} ({}) | {values} | exponent |\n|---|{}\n| ms | {times} | {:.3} |\n",
+            "\n| {} ({}) | {values} | exponent |\n|---|{}\n| ms | {} | {:.3} |\n\
+             | states on a path, millions | {} | {:.3} |\n",
             series.name,
             series.title(),
             "---:|".repeat(ms.len() + 1),
+            numbers(ms),
             measured.exponent(),
+            numbers(&states),
+            measured.exponent_of(&states),
         )
         .expect("a string grows");
     }
@@ -192,14 +228,18 @@ fn table(all: &[Measured]) -> String {
 }
 
 fn csv(all: &[Measured]) -> String {
-    let mut text = String::from("dimension,frames,labels,batch,classes,milliseconds\n");
+    let mut text = String::from("dimension,frames,labels,batch,classes,milliseconds,states\n");
     for Measured { series, ms } in all {
         for (&value, ms) in series.values.iter().zip(ms) {
             let size = series.size(value);
             writeln!(
                 text,
-                "{},{},{},{},{CLASSES},{ms:.4}",
-                series.name, size.frames, size.labels, size.batch
+                "{},{},{},{},{CLASSES},{ms:.4},{}",
+                series.name,
+                size.frames,
+                size.labels,
+                size.batch,
+                size.states()
             )
             .expect("a string grows");
         }
@@ -207,13 +247,13 @@ fn csv(all: &[Measured]) -> String {
     text
 }
 
-/// Three panels, each with its points and the fitted line.
+/// A panel for each series, with its points and the fitted line.
 fn plot(all: &[Measured], path: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let blue = RGBColor(31, 90, 160);
     let grey = RGBColor(90, 90, 90);
-    let root = SVGBackend::new(path, (1080, 360)).into_drawing_area();
+    let root = SVGBackend::new(path, (1440, 360)).into_drawing_area();
     root.fill(&WHITE)?;
-    for (area, measured) in root.split_evenly((1, 3)).iter().zip(all) {
+    for (area, measured) in root.split_evenly((1, 4)).iter().zip(all) {
         let Measured { series, ms } = measured;
         let points: Vec<(f64, f64)> = series
             .values

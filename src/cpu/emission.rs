@@ -11,7 +11,7 @@ use super::Kept;
 use super::isa::dispatch_simd;
 use super::real::{Block, Element, Real};
 use super::runs::{RUN, Runs};
-use super::softmax::{RowStats, log_sum_exp};
+use super::softmax::{self, RowStats, log_sum_exp};
 use crate::plan::{InputKind, Plan, Strides};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -178,6 +178,21 @@ impl<'a, E: Element> Source<'a, E> {
             frames.zip(tops).map(scale).sum::<f64>()
         }));
         fit
+    }
+
+    /// Asks for the memory of `runs`, whose entries will be gathered soon, where rows are short. Hardware does
+    /// not see what is wanted: each item has a few lines of every frame, and goes through them from both ends.
+    pub fn fetch(&self, runs: Range<usize>) {
+        const SHORT: usize = 512;
+        if (self.reach + 1) * size_of::<E>() > SHORT || self.kind == InputKind::Logits {
+            return;
+        }
+        for t in self.runs.frames_of(runs) {
+            let start = self.start + t * self.strides.frame;
+            for line in self.data[start..start + self.reach + 1].chunks(64 / size_of::<E>()) {
+                softmax::fetch(line.as_ptr());
+            }
+        }
     }
 
     fn gather_runs(

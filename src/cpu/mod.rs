@@ -418,8 +418,16 @@ impl<'a, E: Element> Problem<'a, E> {
         let keep = half.is_some();
         lattice.start::<D>(track);
         read.log_scale = 0.0;
-        for some in self.source.runs().chunks::<D>(at_once(self.split)) {
+        let mut chunks = self
+            .source
+            .runs()
+            .chunks::<D>(at_once(self.split))
+            .peekable();
+        while let Some(some) = chunks.next() {
             let table = self.read::<D>(some.clone(), half.as_mut(), read, desk)?;
+            if let Some(next) = chunks.peek() {
+                self.source.fetch(next.clone());
+            }
             lattice.sweep::<D, _>(track, some, table, keep, scratch)?;
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
+use super::Saved;
 use super::emission::{LANES, next_row, read_row};
 use super::isa::dispatch;
 use super::real::{Element, Real};
-use super::softmax::{RowStats, fetch, softmax};
+use super::softmax::{RowStats, fetch, softmax, written};
 use super::tasks::{Threads, share_out};
-use super::Saved;
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
 use std::mem::MaybeUninit;
@@ -92,7 +92,7 @@ fn filled<T: Copy>(memory: &mut [MaybeUninit<T>], number: T) -> &mut [T] {
         entry.write(number);
     }
     // SAFETY: all entries were written just now.
-    unsafe { memory.assume_init_mut() }
+    unsafe { written(memory) }
 }
 
 struct RowBuffers<E: Element> {
@@ -164,14 +164,18 @@ impl<'a, E: Element> Rows<'a, E> {
         let loss = self.saved.items[row.n].loss;
         if row.t >= self.plan.input_lengths[row.n] {
             filled(out, E::zero());
-        } else if !(loss < f64::INFINITY) {
+        } else if loss.is_nan() || loss == f64::INFINITY {
             // The loss does not depend on the input where it is +inf; PyTorch has NaN all the same.
             let zero = !loss.is_nan() && (!self.torch() || self.plan.zero_infinity);
             filled(out, E::from_f64(if zero { 0.0 } else { f64::NAN }));
         } else if let Some(out) = E::as_real_uninit(out) {
             self.fill(row, next, out, &mut buffers.raw, &mut buffers.input);
         } else {
-            let RowBuffers { raw, input, out: wide } = buffers;
+            let RowBuffers {
+                raw,
+                input,
+                out: wide,
+            } = buffers;
             wide.clear();
             wide.reserve(out.len());
             let wide = &mut wide.spare_capacity_mut()[..out.len()];

@@ -64,7 +64,17 @@ pub(super) fn softmax<'a, R: Real, E>(
         out,
     });
     // SAFETY: as long as the row, all of which was written.
-    unsafe { out.assume_init_mut() }
+    unsafe { written(out) }
+}
+
+/// Memory as what was written to it.
+///
+/// # Safety
+///
+/// All of it was.
+pub(super) unsafe fn written<T>(memory: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: the caller's.
+    unsafe { &mut *(std::ptr::from_mut(memory) as *mut [T]) }
 }
 
 /// Asks for memory that will be used soon. Wherever that is, nothing changes.
@@ -235,7 +245,11 @@ impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
             return;
         }
         let terms = R::exp_below(simd, &last_block(self.row, self.maximum), self.maximum);
-        let first = if blocks.is_empty() { 0 } else { LANES - rest.len() };
+        let first = if blocks.is_empty() {
+            0
+        } else {
+            LANES - rest.len()
+        };
         for (out, &term) in out_rest.iter_mut().zip(&terms[first..]) {
             out.write(term * self.scale);
         }
@@ -317,43 +331,6 @@ mod tests {
             assert_eq!((stats.maximum, stats.sum), (5.0, 1.0));
             masked[place] = f32::NAN;
             assert!(log_sum_exp::<f32, f32>(&masked, &[]).sum.is_nan());
-        }
-    }
-}
-#[cfg(test)]
-mod timing {
-    use super::*;
-    #[test]
-    #[ignore]
-    fn timing() {
-        for classes in [32usize, 992, 5008] {
-            let row: Vec<f32> = (0..classes).map(|i| ((i * 7919 % 1000) as f32) * 0.006 - 3.0).collect();
-            let mut out = Vec::with_capacity(classes);
-            let reps = 4_000_000 / classes;
-            let (mut a, mut b) = (f64::MAX, f64::MAX);
-            let mut chain = 0u64;
-            for _ in 0..20 {
-                let t = std::time::Instant::now();
-                let mut s = 0.0;
-                for _ in 0..reps {
-                    s += log_sum_exp::<f32, f32>(std::hint::black_box(&row), &[]).sum;
-                }
-                std::hint::black_box(s);
-                a = a.min(t.elapsed().as_secs_f64());
-                let stats = log_sum_exp::<f32, f32>(&row, &[]);
-                let t = std::time::Instant::now();
-                for _ in 0..reps {
-                    softmax::<f32, f32>(std::hint::black_box(&row), &stats, 1.0, &mut out.spare_capacity_mut()[..classes], &[]);
-                    std::hint::black_box(&mut out);
-                }
-                b = b.min(t.elapsed().as_secs_f64());
-            }
-            let t = std::time::Instant::now();
-            let mut x = 1u64;
-            for _ in 0..10_000_000u64 { x = std::hint::black_box(x ^ chain).wrapping_mul(3); chain = x; }
-            let mul = t.elapsed().as_secs_f64() / 1e7 * 1e9;
-            let blocks = (reps * classes) as f64 / 16.0;
-            println!("{classes}: lse {:.2} ns, softmax {:.2} ns a block ({mul:.2})", a / blocks * 1e9, b / blocks * 1e9);
         }
     }
 }
