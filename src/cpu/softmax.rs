@@ -38,7 +38,7 @@ impl<R: Real> RowStats<R> {
 }
 
 /// Blocks of lanes whose terms are added up in the type of the row.
-const BLOCKS: usize = 32;
+const BLOCKS: usize = 16;
 
 /// The largest entry of a row and `Σ exp(x − largest)`. The sum is NaN when the row holds a NaN; the largest
 /// is infinite when it holds +inf, or nothing but −inf. `next` is the row that comes then, which is asked
