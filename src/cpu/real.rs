@@ -6,9 +6,11 @@
 )]
 
 use super::emission::{LANES, fold_lanes, larger};
-use super::isa::{fuses, mul_add_f32};
 #[cfg(target_arch = "x86_64")]
+use super::isa::known;
+use super::isa::{fuses, mul_add_f32};
 use super::runs::RUN;
+use super::square::Octet;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -53,6 +55,9 @@ pub(crate) trait Real:
 
     /// Their sum, pairwise and in an order that is always the same.
     fn sum<S: Simd>(simd: S, x: &Block<Self>) -> f64;
+
+    /// Eight numbers rounded.
+    fn narrow_all<S: Simd>(simd: S, from: &Octet) -> [Self; RUN];
 
     /// The rows themselves, if they are f32.
     #[cfg(target_arch = "x86_64")]
@@ -241,6 +246,25 @@ impl Real for f32 {
         f64::sum(simd, &wide)
     }
 
+    #[inline(always)]
+    fn narrow_all<S: Simd>(simd: S, from: &Octet) -> [f32; RUN] {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = known::<S, pulp::x86::V4>(simd) {
+            // SAFETY: both are eight f64, and both eight f32.
+            return unsafe {
+                let from = std::mem::transmute::<Octet, std::arch::x86_64::__m512d>(*from);
+                std::mem::transmute::<std::arch::x86_64::__m256, [f32; RUN]>(
+                    simd.avx512f._mm512_cvtpd_ps(from),
+                )
+            };
+        }
+        let mut to = [0.0; RUN];
+        for k in 0..RUN {
+            to[k] = from.0[k] as f32;
+        }
+        to
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn as_f32_rows<'a>(rows: &'a [&'a [f32; RUN]; RUN]) -> Option<&'a [&'a [f32; RUN]; RUN]> {
@@ -311,6 +335,11 @@ impl Real for f64 {
             half /= 2;
         }
         simd.reduce_sum_f64s(x[0])
+    }
+
+    #[inline(always)]
+    fn narrow_all<S: Simd>(_: S, from: &Octet) -> [f64; RUN] {
+        from.0
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -632,20 +632,17 @@ impl Tiles {
                 store(simd, class, &scaled);
             }
             let rows = transpose(simd, &square);
-            for k in 0..RUN {
-                let to = &mut to[k * entries + first..(k + 1) * entries];
-                match to.first_chunk_mut::<PAIRS>() {
-                    Some(to) => {
-                        for i in 0..PAIRS {
-                            to[i] = R::narrow(rows[k].0[i]);
-                        }
-                    }
-                    None => {
-                        for (to, &x) in to.iter_mut().zip(&rows[k].0) {
-                            *to = R::narrow(x);
-                        }
+            if entries < PAIRS {
+                for (to, row) in to.chunks_exact_mut(entries).zip(&rows) {
+                    for (to, &x) in to.iter_mut().zip(&row.0) {
+                        *to = R::narrow(x);
                     }
                 }
+                continue;
+            }
+            for k in 0..RUN {
+                let start = k * entries + first;
+                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k]));
             }
         }
         fits(fit)
