@@ -10,7 +10,6 @@ use super::emission::{LANES, fold_lanes, larger};
 use super::isa::known;
 use super::isa::{fuses, mul_add_f32};
 use super::runs::RUN;
-use super::square::Octet;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -56,8 +55,9 @@ pub(crate) trait Real:
     /// Their sum, pairwise and in an order that is always the same.
     fn sum<S: Simd>(simd: S, x: &Block<Self>) -> f64;
 
-    /// Eight numbers rounded.
-    fn narrow_all<S: Simd>(simd: S, from: &Octet) -> [Self; RUN];
+    /// Eight numbers rounded, by one instruction where there is one: behind shuffles the compiler makes other
+    /// shuffles of a plain loop.
+    fn narrow_all<S: Simd>(simd: S, from: &[f64; RUN]) -> [Self; RUN];
 
     /// The rows themselves, if they are f32.
     #[cfg(target_arch = "x86_64")]
@@ -247,20 +247,24 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn narrow_all<S: Simd>(simd: S, from: &Octet) -> [f32; RUN] {
+    fn narrow_all<S: Simd>(simd: S, from: &[f64; RUN]) -> [f32; RUN] {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = simd;
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = known::<S, pulp::x86::V4>(simd) {
-            // SAFETY: both are eight f64, and both eight f32.
+            use std::{
+                arch::x86_64::{__m256, __m512d},
+                mem::transmute,
+            };
+            // SAFETY: the first two are eight f64, the others eight f32.
             return unsafe {
-                let from = std::mem::transmute::<Octet, std::arch::x86_64::__m512d>(*from);
-                std::mem::transmute::<std::arch::x86_64::__m256, [f32; RUN]>(
-                    simd.avx512f._mm512_cvtpd_ps(from),
-                )
+                let from = transmute::<[f64; RUN], __m512d>(*from);
+                transmute::<__m256, [f32; RUN]>(simd.avx512f._mm512_cvtpd_ps(from))
             };
         }
         let mut to = [0.0; RUN];
         for k in 0..RUN {
-            to[k] = from.0[k] as f32;
+            to[k] = from[k] as f32;
         }
         to
     }
@@ -338,8 +342,8 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn narrow_all<S: Simd>(_: S, from: &Octet) -> [f64; RUN] {
-        from.0
+    fn narrow_all<S: Simd>(_: S, from: &[f64; RUN]) -> [f64; RUN] {
+        *from
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -50,6 +50,7 @@ use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
 use super::shift;
+use super::softmax::fetch;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
@@ -642,7 +643,7 @@ impl Tiles {
             }
             for k in 0..RUN {
                 let start = k * entries + first;
-                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k]));
+                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k].0));
             }
         }
         fits(fit)
@@ -723,8 +724,15 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
         for (i, &start) in ordered::<D>(runs).zip(self.other.starts.iter().rev()) {
             let run = lattice.runs.frames_of(i..i + 1);
             let (live, frames) = (lattice.live(&run), run.len());
-            let table = &mut half[(i - first) * lattice.entries..][..lattice.entries];
+            let place = (i - first) * lattice.entries;
+            let table = &half[place..place + lattice.entries];
             scratch.emissions.set(simd, lattice, table, live.clone());
+            let next = if D::FORWARD {
+                place.checked_add(lattice.entries)
+            } else {
+                place.checked_sub(lattice.entries)
+            };
+            ask_for_run(next.and_then(|next| half.get(next..next + lattice.entries)));
             scratch.other.copy(live.clone(), &self.other.kept, start);
             lattice.advance::<S, D::Other, _>(
                 simd,
@@ -760,9 +768,24 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 &mut join,
             );
             let met = (self.met, frames);
+            let table = &mut half[place..place + lattice.entries];
             lattice.write(simd, table, &blanks, met, live, scratch)?;
         }
         Ok(())
+    }
+}
+
+/// Asks for the table of the run that comes next, if it is a long one: it is read class by class in the order of
+/// the target, which is none that hardware would see.
+#[inline(always)]
+fn ask_for_run<R>(run: Option<&[[R; RUN]]>) {
+    const LONG: usize = 64;
+    for line in run
+        .filter(|run| run.len() >= LONG)
+        .unwrap_or_default()
+        .chunks(64 / size_of::<[R; RUN]>())
+    {
+        fetch(line.as_ptr());
     }
 }
 
