@@ -8,10 +8,11 @@
 )]
 
 use super::Kept;
+use super::fetch::fetch_all;
 use super::isa::dispatch_simd;
 use super::real::{Block, Element, Real};
 use super::runs::{RUN, Runs};
-use super::softmax::{self, RowStats, log_sum_exp};
+use super::softmax::{RowStats, log_sum_exp};
 use crate::plan::{InputKind, Plan, Strides};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -189,9 +190,7 @@ impl<'a, E: Element> Source<'a, E> {
         }
         for t in self.runs.frames_of(runs) {
             let start = self.start + t * self.strides.frame;
-            for line in self.data[start..start + self.reach + 1].chunks(64 / size_of::<E>()) {
-                softmax::fetch(line.as_ptr());
-            }
+            fetch_all(&self.data[start..start + self.reach + 1]);
         }
     }
 

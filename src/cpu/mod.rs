@@ -4,6 +4,7 @@
 //! of the blank in each frame, which is all that [`gradient`] needs.
 
 mod emission;
+mod fetch;
 mod group;
 mod isa;
 mod prefix;

@@ -1,10 +1,11 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
 use super::Saved;
-use super::emission::{LANES, next_row, read_row};
+use super::emission::{next_row, read_row};
+use super::fetch::fetch_all;
 use super::isa::dispatch;
 use super::real::{Element, Real};
-use super::softmax::{RowStats, fetch, softmax, written};
+use super::softmax::{RowStats, softmax, written};
 use super::tasks::{Threads, share_out};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
@@ -198,9 +199,7 @@ impl<'a, E: Element> Rows<'a, E> {
         raw: &mut Vec<E>,
         input: &mut Vec<E::Real>,
     ) -> &'b mut [E::Real] {
-        for line in next.posterior.chunks(LANES) {
-            fetch(line.as_ptr());
-        }
+        fetch_all(next.posterior);
         let upstream = self.upstream[row.n];
         let Some((&blank, labels)) = row.posterior.split_last() else {
             return filled(out, E::Real::ZERO);

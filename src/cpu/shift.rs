@@ -6,7 +6,7 @@ use pulp::Simd;
 #[inline(always)]
 pub(super) fn up<S: Simd>(simd: S, before: S::f64s, piece: S::f64s) -> S::f64s {
     #[cfg(target_arch = "x86_64")]
-    if let Some(moved) = x86::up(simd, before, piece) {
+    if let Some(moved) = x86::moved::<S, true>(simd, before, piece) {
         return moved;
     }
     let lowest = simd.mask_between_m64s(0, 1).mask();
@@ -21,7 +21,7 @@ pub(super) fn up<S: Simd>(simd: S, before: S::f64s, piece: S::f64s) -> S::f64s {
 #[inline(always)]
 pub(super) fn down<S: Simd>(simd: S, piece: S::f64s, after: S::f64s) -> S::f64s {
     #[cfg(target_arch = "x86_64")]
-    if let Some(moved) = x86::down(simd, piece, after) {
+    if let Some(moved) = x86::moved::<S, false>(simd, piece, after) {
         return moved;
     }
     let lanes = S::F64_LANES as u64;
@@ -42,54 +42,35 @@ mod x86 {
     use std::arch::x86_64::{__m256d, __m512d};
     use std::mem::transmute_copy;
 
+    /// Of two neighbours, `high` one lane up or `low` one lane down.
     #[inline(always)]
-    pub fn up<S: Simd>(simd: S, before: S::f64s, piece: S::f64s) -> Option<S::f64s> {
+    pub fn moved<S: Simd, const UP: bool>(simd: S, low: S::f64s, high: S::f64s) -> Option<S::f64s> {
         if let Some(simd) = known::<S, V4>(simd) {
+            let simd = simd.avx512f;
             // SAFETY: S is V4, whose vectors are eight f64.
             unsafe {
-                let before: __m512d = transmute_copy(&before);
-                let piece: __m512d = transmute_copy(&piece);
-                let moved = simd.avx512f._mm512_alignr_epi64::<7>(
-                    simd.avx512f._mm512_castpd_si512(piece),
-                    simd.avx512f._mm512_castpd_si512(before),
-                );
+                let low = simd._mm512_castpd_si512(transmute_copy::<_, __m512d>(&low));
+                let high = simd._mm512_castpd_si512(transmute_copy::<_, __m512d>(&high));
+                let moved = if UP {
+                    simd._mm512_alignr_epi64::<7>(high, low)
+                } else {
+                    simd._mm512_alignr_epi64::<1>(high, low)
+                };
                 return Some(transmute_copy(&moved));
             }
         }
         if let Some(simd) = known::<S, V3>(simd) {
+            let simd = simd.avx;
             // SAFETY: S is V3, whose vectors are four f64.
             unsafe {
-                let before: __m256d = transmute_copy(&before);
-                let piece: __m256d = transmute_copy(&piece);
-                let between = simd.avx._mm256_permute2f128_pd::<0x21>(before, piece);
-                let moved = simd.avx._mm256_shuffle_pd::<0b0101>(between, piece);
-                return Some(transmute_copy(&moved));
-            }
-        }
-        None
-    }
-
-    #[inline(always)]
-    pub fn down<S: Simd>(simd: S, piece: S::f64s, after: S::f64s) -> Option<S::f64s> {
-        if let Some(simd) = known::<S, V4>(simd) {
-            // SAFETY: S is V4, whose vectors are eight f64.
-            unsafe {
-                let piece: __m512d = transmute_copy(&piece);
-                let after: __m512d = transmute_copy(&after);
-                let moved = simd.avx512f._mm512_alignr_epi64::<1>(
-                    simd.avx512f._mm512_castpd_si512(after),
-                    simd.avx512f._mm512_castpd_si512(piece),
-                );
-                return Some(transmute_copy(&moved));
-            }
-        }
-        if let Some(simd) = known::<S, V3>(simd) {
-            // SAFETY: S is V3, whose vectors are four f64.
-            unsafe {
-                let piece: __m256d = transmute_copy(&piece);
-                let after: __m256d = transmute_copy(&after);
-                let between = simd.avx._mm256_permute2f128_pd::<0x21>(piece, after);
-                let moved = simd.avx._mm256_shuffle_pd::<0b0101>(piece, between);
+                let low: __m256d = transmute_copy(&low);
+                let high: __m256d = transmute_copy(&high);
+                let between = simd._mm256_permute2f128_pd::<0x21>(low, high);
+                let moved = if UP {
+                    simd._mm256_shuffle_pd::<0b0101>(between, high)
+                } else {
+                    simd._mm256_shuffle_pd::<0b0101>(low, between)
+                };
                 return Some(transmute_copy(&moved));
             }
         }

@@ -10,6 +10,7 @@
 )]
 
 use super::emission::{LANES, larger};
+use super::fetch::fetch;
 use super::isa::dispatch_simd;
 use super::real::{Block, Real};
 use pulp::{Simd, WithSimd};
@@ -77,20 +78,7 @@ pub(super) unsafe fn written<T>(memory: &mut [MaybeUninit<T>]) -> &mut [T] {
     unsafe { &mut *(std::ptr::from_mut(memory) as *mut [T]) }
 }
 
-/// Asks for memory that will be used soon. Wherever that is, nothing changes.
-#[inline(always)]
-pub(super) fn fetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: it neither reads nor writes.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// The same for block `i` of a row, if there is one.
+/// Asks for block `i` of a row, if there is one.
 #[inline(always)]
 fn fetch_block<E>(row: &[E], i: usize) {
     if let Some(entry) = row.get(i * LANES) {

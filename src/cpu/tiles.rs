@@ -46,11 +46,11 @@ mod abreast;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
 
+use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
 use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
 use super::shift;
-use super::softmax::fetch;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
@@ -780,13 +780,7 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
 #[inline(always)]
 fn ask_for_run<R>(run: Option<&[[R; RUN]]>) {
     const LONG: usize = 64;
-    for line in run
-        .filter(|run| run.len() >= LONG)
-        .unwrap_or_default()
-        .chunks(64 / size_of::<[R; RUN]>())
-    {
-        fetch(line.as_ptr());
-    }
+    fetch_all(run.filter(|run| run.len() >= LONG).unwrap_or_default());
 }
 
 /// What is done with each tile in each frame of a run.
