@@ -98,6 +98,42 @@ fn an_item_alone_has_the_bits_it_has_in_a_batch() {
     }
 }
 
+/// Much memory is written in another way on the CPU, and rows with few labels otherwise than those with many.
+#[test]
+fn an_item_has_the_same_bits_in_a_large_gradient() {
+    let (frames, items, classes) = (330, 13, 1003);
+    let mut p = problem(64, frames, items, classes, 120);
+    assert!(size_of::<f32>() * frames * items * classes > 16 << 20);
+    p.targets[3] = Vec::new();
+    p.input_lengths[4] = p.targets[4].len() / 2;
+    let nan = p.at(7, 5, 11);
+    p.values[nan] = f64::NAN;
+    let upstream: Vec<f64> = (0..items).map(|n| 0.3 * n as f64 - 1.0).collect();
+    let device = Device::Cpu;
+    for dtype in [DType::F32, DType::F64] {
+        for (entry, layout) in [
+            (Entry::LogProbs, InputLayout::TimeMajor),
+            (Entry::Logits, InputLayout::TimeMajor),
+            (Entry::Logits, InputLayout::BatchMajor),
+        ] {
+            let options = CtcLossOptions {
+                layout,
+                ..none(GradientKind::Exact)
+            };
+            let whole = run_problem(entry, &p, options, dtype, &device, Some(&upstream)).unwrap();
+            for n in 0..items {
+                let (alone, weight) = (choose(&p, &[n]), Some(&upstream[n..][..1]));
+                let out = run_problem(entry, &alone, options, dtype, &device, weight).unwrap();
+                assert_eq!(
+                    item_bits(&out, &alone, 0),
+                    item_bits(&whole, &p, n),
+                    "item {n} {entry:?} {layout:?} {dtype:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn an_item_has_the_same_bits_beside_nan_and_items_that_cannot_be_aligned() {
     let p = problem(61, 20, 3, 6, 8);

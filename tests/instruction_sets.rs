@@ -56,6 +56,8 @@ fn every_instruction_set_gives_the_same_results() -> Result<()> {
         (9, 1, 2, 1),
         // Items side by side, on machines of up to eight threads.
         (70, 67, 7, 20),
+        // A gradient that is written past the cache.
+        (150, 10, 3001, 20),
     ] {
         let device = Device::Cpu;
         let input = Tensor::randn(0f64, 3., (frames, items, classes), &device)?;

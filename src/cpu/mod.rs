@@ -15,6 +15,7 @@ mod score;
 mod shift;
 mod softmax;
 mod square;
+mod stream;
 mod tasks;
 mod tiles;
 mod viterbi;

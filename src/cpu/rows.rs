@@ -1,11 +1,12 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
 use super::Saved;
-use super::emission::{next_row, read_row};
+use super::emission::{LANES, next_row, read_row};
 use super::fetch::fetch_all;
 use super::isa::dispatch;
 use super::real::{Element, Real};
-use super::softmax::{RowStats, softmax, written};
+use super::softmax::{RowStats, block_from, softmax, stream_softmax, written};
+use super::stream::Stream;
 use super::tasks::{Threads, share_out};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
@@ -47,10 +48,11 @@ pub(crate) fn gradient<E: Element>(
             dispatch(
                 #[inline(always)]
                 || {
+                    let mut stream = all.stream(count * size_of::<E>());
                     let mut row = all.row(share * rows);
                     for (i, out) in (share * rows..).zip(out.chunks_exact_mut(plan.classes)) {
                         let next = all.row(i + 1);
-                        all.write(&row, &next, out, buffers);
+                        all.write(&row, &next, out, stream.as_mut(), buffers);
                         row = next;
                     }
                 },
@@ -100,6 +102,8 @@ struct RowBuffers<E: Element> {
     raw: Vec<E>,
     input: Vec<E::Real>,
     out: Vec<E::Real>,
+    /// By class: what the labels and the blank add to a row. 0 between rows.
+    labels: Vec<E::Real>,
 }
 
 impl<E: Element> Default for RowBuffers<E> {
@@ -108,6 +112,7 @@ impl<E: Element> Default for RowBuffers<E> {
             raw: Vec::new(),
             input: Vec::new(),
             out: Vec::new(),
+            labels: Vec::new(),
         }
     }
 }
@@ -133,6 +138,16 @@ struct Row<'a, R> {
     posterior: &'a [R],
 }
 
+impl<R> Row<'_, R> {
+    /// Whether so few of the classes have a posterior that to spread these out costs less than it saves to write
+    /// the row past the cache.
+    fn is_sparse(&self, classes: usize) -> bool {
+        const FOR_EACH: usize = 16;
+        const _: () = assert!(FOR_EACH >= LANES);
+        (self.classes.len() + 1) * FOR_EACH <= classes
+    }
+}
+
 impl<'a, E: Element> Rows<'a, E> {
     /// Row `i`; behind the last there is one that holds nothing.
     #[inline(always)]
@@ -153,6 +168,12 @@ impl<'a, E: Element> Rows<'a, E> {
         }
     }
 
+    /// For a gradient of so many bytes, if it is to be written past the cache. Rows that are gone through again
+    /// are not.
+    fn stream(&self, bytes: usize) -> Option<Stream> {
+        Stream::worth(bytes).filter(|_| !self.torch())
+    }
+
     /// Writes a row; `next` comes then.
     #[inline(always)]
     fn write(
@@ -160,6 +181,7 @@ impl<'a, E: Element> Rows<'a, E> {
         row: &Row<E::Real>,
         next: &Row<E::Real>,
         out: &mut [MaybeUninit<E>],
+        stream: Option<&mut Stream>,
         buffers: &mut RowBuffers<E>,
     ) {
         let loss = self.saved.items[row.n].loss;
@@ -170,12 +192,18 @@ impl<'a, E: Element> Rows<'a, E> {
             let zero = !loss.is_nan() && (!self.torch() || self.plan.zero_infinity);
             filled(out, E::from_f64(if zero { 0.0 } else { f64::NAN }));
         } else if let Some(out) = E::as_real_uninit(out) {
-            self.fill(row, next, out, &mut buffers.raw, &mut buffers.input);
+            match stream.filter(|_| row.is_sparse(out.len())) {
+                Some(stream) => self.stream_row(row, next, (stream, out), buffers),
+                None => {
+                    self.fill(row, next, out, &mut buffers.raw, &mut buffers.input);
+                }
+            }
         } else {
             let RowBuffers {
                 raw,
                 input,
                 out: wide,
+                ..
             } = buffers;
             wide.clear();
             wide.reserve(out.len());
@@ -220,6 +248,39 @@ impl<'a, E: Element> Rows<'a, E> {
         scatter::<_, true>(out, row.classes, labels, upstream);
         out[self.plan.blank] -= upstream * blank;
         out
+    }
+
+    /// What [`Self::fill`] writes, past the cache. What is written like that can't be subtracted from, so what the
+    /// labels add is spread out over the classes first.
+    #[inline(always)]
+    fn stream_row(
+        &self,
+        row: &Row<E::Real>,
+        next: &Row<E::Real>,
+        (stream, out): (&mut Stream, &mut [MaybeUninit<E::Real>]),
+        buffers: &mut RowBuffers<E>,
+    ) {
+        fetch_all(next.posterior);
+        let (stride, classes) = (self.strides.class, self.plan.classes);
+        let (upstream, add) = (self.upstream[row.n], &mut buffers.labels);
+        add.resize(classes, E::Real::ZERO);
+        if let Some((&blank, labels)) = row.posterior.split_last() {
+            scatter::<_, false>(add, row.classes, labels, upstream);
+            add[self.plan.blank] = E::Real::ZERO - upstream * blank;
+        }
+        match self.saved.items[row.n].stats.get(row.t) {
+            Some(stats) => {
+                let RowBuffers { raw, input, .. } = buffers;
+                let x = read_row(self.data, row.start, stride, classes, raw, input);
+                let next = next_row(self.data, next.start, stride, classes);
+                stream_softmax(x, stats, upstream, &buffers.labels, (stream, out), next);
+            }
+            None => stream.fill(out, |at| *block_from(add, at)),
+        }
+        for &class in row.classes {
+            buffers.labels[class as usize] = E::Real::ZERO;
+        }
+        buffers.labels[self.plan.blank] = E::Real::ZERO;
     }
 }
 

@@ -13,6 +13,7 @@ use super::emission::{LANES, larger};
 use super::fetch::fetch;
 use super::isa::dispatch_simd;
 use super::real::{Block, Real};
+use super::stream::Stream;
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
@@ -57,15 +58,29 @@ pub(super) fn softmax<'a, R: Real, E>(
     next: &[E],
 ) -> &'a mut [R] {
     assert_eq!(row.len(), out.len());
-    dispatch_simd(Softmax {
-        row,
-        next,
-        maximum: stats.maximum,
-        scale: R::narrow(scale.widen() / stats.sum),
-        out,
-    });
+    let terms = Terms::new(row, stats, scale, next);
+    dispatch_simd(Softmax { terms, out });
     // SAFETY: as long as the row, all of which was written.
     unsafe { written(out) }
+}
+
+/// Writes `scale · softmax(x) + add` to `out` past the cache: rows of a block or more.
+pub(super) fn stream_softmax<R: Real, E>(
+    row: &[R],
+    stats: &RowStats<R>,
+    scale: R,
+    add: &[R],
+    (stream, out): (&mut Stream, &mut [MaybeUninit<R>]),
+    next: &[E],
+) {
+    assert!(row.len() == out.len() && add.len() == out.len());
+    let terms = Terms::new(row, stats, scale, next);
+    dispatch_simd(StreamSoftmax {
+        terms,
+        add,
+        stream,
+        out,
+    });
 }
 
 /// Memory as what was written to it.
@@ -78,12 +93,19 @@ pub(super) unsafe fn written<T>(memory: &mut [MaybeUninit<T>]) -> &mut [T] {
     unsafe { &mut *(std::ptr::from_mut(memory) as *mut [T]) }
 }
 
-/// Asks for block `i` of a row, if there is one.
+/// Asks for the block of a row from entry `at` on, if there is one.
 #[inline(always)]
-fn fetch_block<E>(row: &[E], i: usize) {
-    if let Some(entry) = row.get(i * LANES) {
+fn fetch_from<E>(row: &[E], at: usize) {
+    if let Some(entry) = row.get(at) {
         fetch(entry);
     }
+}
+
+/// That block.
+#[inline(always)]
+pub(super) fn block_from<R>(row: &[R], at: usize) -> &Block<R> {
+    let (blocks, _) = row[at..].as_chunks::<LANES>();
+    &blocks[0]
 }
 
 struct LogSumExp<'a, R, E> {
@@ -109,7 +131,7 @@ impl<R: Real, E> WithSimd for LogSumExp<'_, R, E> {
         while first < blocks.len() || first == 0 {
             let end = (first + BLOCKS).min(blocks.len());
             for block in first..end {
-                fetch_block(self.next, block);
+                fetch_from(self.next, block * LANES);
             }
             let last = if end == blocks.len() { last } else { &[] };
             stats.add(simd, [&blocks[first..end], last]);
@@ -205,11 +227,36 @@ pub(super) fn tops_of<R: Real>(blocks: &[Block<R>]) -> Block<R> {
     top
 }
 
-struct Softmax<'a, R, E> {
+/// The entries of a softmax, block by block.
+struct Terms<'a, R, E> {
     row: &'a [R],
     next: &'a [E],
     maximum: R,
     scale: R,
+}
+
+impl<'a, R: Real, E> Terms<'a, R, E> {
+    fn new(row: &'a [R], stats: &RowStats<R>, scale: R, next: &'a [E]) -> Self {
+        Self {
+            row,
+            next,
+            maximum: stats.maximum,
+            scale: R::narrow(scale.widen() / stats.sum),
+        }
+    }
+
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, block: &Block<R>) -> Block<R> {
+        let mut terms = R::exp_below(simd, block, self.maximum);
+        for term in &mut terms {
+            *term *= self.scale;
+        }
+        terms
+    }
+}
+
+struct Softmax<'a, R, E> {
+    terms: Terms<'a, R, E>,
     out: &'a mut [MaybeUninit<R>],
 }
 
@@ -218,29 +265,61 @@ impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (blocks, rest) = self.row.as_chunks::<LANES>();
-        let (out_blocks, out_rest) = self.out.as_chunks_mut::<LANES>();
+        let Self { terms, out } = self;
+        let (blocks, rest) = terms.row.as_chunks::<LANES>();
+        let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
         for (i, (out, block)) in out_blocks.iter_mut().zip(blocks).enumerate() {
-            fetch_block(self.next, i);
+            fetch_from(terms.next, i * LANES);
             // The next row of the output stands behind this one, if there is one.
-            fetch(out.as_ptr().wrapping_add(self.row.len()));
-            let terms = R::exp_below(simd, block, self.maximum);
-            for k in 0..LANES {
-                out[k].write(terms[k] * self.scale);
-            }
+            fetch(out.as_ptr().wrapping_add(terms.row.len()));
+            *out = terms.of(simd, block).map(MaybeUninit::new);
         }
         if rest.is_empty() {
             return;
         }
-        let terms = R::exp_below(simd, &last_block(self.row, self.maximum), self.maximum);
+        let last = terms.of(simd, &last_block(terms.row, terms.maximum));
         let first = if blocks.is_empty() {
             0
         } else {
             LANES - rest.len()
         };
-        for (out, &term) in out_rest.iter_mut().zip(&terms[first..]) {
-            out.write(term * self.scale);
+        for (out, &term) in out_rest.iter_mut().zip(&last[first..]) {
+            out.write(term);
         }
+    }
+}
+
+struct StreamSoftmax<'a, R, E> {
+    terms: Terms<'a, R, E>,
+    add: &'a [R],
+    stream: &'a mut Stream,
+    out: &'a mut [MaybeUninit<R>],
+}
+
+impl<R: Real, E> WithSimd for StreamSoftmax<'_, R, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            terms,
+            add,
+            stream,
+            out,
+        } = self;
+        stream.fill(
+            out,
+            #[inline(always)]
+            |at| {
+                fetch_from(terms.next, at);
+                let mut sums = terms.of(simd, block_from(terms.row, at));
+                let add = block_from(add, at);
+                for k in 0..LANES {
+                    sums[k] += add[k];
+                }
+                sums
+            },
+        );
     }
 }
 
