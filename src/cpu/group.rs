@@ -57,10 +57,26 @@ impl<E: Element> Default for Buffers<E> {
 struct Member<R> {
     used: Classes,
     lattice: Tiles,
+    ways: Ways<R>,
+}
+
+#[derive(Default)]
+struct Ways<R> {
     forward: Way<R>,
     backward: Way<R>,
 }
 
+impl<R> Ways<R> {
+    fn of<D: Direction>(&mut self) -> &mut Way<R> {
+        if D::FORWARD {
+            &mut self.forward
+        } else {
+            &mut self.backward
+        }
+    }
+}
+
+/// One direction.
 #[derive(Default)]
 struct Way<R> {
     track: Track,
@@ -71,8 +87,7 @@ struct Way<R> {
 struct Item<'a, E: Element> {
     problem: Problem<'a, E>,
     lattice: &'a Tiles,
-    forward: &'a mut Way<E::Real>,
-    backward: &'a mut Way<E::Real>,
+    ways: &'a mut Ways<E::Real>,
     fit: Result<(), Unfit>,
     loss: &'a mut f64,
 }
@@ -98,8 +113,7 @@ fn group<E: Element>(
         let Member {
             used,
             lattice,
-            forward,
-            backward,
+            ways,
         } = member;
         numbering.number(plan.target(*n), used);
         let problem = Problem::new(plan, data, strides, *n, used, false);
@@ -108,8 +122,7 @@ fn group<E: Element>(
             group.push(Item {
                 problem,
                 lattice,
-                forward,
-                backward,
+                ways,
                 fit: Ok(()),
                 loss,
             });
@@ -140,9 +153,8 @@ fn sweep<D: Direction, E: Element>(
     desk: &mut Desk<E>,
 ) {
     for item in &mut *group {
-        let lattice = item.lattice;
-        let way = item.way::<D>();
-        lattice.start::<D>(&mut way.track);
+        let way = item.ways.of::<D>();
+        item.lattice.start::<D>(&mut way.track);
         way.read.log_scale = 0.0;
     }
     abreast.start::<D>(group.iter().map(|item| item.lattice));
@@ -162,21 +174,9 @@ fn sweep<D: Direction, E: Element>(
 }
 
 impl<E: Element> Item<'_, E> {
-    fn way<D: Direction>(&mut self) -> &mut Way<E::Real> {
-        if D::FORWARD {
-            self.forward
-        } else {
-            self.backward
-        }
-    }
-
     /// What is to be done with `runs`: nothing where they do not fit.
     fn lane<D: Direction>(&mut self, runs: Range<usize>, desk: &mut Desk<E>) -> Lane<'_, E::Real> {
-        let Way { track, read } = if D::FORWARD {
-            &mut *self.forward
-        } else {
-            &mut *self.backward
-        };
+        let Way { track, read } = self.ways.of::<D>();
         let (runs, table) = match self.problem.read::<D>(runs.clone(), None, read, desk) {
             Ok(table) => (runs, table),
             Err(Unfit) => {
@@ -195,7 +195,7 @@ impl<E: Element> Item<'_, E> {
     /// `ln P` where both directions are in the middle.
     fn log_p(&self) -> Result<f64, Unfit> {
         self.fit?;
-        let (forward, backward) = (&self.forward, &self.backward);
+        let Ways { forward, backward } = &*self.ways;
         let met = self.lattice.meet(&forward.track, &backward.track)?;
         Ok(met.ln() + forward.read.and(&backward.read)?)
     }

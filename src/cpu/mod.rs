@@ -7,6 +7,7 @@ mod emission;
 mod fetch;
 mod group;
 mod isa;
+mod occupancy;
 mod prefix;
 mod real;
 mod rows;
@@ -22,10 +23,11 @@ mod viterbi;
 mod wide;
 
 pub use isa::Isa;
+pub(crate) use occupancy::{Occupancy, occupancy, state_posteriors};
 pub(crate) use prefix::log_sums;
 pub(crate) use real::{Element, Real};
 pub(crate) use rows::gradient;
-pub(crate) use score::{Occupancy, occupancy, score, state_posteriors};
+pub(crate) use score::score;
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};

@@ -31,8 +31,17 @@ impl Direction for Backward {
 /// A range from its start forward, from its end backward.
 #[inline(always)]
 pub(super) fn ordered<D: Direction>(range: Range<usize>) -> impl ExactSizeIterator<Item = usize> {
-    let (start, end) = (range.start, range.end);
-    range.map(move |i| if D::FORWARD { i } else { end - 1 - (i - start) })
+    (0..range.len()).map(move |i| nth::<D>(&range, i))
+}
+
+/// The `i`th of that.
+#[inline(always)]
+pub(super) fn nth<D: Direction>(range: &Range<usize>, i: usize) -> usize {
+    if D::FORWARD {
+        range.start + i
+    } else {
+        range.end - 1 - i
+    }
 }
 
 /// The runs of an item.

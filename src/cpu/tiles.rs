@@ -49,7 +49,7 @@ pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, La
 use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
-use super::runs::{Backward, Direction, RUN, Runs, Table, ordered};
+use super::runs::{Backward, Direction, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use pulp::{Simd, WithSimd};

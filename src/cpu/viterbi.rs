@@ -1,6 +1,6 @@
 //! The best path through the lattice: the recursion of CTC with a maximum in place of the sum.
 //!
-//! States are pairs as in [`lattice`](super::lattice): `blank[i]` stands before label i. With
+//! States are pairs as in `wide::lattice`: `blank[i]` stands before label i. With
 //! `y_t` the log-probabilities and `skip[i]` = 0 where label i differs from the one before it and
 //! −inf elsewhere:
 //!

@@ -116,7 +116,7 @@ impl Abreast {
         let mut runs = [None; LANES];
         for j in 0..LANES {
             let lane = lanes.get(j).filter(|lane| i < lane.runs.len());
-            let next = lane.map(|lane| lane.run::<D>(i));
+            let next = lane.map(|lane| nth::<D>(&lane.runs, i));
             // What has stopped has no emissions to go on with.
             self.fit[j] &= self.goes_on[j] || next.is_none();
             runs[j] = next.filter(|_| self.fit[j]);
@@ -274,7 +274,7 @@ impl<D: Direction, R: Real> WithSimd for SweepAbreast<'_, '_, D, R> {
             let exact = advance::<S, D, R>(simd, abreast, &step);
             for (j, lane) in lanes.iter_mut().enumerate() {
                 if step.goes_on(j) {
-                    let run = lane.run::<D>(i);
+                    let run = nth::<D>(&lane.runs, i);
                     let live = step.low[j] as usize..step.high[j] as usize;
                     abreast.fit[j] &= exact.0[j] == lane.reachable::<D>(run, live);
                     if lane.ends_with::<D>(run) {
@@ -287,16 +287,6 @@ impl<D: Direction, R: Real> WithSimd for SweepAbreast<'_, '_, D, R> {
 }
 
 impl<R> Lane<'_, R> {
-    /// The `i`th of its runs.
-    #[inline(always)]
-    fn run<D: Direction>(&self, i: usize) -> usize {
-        if D::FORWARD {
-            self.runs.start + i
-        } else {
-            self.runs.end - 1 - i
-        }
-    }
-
     /// Whether `D` is in the middle after `run`.
     fn ends_with<D: Direction>(&self, run: usize) -> bool {
         let half = self.lattice.runs.half::<D>();
