@@ -1,7 +1,7 @@
 //! CUDA: how the launches of [`gpu`](crate::gpu) reach candle's device. Kernels are compiled to PTX by
 //! `build.rs`, run on the stream of the tensor's device, and are loaded once for each device.
 
-use crate::gpu::{Arg, Backend, Held, Launch, Limits};
+use crate::gpu::{Arg, Backend, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
@@ -13,9 +13,6 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/ctc.ptx"));
 
 /// candle finds a module by its name alone.
 const MODULE: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
-
-/// The launch bound of the smallest kernel.
-const MAX_THREADS: usize = 256;
 
 // SAFETY: both are plain integers in C's layout, twins of the kernels' own structs.
 unsafe impl DeviceRepr for crate::gpu::Sizes {}
@@ -66,15 +63,9 @@ impl Backend for CudaDevice {
         }
     }
 
-    fn limits(&self) -> Limits {
+    fn shared_bytes(&self) -> usize {
         // What every device gives without being asked.
-        Limits {
-            shared_bytes: 47 << 10,
-        }
-    }
-
-    fn max_threads(&self, _kernel: &str) -> Result<usize> {
-        Ok(MAX_THREADS)
+        47 << 10
     }
 
     unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, CudaStorage>]) -> Result<()> {

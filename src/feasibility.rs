@@ -26,13 +26,13 @@ pub struct Feasibility {
 ///
 /// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
 ///   dimension; any integer dtype, on any device. Neither the classes nor the blank are known
-///   here, so labels are checked only for being non-negative.
+///   here: a label may be any number from 0 to 2^32 − 1.
 /// * `input_lengths` - frames of each item.
 /// * `target_lengths` - labels of each item.
 ///
 /// # Errors
 ///
-/// When the shapes or the lengths do not fit together, or a label is negative.
+/// When the shapes or the lengths do not fit together, or a label is no such number.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

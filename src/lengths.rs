@@ -76,7 +76,7 @@ pub(crate) fn int_values(tensors: &[&Tensor]) -> Result<Vec<Vec<i64>>> {
     let on_gpu: Vec<&Tensor> = tensors
         .iter()
         .copied()
-        .filter(|tensor| !tensor.device().is_cpu())
+        .filter(|tensor| op::serves(tensor))
         .collect();
     let together = match on_gpu.len() {
         0 | 1 => None,
@@ -88,9 +88,9 @@ pub(crate) fn int_values(tensors: &[&Tensor]) -> Result<Vec<Vec<i64>>> {
     let mut together = together.into_iter();
     tensors
         .iter()
-        .map(|tensor| match tensor.device() {
-            Device::Cpu => values(tensor),
-            _ => Ok(together.next().unwrap_or_default()),
+        .map(|tensor| match op::serves(tensor) {
+            true => Ok(together.next().unwrap_or_default()),
+            false => values(tensor),
         })
         .collect()
 }

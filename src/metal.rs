@@ -1,7 +1,7 @@
 //! Metal: how the launches of [`gpu`](crate::gpu) reach candle's device. The kernels' source is compiled
 //! when a device first needs them.
 
-use crate::gpu::{Arg, Backend, Held, Launch, Limits};
+use crate::gpu::{Arg, Backend, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::metal_backend::DeviceId;
 use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType, bail};
@@ -107,10 +107,8 @@ impl Backend for MetalDevice {
         }
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
-            shared_bytes: SHARED_BYTES,
-        }
+    fn shared_bytes(&self) -> usize {
+        SHARED_BYTES
     }
 
     fn max_threads(&self, kernel: &str) -> Result<usize> {

@@ -224,13 +224,8 @@ fn one_utterance<S: AsRef<[u32]> + Sync>(
     transcripts: &[S],
     opts: ScoreOptions,
 ) -> Result<Vec<f64>> {
-    if log_probs.rank() != 2 {
-        candle_core::bail!(
-            "{function}: the input has shape {:?}; expected (T, C). For a batch there is \
-             score_transcripts_batch",
-            log_probs.dims()
-        )
-    }
+    let batch = "; for a batch there is score_transcripts_batch";
+    validate::one_utterance(function, log_probs, batch)?;
     let lengths = Lengths::Scalar(log_probs.dim(0)? as i128);
     let lists = [transcripts];
     let plan = validate::plan_for_transcripts(opts.call(function), log_probs, lengths, &lists)?;

@@ -1,7 +1,7 @@
 //! The CUDA kernels run on the CPU by `tools/softgpu`, for tests: with `--cfg ctc_softgpu`, which `build.rs`
 //! sets when asked to, tensors on the CPU take the way of a GPU.
 
-use crate::gpu::{Arg, Backend, Held, Launch, Limits};
+use crate::gpu::{Arg, Backend, Held, Launch};
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -161,10 +161,8 @@ impl Backend for Soft {
         }
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
-            shared_bytes: variable("CTC_SOFTGPU_SHARED_BYTES", 47 << 10),
-        }
+    fn shared_bytes(&self) -> usize {
+        variable("CTC_SOFTGPU_SHARED_BYTES", 47 << 10)
     }
 
     fn max_threads(&self, _kernel: &str) -> Result<usize> {

@@ -1,5 +1,4 @@
-//! Turns arguments into a [`Plan`], or says what is wrong with them: the one place for errors
-//! that a user's input can cause.
+//! Turns arguments into a [`Plan`], or says what is wrong with shapes, dtypes, lengths and labels.
 
 use crate::decode::BeamOptions;
 use crate::lengths::{IntoLengths, Lengths, check_int, int_values};
@@ -42,17 +41,10 @@ pub(crate) fn plan(
     let dims = input_dims(call, input)?;
     let input_lengths = given(call.function, "input_lengths", input_lengths)?;
     let target_lengths = given(call.function, "target_lengths", target_lengths)?;
-    let on_device = opts.checks == Checks::Device && op::serves(input);
-    let plan = if on_device
-        && [
-            Some(targets),
-            input_lengths.tensor(),
-            target_lengths.tensor(),
-        ]
-        .into_iter()
-        .flatten()
-        .any(op::serves)
-    {
+    let on_device = opts.checks == Checks::Device
+        && op::serves(input)
+        && tensors(targets, &input_lengths, &target_lengths).any(op::serves);
+    let plan = if on_device {
         let unread = unread(call, dims, input, targets, input_lengths, target_lengths)?;
         Plan {
             unread: Some(unread),
@@ -84,6 +76,18 @@ pub(crate) fn plan_for(
     checked(call, dims, targets, input_lengths, target_lengths)
 }
 
+/// Those of the arguments that are tensors.
+fn tensors<'a>(
+    targets: &'a Tensor,
+    input_lengths: &'a Lengths,
+    target_lengths: &'a Lengths,
+) -> impl Iterator<Item = &'a Tensor> {
+    let lengths = [input_lengths, target_lengths].into_iter();
+    [targets]
+        .into_iter()
+        .chain(lengths.filter_map(Lengths::tensor))
+}
+
 fn checked(
     call: Call,
     dims: Dims,
@@ -93,14 +97,7 @@ fn checked(
 ) -> Result<Plan> {
     check_int(targets, &format!("{}: targets", call.function))?;
     // All that is on a GPU is read at once.
-    let tensors: Vec<&Tensor> = [
-        Some(targets),
-        input_lengths.tensor(),
-        target_lengths.tensor(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let tensors: Vec<&Tensor> = tensors(targets, &input_lengths, &target_lengths).collect();
     let mut values = int_values(&tensors)?.into_iter();
     let targets_values = values.next().unwrap_or_default();
     let mut resolve = |lengths: Lengths| match lengths.tensor() {
@@ -186,28 +183,27 @@ pub(crate) fn plan_for_decoding(
         read(call.function, "input_lengths", input_lengths)?,
         dims,
     )?;
-    let label_offsets = vec![0; dims.batch + 1];
-    Ok(collect(
-        call,
-        dims,
-        input_lengths,
-        Vec::new(),
-        label_offsets,
-    ))
+    Ok(without_targets(call, dims, input_lengths))
 }
 
-/// The same for a function that takes one utterance of shape `(T, C)` and uses all its frames.
+/// Checks that the input is one utterance; `instead` says what there is for a batch.
+pub(crate) fn one_utterance(function: &str, input: &Tensor, instead: &str) -> Result<()> {
+    if input.rank() != 2 {
+        bail!(
+            "{function}: the input has shape {:?}; expected (T, C){instead}",
+            input.dims()
+        )
+    }
+    Ok(())
+}
+
+/// Checks the arguments of a function that takes one utterance of shape `(T, C)` and uses all its frames.
 pub(crate) fn plan_for_utterance(
     function: &'static str,
     log_probs: &Tensor,
     blank: usize,
 ) -> Result<Plan> {
-    if log_probs.rank() != 2 {
-        bail!(
-            "{function}: log_probs have shape {:?}; expected (T, C)",
-            log_probs.dims()
-        )
-    }
+    one_utterance(function, log_probs, "")?;
     let call = Call {
         function,
         input: InputKind::LogProbs,
@@ -288,14 +284,7 @@ pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
             check_labels(call, dims.classes, labels, of)?;
         }
     }
-    let label_offsets = vec![0; dims.batch + 1];
-    Ok(collect(
-        call,
-        dims,
-        input_lengths,
-        Vec::new(),
-        label_offsets,
-    ))
+    Ok(without_targets(call, dims, input_lengths))
 }
 
 /// The frames and the target of each item, without an input: input lengths, labels and where the
@@ -319,14 +308,14 @@ pub(crate) fn targets_only(
     let call = Call {
         function,
         input: InputKind::LogProbs,
-        blank: usize::MAX,
+        blank: NO_BLANK,
         layout: InputLayout::default(),
         star: None,
     };
     let dims = Dims {
         frames: usize::MAX,
         batch,
-        classes: u32::MAX as usize,
+        classes: usize::MAX,
         layout: None,
     };
     check_int(targets, &format!("{function}: targets"))?;
@@ -334,6 +323,16 @@ pub(crate) fn targets_only(
     let targets = (targets.dims(), values.as_slice());
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
     Ok((input_lengths, labels, label_offsets))
+}
+
+fn without_targets(call: Call, dims: Dims, input_lengths: Vec<usize>) -> Plan {
+    collect(
+        call,
+        dims,
+        input_lengths,
+        Vec::new(),
+        vec![0; dims.batch + 1],
+    )
 }
 
 fn collect(
@@ -563,6 +562,9 @@ fn labels(
     Ok((labels, label_offsets))
 }
 
+/// Stands for a blank that is not known.
+const NO_BLANK: usize = usize::MAX;
+
 /// Each label must be a class and not the blank, or the star.
 fn check_labels(
     call: Call,
@@ -571,10 +573,11 @@ fn check_labels(
     of: impl Fn() -> String,
 ) -> Result<()> {
     let (function, blank) = (call.function, call.blank);
+    let is_blank = |label: i64| (blank != NO_BLANK) & (label == blank as i64);
     let (limit, star) = ((classes as u64).min(1 << 32), call.star.map(i64::from));
     // As an unsigned number a negative one is too large.
     let is_label =
-        |label: i64| (label != blank as i64) & (((label as u64) < limit) | (star == Some(label)));
+        |label: i64| !is_blank(label) & (((label as u64) < limit) | (star == Some(label)));
     // All of them, which is faster than to stop at the first that is none.
     if labels
         .clone()
@@ -583,7 +586,7 @@ fn check_labels(
         return Ok(());
     }
     for (position, label) in labels.enumerate() {
-        if label == blank as i64 {
+        if is_blank(label) {
             bail!(
                 "{function}: {} has the blank ({blank}) at position {position}; it must hold labels \
                  only",
@@ -593,7 +596,7 @@ fn check_labels(
         if !is_label(label) {
             bail!(
                 "{function}: {} has label {label} at position {position}; labels must be at least 0 \
-                 and below C = {classes}",
+                 and below C = {limit}",
                 of()
             )
         }

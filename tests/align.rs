@@ -447,9 +447,17 @@ fn feasibility_counts_labels_and_repeats() {
         error.contains("feasibility") && error.contains("add up to 3"),
         "{error}"
     );
-    let negative = Tensor::new(&[4i64, -2], &Device::Cpu).unwrap();
-    let error = feasibility(&negative, 3, 2).unwrap_err().to_string();
-    assert!(error.contains("label -2 at position 1"), "{error}");
+    for bad in [-1, -2, i64::MIN, 1 << 32, i64::MAX] {
+        let targets = Tensor::new(&[4i64, bad], &Device::Cpu).unwrap();
+        let error = feasibility(&targets, 3, 2).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("label {bad} at position 1")),
+            "{error}"
+        );
+    }
+    // Any label: neither the classes nor the blank are known.
+    let any = Tensor::new(&[0i64, (1 << 32) - 1], &Device::Cpu).unwrap();
+    assert!(feasibility(&any, 3, 2).unwrap()[0].feasible);
 }
 
 #[test]

@@ -10,40 +10,15 @@
 use super::Kept;
 use super::fetch::fetch_all;
 use super::isa::dispatch_simd;
-use super::real::{Block, Element, Real};
+use super::lanes::{Block, LANES, larger};
+use super::real::{Element, Real};
 use super::runs::{RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
 use crate::plan::{InputKind, Plan, Strides};
+use candle_core::WithDType;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// States are worked on in blocks of this many (blank, label) pairs.
-pub(super) const LANES: usize = 16;
-
-/// Rounds up to whole blocks.
-pub(super) fn padded(pairs: usize) -> usize {
-    pairs.next_multiple_of(LANES)
-}
-
-/// What was seen on the way to the emissions of some frames.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Found {
-    /// `Σ_t` of the logarithms that were divided out. A frame's entries are relative to the
-    /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
-    pub log_scale: f64,
-    /// A NaN or +inf was among the entries.
-    pub poisoned: bool,
-}
-
-impl Found {
-    pub fn and(self, other: Found) -> Found {
-        Found {
-            log_scale: self.log_scale + other.log_scale,
-            poisoned: self.poisoned | other.poisoned,
-        }
-    }
-}
 
 /// The entries of one item in the input, and which of them its target uses.
 pub(super) struct Source<'a, E> {
@@ -227,7 +202,7 @@ impl<'a, E: Element> Source<'a, E> {
         E::widen_slice(raw.as_flattened(), to.as_flattened_mut());
     }
 
-    fn pick<T: Copy>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
+    fn pick<T: WithDType>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
         let last = self.runs.frames - 1;
         let mut rows = [data; RUN];
         for k in 0..RUN {
@@ -251,12 +226,13 @@ impl<'a, E: Element> Source<'a, E> {
 /// The same numbers. They come together in registers, so that two stores take them to memory and not
 /// eight, which is what these loads would wait for.
 #[inline(always)]
-fn in_registers<T: Copy>(numbers: [T; RUN]) -> [T; RUN] {
+fn in_registers<T: WithDType>(numbers: [T; RUN]) -> [T; RUN] {
     #[cfg(target_arch = "x86_64")]
     if size_of::<T>() == size_of::<f32>() {
         use std::arch::x86_64::_mm_set_ps;
         use std::mem::transmute_copy;
-        // SAFETY: both are eight numbers of 32 bits, and no bits are invalid ones.
+        // SAFETY: both are eight numbers of 32 bits; a dtype of that size has neither padding nor bits that are
+        // no number of it.
         unsafe {
             let [a, b, c, d, e, f, g, h] = transmute_copy::<_, [f32; RUN]>(&numbers);
             return transmute_copy(&[_mm_set_ps(d, c, b, a), _mm_set_ps(h, g, f, e)]);
@@ -378,29 +354,13 @@ fn linear_run<S: Simd, R: Real, const NOT_ABOVE_ZERO: bool>(
     }
 }
 
-/// The larger of two; NaN is not.
-#[inline(always)]
-pub(super) fn larger<R: Real>(a: R, b: R) -> R {
-    if b > a { b } else { a }
-}
-
 /// Working memory for rows of the input.
+#[derive(Default)]
 pub(super) struct RowBuffers<E: Element> {
     raw: Vec<E>,
     row: Vec<E::Real>,
     raw_run: Vec<[E; RUN]>,
     tops: Vec<[E::Real; RUN]>,
-}
-
-impl<E: Element> Default for RowBuffers<E> {
-    fn default() -> Self {
-        Self {
-            raw: Vec::new(),
-            row: Vec::new(),
-            raw_run: Vec::new(),
-            tops: Vec::new(),
-        }
-    }
 }
 
 /// Entries that a thread reads at a time.
@@ -437,26 +397,4 @@ pub(super) fn read_row<'a, E: Element>(
     row.resize(classes, E::Real::ZERO);
     E::widen_slice(entries, row);
     row
-}
-
-/// NaN or +inf.
-pub(super) fn is_poison<R: Real>(x: R) -> bool {
-    let x = x.widen();
-    x.is_nan() || x == f64::INFINITY
-}
-
-/// All lanes brought together pairwise, in an order that is always the same.
-#[inline(always)]
-pub(super) fn fold_lanes<T: Copy, const N: usize>(
-    mut lanes: [T; N],
-    merge: impl Fn(T, T) -> T,
-) -> T {
-    let mut half = N / 2;
-    while half > 0 {
-        for k in 0..half {
-            lanes[k] = merge(lanes[k], lanes[k + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
 }

@@ -32,24 +32,13 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
 const AT_ONCE: usize = 16;
 
 /// Working memory of a thread, kept from group to group.
+#[derive(Default)]
 struct Buffers<E: Element> {
     numbering: Numbering,
     members: Vec<Member<E::Real>>,
     abreast: Abreast,
     desk: Desk<E>,
     alone: super::Buffers<E>,
-}
-
-impl<E: Element> Default for Buffers<E> {
-    fn default() -> Self {
-        Self {
-            numbering: Numbering::default(),
-            members: Vec::new(),
-            abreast: Abreast::default(),
-            desk: Desk::default(),
-            alone: super::Buffers::default(),
-        }
-    }
 }
 
 /// What one item of a group has in memory.
@@ -177,7 +166,12 @@ impl<E: Element> Item<'_, E> {
     /// What is to be done with `runs`: nothing where they do not fit.
     fn lane<D: Direction>(&mut self, runs: Range<usize>, desk: &mut Desk<E>) -> Lane<'_, E::Real> {
         let Way { track, read } = self.ways.of::<D>();
-        let (runs, table) = match self.problem.read::<D>(runs.clone(), None, read, desk) {
+        // What does not fit is done in another way, and needs nothing more here.
+        let table = self.fit.and_then(|()| {
+            let source = &self.problem.source;
+            source.read::<D>(runs.clone(), None, read, desk, false)
+        });
+        let (runs, table) = match table {
             Ok(table) => (runs, table),
             Err(Unfit) => {
                 self.fit = Err(Unfit);

@@ -7,6 +7,7 @@ mod emission;
 mod fetch;
 mod group;
 mod isa;
+mod lanes;
 mod occupancy;
 mod prefix;
 mod real;
@@ -32,7 +33,7 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
-use emission::{RowBuffers, Source, is_poison};
+use emission::{RowBuffers, Source};
 use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
 use std::ops::Range;
@@ -116,6 +117,7 @@ impl Work {
 }
 
 /// Working memory of one task, kept from item to item.
+#[derive(Default)]
 struct Buffers<E: Element> {
     numbering: Numbering,
     lattice: Tiles,
@@ -124,6 +126,7 @@ struct Buffers<E: Element> {
 }
 
 /// That of one direction.
+#[derive(Default)]
 struct Way<E: Element> {
     /// Up to the middle, and past it.
     track: Track,
@@ -156,37 +159,11 @@ impl<R> Read<R> {
 }
 
 /// What it takes to read them.
+#[derive(Default)]
 struct Desk<E: Element> {
     /// The logarithm of what each run was divided by.
     scales: Vec<f64>,
     rows: RowBuffers<E>,
-}
-
-impl<E: Element> Default for Desk<E> {
-    fn default() -> Self {
-        Self {
-            scales: Vec::new(),
-            rows: RowBuffers::default(),
-        }
-    }
-}
-
-impl<E: Element> Default for Buffers<E> {
-    fn default() -> Self {
-        let way = || Way {
-            track: Track::default(),
-            on: Track::default(),
-            scratch: Scratch::default(),
-            read: Read::default(),
-            desk: Desk::default(),
-        };
-        Self {
-            numbering: Numbering::default(),
-            lattice: Tiles::default(),
-            forward: way(),
-            backward: way(),
-        }
-    }
 }
 
 /// One item, with `split` on several threads.
@@ -313,6 +290,44 @@ impl<R> Half<'_, R> {
     }
 }
 
+impl<E: Element> Source<'_, E> {
+    /// The emissions of some runs, which stay in `half` if there is one.
+    fn read<'b, D: Direction>(
+        &self,
+        some: Range<usize>,
+        half: Option<&'b mut Half<'_, E::Real>>,
+        read: &'b mut Read<E::Real>,
+        desk: &mut Desk<E>,
+        split: bool,
+    ) -> Result<Table<'b, E::Real>, Unfit> {
+        let (entries, runs) = (self.entries(), self.runs());
+        let (values, stats) = match half {
+            Some(half) => half.of(some.clone()),
+            None => {
+                let frames = runs.frames_of(some.clone()).len();
+                read.values
+                    .resize(some.len() * entries, [E::Real::ZERO; RUN]);
+                read.stats.clear();
+                read.stats.extend(self.no_stats(frames));
+                (read.values.as_mut_slice(), read.stats.as_mut_slice())
+            }
+        };
+        let Desk { scales, rows } = desk;
+        if !self.emissions(some.clone(), values, stats, scales, split, rows) {
+            return Err(Unfit);
+        }
+        // Run by run in the order of the direction, however many there are at a time.
+        for run in ordered::<D>(0..some.len()) {
+            read.log_scale += scales[run];
+        }
+        Ok(Table {
+            first: some.start,
+            entries,
+            values,
+        })
+    }
+}
+
 /// `ln P` of an item, and the posteriors when they are wanted.
 type Solved<E> = (f64, Option<Kept<<E as Element>::Real>>);
 
@@ -428,7 +443,9 @@ impl<'a, E: Element> Problem<'a, E> {
             .chunks::<D>(at_once(self.split))
             .peekable();
         while let Some(some) = chunks.next() {
-            let table = self.read::<D>(some.clone(), half.as_mut(), read, desk)?;
+            let table =
+                self.source
+                    .read::<D>(some.clone(), half.as_mut(), read, desk, self.split)?;
             if let Some(next) = chunks.peek() {
                 self.source.fetch(next.clone());
             }
@@ -437,47 +454,11 @@ impl<'a, E: Element> Problem<'a, E> {
         Ok(())
     }
 
-    /// The emissions of some runs, which stay in `half` if there is one.
-    fn read<'b, D: Direction>(
-        &self,
-        some: Range<usize>,
-        half: Option<&'b mut Half<'_, E::Real>>,
-        read: &'b mut Read<E::Real>,
-        desk: &mut Desk<E>,
-    ) -> Result<Table<'b, E::Real>, Unfit> {
-        let (entries, runs) = (self.source.entries(), self.source.runs());
-        let (values, stats) = match half {
-            Some(half) => half.of(some.clone()),
-            None => {
-                let frames = runs.frames_of(some.clone()).len();
-                read.values
-                    .resize(some.len() * entries, [E::Real::ZERO; RUN]);
-                read.stats.clear();
-                read.stats.extend(self.source.no_stats(frames));
-                (read.values.as_mut_slice(), read.stats.as_mut_slice())
-            }
-        };
-        let Desk { scales, rows } = desk;
-        let (source, split, here) = (&self.source, self.split, some.clone());
-        if !source.emissions(here, values, stats, scales, split, rows) {
-            return Err(Unfit);
-        }
-        // Run by run in the order of the direction, however many there are at a time.
-        for run in ordered::<D>(0..some.len()) {
-            read.log_scale += scales[run];
-        }
-        Ok(Table {
-            first: some.start,
-            entries,
-            values,
-        })
-    }
-
     /// Whether a NaN or +inf is among the entries, for an item that has no lattice.
     fn is_poisoned(&self) -> bool {
         let kept = self.source.gather_all(self.split);
         let mut entries = kept.entries.as_flattened().iter();
-        kept.stats.iter().any(RowStats::is_poisoned) || entries.any(|&x| is_poison(x))
+        kept.stats.iter().any(RowStats::is_poisoned) || entries.any(|x| x.is_poison())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::emission::Source;
 use super::forward;
-use super::real::{Element, Real};
+use super::real::Element;
 use super::runs::{Backward, Direction, Forward};
 use super::wide::{Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
 use crate::classes::Classes;
@@ -21,32 +21,25 @@ pub(crate) struct Occupancy {
 
 /// The posteriors of the labels of each item, and the model's probabilities of those labels.
 pub(crate) fn occupancy<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> Vec<Occupancy> {
-    // The losses come unweighted: no plan for scoring asks for a mean.
     let (losses, _) = forward(plan, data, strides, false);
     let items = losses.into_par_iter().enumerate().map(|(n, loss)| {
-        let log_p = -loss.widen();
         let mut occupancy = Occupancy {
-            log_p,
+            log_p: -loss,
             labels: Vec::new(),
             probabilities: Vec::new(),
         };
-        let states = 2 * plan.target_length(n) + 1;
-        if log_p.is_finite() && states > 1 {
-            let posterior = state_posteriors(plan, data, strides, n);
-            let frames = posterior.chunks_exact(states);
+        let labels = plan.target_length(n);
+        if loss.is_finite() && labels > 0 {
+            let (posterior, emissions) = states(plan, data, strides, n);
+            let frames = posterior.chunks_exact(2 * labels + 1);
             occupancy.labels = frames
                 .flat_map(|frame| frame.iter().skip(1).step_by(2).copied())
                 .collect();
-            let used = Classes::new(plan.target(n));
-            let source = Source::new(plan, data, strides, n, &used.distinct);
-            let mut emissions = Emissions::default();
-            emissions.read(&source, &used);
             for t in 0..plan.input_lengths[n] {
                 // Entries are relative to the largest of their frame.
                 let scale = emissions.scales[t].exp();
                 let y = emissions.frame(t);
-                let entries = y.labels_m.iter().zip(y.labels_e);
-                let entries = entries.take(plan.target_length(n));
+                let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
                 let probabilities = entries.map(|(&m, &e)| m * f64::exp2(e) * scale);
                 occupancy.probabilities.extend(probabilities);
             }
@@ -64,21 +57,31 @@ pub(crate) fn state_posteriors<E: Element>(
     strides: Strides,
     n: usize,
 ) -> Vec<f64> {
+    states(plan, data, strides, n).0
+}
+
+/// The same, and the emissions that it came from.
+fn states<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+    n: usize,
+) -> (Vec<f64>, Emissions) {
     let (frames, labels) = (plan.input_lengths[n], plan.target_length(n));
     let states = 2 * labels + 1;
     let mut posterior = vec![0.0; frames * states];
+    let mut emissions = Emissions::default();
     if frames == 0 {
-        return posterior;
+        return (posterior, emissions);
     }
     let used = Classes::new(plan.target(n));
     let source = Source::new(plan, data, strides, n, &used.distinct);
-    let mut emissions = Emissions::default();
     if emissions.read(&source, &used).poisoned {
         posterior.fill(f64::NAN);
-        return posterior;
+        return (posterior, emissions);
     }
     if !plan.is_feasible(n) {
-        return posterior;
+        return (posterior, emissions);
     }
     let lattice = Lattice::new(frames, plan.target(n));
     let (mut alpha, mut beta) = (Rows::default(), Rows::default());
@@ -110,7 +113,7 @@ pub(crate) fn state_posteriors<E: Element>(
         let sum: f64 = out.iter().sum();
         out.iter_mut().for_each(|x| *x /= sum);
     }
-    posterior
+    (posterior, emissions)
 }
 
 /// One direction through all frames, each row kept.

@@ -1,7 +1,7 @@
 //! `ln Σ_t e^(a[t] + x[t][c])` for many `a` and a block of classes `c` at once.
 
-use super::emission::LANES;
 use super::isa::dispatch;
+use super::lanes::LANES;
 use super::real::exp_negative_f64;
 
 /// A term this far below the largest (in nats) adds less than one part in 10^21 to a sum.

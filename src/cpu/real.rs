@@ -5,10 +5,10 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::emission::{LANES, fold_lanes, larger};
 #[cfg(target_arch = "x86_64")]
 use super::isa::known;
 use super::isa::{fuses, mul_add_f32};
+use super::lanes::{Block, LANES, fold_lanes, larger};
 use super::runs::RUN;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
@@ -17,19 +17,8 @@ use pulp::{Simd, cast};
 use std::f32::consts::LN_2;
 use std::mem::MaybeUninit;
 
-/// Numbers that are worked on at once.
-pub(super) type Block<R> = [R; LANES];
-
 /// What entries, posteriors and gradients are kept in.
-pub(crate) trait Real:
-    WithDType
-    + Default
-    + std::ops::Add<Output = Self>
-    + std::ops::Sub<Output = Self>
-    + std::ops::Mul<Output = Self>
-    + std::ops::AddAssign
-    + std::ops::SubAssign
-{
+pub(crate) trait Real: WithDType + Default {
     const ZERO: Self;
     const ONE: Self;
     /// The distance from 1 to the next number.
@@ -65,6 +54,13 @@ pub(crate) trait Real:
 
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
+
+    /// NaN or +inf, which no entry of the input may be.
+    #[inline(always)]
+    fn is_poison(self) -> bool {
+        let x = self.widen();
+        x.is_nan() | (x == f64::INFINITY)
+    }
 }
 
 // 2^52 · 1.5: adding it to an f64 rounds to an integer, which then stands in the low bits.
@@ -364,7 +360,7 @@ impl Real for f64 {
 }
 
 /// A dtype of the input, and the arithmetic that serves it.
-pub(crate) trait Element: WithDType {
+pub(crate) trait Element: WithDType + Default {
     type Real: Real;
 
     /// Converts `from` into `to`; the lengths agree.

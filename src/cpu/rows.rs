@@ -1,9 +1,10 @@
 //! The dense side of the gradient: one row of classes for each frame and item, written once.
 
 use super::Saved;
-use super::emission::{LANES, next_row, read_row};
+use super::emission::{next_row, read_row};
 use super::fetch::fetch_all;
 use super::isa::dispatch;
+use super::lanes::LANES;
 use super::real::{Element, Real};
 use super::softmax::{RowStats, block_from, softmax, stream_softmax, written};
 use super::stream::Stream;
@@ -98,23 +99,13 @@ fn filled<T: Copy>(memory: &mut [MaybeUninit<T>], number: T) -> &mut [T] {
     unsafe { written(memory) }
 }
 
+#[derive(Default)]
 struct RowBuffers<E: Element> {
     raw: Vec<E>,
     input: Vec<E::Real>,
     out: Vec<E::Real>,
     /// By class: what the labels and the blank add to a row. 0 between rows.
     labels: Vec<E::Real>,
-}
-
-impl<E: Element> Default for RowBuffers<E> {
-    fn default() -> Self {
-        Self {
-            raw: Vec::new(),
-            input: Vec::new(),
-            out: Vec::new(),
-            labels: Vec::new(),
-        }
-    }
 }
 
 /// What all rows are written from.

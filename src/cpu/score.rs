@@ -15,12 +15,12 @@
 //! that differs in several places much less: only what lies before the first change and behind
 //! the last is common. So the lattices are kept apart, and only equal candidates are shared.
 
-use super::emission::{RowBuffers, Source};
+use super::emission::Source;
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Scratch, Tiles, Track, Unfit};
-use super::{both, item, loss_from};
+use super::{Desk, Read, both, item, loss_from};
 use crate::plan::{Plan, Strides, frames_needed};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -130,10 +130,14 @@ fn together<E: Element>(
         || sweep::<Forward, E>(&source, &lattices, threads),
         || sweep::<Backward, E>(&source, &lattices, threads),
     );
-    let (Ok(early), Ok(late)) = (early, late) else {
+    let both = early.and_then(|early| {
+        let late = late?;
+        let log_scale = early.read.and(&late.read)?;
+        Ok((early, late, log_scale))
+    });
+    let Ok((early, late, log_scale)) = both else {
         return vec![Err(Unfit); targets.len()];
     };
-    let log_scale = early.log_scale + late.log_scale;
     let scores = lattices.iter().enumerate().map(|(i, lattice)| {
         let Some(lattice) = lattice else {
             return Ok(f64::NEG_INFINITY);
@@ -145,13 +149,13 @@ fn together<E: Element>(
 }
 
 /// One direction of all candidates.
-struct Swept {
+struct Swept<R> {
     tracks: Vec<Track>,
     fit: Vec<Result<(), Unfit>>,
-    log_scale: f64,
+    read: Read<R>,
 }
 
-impl Swept {
+impl<R> Swept<R> {
     fn track(&self, i: usize) -> Result<&Track, Unfit> {
         self.fit[i].map(|()| &self.tracks[i])
     }
@@ -210,11 +214,11 @@ fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
     lattices: &[Option<Tiles>],
     threads: usize,
-) -> Result<Swept, Unfit> {
+) -> Result<Swept<E::Real>, Unfit> {
     let mut swept = Swept {
         tracks: lattices.iter().map(|_| Track::default()).collect(),
         fit: vec![Ok(()); lattices.len()],
-        log_scale: 0.0,
+        read: Read::default(),
     };
     let tracks = swept.tracks.iter_mut().zip(&mut swept.fit);
     let mut candidates: Vec<Candidate> = lattices
@@ -252,24 +256,10 @@ fn sweep<D: Direction, E: Element>(
         candidates = rest;
     }
     let (runs, entries) = (source.runs(), source.entries());
-    let (mut values, mut scales) = (Vec::new(), Vec::new());
-    let mut rows = RowBuffers::default();
+    let (mut read, mut desk) = (Read::default(), Desk::default());
     let at_once = (TABLE / (RUN * entries)).clamp(1, 64);
     for some in runs.chunks::<D>(at_once) {
-        let frames = runs.frames_of(some.clone()).len();
-        values.resize(some.len() * entries, [E::Real::ZERO; RUN]);
-        let mut stats = source.no_stats(frames);
-        let (here, to, split) = (some.clone(), &mut values, threads > 1);
-        let regular = source.emissions(here, to, &mut stats, &mut scales, split, &mut rows);
-        if !regular {
-            return Err(Unfit);
-        }
-        swept.log_scale += scales.iter().sum::<f64>();
-        let table = Table {
-            first: some.start,
-            entries,
-            values: &values,
-        };
+        let table = source.read::<D>(some.clone(), None, &mut read, &mut desk, threads > 1)?;
         share_out(
             bunches.iter_mut(),
             Threads::Rayon,
@@ -278,12 +268,8 @@ fn sweep<D: Direction, E: Element>(
             |bunch, scratch| bunch.sweep::<D, _>(some.clone(), table, scratch),
         );
     }
-    // With the NaN or infinity of a poisoned row it is no number.
-    if swept.log_scale.is_finite() {
-        Ok(swept)
-    } else {
-        Err(Unfit)
-    }
+    swept.read = read;
+    Ok(swept)
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::emission::{LANES, larger};
 use super::fetch::fetch;
 use super::isa::dispatch_simd;
-use super::real::{Block, Real};
+use super::lanes::{Block, LANES, larger};
+use super::real::Real;
 use super::stream::Stream;
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;

@@ -4,8 +4,7 @@
 //! will be written. Much memory is better written in whole lines and without that: where as much is read as
 //! written, a quarter of the traffic is saved.
 
-use super::emission::LANES;
-use super::real::Block;
+use super::lanes::{Block, LANES};
 use std::mem::MaybeUninit;
 
 /// Memory of so many bytes or more: what reads it next would find little of it in the cache.
@@ -20,13 +19,7 @@ pub(super) struct Stream(());
 impl Stream {
     /// For memory of so many bytes, if it is to be written past the cache.
     pub fn worth(bytes: usize) -> Option<Self> {
-        (cfg!(target_arch = "x86_64")
-            && bytes
-                >= std::env::var("NTMIN")
-                    .ok()
-                    .and_then(|x| x.parse().ok())
-                    .unwrap_or(LEAST))
-        .then_some(Self(()))
+        (cfg!(target_arch = "x86_64") && bytes >= LEAST).then_some(Self(()))
     }
 
     /// Writes all of `to`, which has a block or more. `block(i)` gives the entries from `i` on.

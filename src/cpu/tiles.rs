@@ -288,9 +288,14 @@ impl Tiles {
         }
     }
 
-    /// What `D` can have reached after `consumed` frames. `past` is brought up to date.
+    /// What `D` can have reached after the frames of `run`. `past` is brought up to date.
     #[inline(always)]
-    fn reached<D: Direction>(&self, consumed: usize, past: &mut Past) -> Reached {
+    fn reached<D: Direction>(&self, run: &Range<usize>, past: &mut Past) -> Reached {
+        let consumed = if D::FORWARD {
+            run.end
+        } else {
+            self.runs.frames - run.start
+        };
         while past.labels < self.labels && past.next < consumed {
             past.labels += 1;
             past.next += 1;
@@ -679,12 +684,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             emissions.set(simd, lattice, self.table.run(i), live.clone());
             let (row, frames) = (&mut track.row, run.len());
             lattice.advance::<S, D, _>(simd, row, emissions, frames, live.clone(), &mut Alone);
-            let consumed = if D::FORWARD {
-                run.end
-            } else {
-                lattice.runs.frames - run.start
-            };
-            let reached = lattice.reached::<D>(consumed, &mut track.past);
+            let reached = lattice.reached::<D>(&run, &mut track.past);
             lattice.check(simd, &track.row.numbers, &reached, live)?;
         }
         Ok(())

@@ -22,8 +22,8 @@
 //! value of its last label at each frame. So the tiles (segment a, columns c) with the same a + c
 //! are independent of each other.
 
-use super::emission::LANES;
 use super::isa::dispatch;
+use super::lanes::LANES;
 use super::real::{Element, Real};
 use crate::plan::{Plan, Strides};
 use rayon::prelude::*;
@@ -36,12 +36,6 @@ const SEGMENT: usize = 2048;
 const TILE: usize = 1024;
 
 const DEAD: f64 = f64::NEG_INFINITY;
-
-/// What no log-probability may be.
-#[inline(always)]
-fn is_undefined(y: f64) -> bool {
-    y.is_nan() | (y == f64::INFINITY)
-}
 
 /// The best path of one item.
 pub(crate) struct Path {
@@ -234,10 +228,10 @@ impl Tile {
                     let mut poisoned = false;
                     for (y, x) in self.y.iter_mut().zip(&wide) {
                         *y = x.widen();
-                        poisoned |= is_undefined(*y);
+                        poisoned |= y.is_poison();
                     }
                     if poisoned && self.undefined.is_none() {
-                        let bad = self.y.iter().position(|&y| is_undefined(y));
+                        let bad = self.y.iter().position(|&y| y.is_poison());
                         self.undefined = bad.map(|place| NoPath::Undefined {
                             frame: t,
                             class: self.classes[place],

@@ -12,7 +12,7 @@ use candle_core::Result;
 /// * A lexicon gives 0 for a token that continues an entry and −inf for one that does not: a
 ///   labelling with a score of −inf never enters the beam.
 /// * A model that scores all tokens at once does so in `start` and `advance` and keeps the row in
-///   its state (in an `Arc`, as states are cloned).
+///   its state.
 ///
 /// ```
 /// use candle_core::Result;
@@ -43,7 +43,7 @@ use candle_core::Result;
 /// ```
 pub trait LanguageModel {
     /// What the model remembers of a prefix.
-    type State: Clone;
+    type State;
 
     /// Every score is 0.
     #[doc(hidden)]

@@ -14,13 +14,6 @@ pub(crate) struct Launch {
     pub shared_bytes: usize,
 }
 
-/// What a device allows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Dynamic shared (threadgroup) memory of a block, in bytes.
-    pub shared_bytes: usize,
-}
-
 /// Threads of a warp (SIMD-group).
 const WARP: usize = 32;
 /// Pairs that two neighbouring tiles of a lattice share: `CTC_HALO`.
@@ -58,23 +51,24 @@ pub(crate) fn tiling(labels: usize, real: DType) -> Tiling {
     }
 }
 
-/// The most threads of a block of the lattice, so that its registers suffice.
-const LATTICE_THREADS: usize = 256;
+/// The most threads of a block of the lattice, so that its registers suffice. Kernels of one pair a lane have one
+/// tile, and so 64.
+pub(crate) const LATTICE_THREADS: usize = 256;
 
-/// The launch of the lattice: one block an item. `max_threads` is what the device gives the kernel of that
-/// name, which may be less than asked for: a block then takes several tiles in turn. Also how many bytes of
-/// device memory an item needs for what does not fit shared memory, or 0.
+/// The launch of the lattice: one block an item, with `shared_bytes` of shared memory at most. `max_threads` is
+/// what the device gives the kernel of that name, which may be less than asked for: a block then takes several
+/// tiles in turn. Also how many bytes of device memory an item needs for what does not fit shared memory, or 0.
 pub(crate) fn lattice(
     sizes: &Sizes,
     real: DType,
-    limits: Limits,
+    shared_bytes: usize,
     max_threads: impl Fn(&str) -> Result<usize>,
 ) -> Result<(Launch, usize)> {
     let labels = sizes.labels as usize;
     let tiling = tiling(labels, real);
     let edge = if real == DType::F64 { 32 } else { 24 };
     let edges = 4 * (labels + 1) * edge;
-    let fits = edges <= limits.shared_bytes;
+    let fits = edges <= shared_bytes;
     let kernel = format!(
         "ctc_lattice_{}_{}{}",
         real.as_str(),
@@ -162,9 +156,7 @@ mod tests {
         Sizes::new(&plan, labels, labels.min(39) + 1, true)
     }
 
-    const LIMITS: Limits = Limits {
-        shared_bytes: 47 << 10,
-    };
+    const SHARED_BYTES: usize = 47 << 10;
 
     /// Every pair of every length has a tile, and no tile is without one.
     #[test]
@@ -183,8 +175,10 @@ mod tests {
     fn threads_are_two_directions_of_whole_warps_within_the_limit() {
         for labels in [0, 1, 31, 32, 100, 207, 208, 500, 5000] {
             for most in [64, 96, 128, 256, 1024] {
-                let (launch, _) =
-                    lattice(&sizes(50, 3, labels), DType::F32, LIMITS, |_| Ok(most)).unwrap();
+                let (launch, _) = lattice(&sizes(50, 3, labels), DType::F32, SHARED_BYTES, |_| {
+                    Ok(most)
+                })
+                .unwrap();
                 assert_eq!(launch.blocks, 3);
                 assert_eq!(launch.threads % 64, 0);
                 assert!(launch.threads <= most && launch.threads >= 64);
@@ -194,7 +188,8 @@ mod tests {
 
     #[test]
     fn long_targets_leave_shared_memory() {
-        let of = |labels, real| lattice(&sizes(9, 2, labels), real, LIMITS, |_| Ok(256)).unwrap();
+        let of =
+            |labels, real| lattice(&sizes(9, 2, labels), real, SHARED_BYTES, |_| Ok(256)).unwrap();
         let (launch, spilled) = of(500, DType::F32);
         assert_eq!((launch.shared_bytes, spilled), (4 * 501 * 24, 0));
         assert_eq!(launch.kernel, "ctc_lattice_f32_4");
@@ -219,7 +214,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_device_is_passed_on() {
-        let refused = lattice(&sizes(7, 5, 3), DType::F32, LIMITS, |name| {
+        let refused = lattice(&sizes(7, 5, 3), DType::F32, SHARED_BYTES, |name| {
             candle_core::bail!("no {name}")
         });
         assert!(

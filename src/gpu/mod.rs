@@ -5,7 +5,7 @@ mod launch;
 mod sizes;
 mod tables;
 
-pub(crate) use launch::{Launch, Limits};
+pub(crate) use launch::Launch;
 pub(crate) use sizes::{Integers, Sizes};
 
 use crate::options::Reduction;
@@ -31,10 +31,13 @@ pub(crate) trait Backend {
     /// The storage of a tensor, if it is this backend's.
     fn storage(storage: &Storage) -> Option<Held<'_, Self::Storage>>;
 
-    fn limits(&self) -> Limits;
+    /// Dynamic shared (threadgroup) memory that a block may have, in bytes.
+    fn shared_bytes(&self) -> usize;
 
     /// The most threads that a block of this kernel may have.
-    fn max_threads(&self, kernel: &str) -> Result<usize>;
+    fn max_threads(&self, _kernel: &str) -> Result<usize> {
+        Ok(launch::LATTICE_THREADS)
+    }
 
     /// Starts a kernel.
     ///
@@ -190,7 +193,7 @@ pub(crate) fn forward<B: Backend>(
     let mut kept = backend.allocate(states, word)?;
     let mut losses = backend.allocate(batch, real)?;
     let mut weighted = backend.allocate(batch, real)?;
-    let (launch, spilled) = launch::lattice(&sizes, real, backend.limits(), |kernel| {
+    let (launch, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |kernel| {
         backend.max_threads(kernel)
     })?;
     let mut edges = match spilled {

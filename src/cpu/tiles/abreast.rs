@@ -300,12 +300,7 @@ impl<R> Lane<'_, R> {
     /// How many states of the live tiles `D` can have reached at the end of `run`.
     fn reachable<D: Direction>(&mut self, run: usize, live: Range<usize>) -> f64 {
         let frames = self.lattice.runs.frames_of(run..run + 1);
-        let consumed = if D::FORWARD {
-            frames.end
-        } else {
-            self.lattice.runs.frames - frames.start
-        };
-        let reached = self.lattice.reached::<D>(consumed, &mut self.track.past);
+        let reached = self.lattice.reached::<D>(&frames, &mut self.track.past);
         let within = |pairs: Range<usize>| {
             let end = pairs.end.min(live.end * PAIRS);
             end.saturating_sub(pairs.start.max(live.start * PAIRS))

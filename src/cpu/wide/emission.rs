@@ -1,14 +1,39 @@
 //! From gathered entries to the emissions that a wide lattice reads: each place of the target looks
 //! its class up and converts it.
 
-use super::super::emission::{Found, LANES, Source, fold_lanes, is_poison, larger, padded};
+use super::super::emission::Source;
 use super::super::isa::dispatch;
+use super::super::lanes::{LANES, fold_lanes, larger};
 use super::super::real::{Element, Real};
 use super::super::runs::{RUN, Table};
 use super::super::softmax::{RowStats, tops_of};
 use super::number::{FAR_BELOW, ZERO_EXP, exp_split};
 use crate::classes::Classes;
 use std::ops::Range;
+
+/// Rounds up to whole blocks.
+pub(super) fn padded(pairs: usize) -> usize {
+    pairs.next_multiple_of(LANES)
+}
+
+/// What was seen on the way to the emissions of some frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in super::super) struct Found {
+    /// `Σ_t` of the logarithms that were divided out. A frame's entries are relative to the
+    /// largest of them, so that a path that stays on the largest is multiplied by exactly 1.
+    pub log_scale: f64,
+    /// A NaN or +inf was among the entries.
+    pub poisoned: bool,
+}
+
+impl Found {
+    pub fn and(self, other: Found) -> Found {
+        Found {
+            log_scale: self.log_scale + other.log_scale,
+            poisoned: self.poisoned | other.poisoned,
+        }
+    }
+}
 
 /// The emissions of a run of frames.
 #[derive(Default)]
@@ -166,7 +191,7 @@ unsafe fn convert_row(
     }
     if !fold_lanes(live_all, |a, b| a & b) {
         // −inf, too far below, or no number at all: rare enough to look again.
-        found.poisoned |= entries.iter().any(|&x| is_poison(x));
+        found.poisoned |= entries.iter().any(|x| x.is_poison());
     }
     largest
 }

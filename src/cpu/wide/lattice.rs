@@ -1,37 +1,23 @@
 //! The forward-backward recursion of CTC in numbers with their own exponent.
 //!
-//! The extended target blank, l_1, blank, …, l_U, blank has 2U + 1 states. They are kept as
-//! pairs: `blank[i]` stands before label i (and `blank[U]` behind the last), `label[i]` is label
-//! i. With `y_t` the emissions and `skip[i]` = 1 where label i differs from the one before it:
-//!
-//! ```text
-//! alpha_t(blank i) = y_t(blank)   · (alpha(blank i) + alpha(label i−1))                        at t−1
-//! alpha_t(label i) = y_t(label i) · (alpha(label i) + alpha(blank i) + skip[i] · alpha(label i−1))
-//! beta_t(blank i)  = y_t(blank)   · (beta(blank i) + beta(label i))                            at t+1
-//! beta_t(label i)  = y_t(label i) · (beta(label i) + beta(blank i+1) + skip[i+1] · beta(label i+1))
-//! ```
-//!
-//! Both include the emission of their own frame. What stands in brackets is called the *inflow*;
-//! `posterior_t(s) = alpha_t(s) · inflow of beta_t(s) / P`, and the same with the two exchanged.
-//! So the two directions start at both ends, meet in the middle, where `P` is known, and each
-//! walks on through the half that the other kept, forming posteriors as it goes.
+//! States, recursion and the meeting of the two directions are those of the tiles, whose file defines them.
 //!
 //! A direction counts *steps*: step k makes row k from row k − 1. Forward, row 0 stands before
 //! frame 0 and step k consumes frame k − 1; backward, row 0 stands behind the last frame and step
 //! k consumes frame T − k.
 
-use super::super::emission::{LANES, fold_lanes, padded};
 use super::super::isa::dispatch;
+use super::super::lanes::{LANES, fold_lanes};
 use super::super::runs::{Backward, Direction, Runs};
-use super::emission::Emissions;
+use super::emission::{Emissions, padded};
 use super::number::{ZERO_BELOW, ZERO_EXP, max, normalise, pow2};
 use crate::classes::Classes;
 use std::ops::Range;
 
 /// Steps after which mantissas are brought back to [1, 2). In one step a mantissa grows by less
 /// than 2^2.1 (three terms and an emission below 1.42) and shrinks by at most 2^0.51, so in 16
-/// they stay between 2^−9 and 2^35; a term that is dropped for being 2^127 below is then less
-/// than 2^−80 of its sum.
+/// they stay between 2^−9 and 2^35; a term that is dropped for being 2^1022 below is then less
+/// than 2^−970 of its sum.
 const RENORMALISE: usize = 16;
 
 /// The shape of one item's lattice.

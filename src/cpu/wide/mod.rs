@@ -11,10 +11,11 @@ pub(super) use emission::Emissions;
 pub(super) use lattice::{Lattice, Rows};
 pub(super) use number::{ZERO_BELOW, ZERO_EXP};
 
-use super::emission::{Found, RowBuffers};
+use super::emission::RowBuffers;
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Forward, RUN, Table};
 use super::{Half, Kept, Problem, Solved, at_once, both};
+use emission::Found;
 
 /// Working memory of one direction.
 #[derive(Default)]
