@@ -17,8 +17,8 @@ pub enum Lengths {
 /// Anything that gives one length for each item of a batch.
 ///
 /// Implemented for `&Tensor` (any integer dtype, any device, shape `(N)` or `()`), `&[T]`,
-/// `[T; N]`, `&[T; N]`, `Vec<T>`, `&Vec<T>` and a plain `T`, where `T` is `usize`, `u32`, `i32`
-/// or `i64`. A plain number or a `()` tensor stands for an input with no batch dimension or a
+/// `[T; N]`, `&[T; N]`, `Vec<T>`, `&Vec<T>` and a plain `T`, where `T` is `usize`, `u64`, `u32`,
+/// `u8`, `i64`, `i32` or `i16`. A plain number or a `()` tensor stands for an input with no batch dimension or a
 /// batch of one.
 pub trait IntoLengths {
     /// Takes the lengths. A tensor is not read here.
@@ -40,7 +40,10 @@ impl IntoLengths for &Tensor {
 
 impl IntoLengths for Lengths {
     fn into_lengths(self) -> Result<Lengths> {
-        Ok(self)
+        match self {
+            Lengths::Tensor(tensor) => (&tensor).into_lengths(),
+            other => Ok(other),
+        }
     }
 }
 
@@ -67,7 +70,9 @@ impl Lengths {
 pub(crate) fn check_int(tensor: &Tensor, what: &str) -> Result<()> {
     match tensor.dtype() {
         DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => Ok(()),
-        other => bail!("{what} have dtype {other:?}; expected u8, u32, i16, i32 or i64"),
+        other => bail!(
+            "{what} have dtype {other:?}; expected u8, u32, i16, i32 or i64, as to_dtype(DType::U32) makes them"
+        ),
     }
 }
 
@@ -152,4 +157,4 @@ macro_rules! int_lengths {
     )*};
 }
 
-int_lengths!(usize, u32, i32, i64);
+int_lengths!(usize, u64, u32, u8, i64, i32, i16);

@@ -65,7 +65,8 @@
 //! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. Both
 //! were verified by running their kernels on the CPU and have not run on a real GPU yet: `docs/gpu.md` in
 //! the repository says what was verified how. Lengths and targets may be on the host or on the device;
-//! see [`Checks`]. The functions for inference copy a tensor on a GPU to the host.
+//! see [`Checks`]. The functions for inference copy a tensor on a GPU to the host
+//! ([`greedy_decode`] finds the best classes there first).
 
 mod align;
 mod classes;
@@ -109,3 +110,7 @@ pub use score::{
     ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,
     score_transcripts_batch, state_posteriors, token_confidence,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

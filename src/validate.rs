@@ -106,7 +106,7 @@ fn checked(
     };
     let (input_lengths, target_lengths) = (resolve(input_lengths), resolve(target_lengths));
     let input_lengths = input_lengths_of(call, input_lengths, dims)?;
-    let target_lengths = lengths(call.function, "target_lengths", target_lengths, dims.batch)?;
+    let target_lengths = lengths(call.function, "target_lengths", target_lengths, dims)?;
     let targets = (targets.dims(), targets_values.as_slice());
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
     Ok(collect(call, dims, input_lengths, labels, label_offsets))
@@ -123,14 +123,8 @@ fn unread(
 ) -> Result<Unread> {
     let function = call.function;
     check_int(targets, &format!("{function}: targets"))?;
-    let on_device = |name: &str, lengths: &Tensor| {
-        let entries = lengths.elem_count();
-        if entries != dims.batch {
-            bail!(
-                "{function}: {name} has {entries} entries, but the batch has N = {} items",
-                dims.batch
-            )
-        }
+    let on_device = |name: &str, lengths: &Tensor| -> Result<Integer> {
+        check_count(function, name, lengths.elem_count(), dims)?;
         Ok(Integer::Tensor(lengths.clone()))
     };
     // What the host knows is checked here. Checked lengths are those of tensors, so they fit.
@@ -152,7 +146,7 @@ fn unread(
             }
             None => {
                 let values = read(function, "target_lengths", target_lengths)?;
-                let values = lengths(function, "target_lengths", values, dims.batch)?;
+                let values = lengths(function, "target_lengths", values, dims)?;
                 let row = row_of(function, targets.dims(), Some(&values), dims.batch)?;
                 let longest = values.iter().copied().max().unwrap_or(0);
                 (signed(&values), row, longest)
@@ -186,7 +180,7 @@ pub(crate) fn plan_for_decoding(
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// Checks that the input is one utterance; `instead` says what there is for a batch.
+/// Checks that the input is one utterance; `instead` says what to do with a batch.
 pub(crate) fn one_utterance(function: &str, input: &Tensor, instead: &str) -> Result<()> {
     if input.rank() != 2 {
         bail!(
@@ -202,8 +196,9 @@ pub(crate) fn plan_for_utterance(
     function: &'static str,
     log_probs: &Tensor,
     blank: usize,
+    instead: &str,
 ) -> Result<Plan> {
-    one_utterance(function, log_probs, "")?;
+    one_utterance(function, log_probs, instead)?;
     let call = Call {
         function,
         input: InputKind::LogProbs,
@@ -235,8 +230,11 @@ pub(crate) fn beam_options(
             bail!("{function}: {name} = 0; it must be at least 1")
         }
     }
-    if opts.token_threshold.is_nan() {
-        bail!("{function}: token_threshold is NaN")
+    if opts.token_threshold.is_nan() || opts.token_threshold > 0.0 {
+        bail!(
+            "{function}: token_threshold = {}; it is a log-probability and must be at most 0",
+            opts.token_threshold
+        )
     }
     if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
         bail!(
@@ -301,22 +299,22 @@ pub(crate) fn targets_only(
         Lengths::Batch(values) => values.len(),
         Lengths::Tensor(tensor) => tensor.elem_count(),
     };
-    let input_lengths = lengths(function, "input_lengths", input_lengths, batch)?;
-    let target_lengths = read(function, "target_lengths", target_lengths)?;
-    let target_lengths = lengths(function, "target_lengths", target_lengths, batch)?;
     // Any label will do: neither the classes nor the blank are known.
+    let dims = Dims {
+        frames: usize::MAX,
+        batch,
+        classes: ANY_CLASS,
+        layout: None,
+    };
+    let input_lengths = lengths(function, "input_lengths", input_lengths, dims)?;
+    let target_lengths = read(function, "target_lengths", target_lengths)?;
+    let target_lengths = lengths(function, "target_lengths", target_lengths, dims)?;
     let call = Call {
         function,
         input: InputKind::LogProbs,
         blank: NO_BLANK,
         layout: InputLayout::default(),
         star: None,
-    };
-    let dims = Dims {
-        frames: usize::MAX,
-        batch,
-        classes: usize::MAX,
-        layout: None,
     };
     check_int(targets, &format!("{function}: targets"))?;
     let values = int_values(&[targets])?.pop().unwrap_or_default();
@@ -423,14 +421,14 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 /// The frames of each item, within those of the input.
 fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
     let (function, frames) = (call.function, dims.frames);
-    let input_lengths = lengths(function, "input_lengths", input_lengths, dims.batch)?;
+    let input_lengths = lengths(function, "input_lengths", input_lengths, dims)?;
     at_most(
         function,
         "input_lengths",
         &input_lengths,
         frames,
         "T",
-        "frames",
+        "frames; lengths count the frames that the model puts out, after its strides",
     )?;
     Ok(input_lengths)
 }
@@ -452,8 +450,34 @@ pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Res
     Ok(lengths.with_values(&values))
 }
 
+/// There must be a length for each item.
+fn check_count(function: &str, name: &str, entries: usize, dims: Dims) -> Result<()> {
+    let Dims {
+        frames,
+        batch,
+        classes,
+        layout,
+    } = dims;
+    if entries == batch {
+        return Ok(());
+    }
+    let hint = match layout {
+        Some(InputLayout::TimeMajor) if entries == frames => format!(
+            "; the input is read as (T, N, C) = ({frames}, {batch}, {classes}), for (N, T, C) set \
+             layout to InputLayout::BatchMajor"
+        ),
+        Some(InputLayout::BatchMajor) if entries == frames => format!(
+            "; the input is read as (N, T, C) = ({batch}, {frames}, {classes}), for (T, N, C) set \
+             layout to InputLayout::TimeMajor"
+        ),
+        _ => String::new(),
+    };
+    bail!("{function}: {name} has {entries} entries, but the batch has N = {batch} items{hint}")
+}
+
 /// One non-negative length for each item.
-fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result<Vec<usize>> {
+fn lengths(function: &str, name: &str, lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
+    let batch = dims.batch;
     let values = match lengths {
         Lengths::Scalar(one) if batch == 1 => vec![one],
         Lengths::Scalar(one) => bail!(
@@ -463,12 +487,7 @@ fn lengths(function: &str, name: &str, lengths: Lengths, batch: usize) -> Result
         Lengths::Batch(values) => values,
         Lengths::Tensor(_) => unreachable!("lengths are read before they are checked"),
     };
-    if values.len() != batch {
-        bail!(
-            "{function}: {name} has {} entries, but the batch has N = {batch} items",
-            values.len()
-        )
-    }
+    check_count(function, name, values.len(), dims)?;
     let checked = values.iter().enumerate().map(|(item, &value)| {
         if value < 0 {
             bail!("{function}: {name}[{item}] = {value}; a length must not be negative")
@@ -512,7 +531,7 @@ fn row_of(
             if sum != Some(entries) {
                 bail!(
                     "{function}: targets are a concatenation of {entries} labels, but \
-                     target_lengths add up to {}",
+                     target_lengths add up to {}; padded targets have two dimensions, (N, S)",
                     sum.map_or("more than fits".into(), |sum| sum.to_string())
                 )
             }
@@ -562,8 +581,9 @@ fn labels(
     Ok((labels, label_offsets))
 }
 
-/// Stands for a blank that is not known.
+/// Stand for a blank and for a number of classes that are not known.
 const NO_BLANK: usize = usize::MAX;
+const ANY_CLASS: usize = usize::MAX;
 
 /// Each label must be a class and not the blank, or the star.
 fn check_labels(
@@ -589,14 +609,18 @@ fn check_labels(
         if is_blank(label) {
             bail!(
                 "{function}: {} has the blank ({blank}) at position {position}; it must hold labels \
-                 only",
+                 only: where that is padding, the target length is too large, and where it is a label, \
+                 blank must be another class",
                 of()
             )
         }
         if !is_label(label) {
+            let range = match classes {
+                ANY_CLASS => "from 0 to 4294967295".to_string(),
+                _ => format!("at least 0 and below C = {classes}, the classes of the input"),
+            };
             bail!(
-                "{function}: {} has label {label} at position {position}; labels must be at least 0 \
-                 and below C = {limit}",
+                "{function}: {} has label {label} at position {position}; labels must be {range}",
                 of()
             )
         }

@@ -13,6 +13,7 @@ use common::oracle::collapse;
 use common::views::VIEWS;
 use common::{Rng, devices, holds, tensors};
 use proptest::prelude::*;
+use std::cell::Cell;
 
 /// Sums of at most a few thousand terms in f64.
 const TOLERANCE: f64 = 1e-9;
@@ -334,7 +335,7 @@ fn leaving_out_candidates_early_changes_nothing() {
 }
 
 #[test]
-fn long_input_neither_underflows_nor_grows_without_bound() {
+fn long_input_does_not_underflow() {
     // Enough frames for the tree of prefixes to be cleared of unused ones several times.
     let (frames, classes) = (20_000, 8);
     let mut rng = Rng::new(9);
@@ -594,6 +595,10 @@ fn wrong_input_is_an_error_that_names_it() {
         wrong(|o| o.token_threshold = f64::NAN),
         &["token_threshold"],
     );
+    fails(
+        wrong(|o| o.token_threshold = 0.05),
+        &["token_threshold = 0.05", "log-probability"],
+    );
     fails(wrong(|o| o.beam_threshold = -1.0), &["beam_threshold = -1"]);
     fails(wrong(|o| o.lm_weight = f64::INFINITY), &["lm_weight = inf"]);
     fails(wrong(|o| o.token_bonus = f64::NAN), &["token_bonus = NaN"]);
@@ -629,4 +634,78 @@ fn a_language_model_that_fails_ends_the_search() {
     let run = |score| beam_search_batch_with(&log_probs, LENGTHS, &Broken(score), opts);
     fails(run(f64::NAN), &["language model", "NaN", "token"]);
     fails(run(-1.0), &["no more"]);
+    // Its max_score is 0.
+    fails(run(4.0), &["gave 4", "max_score is 0"]);
+}
+
+#[test]
+fn frames_may_be_pushed_again_when_the_language_model_failed() {
+    /// Fails at the call of that number, counted down.
+    struct Fails<'a> {
+        model: &'a Bigram,
+        calls: Cell<i64>,
+        in_score: bool,
+    }
+    impl Fails<'_> {
+        fn call(&self) -> Result<()> {
+            self.calls.set(self.calls.get() - 1);
+            match self.calls.get() {
+                0 => candle_core::bail!("for once"),
+                _ => Ok(()),
+            }
+        }
+    }
+    impl LanguageModel for Fails<'_> {
+        type State = u32;
+        fn start(&self) -> Result<u32> {
+            self.model.start()
+        }
+        fn score(&self, state: &u32, token: u32) -> Result<f64> {
+            if self.in_score {
+                self.call()?;
+            }
+            self.model.score(state, token)
+        }
+        fn advance(&self, state: &u32, token: u32) -> Result<u32> {
+            if !self.in_score {
+                self.call()?;
+            }
+            self.model.advance(state, token)
+        }
+        fn max_score(&self) -> f64 {
+            self.model.most
+        }
+    }
+    let opts = BeamOptions {
+        beam_width: 8,
+        n_best: 8,
+        ..Default::default()
+    };
+    let mut failed = 0;
+    for seed in 0..200 {
+        let mut rng = Rng::new(seed);
+        let classes = 4;
+        let input = tensor(&distribution(&mut rng, 12, classes, 2.0, 0.0), classes);
+        let bigram = Bigram::random(&mut rng, classes, false);
+        let run = |calls, in_score| {
+            let model = Fails {
+                model: &bigram,
+                calls: Cell::new(calls),
+                in_score,
+            };
+            let mut search = BeamSearch::with_language_model(classes, model, opts).unwrap();
+            let mut errors = 0;
+            while search.frames() < 12 {
+                let rest = input.narrow(0, search.frames(), 12 - search.frames());
+                errors += usize::from(search.push(&rest.unwrap()).is_err());
+            }
+            (search.finish().unwrap(), errors)
+        };
+        for in_score in [false, true] {
+            let (got, errors) = run(3 + seed as i64, in_score);
+            assert_eq!(got, run(-1, in_score).0, "{seed} {in_score}");
+            failed += errors;
+        }
+    }
+    assert!(failed > 100);
 }

@@ -138,6 +138,33 @@ fn log_probs_of_another_rank() {
 }
 
 #[test]
+fn the_other_layout_is_named_where_it_would_fit() {
+    let device = Device::Cpu;
+    let x = input(&[4, 11, 13], &device);
+    fails(
+        &x,
+        &wide(&device),
+        [11; 4],
+        [2; 4],
+        OPTIONS,
+        &["input_lengths", "4", "11", "layout", "batchmajor"],
+    );
+    let x = input(&[11, 4, 13], &device);
+    let options = CtcLossOptions {
+        layout: InputLayout::BatchMajor,
+        ..OPTIONS
+    };
+    fails(
+        &x,
+        &wide(&device),
+        [4; 4],
+        [2; 4],
+        options,
+        &["input_lengths", "4", "11", "layout", "timemajor"],
+    );
+}
+
+#[test]
 fn log_probs_of_integers() {
     for dtype in tensors::INTEGERS {
         let x = tensors::integers(&[0; 572], &[11, 4, 13], dtype, &Device::Cpu);

@@ -179,6 +179,15 @@ fn wrong_input_is_an_error_that_names_it() {
     let other = scorer(&values[..9], 3, 0).initial_state();
     let error = good.score(&[&state, &other]).unwrap_err().to_string();
     check(error, &["state 1", "T = 3", "4"]);
+    // As many frames, and more classes.
+    let more = scorer(&[-1.0; 4 * 50], 50, 0);
+    let other = more.extend(&more.initial_state(), 40).unwrap();
+    let error = good.score(&[&state, &other]).unwrap_err().to_string();
+    check(error, &["state 1", "another scorer"]);
+    check(
+        good.extend(&other, 1).unwrap_err().to_string(),
+        &["the state", "another scorer"],
+    );
     values[7] = f64::NAN;
     let new = |dims: &[usize], blank| {
         let input = tensors::floats(&values, dims, DType::F32, &Device::Cpu);

@@ -8,6 +8,7 @@ use super::wide::{Emissions, Lattice, Rows, ZERO_BELOW, ZERO_EXP};
 use crate::classes::Classes;
 use crate::plan::{Plan, Strides};
 use rayon::prelude::*;
+use std::f64::consts::LN_2;
 
 /// What a transcript's path does in each frame.
 pub(crate) struct Occupancy {
@@ -37,10 +38,10 @@ pub(crate) fn occupancy<E: Element>(plan: &Plan, data: &[E], strides: Strides) -
                 .collect();
             for t in 0..plan.input_lengths[n] {
                 // Entries are relative to the largest of their frame.
-                let scale = emissions.scales[t].exp();
+                let scale = emissions.scales[t];
                 let y = emissions.frame(t);
                 let entries = y.labels_m.iter().zip(y.labels_e).take(labels);
-                let probabilities = entries.map(|(&m, &e)| m * f64::exp2(e) * scale);
+                let probabilities = entries.map(|(&m, &e)| m * (e * LN_2 + scale).exp());
                 occupancy.probabilities.extend(probabilities);
             }
         }

@@ -77,11 +77,12 @@ fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
         if bytes >= LEAST {
             let start = memory.as_mut_ptr() as usize;
             let skipped = start.next_multiple_of(PAGE) - start;
+            let whole = (bytes - skipped) / PAGE * PAGE;
             // SAFETY: whole pages inside the memory, which stays what it is; where the system refuses,
             // nothing changes.
             unsafe {
                 let first = memory.as_mut_ptr().cast::<u8>().add(skipped);
-                libc::madvise(first.cast(), bytes - skipped, libc::MADV_HUGEPAGE);
+                libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE);
             }
         }
     }

@@ -33,7 +33,8 @@ impl Stream {
         assert!(to.len() >= LANES);
         // The ends share lines with what is beside them.
         let last = to.len() - LANES;
-        let head = to.as_ptr().align_offset(LINE).min(LANES);
+        let head = to.as_ptr().align_offset(LINE);
+        assert!(head < LANES);
         for (to, from) in to[..head].iter_mut().zip(block(0)) {
             to.write(from);
         }

@@ -15,7 +15,7 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const ROOT: u32 = 0;
 
 /// Entries from which on unused ones are dropped.
-const KEEP: usize = 1 << 16;
+pub(super) const KEEP: usize = 1 << 16;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
@@ -101,6 +101,11 @@ impl<S> Tree<S> {
         self.nodes.len() > self.limit
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Drops the nodes that no prefix in `used` leads to, and renumbers `used`.
     pub fn compact<'a>(&mut self, used: impl Iterator<Item = &'a mut u32>) {
         // The root stays, so that its number does.
@@ -174,6 +179,11 @@ impl Spans {
 
     pub fn is_full(&self) -> bool {
         self.links.len() > self.limit
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.links.len()
     }
 
     /// Drops the spans that none in `used` leads to, and renumbers `used`.

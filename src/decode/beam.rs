@@ -146,14 +146,16 @@ pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothes
 ///
 /// # Errors
 ///
-/// Those of [`beam_search`], those of the model, and a score of the model that is NaN or +inf.
+/// Those of [`beam_search`], those of the model, and a score of the model that is NaN, +inf or above its
+/// [`max_score`](LanguageModel::max_score).
 pub fn beam_search_with<L: LanguageModel>(
     log_probs: &Tensor,
     language_model: &L,
     opts: BeamOptions,
 ) -> Result<Vec<Hypothesis>> {
     const FUNCTION: &str = "beam_search";
-    let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank)?;
+    let instead = "; for a batch there is beam_search_batch";
+    let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank, instead)?;
     validate::beam_options(FUNCTION, plan.classes, &opts)?;
     search_item(
         &plan,
@@ -446,7 +448,8 @@ impl<L: LanguageModel> BeamSearch<L> {
         {
             return Ok(());
         }
-        let plan = validate::plan_for_utterance(FUNCTION, log_probs, self.opts.blank)?;
+        let instead = "; each item of a batch has a search of its own";
+        let plan = validate::plan_for_utterance(FUNCTION, log_probs, self.opts.blank, instead)?;
         if plan.classes != self.classes {
             bail!(
                 "{FUNCTION}: log_probs have C = {} classes; the search was made for {}",
@@ -689,8 +692,11 @@ impl<L: LanguageModel> BeamSearch<L> {
                 0 => self.stayed(slot as usize)?,
                 step => self.extended(slot as usize, step - 1)?,
             };
-            self.tree.set_slot(entry.node, next.len());
             next.push(entry);
+        }
+        // A model that failed above has left the beam as it was.
+        for (slot, entry) in next.iter().enumerate() {
+            self.tree.set_slot(entry.node, slot);
         }
         self.work.next = std::mem::replace(&mut self.beam, next);
         Ok(())
@@ -886,5 +892,49 @@ fn weight<L: LanguageModel>(
     if score.is_nan() || score == f64::INFINITY {
         bail!("beam_search: the language model gave {score} for token {token}")
     }
+    let most = language_model.max_score();
+    if score > most {
+        bail!(
+            "beam_search: the language model gave {score} for token {token}, but its max_score is {most}"
+        )
+    }
     Ok(opts.lm_weight * score + opts.token_bonus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::KEEP;
+    use super::*;
+    use candle_core::Device;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn what_no_prefix_leads_to_is_dropped() {
+        let (chunks, chunk, classes) = (400, 50, 8);
+        let opts = BeamOptions {
+            beam_width: 16,
+            ..Default::default()
+        };
+        let mut random = StdRng::seed_from_u64(9);
+        let mut search = BeamSearch::new(classes, opts).unwrap();
+        let mut before = [0, 0];
+        let mut drops = [0, 0];
+        for _ in 0..chunks {
+            let values: Vec<f32> = (0..chunk * classes)
+                .map(|_| -8.0 * random.random::<f32>())
+                .collect();
+            let frames = Tensor::from_vec(values, (chunk, classes), &Device::Cpu).unwrap();
+            search.push(&frames).unwrap();
+            let held = [search.tree.len(), search.spans.len()];
+            for i in 0..2 {
+                // Four times what is needed, at most a label a frame; and what a few frames add.
+                let most = (4 * search.frames()).max(KEEP) + 16 * chunk;
+                assert!(held[i] <= most, "{held:?} {most}");
+                drops[i] += usize::from(held[i] < before[i]);
+            }
+            before = held;
+        }
+        assert!(drops[0] > 0 && drops[1] > 0, "{drops:?}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::validate;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Borrow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Classes that one task works on: the sums of a dozen hypotheses stay in the cache.
 const BLOCK: usize = 256;
@@ -66,19 +67,31 @@ pub struct PrefixOptions {
 /// # }
 /// ```
 pub struct CtcPrefixScorer {
+    /// No other scorer has it.
+    id: u64,
     plan: Plan,
     log_probs: Tensor,
 }
 
 /// A prefix, as a [`CtcPrefixScorer`] sees it. It belongs to the scorer that made it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct PrefixState {
+    /// Whose it is.
+    scorer: u64,
     last: Option<u32>,
     score: f64,
     /// For 0 to `T` frames: the log-probability of the alignments that end in a blank.
     blank: Vec<f64>,
     /// The same for those that end in the last label.
     label: Vec<f64>,
+}
+
+/// Equal are states of the same numbers, whoever made them.
+impl PartialEq for PrefixState {
+    fn eq(&self, other: &Self) -> bool {
+        let numbers = |state: &Self| (state.last, state.score);
+        numbers(self) == numbers(other) && self.blank == other.blank && self.label == other.label
+    }
 }
 
 impl PrefixState {
@@ -133,7 +146,8 @@ impl CtcPrefixScorer {
     /// names the frame and the class.
     pub fn new(log_probs: &Tensor, opts: PrefixOptions) -> Result<Self> {
         const FUNCTION: &str = "CtcPrefixScorer";
-        let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank)?;
+        let instead = "; narrow a batch to one item and its frames";
+        let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank, instead)?;
         let log_probs = on_host(log_probs)?;
         let rows = rows(&plan, &log_probs);
         let mut row = vec![0.0; plan.classes];
@@ -142,7 +156,13 @@ impl CtcPrefixScorer {
             check_row(FUNCTION, 0, frame, &row)?;
         }
         drop(rows);
-        Ok(Self { plan, log_probs })
+        static SCORERS: AtomicU64 = AtomicU64::new(0);
+        let id = SCORERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            id,
+            plan,
+            log_probs,
+        })
     }
 
     /// `T`: frames of the utterance.
@@ -165,6 +185,7 @@ impl CtcPrefixScorer {
             *entry = sum;
         }
         PrefixState {
+            scorer: self.id,
             last: None,
             score: 0.0,
             label: vec![f64::NEG_INFINITY; blank.len()],
@@ -176,7 +197,7 @@ impl CtcPrefixScorer {
     ///
     /// # Errors
     ///
-    /// When a state is of an utterance with another number of frames; the message names it.
+    /// When a state is of another scorer; the message names it.
     pub fn score<S: Borrow<PrefixState> + Sync>(&self, states: &[S]) -> Result<Vec<PrefixScores>> {
         let Plan {
             frames, classes, ..
@@ -229,8 +250,7 @@ impl CtcPrefixScorer {
     ///
     /// # Errors
     ///
-    /// When the token is the blank or no class, or when the state is of an utterance with another
-    /// number of frames.
+    /// When the token is the blank or no class, or when the state is of another scorer.
     pub fn extend(&self, state: &PrefixState, token: u32) -> Result<PrefixState> {
         let Plan {
             frames,
@@ -251,6 +271,7 @@ impl CtcPrefixScorer {
         rows.column(0, token as usize, &mut tokens);
         rows.column(0, blank, &mut blanks);
         let mut next = PrefixState {
+            scorer: self.id,
             last: Some(token),
             score: f64::NEG_INFINITY,
             blank: vec![f64::NEG_INFINITY; frames + 1],
@@ -273,6 +294,12 @@ impl CtcPrefixScorer {
                 name(),
                 state.blank.len() - 1,
                 self.plan.frames
+            )
+        }
+        if state.scorer != self.id {
+            bail!(
+                "CtcPrefixScorer: {} is of another scorer; begin with this one's initial_state",
+                name()
             )
         }
         Ok(())
