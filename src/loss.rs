@@ -39,6 +39,9 @@ use std::sync::Arc;
 /// gradient 0. A NaN (or +inf) at the blank or at a label of the target, in a frame that is used,
 /// gives NaN. An entry more than 1.4e9 below the largest of those that its frame uses counts as −inf.
 ///
+/// The entries are taken as they are. Logits or probabilities in their place give a wrong loss and no error; a
+/// loss below 0 is a sign of that.
+///
 /// # Errors
 ///
 /// When shapes, dtypes, lengths, labels or the blank do not fit together; the message names the
@@ -133,6 +136,7 @@ pub fn ctc_loss(
 ///
 /// Arguments, result and errors are those of [`ctc_loss`], with `logits` in place of
 /// `log_probs`. A NaN or +inf anywhere in a frame that is used gives NaN; −inf masks a class.
+/// Log-probabilities may stand for logits, whose log-softmax they are; probabilities may not.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};

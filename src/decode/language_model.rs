@@ -70,7 +70,7 @@ pub trait LanguageModel {
 
     /// No [`score`](Self::score) is above this. The search uses it to leave out tokens without
     /// scoring them. Default 0, which is right for log-probabilities; a model with positive
-    /// scores must say its largest, or +inf.
+    /// scores must say its largest, or +inf. A score above it is an error.
     fn max_score(&self) -> f64 {
         0.0
     }

@@ -174,9 +174,16 @@ impl Vocabulary {
             });
             let Some((class, length)) = found else {
                 let character = text[starts[at]..].chars().next().unwrap_or(' ');
+                let cases = [
+                    character.to_lowercase().to_string(),
+                    character.to_uppercase().to_string(),
+                ];
+                let other = cases.iter().find(|case| self.classes.contains_key(*case));
+                let hint = other.map_or(String::new(), |other| format!(", but {other:?} is one"));
                 bail!(
-                    "no token of the vocabulary fits {character:?} at character {} of {text:?}",
-                    at + 1
+                    "no token of the vocabulary fits {character:?} at character {} of {:?}{hint}",
+                    at + 1,
+                    words.join(" ")
                 )
             };
             tokens.push(class);
