@@ -8,7 +8,7 @@
 )]
 
 use super::Kept;
-use super::fetch::fetch_all;
+use super::fetch::{fetch, fetch_all};
 use super::isa::dispatch_simd;
 use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
@@ -34,6 +34,8 @@ pub(super) struct Source<'a, E> {
     blank: usize,
     /// How far the farthest of these is from the start of its frame.
     reach: usize,
+    /// Whether what is read is kept.
+    pub kept: bool,
 }
 
 impl<'a, E: Element> Source<'a, E> {
@@ -52,6 +54,7 @@ impl<'a, E: Element> Source<'a, E> {
             used,
             blank: plan.blank,
             reach: farthest * strides.class,
+            kept: false,
         }
     }
 
@@ -159,8 +162,7 @@ impl<'a, E: Element> Source<'a, E> {
     /// Asks for the memory of `runs`, whose entries will be gathered soon, where rows are short. Hardware does
     /// not see what is wanted: each item has a few lines of every frame, and goes through them from both ends.
     pub fn fetch(&self, runs: Range<usize>) {
-        const SHORT: usize = 512;
-        if (self.reach + 1) * size_of::<E>() > SHORT || self.kind == InputKind::Logits {
+        if self.kind == InputKind::Logits || self.row_bytes() > SHORT {
             return;
         }
         for t in self.runs.frames_of(runs) {
@@ -203,23 +205,54 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     fn pick<T: WithDType>(&self, data: &[T], frame: usize, to: &mut [[T; RUN]]) {
-        let last = self.runs.frames - 1;
-        let mut rows = [data; RUN];
-        for k in 0..RUN {
-            let start = self.start + (frame + k).min(last) * self.strides.frame;
-            rows[k] = &data[start..start + self.reach + 1];
+        // Memory of logits is near: rows were read whole just now.
+        let least = if self.kept { SHORT } else { 4 * SHORT };
+        if self.kind == InputKind::LogProbs && self.row_bytes() > least {
+            self.pick_run::<T, true>(data, frame, to);
+        } else {
+            self.pick_run::<T, false>(data, frame, to);
         }
+    }
+
+    /// With `AHEAD` the same entries of the next run are asked for.
+    fn pick_run<T: WithDType, const AHEAD: bool>(
+        &self,
+        data: &[T],
+        frame: usize,
+        to: &mut [[T; RUN]],
+    ) {
+        let last = self.runs.frames - 1;
+        let rows_from = |frame: usize| {
+            let mut rows = [data; RUN];
+            for k in 0..RUN {
+                let start = self.start + (frame + k).min(last) * self.strides.frame;
+                rows[k] = &data[start..start + self.reach + 1];
+            }
+            rows
+        };
         // All rows are on their way from memory at the same time.
-        let fetch = |to: &mut [T; RUN], class: usize| {
+        let rows = rows_from(frame);
+        let next = if AHEAD { rows_from(frame + RUN) } else { rows };
+        let gather = |to: &mut [T; RUN], class: usize| {
             let column = class * self.strides.class;
+            if AHEAD {
+                for row in next {
+                    fetch(row.as_ptr().wrapping_add(column));
+                }
+            }
             // SAFETY: no column is above `reach`.
             *to = in_registers(rows.map(|row| unsafe { *row.get_unchecked(column) }));
         };
         let (labels, blank) = to.split_at_mut(self.used.len());
         for (to, &class) in labels.iter_mut().zip(self.used) {
-            fetch(to, class as usize);
+            gather(to, class as usize);
         }
-        fetch(&mut blank[0], self.blank);
+        gather(&mut blank[0], self.blank);
+    }
+
+    /// From the first to the last that may be wanted of a row.
+    fn row_bytes(&self) -> usize {
+        (self.reach + 1) * size_of::<E>()
     }
 }
 
@@ -362,6 +395,10 @@ pub(super) struct RowBuffers<E: Element> {
     raw_run: Vec<[E; RUN]>,
     tops: Vec<[E::Real; RUN]>,
 }
+
+/// Bytes of rows that are asked for whole, some runs ahead. Of longer ones what is wanted is asked for, one run
+/// ahead; where nothing is kept, so that rows may stay in the cache, only of much longer ones.
+const SHORT: usize = 512;
 
 /// Entries that a thread reads at a time.
 const SHARE: usize = 1 << 16;

@@ -1,5 +1,8 @@
 //! Memory that is asked for before it is used. Wherever that is, nothing changes.
 
+/// Bytes of a line of the cache.
+pub(super) const LINE: usize = 64;
+
 /// Asks for the line of the cache that an address is in.
 #[inline(always)]
 pub(super) fn fetch<T>(at: *const T) {
@@ -16,7 +19,6 @@ pub(super) fn fetch<T>(at: *const T) {
 /// Asks for all of it.
 #[inline(always)]
 pub(super) fn fetch_all<T>(memory: &[T]) {
-    const LINE: usize = 64;
     for line in memory.chunks((LINE / size_of::<T>().max(1)).max(1)) {
         fetch(line.as_ptr());
     }

@@ -177,7 +177,8 @@ fn item<E: Element>(
     buffers: &mut Buffers<E>,
 ) -> SavedItem<E::Real> {
     let used = buffers.numbering.classes(plan.target(n));
-    let problem = Problem::new(plan, data, strides, n, &used, split);
+    let mut problem = Problem::new(plan, data, strides, n, &used, split);
+    problem.source.kept = keep;
     let (loss, kept) = if !problem.has_lattice() {
         (problem.loss_without_lattice(), None)
     } else {

@@ -4,14 +4,12 @@
 //! will be written. Much memory is better written in whole lines and without that: where as much is read as
 //! written, a quarter of the traffic is saved.
 
+use super::fetch::LINE;
 use super::lanes::{Block, LANES};
 use std::mem::MaybeUninit;
 
 /// Memory of so many bytes or more: what reads it next would find little of it in the cache.
 const LEAST: usize = 16 << 20;
-
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
 
 /// What was written through it has arrived, for all threads, when it is dropped.
 pub(super) struct Stream(());
