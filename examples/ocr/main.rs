@@ -33,7 +33,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Place::Cpu)]
     device: Place,
 
-    /// Decides the lines, the initial weights, everything
+    /// Decides the lines, the initial weights, everything but how the processor rounds
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
