@@ -265,9 +265,12 @@ impl<'a, E: Element> Rows<'a, E> {
                 let RowBuffers { raw, input, .. } = buffers;
                 let x = read_row(self.data, row.start, stride, classes, raw, input);
                 let next = next_row(self.data, next.start, stride, classes);
-                stream_softmax(x, stats, upstream, &buffers.labels, (stream, out), next);
+                let out = (stream, out);
+                // SAFETY: `gradient` has dropped the stream when it gives the memory to anyone.
+                unsafe { stream_softmax(x, stats, upstream, &buffers.labels, out, next) };
             }
-            None => stream.fill(out, |at| *block_from(add, at)),
+            // SAFETY: as above.
+            None => unsafe { stream.fill(out, |at| *block_from(add, at)) },
         }
         for &class in row.classes {
             buffers.labels[class as usize] = E::Real::ZERO;

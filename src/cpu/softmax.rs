@@ -65,7 +65,11 @@ pub(super) fn softmax<'a, R: Real, E>(
 }
 
 /// Writes `scale · softmax(x) + add` to `out` past the cache: rows of a block or more.
-pub(super) fn stream_softmax<R: Real, E>(
+///
+/// # Safety
+///
+/// That of [`Stream::fill`].
+pub(super) unsafe fn stream_softmax<R: Real, E>(
     row: &[R],
     stats: &RowStats<R>,
     scale: R,
@@ -307,19 +311,22 @@ impl<R: Real, E> WithSimd for StreamSoftmax<'_, R, E> {
             stream,
             out,
         } = self;
-        stream.fill(
-            out,
-            #[inline(always)]
-            |at| {
-                fetch_from(terms.next, at);
-                let mut sums = terms.of(simd, block_from(terms.row, at));
-                let add = block_from(add, at);
-                for k in 0..LANES {
-                    sums[k] += add[k];
-                }
-                sums
-            },
-        );
+        // SAFETY: that of `stream_softmax`, which alone makes one of these.
+        unsafe {
+            stream.fill(
+                out,
+                #[inline(always)]
+                |at| {
+                    fetch_from(terms.next, at);
+                    let mut sums = terms.of(simd, block_from(terms.row, at));
+                    let add = block_from(add, at);
+                    for k in 0..LANES {
+                        sums[k] += add[k];
+                    }
+                    sums
+                },
+            )
+        };
     }
 }
 

@@ -21,8 +21,12 @@ impl Stream {
     }
 
     /// Writes all of `to`, which has a block or more. `block(i)` gives the entries from `i` on.
+    ///
+    /// # Safety
+    ///
+    /// Nothing reads `to` before this is dropped.
     #[inline(always)]
-    pub fn fill<T: Copy>(
+    pub unsafe fn fill<T: Copy>(
         &mut self,
         to: &mut [MaybeUninit<T>],
         mut block: impl FnMut(usize) -> Block<T>,
@@ -38,7 +42,8 @@ impl Stream {
         }
         let mut at = head;
         while at <= last {
-            // SAFETY: a block ends inside `to`, and lines begin `head` entries behind its start.
+            // SAFETY: a block ends inside `to`, lines begin `head` entries behind its start, and the rest is the
+            // caller's.
             unsafe { write_lines(to.as_mut_ptr().add(at).cast(), &block(at)) };
             at += LANES;
         }
@@ -100,7 +105,8 @@ mod tests {
                 let to = &mut memory[start..start + length];
                 // SAFETY: only numbers are written.
                 let to = unsafe { &mut *(std::ptr::from_mut(to) as *mut [MaybeUninit<f32>]) };
-                stream.fill(to, block);
+                // SAFETY: it is dropped before memory is read.
+                unsafe { stream.fill(to, block) };
                 drop(stream);
                 let (before, rest) = memory.split_at(start);
                 assert_eq!(rest[..length], entries[..length], "{start}, {length}");
