@@ -226,8 +226,7 @@ impl<'a, E: Element> Rows<'a, E> {
         };
         if self.plan.input == InputKind::LogProbs && !self.torch() {
             let out = filled(out, E::Real::ZERO);
-            scatter::<_, false>(out, row.classes, labels, upstream);
-            out[self.plan.blank] = E::Real::ZERO - upstream * blank;
+            self.spread(out, row, (labels, blank));
             return out;
         }
         let (stride, classes) = (self.strides.class, self.plan.classes);
@@ -240,6 +239,19 @@ impl<'a, E: Element> Rows<'a, E> {
         scatter::<_, true>(out, row.classes, labels, upstream);
         out[self.plan.blank] -= upstream * blank;
         out
+    }
+
+    /// Puts what the labels and the blank add to a row where it holds zeros.
+    #[inline(always)]
+    fn spread(
+        &self,
+        out: &mut [E::Real],
+        row: &Row<E::Real>,
+        (labels, blank): (&[E::Real], E::Real),
+    ) {
+        let upstream = self.upstream[row.n];
+        scatter::<_, false>(out, row.classes, labels, upstream);
+        out[self.plan.blank] = E::Real::ZERO - upstream * blank;
     }
 
     /// What [`Self::fill`] writes, past the cache. What is written like that can't be subtracted from, so what the
@@ -257,8 +269,7 @@ impl<'a, E: Element> Rows<'a, E> {
         let (upstream, add) = (self.upstream[row.n], &mut buffers.labels);
         add.resize(classes, E::Real::ZERO);
         if let Some((&blank, labels)) = row.posterior.split_last() {
-            scatter::<_, false>(add, row.classes, labels, upstream);
-            add[self.plan.blank] = E::Real::ZERO - upstream * blank;
+            self.spread(add, row, (labels, blank));
         }
         match self.saved.items[row.n].stats.get(row.t) {
             Some(stats) => {

@@ -130,12 +130,12 @@ fn together<E: Element>(
         || sweep::<Forward, E>(&source, &lattices, threads),
         || sweep::<Backward, E>(&source, &lattices, threads),
     );
-    let both = early.and_then(|early| {
+    let swept = early.and_then(|early| {
         let late = late?;
         let log_scale = early.read.and(&late.read)?;
         Ok((early, late, log_scale))
     });
-    let Ok((early, late, log_scale)) = both else {
+    let Ok((early, late, log_scale)) = swept else {
         return vec![Err(Unfit); targets.len()];
     };
     let scores = lattices.iter().enumerate().map(|(i, lattice)| {
