@@ -81,6 +81,8 @@ pub(crate) fn viterbi<E: Element>(
                 target: plan.target(n),
                 blank: plan.blank,
                 star,
+                segment: SEGMENT,
+                tile: TILE,
             };
             item.best_path()
         })
@@ -96,20 +98,40 @@ struct Item<'a, E> {
     target: &'a [u32],
     blank: usize,
     star: Option<Star>,
+    /// [`SEGMENT`] and [`TILE`], smaller in tests.
+    segment: usize,
+    tile: usize,
 }
 
-/// What a sweep aims at: the pairs that can still reach `pair` by frame `frame` are worked on.
+/// Where paths end after `frames` frames: in a pair from `first` to `last`.
 #[derive(Clone, Copy)]
 struct Goal {
-    pair: usize,
-    frame: usize,
+    first: usize,
+    last: usize,
+    frames: usize,
 }
 
 impl Goal {
-    /// The pairs that can be reached at frame `t`, and from which the goal can be.
+    /// The end of an item with `labels` labels: the last label or the blank behind it, which belong to two pairs.
+    fn end(labels: usize, frames: usize) -> Self {
+        Self {
+            first: labels.saturating_sub(1),
+            last: labels,
+            frames,
+        }
+    }
+
+    /// The pairs in which a path from the start to the goal can be after `done` frames. A path is in
+    /// pair 0 in the first frame, and moves on by at most one pair in each frame after it.
     #[inline(always)]
-    fn band(self, t: usize) -> Range<usize> {
-        self.pair.saturating_sub(self.frame - t)..t.min(self.pair) + 1
+    fn band(self, done: usize) -> Range<usize> {
+        let first = self.first.saturating_sub(self.frames - done);
+        first..done.saturating_sub(1).min(self.last) + 1
+    }
+
+    /// The pairs of the goal, and of all bands after `done` frames or more.
+    fn pairs_from(self, done: usize) -> Range<usize> {
+        self.band(done).start..self.last + 1
     }
 }
 
@@ -214,7 +236,7 @@ impl Tile {
                 for (k, t) in frames.enumerate() {
                     right[k] = self.label[width];
                     self.label[0] = left[k];
-                    let band = goal.band(t);
+                    let band = goal.band(t + 1);
                     let low = band.start.saturating_sub(self.first).min(width);
                     let high = band.end.saturating_sub(self.first).min(width);
                     if low >= high {
@@ -296,7 +318,7 @@ impl<E: Element> Item<'_, E> {
             });
         }
         let labels = self.target.len();
-        let starts: Vec<usize> = (0..self.frames).step_by(SEGMENT).collect();
+        let starts: Vec<usize> = (0..self.frames).step_by(self.segment).collect();
         let tiles = self.checkpoints(&starts)?;
         let mut states = vec![0u32; self.frames];
         // The pair in which the path ends, and whether in its label; set by the last segment.
@@ -304,12 +326,16 @@ impl<E: Element> Item<'_, E> {
         let mut score = 0.0;
         let mut choices = Vec::new();
         for (a, &start) in starts.iter().enumerate().rev() {
-            let segment = start..(start + SEGMENT).min(self.frames);
-            let goal = Goal {
-                pair: end.map_or(labels, |(pair, _)| pair),
-                frame: segment.end,
+            let segment = start..(start + self.segment).min(self.frames);
+            let goal = match end {
+                None => Goal::end(labels, self.frames),
+                Some((pair, _)) => Goal {
+                    first: pair,
+                    last: pair,
+                    frames: segment.end,
+                },
             };
-            let mut window = self.window(goal, segment.len(), &tiles, a);
+            let mut window = self.window(goal.pairs_from(start), &tiles, a);
             let width = window.blank.len();
             choices.resize(segment.len() * width, 0);
             let (left, mut right) = (vec![DEAD; segment.len()], vec![DEAD; segment.len()]);
@@ -379,23 +405,20 @@ impl<E: Element> Item<'_, E> {
     /// The tiles of all pairs, with the rows before each segment. The last segment is not run.
     fn checkpoints(&self, starts: &[usize]) -> Result<Vec<Tile>, NoPath> {
         let pairs = self.target.len() + 1;
-        let firsts: Vec<usize> = (0..pairs).step_by(TILE).collect();
+        let firsts: Vec<usize> = (0..pairs).step_by(self.tile).collect();
         let mut tiles: Vec<Tile> = firsts
             .par_iter()
-            .map(|&first| Tile::new(self, first..(first + TILE).min(pairs)))
+            .map(|&first| Tile::new(self, first..(first + self.tile).min(pairs)))
             .collect();
         tiles[0].blank[0] = 0.0;
         if starts.len() == 1 {
             tiles.iter_mut().for_each(Tile::keep);
             return Ok(tiles);
         }
-        let goal = Goal {
-            pair: self.target.len(),
-            frame: self.frames,
-        };
+        let goal = Goal::end(self.target.len(), self.frames);
         // Two sets of borders take turns: a tile reads its left one of the turn before, while
         // its left neighbour, one segment further, writes the other.
-        let no_border = vec![DEAD; SEGMENT];
+        let no_border = vec![DEAD; self.segment];
         let mut before = vec![no_border.clone(); tiles.len()];
         let mut now = before.clone();
         for turn in 0..starts.len() + tiles.len() - 1 {
@@ -423,15 +446,14 @@ impl<E: Element> Item<'_, E> {
         }
     }
 
-    /// The pairs that a path to `goal` can be in during the `frames` before it, with the states
-    /// before segment `a`.
-    fn window(&self, goal: Goal, frames: usize, tiles: &[Tile], a: usize) -> Tile {
-        let first = goal.pair.saturating_sub(frames) / LANES * LANES;
-        let mut window = Tile::new(self, first..goal.pair + 1);
+    /// A tile of `pairs`, extended down to a whole block, with the states before segment `a`.
+    fn window(&self, pairs: Range<usize>, tiles: &[Tile], a: usize) -> Tile {
+        let first = pairs.start / LANES * LANES;
+        let mut window = Tile::new(self, first..pairs.end);
         for k in 0..window.blank.len() {
             let pair = first + k;
-            if let Some(tile) = tiles.get(pair / TILE) {
-                let (row, place) = (&tile.checkpoints[a], pair % TILE);
+            if let Some(tile) = tiles.get(pair / self.tile) {
+                let (row, place) = (&tile.checkpoints[a], pair % self.tile);
                 if place < tile.blank.len() {
                     window.blank[k] = row[place];
                     window.label[k + 1] = row[tile.blank.len() + place];
@@ -439,5 +461,168 @@ impl<E: Element> Item<'_, E> {
             }
         }
         window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASSES: usize = 4;
+
+    /// The recursion of this module's head without segments, tiles and bands: the states and the score of the best
+    /// path, or `None` where every path has probability 0.
+    fn plain(item: &Item<f64>) -> Option<(Vec<u32>, f64)> {
+        let (frames, labels) = (item.frames, item.target.len());
+        let emission = |t: usize, class: usize| item.data[t * CLASSES + class];
+        // One more than the index of each pair.
+        let (mut blank, mut label) = (vec![DEAD; labels + 2], vec![DEAD; labels + 2]);
+        blank[1] = 0.0;
+        let mut choices = vec![[0u8; 2]; frames * (labels + 2)];
+        for t in 0..frames {
+            for i in (1..labels + 2).rev() {
+                let to_blank = label[i - 1] > blank[i];
+                let same = i > 1 && i <= labels && item.target[i - 1] == item.target[i - 2];
+                let jump = if same || i == 1 { DEAD } else { label[i - 1] };
+                let (mut best, mut choice) = (label[i], 0);
+                if blank[i] > best {
+                    (best, choice) = (blank[i], 1);
+                }
+                if jump > best {
+                    (best, choice) = (jump, 2);
+                }
+                choices[t * (labels + 2) + i] = [u8::from(to_blank) * 2, choice];
+                let from = if to_blank { label[i - 1] } else { blank[i] };
+                blank[i] = from + emission(t, item.blank);
+                label[i] = match item.target.get(i - 1) {
+                    Some(&class) => best + emission(t, class as usize),
+                    None => DEAD,
+                };
+            }
+        }
+        let in_label = labels > 0 && label[labels] >= blank[labels + 1];
+        let (mut pair, mut side) = (labels + 1 - usize::from(in_label), usize::from(in_label));
+        let score = if in_label { label[pair] } else { blank[pair] };
+        if score == DEAD {
+            return None;
+        }
+        let mut states = vec![0; frames];
+        for t in (0..frames).rev() {
+            states[t] = 2 * (pair - 1) as u32 + side as u32;
+            match (side, choices[t * (labels + 2) + pair][side]) {
+                (_, 0) => {}
+                (_, 1) => side = 0,
+                _ => (pair, side) = (pair - 1, 1),
+            }
+        }
+        Some((states, score))
+    }
+
+    /// A sequence of random numbers that is always the same.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(0x5851f42d4c957f2d).wrapping_add(1);
+            (self.0 >> 33) % end
+        }
+    }
+
+    fn compare(data: &[f64], target: &[u32], frames: usize, segment: usize, tile: usize) {
+        let item = Item {
+            data,
+            strides: Strides {
+                offset: 0,
+                frame: CLASSES,
+                item: 0,
+                class: 1,
+            },
+            start: 0,
+            frames,
+            target,
+            blank: 0,
+            star: None,
+            segment,
+            tile,
+        };
+        let path = match item.best_path() {
+            Ok(path) => Some((path.states, path.score)),
+            Err(NoPath::Impossible) => None,
+            Err(undefined) => panic!("{undefined:?}"),
+        };
+        assert!(
+            path == plain(&item),
+            "T = {frames}, U = {}, segments of {segment}, tiles of {tile}",
+            target.len()
+        );
+    }
+
+    /// Every number of frames and of labels, so that segments begin at every distance from the edge of a block;
+    /// random emissions, and emissions that are all the same.
+    #[test]
+    fn segments_and_tiles_change_no_path() {
+        let mut random = Random(7);
+        for frames in 1..=80usize {
+            for labels in 0..=frames {
+                let target: Vec<u32> = (0..labels).map(|i| 1 + i as u32 % 3).collect();
+                // Few values, so that many paths tie, and some entries of probability 0.
+                let mut data: Vec<f64> = (0..frames * CLASSES)
+                    .map(|_| match random.below(24) {
+                        0 => DEAD,
+                        n => -(n as f64) / 4.0,
+                    })
+                    .collect();
+                for (segment, tile) in [(8, 16), (16, 32), (24, 16), (64, 1024)] {
+                    compare(&data, &target, frames, segment, tile);
+                }
+                data.fill(0.0);
+                compare(&data, &target, frames, 8, 16);
+                compare(&data, &target, frames, 16, 1024);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_segment_may_begin_with_the_last_step() {
+        let target =
+            |labels: usize| -> Vec<u32> { (0..labels).map(|i| 1 + i as u32 % 3).collect() };
+        // One path alone.
+        let data = vec![0.0; 3000 * CLASSES];
+        compare(&data, &target(3000), 3000, SEGMENT, TILE);
+        // Labels 1 to 15 early, 16 and 17 in the last two frames: one in each of the two segments.
+        let (frames, target) = (SEGMENT + 1, target(17));
+        let mut data = vec![-10.0; frames * CLASSES];
+        data.iter_mut()
+            .step_by(CLASSES)
+            .for_each(|blank| *blank = 0.0);
+        let places = (0..15).map(|i| 5 + 10 * i).chain([frames - 2, frames - 1]);
+        for (t, &label) in places.zip(&target) {
+            data[t * CLASSES] = -10.0;
+            data[t * CLASSES + label as usize] = 0.0;
+        }
+        compare(&data, &target, frames, SEGMENT, TILE);
+    }
+
+    /// Labels are cheap at some frames only, early or late, so that most paths run along an edge of the band.
+    #[test]
+    fn paths_along_the_edges_of_the_band_are_found() {
+        let mut random = Random(11);
+        for frames in 1..=80usize {
+            for labels in 1..=frames {
+                let target: Vec<u32> = (0..labels).map(|_| 1 + random.below(3) as u32).collect();
+                for early in 0..=labels.min(4) {
+                    let late = labels - early;
+                    let data: Vec<f64> = (0..frames)
+                        .flat_map(|t| {
+                            let moving = t < early || t + late >= frames;
+                            let label = if moving { 0.0 } else { -10.0 };
+                            [if moving { -10.0 } else { 0.0 }, label, label, label]
+                        })
+                        .collect();
+                    compare(&data, &target, frames, 8, 16);
+                    compare(&data, &target, frames, 16, 16);
+                }
+            }
+        }
     }
 }
