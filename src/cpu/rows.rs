@@ -163,7 +163,11 @@ impl<'a, E: Element> Rows<'a, E> {
     /// For a gradient of so many bytes, if it is to be written past the cache. Rows that are gone through again
     /// are not.
     fn stream(&self, bytes: usize) -> Option<Stream> {
-        Stream::worth(bytes).filter(|_| !self.torch())
+        if self.torch() {
+            None
+        } else {
+            Stream::worth(bytes)
+        }
     }
 
     /// Writes a row; `next` comes then.

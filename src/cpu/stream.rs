@@ -17,7 +17,8 @@ pub(super) struct Stream(());
 impl Stream {
     /// For memory of so many bytes, if it is to be written past the cache.
     pub fn worth(bytes: usize) -> Option<Self> {
-        (cfg!(target_arch = "x86_64") && bytes >= LEAST).then_some(Self(()))
+        // Lazily: to drop a `Stream` is a fence.
+        (cfg!(target_arch = "x86_64") && bytes >= LEAST).then(|| Self(()))
     }
 
     /// Writes all of `to`, which has a block or more. `block(i)` gives the entries from `i` on.
@@ -55,6 +56,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        #[cfg(test)]
+        tests::FENCES.set(tests::FENCES.get() + 1);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: it is part of what every x86-64 has.
         unsafe {
@@ -93,6 +96,21 @@ unsafe fn write_lines<T: Copy>(to: *mut Block<T>, block: &Block<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Fences that this thread has executed.
+        pub static FENCES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn memory_in_the_cache_has_no_fence() {
+        FENCES.set(0);
+        assert!(Stream::worth(LEAST - 1).is_none());
+        assert_eq!(FENCES.get(), 0);
+        drop(Stream::worth(LEAST));
+        assert_eq!(FENCES.get(), usize::from(cfg!(target_arch = "x86_64")));
+    }
 
     #[test]
     fn memory_is_filled_wherever_lines_begin() {
