@@ -195,7 +195,7 @@ pub fn forced_align(
     let host = on_host(log_probs)?;
     let paths = with_entries!(host, |data, layout| {
         cpu::viterbi(&plan, data, plan.strides(layout), star)
-    })?;
+    })??;
     let alignments = paths.into_iter().enumerate().map(|(n, path)| match path {
         Ok(path) => Ok(alignment(&plan, n, path)),
         Err(NoPath::Impossible) => bail!(

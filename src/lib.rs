@@ -84,6 +84,7 @@ mod gpu;
 mod host;
 mod lengths;
 mod loss;
+mod memory;
 #[cfg(feature = "metal")]
 mod metal;
 mod op;

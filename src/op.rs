@@ -195,7 +195,7 @@ impl CtcBackward {
             .map(|n| E::Real::narrow(upstream[start + n * stride].widen() * self.plan.weight(n)))
             .collect();
         let strides = self.plan.strides(layout);
-        let gradient = cpu::gradient(&self.plan, data, strides, saved, &upstream);
+        let gradient = cpu::gradient(&self.plan, data, strides, saved, &upstream)?;
         Ok((E::to_cpu_storage_owned(gradient), layout.shape().clone()))
     }
 }

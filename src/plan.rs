@@ -106,6 +106,16 @@ impl Plan {
         self.input_lengths[n] >= frames_needed(self.target(n))
     }
 
+    /// The shape of the input.
+    pub fn input_shape(&self) -> Vec<usize> {
+        let (frames, batch, classes) = (self.frames, self.batch, self.classes);
+        match self.layout {
+            None => vec![frames, classes],
+            Some(InputLayout::TimeMajor) => vec![frames, batch, classes],
+            Some(InputLayout::BatchMajor) => vec![batch, frames, classes],
+        }
+    }
+
     /// The shape of the loss: `(N)` if it is not reduced and there is a batch dimension, else `()`.
     pub fn loss_shape(&self) -> Vec<usize> {
         match (self.reduction, self.layout) {

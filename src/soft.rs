@@ -2,6 +2,7 @@
 //! sets when asked to, tensors on the CPU take the way of a GPU.
 
 use crate::gpu::{Arg, Backend, Held, Launch};
+use crate::memory::room_for;
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -67,21 +68,23 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    fn new(count: usize, dtype: DType) -> Self {
+    fn new(count: usize, dtype: DType) -> Result<Self> {
         let bytes = count * dtype.size_in_bytes();
-        let mut words =
-            vec![0xfff8_dead_7fc0_beef_u64; bytes.div_ceil(8).max(1)].into_boxed_slice();
+        let count = bytes.div_ceil(8).max(1);
+        let mut words = room_for("softgpu: memory", &[count])?;
+        words.resize(count, 0xfff8_dead_7fc0_beef_u64);
+        let mut words = words.into_boxed_slice();
         // SAFETY: the memory is ours until it is dropped.
         unsafe { softgpu_register(words.as_mut_ptr().cast(), bytes.max(1)) };
-        Self {
+        Ok(Self {
             words,
             bytes,
             dtype,
-        }
+        })
     }
 
-    fn of<T: Copy>(values: &[T], dtype: DType) -> Self {
-        let mut memory = Self::new(values.len(), dtype);
+    fn of<T: Copy>(values: &[T], dtype: DType) -> Result<Self> {
+        let mut memory = Self::new(values.len(), dtype)?;
         debug_assert_eq!(memory.bytes, size_of_val(values));
         // SAFETY: both hold so many bytes, and any bytes are words.
         unsafe {
@@ -91,7 +94,7 @@ impl Memory {
                 memory.bytes,
             );
         }
-        memory
+        Ok(memory)
     }
 
     fn values<T: Copy>(&self) -> Vec<T> {
@@ -102,7 +105,7 @@ impl Memory {
 
     /// A copy of a storage on the CPU.
     pub fn from_cpu(storage: &CpuStorage) -> Result<Self> {
-        Ok(match storage {
+        match storage {
             CpuStorage::U8(values) => Self::of(values, DType::U8),
             CpuStorage::U32(values) => Self::of(values, DType::U32),
             CpuStorage::I16(values) => Self::of(values, DType::I16),
@@ -113,7 +116,7 @@ impl Memory {
             CpuStorage::F32(values) => Self::of(values, DType::F32),
             CpuStorage::F64(values) => Self::of(values, DType::F64),
             _ => bail!("ctc-loss: a dtype that no kernel takes"),
-        })
+        }
     }
 
     /// The same as a storage on the CPU.
@@ -143,11 +146,11 @@ impl Backend for Soft {
     type Storage = Memory;
 
     fn allocate(&self, count: usize, dtype: DType) -> Result<Memory> {
-        Ok(Memory::new(count, dtype))
+        Memory::new(count, dtype)
     }
 
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Memory> {
-        Ok(Memory::of(values, T::DTYPE))
+        Memory::of(values, T::DTYPE)
     }
 
     fn read(&self, storage: &Memory) -> Result<Vec<i64>> {

@@ -4,7 +4,8 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
+    AlignOptions, Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss,
+    ctc_loss_with_logits, forced_align,
 };
 use common::{Entry, Rng, devices, holds, tensors};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -447,5 +448,61 @@ fn every_dtype_of_every_argument_gives_a_tensor_or_an_error() {
                 }
             }
         }
+    }
+}
+
+/// A view of one small tensor may have more entries than any memory.
+#[test]
+fn what_fits_no_memory_is_an_error() {
+    for device in devices() {
+        let targets = Tensor::new(&[[1u32, 2]], &device).unwrap();
+        for (frames, dtype, layout) in [
+            (1usize << 45, DType::F32, InputLayout::TimeMajor),
+            (1 << 45, DType::F16, InputLayout::BatchMajor),
+            (1 << 61, DType::F32, InputLayout::BatchMajor),
+            (1 << 62, DType::F32, InputLayout::TimeMajor),
+        ] {
+            let zeros = Tensor::zeros((1, 1, 4), dtype, &device).unwrap();
+            let zeros = Var::from_tensor(&zeros).unwrap();
+            let shape = match layout {
+                InputLayout::TimeMajor => (frames, 1, 4),
+                InputLayout::BatchMajor => (1, frames, 4),
+            };
+            let input = zeros.as_tensor().broadcast_as(shape).unwrap();
+            let options = CtcLossOptions {
+                layout,
+                ..Default::default()
+            };
+            for entry in Entry::ALL {
+                let loss = entry.loss(&input, &targets, &[5], &[2], options);
+                let gradient = loss.and_then(|loss| loss.backward());
+                let error = gradient.expect_err("so much memory").to_string();
+                let bytes = frames as u128 * 4 * dtype.size_in_bytes() as u128;
+                let on_cpu = format!("ctc-loss: the gradient of shape {:?} needs", input.dims());
+                assert!(
+                    error.contains(&on_cpu) && error.contains(&format!(" {bytes} bytes"))
+                        || error.contains("a GPU takes fewer than 2^31"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_alignment_that_fits_no_memory_is_an_error() {
+    let targets = Tensor::new(&[[1u32, 2]], &Device::Cpu).unwrap();
+    for frames in [1usize << 45, 1 << 61, 1 << 62] {
+        let zeros = Tensor::zeros((1, 1, 4), DType::F32, &Device::Cpu).unwrap();
+        let input = zeros.broadcast_as((frames, 1, 4)).unwrap();
+        let opts = AlignOptions::default();
+        let error = forced_align(&input, &targets, [frames], [2usize], opts)
+            .expect_err("so much memory")
+            .to_string();
+        let expected = format!(
+            "forced_align: the best path of item 0 of shape [{frames}] needs {} bytes",
+            frames as u128 * 4
+        );
+        assert!(error.contains(&expected), "{error}");
     }
 }

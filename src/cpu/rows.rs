@@ -9,24 +9,27 @@ use super::real::{Element, Real};
 use super::softmax::{RowStats, block_from, softmax, stream_softmax, written};
 use super::stream::Stream;
 use super::tasks::{Threads, share_out};
+use crate::memory::room_for;
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
+use candle_core::Result;
 use std::mem::MaybeUninit;
 
 /// Entries that a thread writes at a time: fewer where there are few in all. More than this is no
 /// better, and with a quarter of it a large gradient takes half as long again.
 const SHARE: usize = 1 << 15;
 
-/// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, in the input's shape.
+/// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, in the input's shape. An error where
+/// there is no memory for it.
 pub(crate) fn gradient<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     saved: &Saved<E::Real>,
     upstream: &[E::Real],
-) -> Vec<E> {
+) -> Result<Vec<E>> {
+    let mut gradient = room_for("ctc-loss: the gradient", &plan.input_shape())?;
     let count = plan.frames * plan.batch * plan.classes;
-    let mut gradient = Vec::with_capacity(count);
     prefer_huge_pages(gradient.spare_capacity_mut());
     let mut used = saved.items.iter().flat_map(|item| &item.classes);
     assert!(used.all(|&class| (class as usize) < plan.classes));
@@ -63,7 +66,7 @@ pub(crate) fn gradient<E: Element>(
     // SAFETY: `count` is a multiple of the classes, so each entry is in a row of some share, and
     // each row was written.
     unsafe { gradient.set_len(count) };
-    gradient
+    Ok(gradient)
 }
 
 /// Asks the system for huge pages under large fresh memory. A gradient of 160 MB is otherwise mapped in

@@ -25,6 +25,7 @@
 use super::isa::dispatch;
 use super::lanes::LANES;
 use super::real::{Element, Real};
+use crate::memory::room_for;
 use crate::plan::{Plan, Strides};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -63,17 +64,37 @@ pub(crate) struct Star {
     pub log_prob: f64,
 }
 
-/// The best path of each item. All targets fit into their frames.
+/// Why there is no answer for an item.
+enum Failure {
+    NoPath(NoPath),
+    /// The memory that it takes could not be had.
+    Memory(candle_core::Error),
+}
+
+impl From<NoPath> for Failure {
+    fn from(no_path: NoPath) -> Self {
+        Self::NoPath(no_path)
+    }
+}
+
+impl From<candle_core::Error> for Failure {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// The best path of each item. All targets fit into their frames. An error where there is no memory for it.
 pub(crate) fn viterbi<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     star: Option<Star>,
-) -> Vec<Result<Path, NoPath>> {
+) -> candle_core::Result<Vec<Result<Path, NoPath>>> {
     (0..plan.batch)
         .into_par_iter()
         .map(|n| {
             let item = Item {
+                n,
                 data,
                 strides,
                 start: strides.offset + n * strides.item,
@@ -84,12 +105,17 @@ pub(crate) fn viterbi<E: Element>(
                 segment: SEGMENT,
                 tile: TILE,
             };
-            item.best_path()
+            match item.best_path() {
+                Ok(path) => Ok(Ok(path)),
+                Err(Failure::NoPath(no_path)) => Ok(Err(no_path)),
+                Err(Failure::Memory(error)) => Err(error),
+            }
         })
         .collect()
 }
 
 struct Item<'a, E> {
+    n: usize,
     data: &'a [E],
     strides: Strides,
     /// Where the entries of frame 0 begin.
@@ -150,8 +176,8 @@ struct Tile {
     classes: Vec<usize>,
     /// Their log-probabilities at the current frame, then the star's, then −inf for no label.
     y: Vec<f64>,
-    /// Rows of states before the first frame of each segment.
-    checkpoints: Vec<Vec<f64>>,
+    /// Rows of states before the first frame of each segment: the blanks, then the labels.
+    checkpoints: Vec<f64>,
     undefined: Option<NoPath>,
 }
 
@@ -203,9 +229,14 @@ impl Tile {
     }
 
     fn keep(&mut self) {
-        let mut row = self.blank.clone();
-        row.extend_from_slice(&self.label[1..]);
-        self.checkpoints.push(row);
+        self.checkpoints.extend_from_slice(&self.blank);
+        self.checkpoints.extend_from_slice(&self.label[1..]);
+    }
+
+    /// The blanks and the labels before segment `a`.
+    fn kept(&self, a: usize) -> (&[f64], &[f64]) {
+        let width = self.blank.len();
+        self.checkpoints[2 * width * a..2 * width * (a + 1)].split_at(width)
     }
 
     /// Runs `frames`. `left` holds the last label of the tile to the left before each of them;
@@ -309,7 +340,7 @@ impl Tile {
 }
 
 impl<E: Element> Item<'_, E> {
-    fn best_path(&self) -> Result<Path, NoPath> {
+    fn best_path(&self) -> Result<Path, Failure> {
         if self.frames == 0 {
             return Ok(Path {
                 states: Vec::new(),
@@ -318,15 +349,19 @@ impl<E: Element> Item<'_, E> {
             });
         }
         let labels = self.target.len();
-        let starts: Vec<usize> = (0..self.frames).step_by(self.segment).collect();
-        let tiles = self.checkpoints(&starts)?;
-        let mut states = vec![0u32; self.frames];
+        // First of all, so that no work is done for a path that does not fit into memory.
+        let what = format!("forced_align: the best path of item {}", self.n);
+        let mut states = room_for(&what, &[self.frames])?;
+        let mut frame_scores = room_for(&what, &[self.frames])?;
+        let tiles = self.checkpoints()?;
+        states.resize(self.frames, 0u32);
         // The pair in which the path ends, and whether in its label; set by the last segment.
         let mut end: Option<(usize, bool)> = None;
         let mut score = 0.0;
         let mut choices = Vec::new();
-        for (a, &start) in starts.iter().enumerate().rev() {
-            let segment = start..(start + self.segment).min(self.frames);
+        for a in (0..self.segments()).rev() {
+            let segment = self.segment_frames(a);
+            let start = segment.start;
             let goal = match end {
                 None => Goal::end(labels, self.frames),
                 Some((pair, _)) => Goal {
@@ -341,7 +376,7 @@ impl<E: Element> Item<'_, E> {
             let (left, mut right) = (vec![DEAD; segment.len()], vec![DEAD; segment.len()]);
             window.sweep::<E, true>(self, segment.clone(), goal, &left, &mut right, &mut choices);
             if let Some(undefined) = window.undefined {
-                return Err(undefined);
+                return Err(undefined.into());
             }
             let (mut pair, mut in_label) = match end {
                 Some(end) => end,
@@ -354,7 +389,7 @@ impl<E: Element> Item<'_, E> {
                     let in_label = labels > 0 && label >= blank;
                     score = if in_label { label } else { blank };
                     if score == DEAD {
-                        return Err(NoPath::Impossible);
+                        return Err(NoPath::Impossible.into());
                     }
                     (labels - usize::from(in_label), in_label)
                 }
@@ -373,11 +408,8 @@ impl<E: Element> Item<'_, E> {
             }
             end = Some((pair, in_label));
         }
-        let frame_scores = states
-            .iter()
-            .enumerate()
-            .map(|(t, &state)| self.log_prob(t, state) as f32)
-            .collect();
+        let scores = states.iter().enumerate();
+        frame_scores.extend(scores.map(|(t, &state)| self.log_prob(t, state) as f32));
         Ok(Path {
             states,
             frame_scores,
@@ -402,8 +434,19 @@ impl<E: Element> Item<'_, E> {
         wide[0].widen()
     }
 
+    fn segments(&self) -> usize {
+        self.frames.div_ceil(self.segment)
+    }
+
+    /// The frames of segment `a`.
+    fn segment_frames(&self, a: usize) -> Range<usize> {
+        let start = a * self.segment;
+        start..self.frames.min(start + self.segment)
+    }
+
     /// The tiles of all pairs, with the rows before each segment. The last segment is not run.
-    fn checkpoints(&self, starts: &[usize]) -> Result<Vec<Tile>, NoPath> {
+    fn checkpoints(&self) -> Result<Vec<Tile>, Failure> {
+        let segments = self.segments();
         let pairs = self.target.len() + 1;
         let firsts: Vec<usize> = (0..pairs).step_by(self.tile).collect();
         let mut tiles: Vec<Tile> = firsts
@@ -411,7 +454,11 @@ impl<E: Element> Item<'_, E> {
             .map(|&first| Tile::new(self, first..(first + self.tile).min(pairs)))
             .collect();
         tiles[0].blank[0] = 0.0;
-        if starts.len() == 1 {
+        let what = format!("forced_align: the states that are kept of item {}", self.n);
+        for tile in &mut tiles {
+            tile.checkpoints = room_for(&what, &[segments, 2 * tile.blank.len()])?;
+        }
+        if segments == 1 {
             tiles.iter_mut().for_each(Tile::keep);
             return Ok(tiles);
         }
@@ -421,27 +468,27 @@ impl<E: Element> Item<'_, E> {
         let no_border = vec![DEAD; self.segment];
         let mut before = vec![no_border.clone(); tiles.len()];
         let mut now = before.clone();
-        for turn in 0..starts.len() + tiles.len() - 1 {
+        for turn in 0..segments + tiles.len() - 1 {
             tiles
                 .par_iter_mut()
                 .zip(&mut now)
                 .enumerate()
                 .for_each(|(c, (tile, right))| {
-                    let Some(a) = turn.checked_sub(c).filter(|&a| a < starts.len()) else {
+                    let Some(a) = turn.checked_sub(c).filter(|&a| a < segments) else {
                         return;
                     };
                     tile.keep();
-                    if a + 1 == starts.len() {
+                    if a + 1 == segments {
                         return;
                     }
                     let left = if c == 0 { &no_border } else { &before[c - 1] };
-                    let frames = starts[a]..starts[a + 1];
+                    let frames = self.segment_frames(a);
                     tile.sweep::<E, false>(self, frames, goal, left, right, &mut []);
                 });
             std::mem::swap(&mut before, &mut now);
         }
         match tiles.iter().find_map(|tile| tile.undefined) {
-            Some(undefined) => Err(undefined),
+            Some(undefined) => Err(undefined.into()),
             None => Ok(tiles),
         }
     }
@@ -453,10 +500,10 @@ impl<E: Element> Item<'_, E> {
         for k in 0..window.blank.len() {
             let pair = first + k;
             if let Some(tile) = tiles.get(pair / self.tile) {
-                let (row, place) = (&tile.checkpoints[a], pair % self.tile);
-                if place < tile.blank.len() {
-                    window.blank[k] = row[place];
-                    window.label[k + 1] = row[tile.blank.len() + place];
+                let ((blank, label), place) = (tile.kept(a), pair % self.tile);
+                if place < blank.len() {
+                    window.blank[k] = blank[place];
+                    window.label[k + 1] = label[place];
                 }
             }
         }
@@ -530,6 +577,7 @@ mod tests {
 
     fn compare(data: &[f64], target: &[u32], frames: usize, segment: usize, tile: usize) {
         let item = Item {
+            n: 0,
             data,
             strides: Strides {
                 offset: 0,
@@ -547,8 +595,8 @@ mod tests {
         };
         let path = match item.best_path() {
             Ok(path) => Some((path.states, path.score)),
-            Err(NoPath::Impossible) => None,
-            Err(undefined) => panic!("{undefined:?}"),
+            Err(Failure::NoPath(NoPath::Impossible)) => None,
+            Err(_) => panic!("an error"),
         };
         assert!(
             path == plain(&item),

@@ -132,7 +132,7 @@ pub(crate) fn forward<B: Backend>(
     }
     let (tables, labels, entries) = match &plan.unread {
         None => {
-            let tables = Tables::new(plan);
+            let tables = Tables::new(plan)?;
             (
                 backend.upload(&tables.words)?,
                 tables.labels,
@@ -252,7 +252,7 @@ pub(crate) fn gradient<B: Backend>(
         .sizes
         .reading(plan.strides(layout))
         .upstream(up_layout);
-    let mut gradient = backend.allocate(layout.shape().elem_count(), dtype)?;
+    let mut gradient = backend.allocate(product(&plan.input_shape())?, dtype)?;
     let (launch, wide) = launch::rows("gradient", dtype, &sizes, plan.classes);
     // SAFETY: the arguments are those of the kernel. The input has the shape that it had in the forward
     // pass, and the gradient has a place for each of its entries.
@@ -285,7 +285,7 @@ fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::S
             &unread.targets,
         ],
     )?;
-    let words = product(&[tables::words(plan.batch, unread.labels)])?;
+    let words = product(&tables::shape(plan.batch, unread.labels))?;
     let mut tables = backend.allocate(words, DType::U32)?;
     let sizes = Sizes::new(plan, unread.labels, 0, false);
     // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and
@@ -317,8 +317,10 @@ pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[Integer]) -> Resul
 
 /// Integers of any dtype and layout one behind the other, as i64.
 fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
-    let total = parts.iter().map(|part| part.count()).sum::<usize>();
-    let mut packed = backend.allocate(total.max(1), DType::I64)?;
+    let total = parts
+        .iter()
+        .fold(0usize, |total, part| total.saturating_add(part.count()));
+    let mut packed = backend.allocate(product(&[total.max(1)])?, DType::I64)?;
     let mut to = 0;
     for part in parts {
         let count = part.count();

@@ -2,7 +2,9 @@
 //! `kernels/ctc_kernels.h` gives them.
 
 use crate::classes::Numbering;
+use crate::memory::room_for;
 use crate::plan::{Plan, frames_needed};
+use candle_core::Result;
 
 /// The words, and how much room they have.
 #[derive(Debug, PartialEq)]
@@ -14,16 +16,20 @@ pub(crate) struct Tables {
     pub entries: usize,
 }
 
-/// How many words there are for `batch` items with room for `labels` labels each.
-pub(crate) fn words(batch: usize, labels: usize) -> usize {
-    4 * batch + 4 * batch * labels
+/// The words for `batch` items with room for `labels` labels each: four of lengths, and four for each label.
+pub(crate) fn shape(batch: usize, labels: usize) -> [usize; 3] {
+    [labels.saturating_add(1), 4, batch]
 }
 
 impl Tables {
-    pub fn new(plan: &Plan) -> Self {
+    /// An error where there is no memory for them.
+    pub fn new(plan: &Plan) -> Result<Self> {
         let batch = plan.batch;
         let labels = (0..batch).map(|n| plan.target_length(n)).max().unwrap_or(0);
-        let mut words = vec![0; self::words(batch, labels)];
+        // The longest target may be far longer than the others.
+        let shape = shape(batch, labels);
+        let mut words = room_for("ctc-loss: the tables of the targets", &shape)?;
+        words.resize(shape.iter().product(), 0);
         let (mut entries, mut numbering) = (1, Numbering::default());
         let (lengths, rest) = words.split_at_mut(4 * batch);
         for n in 0..batch {
@@ -42,11 +48,11 @@ impl Tables {
                 rest[start..start + values.len()].copy_from_slice(values);
             }
         }
-        Self {
+        Ok(Self {
             words,
             labels,
             entries,
-        }
+        })
     }
 }
 
@@ -73,7 +79,7 @@ mod tests {
             label_offsets: vec![0, 3, 5],
             unread: None,
         };
-        let tables = Tables::new(&plan);
+        let tables = Tables::new(&plan).unwrap();
         assert_eq!((tables.labels, tables.entries), (3, 3));
         #[rustfmt::skip]
         assert_eq!(
