@@ -235,6 +235,8 @@ template <typename M> CTC_FN M ctc_log_sum(M ones, M others) {
   return ctc_fma(M(n), ctc_real<M>::ln2(), ctc_log_near_1(f));
 }
 
+template <typename M> CTC_FN bool ctc_is_finite(M x) { return ctc_abs(x) < ctc_real<M>::infinity(); }
+
 // high + low, to twice the digits of M.
 template <typename M> struct ctc_pair { M high, low; };
 
@@ -242,8 +244,10 @@ template <typename M> CTC_FN void ctc_add(CTC_THREAD ctc_pair<M>& a, M high, M l
   M sum = a.high + high;
   M added = sum - a.high;
   M lost = (a.high - (sum - added)) + (high - added) + a.low + low;
+  // What lost its digits to an infinity is no NaN.
+  if (!ctc_is_finite(sum)) lost = M(0);
   a.high = sum + lost;
-  a.low = lost - (a.high - sum);
+  a.low = ctc_is_finite(a.high) ? lost - (a.high - sum) : M(0);
 }
 
 // a += k ln 2 for a whole number k below 2^50.

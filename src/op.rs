@@ -108,7 +108,7 @@ impl CtcForward {
         let strides = self.plan.strides(layout);
         let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some());
         self.keep(saved.map(wrap));
-        let reduced = reduce(&self.plan, losses);
+        let reduced = reduce::<E::Real>(&self.plan, losses);
         let reduced = reduced.into_iter().map(E::Real::narrow).collect();
         (E::Real::to_cpu_storage_owned(reduced), self.shape())
     }

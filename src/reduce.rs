@@ -4,14 +4,23 @@
 //! compiled with fast math and may lose a NaN or an infinity, and candle keeps a gradient for every argument
 //! of a product, constants too, and with it the whole graph of the loss.
 
+use crate::cpu::Real;
 use crate::options::Reduction;
 use crate::plan::Plan;
 
-/// Applies `zero_infinity`, the weights and the reduction to the losses of all items.
-pub(crate) fn reduce(plan: &Plan, mut losses: Vec<f64>) -> Vec<f64> {
+/// Applies `zero_infinity`, the weights and the reduction to the losses of all items, to return them as `R`.
+///
+/// Whether a loss is infinite is judged item by item, before the weight, in the type in which it is returned: a
+/// loss of 1e39 is +inf in f32. A sum of finite losses that overflows is +inf, `zero_infinity` or not, as in
+/// PyTorch: no item is to be left out of it, and each has its gradient.
+pub(crate) fn reduce<R: Real>(plan: &Plan, mut losses: Vec<f64>) -> Vec<f64> {
     for (n, loss) in losses.iter_mut().enumerate() {
-        if plan.zero_infinity && *loss == f64::INFINITY {
-            *loss = 0.0;
+        if R::is_infinite_loss(*loss) {
+            *loss = if plan.zero_infinity {
+                0.0
+            } else {
+                f64::INFINITY
+            };
         }
         *loss *= plan.weight(n);
     }

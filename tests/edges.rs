@@ -237,6 +237,114 @@ fn zero_infinity_does_not_hide_nan() {
     });
 }
 
+/// Of each dtype a number so low that a few of them add up to −inf.
+const LOWEST: [(DType, f64); 3] = [
+    (DType::F32, f32::MIN as f64),
+    (DType::F64, f64::MIN),
+    (DType::BF16, -3.3895313892515355e38),
+];
+
+/// `frames` frames of three items. In the first all classes of its target are at `lowest`; for logits,
+/// class 3 is above them by twice that.
+fn overflowing(frames: usize, lowest: f64) -> Problem {
+    let mut p = problem(frames, 4, &[&[1], &[2], &[3, 1]], &[frames; 3]);
+    p.values = p.values.iter().map(|x| x - 3.0).collect();
+    for t in 0..frames {
+        for c in 0..3 {
+            let i = p.at(t, 0, c);
+            p.values[i] = lowest;
+        }
+        let i = p.at(t, 0, 3);
+        p.values[i] = -lowest;
+    }
+    p
+}
+
+#[test]
+fn a_loss_that_overflows_counts_as_infinite() {
+    for device in devices() {
+        for (dtype, lowest) in LOWEST {
+            if !holds(&device, dtype) {
+                continue;
+            }
+            let p = overflowing(8, lowest);
+            for (entry, kind) in Entry::ALL.into_iter().flat_map(|e| KINDS.map(|k| (e, k))) {
+                let run = |zero_infinity, reduction| {
+                    let options = CtcLossOptions {
+                        reduction,
+                        ..none(kind, zero_infinity)
+                    };
+                    run_problem(entry, &p, options, dtype, &device, None).unwrap()
+                };
+                let what = format!("{entry:?} {kind:?} {dtype:?}");
+                let plain = run(false, Reduction::None);
+                assert_eq!(plain.loss[0], INF, "{what}");
+                // As for an item that cannot be aligned.
+                let nan = entry == Entry::LogProbs && kind == GradientKind::Torch;
+                let infinite = item_gradient(&plain, &p, 0);
+                assert!(
+                    infinite
+                        .iter()
+                        .all(|&g| if nan { g.is_nan() } else { g == 0.0 }),
+                    "{what}: {infinite:?}"
+                );
+                let finite: f64 = plain.loss[1..].iter().sum();
+                let mean = (plain.loss[1] + plain.loss[2] / 2.0) / 3.0;
+                assert!(finite.is_finite());
+                for (reduction, want) in [
+                    (Reduction::None, finite),
+                    (Reduction::Sum, finite),
+                    (Reduction::Mean, mean),
+                ] {
+                    let zeroed = run(true, reduction);
+                    let what = format!("{what} {reduction:?}");
+                    let sum: f64 = zeroed.loss.iter().sum();
+                    assert!((sum / want - 1.0).abs() < 1e-6, "{what}: {sum}, not {want}");
+                    assert!(
+                        item_gradient(&zeroed, &p, 0).iter().all(|&g| g == 0.0),
+                        "{what}"
+                    );
+                    if reduction == Reduction::Mean {
+                        assert_eq!(run(false, reduction).loss, [INF], "{what}");
+                    } else {
+                        assert_eq!(
+                            item_gradient(&zeroed, &p, 1),
+                            item_gradient(&plain, &p, 1),
+                            "{what}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sum_of_finite_losses_that_overflows_is_infinite_and_has_a_gradient() {
+    for device in devices() {
+        for (dtype, lowest) in LOWEST {
+            if !holds(&device, dtype) {
+                continue;
+            }
+            let mut p = problem(1, 4, &[&[1], &[1]], &[1, 1]);
+            p.values = vec![lowest, lowest, 0.0, 0.0, lowest, lowest, 0.0, 0.0];
+            let options = CtcLossOptions {
+                reduction: Reduction::Sum,
+                ..none(GradientKind::Exact, true)
+            };
+            let out = run_problem(Entry::LogProbs, &p, options, dtype, &device, None).unwrap();
+            assert_eq!(out.loss, [INF], "{dtype:?}");
+            for n in [0, 1] {
+                assert_eq!(
+                    item_gradient(&out, &p, n),
+                    [0.0, -1.0, 0.0, 0.0],
+                    "{dtype:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn mean_divides_each_loss_by_its_target_length_then_by_the_batch() {
     let p = problem(8, 4, &[&[1, 2, 3], &[], &[2]], &[8, 7, 6]);

@@ -55,6 +55,11 @@ pub(crate) trait Real: WithDType + Default {
     fn widen(self) -> f64;
     fn narrow(x: f64) -> Self;
 
+    /// Whether a loss is +inf as this type returns it: one that overflows is, too.
+    fn is_infinite_loss(loss: f64) -> bool {
+        Self::narrow(loss).widen() == f64::INFINITY
+    }
+
     /// NaN or +inf, which no entry of the input may be.
     #[inline(always)]
     fn is_poison(self) -> bool {

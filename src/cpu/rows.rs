@@ -184,11 +184,12 @@ impl<'a, E: Element> Rows<'a, E> {
         buffers: &mut RowBuffers<E>,
     ) {
         let loss = self.saved.items[row.n].loss;
+        let infinite = E::Real::is_infinite_loss(loss);
         if row.t >= self.plan.input_lengths[row.n] {
             filled(out, E::zero());
-        } else if loss.is_nan() || loss == f64::INFINITY {
+        } else if loss.is_nan() || infinite {
             // The loss does not depend on the input where it is +inf; PyTorch has NaN all the same.
-            let zero = !loss.is_nan() && (!self.torch() || self.plan.zero_infinity);
+            let zero = infinite && (!self.torch() || self.plan.zero_infinity);
             filled(out, E::from_f64(if zero { 0.0 } else { f64::NAN }));
         } else if let Some(out) = E::as_real_uninit(out) {
             match stream.filter(|_| row.is_sparse(out.len())) {
@@ -216,7 +217,7 @@ impl<'a, E: Element> Rows<'a, E> {
         self.plan.input == InputKind::LogProbs && self.plan.gradient == GradientKind::Torch
     }
 
-    /// Writes a row of an item whose loss is finite.
+    /// Writes a row of an item whose loss is a number below +inf.
     #[inline(always)]
     fn fill<'b>(
         &self,
