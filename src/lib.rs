@@ -55,8 +55,8 @@
 //! computed in f64 on the CPU, for input of every dtype, and in f32 mantissas with an exponent each
 //! on a GPU (f64 for f64). Results are the same bits on every run, for every number of threads, for AVX2, AVX-512
 //! and NEON alike, for any view of the input, and whatever else is in the batch. (Candidates that
-//! [`score_transcripts`] weighs together share their emissions, so there a score may differ in its
-//! last bits with its company.)
+//! [`score_transcripts`] weighs together share their emissions: there a score may differ from that of the
+//! candidate alone, for f32 and half-precision input by up to 3e-8 nats a frame, 5.5e-4 at T = 20000.)
 //!
 //! An entry that is more than 1.4e9 nats below the largest one that its frame uses counts as −inf.
 //!
