@@ -39,6 +39,54 @@ pub enum InputLayout {
     BatchMajor,
 }
 
+/// What the input of a function of inference holds.
+///
+/// The loss has a function for each: [`ctc_loss`](crate::ctc_loss) and
+/// [`ctc_loss_with_logits`](crate::ctc_loss_with_logits).
+///
+/// ```
+/// use candle_core::{D, Device, Tensor};
+/// use candle_ctc::{BeamOptions, InputKind, beam_search};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::new(&[[1f64, 3., -2.], [2., 0., 5.]], &Device::Cpu)?; // (T, C)
+/// let opts = BeamOptions { input: InputKind::Logits, ..Default::default() };
+/// let from_logits = &beam_search(&logits, opts)?[0];
+/// let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+/// let from_log_probs = &beam_search(&log_probs, BeamOptions::default())?[0];
+/// assert_eq!(from_logits.tokens, from_log_probs.tokens);
+/// assert!((from_logits.score - from_log_probs.score).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum InputKind {
+    /// Natural logarithms of probabilities, as a log-softmax gives them. They are taken as they
+    /// are.
+    ///
+    /// # The look at the input
+    ///
+    /// Logits or probabilities in their place would give absurd scores without an error, so up to
+    /// three frames of each item (the first, the middle and the last within its length) are looked
+    /// at. With `S` the sum of the exponentials of a frame's entries, it is an error
+    ///
+    /// - when `S` of one of these frames is above 2 (and above what the rounding of f16 or bf16
+    ///   explains). A distribution has 1, and a star column beside it adds at most 1;
+    /// - when `S` of all of them is below 0.1, although no class is masked (none is at −50 or
+    ///   below).
+    ///
+    /// Masked classes, quantised or smoothed probabilities and averages of log-probabilities
+    /// therefore pass. A frame with NaN or +inf is not looked at here. For scores that are meant
+    /// not to be normalised, such as log-probabilities minus a label prior, set `normalised: false`
+    /// in the options: then there is no look.
+    #[default]
+    LogProbs,
+    /// The output of a linear layer: the log-softmax over the classes is part of the function, and
+    /// results are those for `log_softmax(input)`, to rounding. Log-probabilities are valid logits,
+    /// since a log-softmax leaves them unchanged; probabilities are not.
+    Logits,
+}
+
 /// Where lengths and targets that are on a GPU are checked. Those on the host are always checked there,
 /// and a bad one is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -76,4 +124,14 @@ pub struct CtcLossOptions {
     pub layout: InputLayout,
     /// Where lengths and targets that are on a GPU are checked. Default [`Checks::Host`].
     pub checks: Checks,
+}
+
+impl CtcLossOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
 }
