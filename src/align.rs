@@ -21,6 +21,7 @@ pub struct AlignOptions {
     /// The class that stands for "no label". Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    /// [`forced_align`] does not read it.
     pub layout: InputLayout,
     /// What the input holds. Default [`InputKind::LogProbs`].
     pub input: InputKind,

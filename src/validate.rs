@@ -339,14 +339,7 @@ pub(crate) fn targets_only(
             input_lengths[item]
         )
     }
-    let target_lengths = given(function, "target_lengths", target_lengths)?;
-    check_u8(
-        function,
-        "target_lengths",
-        &target_lengths,
-        labels_in(targets),
-        dims,
-    )?;
+    let target_lengths = target_lengths_given(function, dims, targets, target_lengths)?;
     let target_lengths = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
     let call = Call {
         function,
@@ -469,15 +462,8 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
 
 /// Takes the frames of each item, reads them if they are a tensor, and checks them.
 fn frames_given(call: Call, dims: Dims, input_lengths: impl IntoLengths) -> Result<Vec<usize>> {
-    let input_lengths = given(call.function, "input_lengths", input_lengths)?;
-    check_u8(
-        call.function,
-        "input_lengths",
-        &input_lengths,
-        Some(("T", dims.frames)),
-        dims,
-    )?;
-    input_lengths_of(call, read(input_lengths)?, dims)
+    let lengths = input_lengths_given(call, dims, input_lengths)?;
+    input_lengths_of(call, read(lengths)?, dims)
 }
 
 /// Takes the lengths of both kinds, unread.
@@ -488,57 +474,55 @@ fn both_given(
     input_lengths: impl IntoLengths,
     target_lengths: impl IntoLengths,
 ) -> Result<(Lengths, Lengths)> {
-    let function = call.function;
-    let input_lengths = given(function, "input_lengths", input_lengths)?;
-    let target_lengths = given(function, "target_lengths", target_lengths)?;
-    check_u8(
-        function,
-        "input_lengths",
-        &input_lengths,
-        Some(("T", dims.frames)),
-        dims,
-    )?;
-    check_u8(
-        function,
-        "target_lengths",
-        &target_lengths,
-        labels_in(targets),
-        dims,
-    )?;
-    Ok((input_lengths, target_lengths))
+    Ok((
+        input_lengths_given(call, dims, input_lengths)?,
+        target_lengths_given(call.function, dims, targets, target_lengths)?,
+    ))
 }
 
-/// The most labels that a target may have by the shape of the targets, and what that number is.
-fn labels_in(targets: &Tensor) -> Option<(&'static str, usize)> {
-    match targets.dims() {
-        &[all] => Some(("the number of labels", all)),
-        &[_, longest] => Some(("S", longest)),
-        _ => None,
-    }
+fn input_lengths_given(call: Call, dims: Dims, lengths: impl IntoLengths) -> Result<Lengths> {
+    let lengths = given(call.function, "input_lengths", lengths)?;
+    let most = ("T", dims.frames);
+    check_u8(call.function, "input_lengths", &lengths, dims, most)?;
+    Ok(lengths)
 }
 
-/// Refuses a tensor of u8 for lengths that u8 may not hold: candle's sum of a u8 mask wraps, and a
-/// length of 300 would come as 44. Lengths for another number of items have an error of their own.
+fn target_lengths_given(
+    function: &str,
+    dims: Dims,
+    targets: &Tensor,
+    lengths: impl IntoLengths,
+) -> Result<Lengths> {
+    let lengths = given(function, "target_lengths", lengths)?;
+    // The most labels that a target may have by the shape of the targets.
+    let most = match *targets.dims() {
+        [all] => ("the number of labels", all),
+        [_, longest] => ("S", longest),
+        _ => return Ok(lengths),
+    };
+    check_u8(function, "target_lengths", &lengths, dims, most)?;
+    Ok(lengths)
+}
+
+/// Refuses a tensor of u8 for lengths that u8 may not hold, with `most` as the name and the value of
+/// the largest: candle's sum of a u8 mask wraps, and a length of 300 would come as 44. Lengths for
+/// another number of items have an error of their own.
 fn check_u8(
     function: &str,
     name: &str,
     lengths: &Lengths,
-    most: Option<(&str, usize)>,
     dims: Dims,
+    (size, most): (&str, usize),
 ) -> Result<()> {
-    match (lengths.tensor(), most) {
-        (Some(tensor), Some((size, most)))
-            if tensor.dtype() == DType::U8
-                && most > u8::MAX.into()
-                && tensor.elem_count() == dims.batch =>
-        {
-            bail!(
-                "{function}: {name} have dtype u8, which ends at 255, but {size} = {most}; the sum \
-                 of a u8 mask wraps there: sum it as mask.to_dtype(DType::U32)"
-            )
-        }
-        _ => Ok(()),
+    let may_wrap =
+        |tensor: &Tensor| tensor.dtype() == DType::U8 && tensor.elem_count() == dims.batch;
+    if most > u8::MAX.into() && lengths.tensor().is_some_and(may_wrap) {
+        bail!(
+            "{function}: {name} have dtype u8, which ends at 255, but {size} = {most}; the sum of a \
+             u8 mask wraps there: sum it as mask.to_dtype(DType::U32)"
+        )
     }
+    Ok(())
 }
 
 /// Takes lengths; an error says whose they are.

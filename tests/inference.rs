@@ -539,7 +539,7 @@ fn a_chunk_that_is_refused_is_not_taken() {
 
 #[test]
 fn no_frames_are_an_utterance() {
-    let empty = Hypothesis::default();
+    let empty = [Hypothesis::default()];
     let kinds = |device: Device| [(device.clone(), LOG_PROBS), (device, LOGITS)];
     for (device, with) in devices().into_iter().flat_map(kinds) {
         for dims in [&[0, 4][..], &[1, 0, 4], &[0, 1, 4]] {
@@ -553,10 +553,10 @@ fn no_frames_are_an_utterance() {
             assert_eq!((alignment.score, alignment.labels.len()), (0.0, 0));
             let text = message(forced_align(&input, &[1], with.align()), "one label");
             assert!(text.contains("needs 1 frames"), "{text}");
-            assert_eq!(beam_search(&input, with.beam()).unwrap(), [empty.clone()]);
+            assert_eq!(beam_search(&input, with.beam()).unwrap(), empty);
             let mut search = BeamSearch::new(4, with.beam()).unwrap();
             search.push(&input).unwrap();
-            assert_eq!(search.finish().unwrap(), [empty.clone()]);
+            assert_eq!(search.finish().unwrap(), empty);
             let scorer = CtcPrefixScorer::new(&input, with.prefix()).unwrap();
             let state = scorer.initial_state();
             let scores = &scorer.score(&[&state]).unwrap()[0];
@@ -567,7 +567,7 @@ fn no_frames_are_an_utterance() {
         }
         let input = tensors::floats(&[], &[0, 4], DType::F32, &device);
         let found = greedy_decode(&input, 0, with.greedy()).unwrap();
-        assert_eq!(found, [empty.clone()]);
+        assert_eq!(found, empty);
         let none = targets().narrow(0, 0, 0).unwrap();
         let tokens = token_confidence(&input, &none, 0, 0, with.score()).unwrap();
         assert_eq!(tokens, [vec![]]);
