@@ -1,7 +1,7 @@
 //! Forced alignment: where in the frames each label of a transcript stands.
 
 use crate::cpu::{self, NoPath};
-use crate::distribution::{self, look};
+use crate::distribution::{self, check_normalised};
 use crate::host::with_entries;
 use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
@@ -25,8 +25,8 @@ pub struct AlignOptions {
     pub layout: InputLayout,
     /// What the input holds. Default [`InputKind::LogProbs`].
     pub input: InputKind,
-    /// Whether an input that cannot be log-probabilities is an error: see
-    /// [`InputKind::LogProbs`]. Default `true`.
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
     pub normalised: bool,
     /// A label that stands for anything: audio that the transcript leaves out. It may be a number
     /// beyond the classes; if it is a class, that class is not read (of logits it still takes part
@@ -293,7 +293,7 @@ fn align(
     log_probs: &Tensor,
 ) -> Result<Vec<std::result::Result<Alignment, Unaligned>>> {
     let star = star(call, opts)?;
-    look(call, &plan, log_probs, 0)?;
+    check_normalised(call, &plan, log_probs, 0)?;
     let host = distribution::log_probs(call, &plan, log_probs)?;
     // A target that does not fit is not swept: its item has no frames.
     let fits: Vec<bool> = (0..plan.batch).map(|n| plan.is_feasible(n)).collect();

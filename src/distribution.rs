@@ -1,5 +1,5 @@
 //! Rows of the input as distributions over the classes: the log-softmax of logits on the host, and
-//! the look that finds out about logits or probabilities where log-probabilities are expected.
+//! the sanity check that recognises logits or probabilities passed as log-probabilities.
 
 use crate::host::on_host;
 use crate::options::InputLayout;
@@ -79,10 +79,15 @@ fn normalised<T: WithDType>(plan: &Plan, host: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, host.dims(), &Device::Cpu)
 }
 
-/// Looks at the first, the middle and the last frame of each item, on any device: an error when
-/// they cannot be log-probabilities. [`InputKind::LogProbs`] says by which rule. `first` is the
-/// number of the first frame, for the message.
-pub(crate) fn look(call: &Call, plan: &Plan, input: &Tensor, first: usize) -> Result<()> {
+/// Checks the first, the middle and the last frame of each item by the rule that
+/// [`InputKind::LogProbs`] documents. The input may be on any device. `first` is the number of the
+/// first frame, for the message.
+pub(crate) fn check_normalised(
+    call: &Call,
+    plan: &Plan,
+    input: &Tensor,
+    first: usize,
+) -> Result<()> {
     if call.input == InputKind::Logits || !call.normalised {
         return Ok(());
     }
@@ -106,18 +111,18 @@ pub(crate) fn look(call: &Call, plan: &Plan, input: &Tensor, first: usize) -> Re
     let picked = on_host(&picked)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let star = call.star.map(|star| star as usize);
     let most = most(plan.classes, input.dtype());
-    let looked: Vec<((usize, usize), Looked)> = places
+    let rows: Vec<((usize, usize), RowSums)> = places
         .into_iter()
         .zip(&picked)
-        .filter_map(|(place, row)| Some((place, Looked::at(row, star)?)))
+        .filter_map(|(place, row)| Some((place, RowSums::of(row, star)?)))
         .collect();
-    for item in looked.chunk_by(|a, b| a.0.0 == b.0.0) {
-        let high = item.iter().find(|(_, looked)| looked.sum > most);
+    for item in rows.chunk_by(|a, b| a.0.0 == b.0.0) {
+        let high = item.iter().find(|(_, row)| row.exponentials > most);
         let low = item
             .iter()
-            .all(|(_, looked)| looked.sum < LEAST && !looked.masked);
-        if let Some(&((item, frame), looked)) = high.or(item.first().filter(|_| low)) {
-            return looked.refuse(call, item, first + frame);
+            .all(|(_, row)| row.exponentials < LEAST && !row.masked);
+        if let Some(&((item, frame), row)) = high.or(item.first().filter(|_| low)) {
+            return row.refuse(call, item, first + frame);
         }
     }
     Ok(())
@@ -148,29 +153,29 @@ fn most(classes: usize, dtype: DType) -> f64 {
     2.0 * classes.powf(3.0 * epsilon) * (1.0 + classes * epsilon / 2.0)
 }
 
-/// What the look sees of a row.
+/// What the check needs of a row.
 #[derive(Clone, Copy)]
-struct Looked {
-    /// The sum of the exponentials.
-    sum: f64,
+struct RowSums {
+    /// The sum of the exponentials of the entries.
+    exponentials: f64,
     /// Some class is masked, or left out because a star stands for it.
     masked: bool,
-    /// The sum of the entries, where all are in [0, 1].
-    probability: Option<f64>,
+    /// The sum of the entries, if all are in [0, 1].
+    probabilities: Option<f64>,
 }
 
-impl Looked {
-    /// `None` for a row with NaN or +inf, which other checks name.
-    fn at(row: &[f64], star: Option<usize>) -> Option<Self> {
+impl RowSums {
+    /// `None` for a row with NaN or +inf, which other checks report.
+    fn of(row: &[f64], star: Option<usize>) -> Option<Self> {
         let entries = || {
             let all = row.iter().enumerate();
             all.filter(|&(class, _)| Some(class) != star)
                 .map(|(_, &x)| x)
         };
         entries().all(|x| x < f64::INFINITY).then(|| Self {
-            sum: entries().map(f64::exp).sum(),
+            exponentials: entries().map(f64::exp).sum(),
             masked: star.is_some_and(|star| star < row.len()) || entries().any(|x| x <= MASK),
-            probability: entries()
+            probabilities: entries()
                 .all(|x| (0.0..=1.0).contains(&x))
                 .then(|| entries().sum()),
         })
@@ -181,7 +186,7 @@ impl Looked {
         const ABOUT: f64 = 0.1;
         let Call { function, .. } = call;
         let otherwise = "or set normalised: false if this is meant";
-        match self.probability {
+        match self.probabilities {
             Some(sum) if (sum - 1.0).abs() < ABOUT => bail!(
                 "{function}: log_probs of item {item} look like probabilities: at frame {frame} \
                  they are from 0 to 1 and add up to {sum:.3}; take their .log(), give logits with \
@@ -191,7 +196,7 @@ impl Looked {
                 "{function}: log_probs of item {item} look like logits: at frame {frame} their \
                  exponentials add up to {}, not to 1; set input: InputKind::Logits, {otherwise}",
                 // Three digits behind the point, or a power of ten where that says nothing.
-                match self.sum {
+                match self.exponentials {
                     sum if (1e-2..1e6).contains(&sum) => format!("{sum:.3}"),
                     sum => format!("{sum:.3e}"),
                 }
@@ -234,18 +239,18 @@ mod tests {
                         .collect();
                     let log_probs = rounded_log_softmax(logits.clone(), dtype);
                     // Half of the bound is for a star.
-                    let sum = Looked::at(&log_probs, None).unwrap().sum;
+                    let sum = RowSums::of(&log_probs, None).unwrap().exponentials;
                     assert!(
                         sum <= most / 2.0,
                         "{dtype:?} {classes} {scale}: {sum} {most}"
                     );
                     let logits: Vec<f64> = logits.into_iter().map(f64::from).collect();
-                    let sum = Looked::at(&logits, None).unwrap().sum;
+                    let sum = RowSums::of(&logits, None).unwrap().exponentials;
                     assert!(classes == 2 || sum > most, "{dtype:?} {classes} {scale}");
                 }
                 // The smallest sum of exponentials that probabilities have.
                 let probabilities = vec![1.0 / classes as f64; classes];
-                assert!(Looked::at(&probabilities, None).unwrap().sum > most);
+                assert!(RowSums::of(&probabilities, None).unwrap().exponentials > most);
             }
         }
     }

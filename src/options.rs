@@ -61,29 +61,30 @@ pub enum InputLayout {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum InputKind {
-    /// Natural logarithms of probabilities, as a log-softmax gives them. They are taken as they
-    /// are.
+    /// Natural logarithms of probabilities, as a log-softmax gives them, used as they are.
     ///
-    /// # The look at the input
+    /// # Sanity check
     ///
-    /// Logits or probabilities in their place would give absurd scores without an error, so up to
-    /// three frames of each item (the first, the middle and the last within its length) are looked
-    /// at. With `S` the sum of the exponentials of a frame's entries, it is an error
+    /// Logits or probabilities passed by mistake would give absurd scores without an error.
+    /// Therefore up to three frames of each item (the first, the middle and the last within its
+    /// length) are checked. With `S` the sum of the exponentials of a frame's entries, the call
+    /// fails
     ///
-    /// - when `S` of one of these frames is above 2 (and above what the rounding of f16 or bf16
-    ///   explains). A distribution has 1, and a star column beside it adds at most 1;
-    /// - when `S` of all of them is below 0.1, although no class is masked (none is at −50 or
-    ///   below).
+    /// - if `S` is above 2 in one of these frames (in f16 and bf16, above the larger bound that
+    ///   rounding explains). A distribution has `S = 1`, and a star column beside it adds at most
+    ///   1;
+    /// - if `S` is below 0.1 in all of them although no class is masked (no entry is −50 or less).
     ///
-    /// Masked classes, quantised or smoothed probabilities and averages of log-probabilities
-    /// therefore pass. A frame with NaN or +inf is not looked at here. For scores that are meant
-    /// not to be normalised, such as log-probabilities minus a label prior, set `normalised: false`
-    /// in the options: then there is no look.
+    /// Masked classes, quantised or smoothed probabilities and averages of log-probabilities pass.
+    /// Frames with NaN or +inf are left to other checks. Set `normalised: false` in the options to
+    /// skip the check, for scores that are not normalised on purpose, such as log-probabilities
+    /// minus a label prior.
     #[default]
     LogProbs,
     /// The output of a linear layer: the log-softmax over the classes is part of the function, and
     /// results are those for `log_softmax(input)`, to rounding. Log-probabilities are valid logits,
-    /// since a log-softmax leaves them unchanged; probabilities are not.
+    /// since a log-softmax leaves them unchanged; probabilities are not. There is no sanity check
+    /// of logits.
     Logits,
 }
 

@@ -1,7 +1,7 @@
 //! How well transcripts fit: likelihoods of many candidates, and the confidence of their tokens.
 
 use crate::cpu::{self, Occupancy};
-use crate::distribution::look;
+use crate::distribution::check_normalised;
 use crate::host::{on_host, with_entries};
 use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
@@ -25,8 +25,8 @@ pub struct ScoreOptions {
     /// What the input holds. Default [`InputKind::LogProbs`]. The log-softmax of logits is taken
     /// without a tensor of its own.
     pub input: InputKind,
-    /// Whether an input that cannot be log-probabilities is an error: see
-    /// [`InputKind::LogProbs`]. Default `true`.
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
     pub normalised: bool,
     /// Divide each log-likelihood by the number of labels (at least 1), so that long and short
     /// transcripts compare. Default `false`.
@@ -262,7 +262,7 @@ fn scores<S: AsRef<[u32]> + Sync>(
     log_probs: &Tensor,
     lists: &[&[S]],
 ) -> Result<Vec<Vec<f64>>> {
-    look(call, plan, log_probs, 0)?;
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
         let strides = plan.strides(layout);
@@ -364,7 +364,7 @@ pub fn token_confidence(
 ) -> Result<Vec<Vec<TokenConfidence>>> {
     let call = opts.call("token_confidence");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    look(&call, &plan, log_probs, 0)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
         let items = cpu::occupancy(&plan, data, plan.strides(layout));
@@ -449,7 +449,7 @@ pub fn state_posteriors(
 ) -> Result<Vec<Tensor>> {
     let call = opts.call("state_posteriors");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    look(&call, &plan, log_probs, 0)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     let dtype = match log_probs.dtype() {
         candle_core::DType::F64 => candle_core::DType::F64,

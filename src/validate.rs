@@ -13,7 +13,7 @@ pub(crate) struct Call {
     /// Its name, for the messages.
     pub function: &'static str,
     pub input: InputKind,
-    /// Whether [`InputKind::LogProbs`] are looked at: see [`crate::distribution::look`].
+    /// Whether log-probabilities go through [`crate::distribution::check_normalised`].
     pub normalised: bool,
     pub blank: usize,
     pub layout: InputLayout,

@@ -1,4 +1,4 @@
-//! What all functions of inference share: the kind of input, the look at it, and input with no frames
+//! What all functions of inference share: the kind of input, its sanity check, and input with no frames
 //! or no items.
 
 mod common;
@@ -353,7 +353,7 @@ fn message<T>(result: Result<T>, name: &str) -> String {
     text.lines().next().unwrap_or_default().to_string()
 }
 
-/// Every function refuses `(T, C)` with a message that has all of `parts`, unless told not to look.
+/// Every function refuses `(T, C)` with a message that has all of `parts`, unless told not to check.
 #[track_caller]
 fn refused(input: &Tensor, parts: &[&str]) {
     let frames = input.dims()[0];
@@ -470,7 +470,7 @@ fn what_is_not_quite_a_distribution_is_let_through() {
 }
 
 #[test]
-fn a_star_among_the_classes_is_not_looked_at() {
+fn a_star_among_the_classes_is_not_checked() {
     let exact = tensors::floats(&logits(5, 4), &[5, 4], DType::F64, &Device::Cpu);
     let exact = log_softmax(&exact, 1).unwrap();
     let column = (Tensor::zeros((5, 1), DType::F64, &Device::Cpu).unwrap() + 7.0).unwrap();
@@ -488,7 +488,7 @@ fn a_star_among_the_classes_is_not_looked_at() {
 }
 
 #[test]
-fn the_first_the_middle_and_the_last_used_frame_of_each_item_are_looked_at() {
+fn the_first_the_middle_and_the_last_used_frame_of_each_item_are_checked() {
     let (frames, items, classes) = (11, 3, 4);
     let lengths = [11usize, 0, 6];
     let uniform = -(classes as f64).ln();
@@ -505,8 +505,8 @@ fn the_first_the_middle_and_the_last_used_frame_of_each_item_are_looked_at() {
                 let input = tensors::floats(&values, &dims, DType::F32, &Device::Cpu);
                 let input = common::in_layout(&input, layout);
                 let length = lengths[item];
-                let looked = [0, length / 2, length.saturating_sub(1)];
-                let seen = frame < length && looked.contains(&frame);
+                let checked = [0, length / 2, length.saturating_sub(1)];
+                let seen = frame < length && checked.contains(&frame);
                 for (name, result) in batch(&input, &lengths, with) {
                     if seen {
                         let message = message(result, name);

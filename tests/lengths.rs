@@ -132,6 +132,16 @@ fn u8_lengths_are_refused_where_a_sum_of_u8_wraps() {
                 "{message}"
             );
         }
+        // For another number of items the layout is more likely to be wrong.
+        let swapped = uniform(&[300, 20, 3], &device);
+        let many = tensors::integers(&[20; 300], &[300], DType::U8, &device);
+        for (name, message) in messages(&swapped, &targets, &many, [2; 20], TIME_MAJOR) {
+            let message = message.unwrap_or_else(|| panic!("{name}: no error"));
+            assert!(
+                message.contains("300 entries") && message.contains("BatchMajor"),
+                "{message}"
+            );
+        }
         // Up to 255 nothing wraps.
         let input = uniform(&[255, 2, 3], &device);
         let targets = tensors::integers(&[1; 510], &[2, 255], DType::U32, &device);

@@ -24,7 +24,7 @@ use super::arena::{NONE, ROOT, Spans, Tree};
 use super::language_model::{LanguageModel, NoLanguageModel};
 use super::{Hypothesis, log_add};
 use crate::align::TokenSpan;
-use crate::distribution::{log_softmax, look};
+use crate::distribution::{check_normalised, log_softmax};
 use crate::host::on_host;
 use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
@@ -53,8 +53,8 @@ pub struct BeamOptions {
     pub layout: InputLayout,
     /// What the input holds. Default [`InputKind::LogProbs`].
     pub input: InputKind,
-    /// Whether an input that cannot be log-probabilities is an error: see
-    /// [`InputKind::LogProbs`]. Default `true`.
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
     pub normalised: bool,
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is left out and the
     /// result is exact; its cost grows exponentially with the frames. Default 50.
@@ -189,7 +189,7 @@ pub fn beam_search_with<L: LanguageModel>(
     let log_probs = validate::utterance(call.function, log_probs, instead)?;
     let plan = validate::plan_for_utterance(call, &log_probs)?;
     validate::beam_options(call.function, plan.classes, &opts)?;
-    look(&call, &plan, &log_probs, 0)?;
+    check_normalised(&call, &plan, &log_probs, 0)?;
     let log_probs = on_host(&log_probs)?;
     search_item(&call, &plan, &log_probs, 0, language_model, opts)
 }
@@ -233,7 +233,7 @@ pub fn beam_search_batch_with<L: LanguageModel + Sync>(
     let call = opts.call("beam_search_batch");
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
     validate::beam_options(call.function, plan.classes, &opts)?;
-    look(&call, &plan, log_probs, 0)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let log_probs = on_host(log_probs)?;
     (0..plan.batch)
         .into_par_iter()
@@ -479,7 +479,7 @@ impl<L: LanguageModel> BeamSearch<L> {
                 self.classes
             )
         }
-        look(&call, &plan, &log_probs, self.frames)?;
+        check_normalised(&call, &plan, &log_probs, self.frames)?;
         self.take(&call, &plan, &on_host(&log_probs)?, 0)
     }
 

@@ -2,7 +2,7 @@
 
 use super::Hypothesis;
 use crate::align::TokenSpan;
-use crate::distribution::{log_softmax, look};
+use crate::distribution::{check_normalised, log_softmax};
 use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
 use crate::plan::Plan;
@@ -26,8 +26,8 @@ pub struct GreedyOptions {
     pub layout: InputLayout,
     /// What the input holds. Default [`InputKind::LogProbs`].
     pub input: InputKind,
-    /// Whether an input that cannot be log-probabilities is an error: see
-    /// [`InputKind::LogProbs`]. Default `true`.
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
     pub normalised: bool,
 }
 
@@ -116,7 +116,7 @@ pub fn greedy_decode(
     let call = opts.call();
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
     let log_probs = log_probs.detach();
-    look(&call, &plan, &log_probs, 0)?;
+    check_normalised(&call, &plan, &log_probs, 0)?;
     if log_probs.device().is_cpu() || log_probs.elem_count() == 0 {
         on_host(&call, &plan, &log_probs.to_device(&Device::Cpu)?)
     } else {

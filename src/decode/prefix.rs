@@ -14,7 +14,7 @@
 
 use super::log_add;
 use crate::cpu;
-use crate::distribution::{self, look};
+use crate::distribution::{self, check_normalised};
 use crate::options::{InputKind, InputLayout};
 use crate::plan::Plan;
 use crate::rows::rows;
@@ -40,8 +40,8 @@ pub struct PrefixOptions {
     pub blank: usize,
     /// What the input holds. Default [`InputKind::LogProbs`].
     pub input: InputKind,
-    /// Whether an input that cannot be log-probabilities is an error: see
-    /// [`InputKind::LogProbs`]. Default `true`.
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
     pub normalised: bool,
 }
 
@@ -181,7 +181,7 @@ impl CtcPrefixScorer {
         let instead = "; narrow a batch to one item and its frames";
         let log_probs = validate::utterance(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
-        look(&call, &plan, &log_probs, 0)?;
+        check_normalised(&call, &plan, &log_probs, 0)?;
         let log_probs = distribution::checked_log_probs(&call, &plan, &log_probs)?;
         static SCORERS: AtomicU64 = AtomicU64::new(0);
         let id = SCORERS.fetch_add(1, Ordering::Relaxed);
