@@ -576,11 +576,14 @@ fn no_frames_are_an_utterance() {
         let states = state_posteriors(&input, &targets(), 0, 3, with.score()).unwrap();
         assert_eq!(states[0].dims(), [0, 7]);
     }
-    // A view whose start lies beyond the data.
+    // A view of no frames behind the last of its tensor.
     let input = tensors::floats(&[-1.0; 8], &[4, 2], DType::F32, &Device::Cpu);
     let none = input.t().unwrap().narrow(0, 2, 0).unwrap();
     let scorer = CtcPrefixScorer::new(&none, PrefixOptions::default()).unwrap();
-    assert_eq!(scorer.initial_state().end_score(), 0.0);
+    let state = scorer.initial_state();
+    assert_eq!(state.end_score(), 0.0);
+    let next = scorer.extend(&state, 3).unwrap();
+    assert_eq!(next.end_score(), f64::NEG_INFINITY);
 }
 
 #[test]
