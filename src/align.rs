@@ -1,32 +1,75 @@
 //! Forced alignment: where in the frames each label of a transcript stands.
 
 use crate::cpu::{self, NoPath};
-use crate::host::{on_host, with_entries};
+use crate::distribution::{self, check_normalised};
+use crate::host::with_entries;
 use crate::lengths::IntoLengths;
-use crate::options::InputLayout;
-use crate::plan::{InputKind, Plan, frames_needed};
+use crate::options::{InputKind, InputLayout};
+use crate::plan::{Plan, frames_needed};
 use crate::validate::{self, Call};
 use candle_core::{Result, Tensor, bail};
 
-/// The options of [`forced_align`].
+/// The options of [`forced_align`] and [`forced_align_batch`].
 ///
 /// ```
 /// use candle_ctc::AlignOptions;
 /// let opts = AlignOptions { star: Some(32), ..Default::default() };
 /// assert_eq!((opts.blank, opts.star_log_prob), (0, 0.0));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AlignOptions {
     /// The class that stands for "no label". Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    /// [`forced_align`] does not read it.
     pub layout: InputLayout,
+    /// What the input holds. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
     /// A label that stands for anything: audio that the transcript leaves out. It may be a number
-    /// beyond the classes; if it is a class, that class is not read. Default none.
+    /// beyond the classes; if it is a class, that class is not read (of logits it still takes part
+    /// in the softmax). Default none.
     pub star: Option<u32>,
-    /// The log-probability of the star at every frame, in nats. Default 0, which is certainty:
-    /// then a frame goes to the star unless its own label is as certain.
+    /// The log-probability of the star at every frame, in nats, beside normalised
+    /// log-probabilities for both kinds of input. Default 0, which is certainty: then a frame goes
+    /// to the star unless its own label is as certain.
     pub star_log_prob: f32,
+}
+
+impl Default for AlignOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            layout: InputLayout::default(),
+            input: InputKind::default(),
+            normalised: true,
+            star: None,
+            star_log_prob: 0.0,
+        }
+    }
+}
+
+impl AlignOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
+    fn call(&self, function: &'static str) -> Call {
+        Call {
+            function,
+            input: self.input,
+            normalised: self.normalised,
+            blank: self.blank,
+            layout: self.layout,
+            star: self.star,
+        }
+    }
 }
 
 /// The best path of one item.
@@ -82,7 +125,9 @@ pub struct WordSpan {
     pub start: usize,
     /// The frame behind the last of its last token.
     pub end: usize,
-    /// The mean log-probability over the frames of its tokens. Blanks between them do not count.
+    /// The mean log-probability over the frames of its tokens. Blanks between them do not count,
+    /// and neither does a token without frames. 0 for a word without frames, whose path is empty
+    /// and so has probability 1.
     pub score: f32,
 }
 
@@ -93,7 +138,8 @@ impl WordSpan {
     }
 }
 
-/// Aligns each target with its frames: the single most probable path that reads as the target.
+/// Aligns a transcript with the frames of one utterance: the single most probable path that reads
+/// as the target.
 ///
 /// The path maximises the sum of log-probabilities over the lattice of CTC (Graves et al. 2006;
 /// the Viterbi recursion). It is found exactly, in f64 arithmetic, for every input dtype. Ties
@@ -103,31 +149,28 @@ impl WordSpan {
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item; natural logarithms. f32, f64, f16 or bf16; any strides. A tensor on a GPU is
-///   copied to the host first: the alignment itself runs on the CPU.
-/// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
-///   dimension; any integer dtype, on any device.
-/// * `input_lengths` - frames of each item, at most `T`.
-/// * `target_lengths` - labels of each item.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, whatever
+///   the layout; natural logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16;
+///   any strides. A tensor on a GPU is copied to the host first: the alignment itself runs on the
+///   CPU. `T` may be 0: the empty target then has the empty path, with the score 0.
+/// * `target` - the labels, without blanks.
 /// * `opts` - see [`AlignOptions`].
-///
-/// # Returns
-///
-/// One [`Alignment`] for each item, in order (a vector of one for `(T, C)`).
 ///
 /// # Memory
 ///
 /// For each item that is in work (one a thread): 16 bytes for each label and each 2048 frames,
 /// and at most 4 MiB more, so an hour of speech with 180000 frames and 15000 labels takes about
-/// 25 MB (31 MB were measured, the result included). Items longer than 2048 frames also use several threads each.
+/// 25 MB (31 MB were measured, the result included). Items longer than 2048 frames also use several
+/// threads each. Of logits the log-softmax is held besides: the size of the input in f32, or in f64
+/// for f64.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes, lengths, labels or the blank do not fit together; when a target needs
-/// more frames than its item has; when every path has probability 0; when a NaN or +inf stands at
-/// the blank or at a label of the target (of a long item only the part that paths can reach is
-/// looked at, by and large). The message names the item and the numbers.
+/// When the shape, the dtype, a label or the blank does not fit; when the target needs more frames
+/// than there are; when every path has probability 0; when a NaN or +inf stands at the blank or at
+/// a label of the target (by and large only the part of a long item that paths can reach is
+/// checked), or anywhere in a used frame of logits; when the input cannot be log-probabilities (see
+/// [`InputKind::LogProbs`]). The message names the frame, the class and the numbers.
 ///
 /// # Examples
 ///
@@ -138,8 +181,7 @@ impl WordSpan {
 /// # fn main() -> candle_core::Result<()> {
 /// let p = [[0.1f32, 0.8, 0.1], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1], [0.2, 0.1, 0.7]];
 /// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
-/// let targets = Tensor::new(&[1u32, 2], &Device::Cpu)?;
-/// let alignment = &forced_align(&log_probs, &targets, 4, 2, AlignOptions::default())?[0];
+/// let alignment = forced_align(&log_probs, &[1, 2], AlignOptions::default())?;
 /// assert_eq!(alignment.labels, [1, 1, 0, 2]);
 /// let span = alignment.spans[0];
 /// assert_eq!((span.token, span.start, span.end), (1, 0, 2));
@@ -158,67 +200,133 @@ impl WordSpan {
 /// # let p = [[0.1f32, 0.1, 0.8], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]];
 /// # let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?;
 /// let opts = AlignOptions { star: Some(3), star_log_prob: -1.0, ..Default::default() };
-/// let targets = Tensor::new(&[3u32, 1], &Device::Cpu)?; // <star>, then label 1
-/// let alignment = &forced_align(&log_probs, &targets, 3, 2, opts)?[0];
+/// let alignment = forced_align(&log_probs, &[3, 1], opts)?; // <star>, then label 1
 /// assert_eq!(alignment.labels, [3, 3, 1]);
 /// # Ok(())
 /// # }
 /// ```
-pub fn forced_align(
+pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> Result<Alignment> {
+    let call = opts.call("forced_align");
+    let instead = "; for a batch there is forced_align_batch";
+    let log_probs = validate::utterance(call.function, log_probs, instead)?;
+    let plan = validate::plan_for_target(call, &log_probs, target)?;
+    match align(&call, &opts, plan, &log_probs)?.swap_remove(0) {
+        Ok(alignment) => Ok(alignment),
+        Err(Unaligned::TooLong) => bail!(
+            "forced_align: the target needs {} frames ({} labels, {} of them equal to the one \
+             before), but there are {}",
+            frames_needed(target),
+            target.len(),
+            frames_needed(target) - target.len(),
+            log_probs.dim(0)?
+        ),
+        Err(Unaligned::Impossible) => bail!(
+            "forced_align: every path has probability 0 (log-probabilities of -inf are in the way)"
+        ),
+    }
+}
+
+/// [`forced_align`] for each item of a batch, on all threads of the current rayon pool.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
+///   one item; otherwise as for [`forced_align`]. `T` and `N` may be 0.
+/// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
+///   dimension; any integer dtype, on any device.
+/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `target_lengths` - labels of each item.
+/// * `opts` - see [`AlignOptions`].
+///
+/// # Returns
+///
+/// For each item, in order, its [`Alignment`]; `None` when its target needs more frames than it
+/// has or every path has probability 0. One such item does not take the others with it.
+/// [`feasibility`](crate::feasibility) counts the frames that a target needs.
+///
+/// # Errors
+///
+/// When shapes, dtypes, lengths, labels or the blank do not fit together, and as for
+/// [`forced_align`] when an item's input holds NaN or +inf where it is used or cannot be
+/// log-probabilities: that is an error for the whole call, which names the item, the frame and the
+/// class.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{AlignOptions, InputKind, forced_align_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::randn(0f32, 1., (2, 6, 4), &Device::Cpu)?; // (N, T, C)
+/// let targets = Tensor::new(&[[1u32, 2, 0], [3, 3, 1]], &Device::Cpu)?; // (N, S), the first padded
+/// let opts = AlignOptions { input: InputKind::Logits, ..AlignOptions::batch_major() };
+/// let found = forced_align_batch(&logits, &targets, [6, 3], [2, 3], opts)?;
+/// assert_eq!(found[0].as_ref().map(|alignment| alignment.spans.len()), Some(2));
+/// assert_eq!(found[1], None); // 3, blank, 3, 1 takes four frames
+/// # Ok(())
+/// # }
+/// ```
+pub fn forced_align_batch(
     log_probs: &Tensor,
     targets: &Tensor,
     input_lengths: impl IntoLengths,
     target_lengths: impl IntoLengths,
     opts: AlignOptions,
-) -> Result<Vec<Alignment>> {
-    let call = Call {
-        function: "forced_align",
-        input: InputKind::LogProbs,
-        blank: opts.blank,
-        layout: opts.layout,
-        star: opts.star,
-    };
+) -> Result<Vec<Option<Alignment>>> {
+    let call = opts.call("forced_align_batch");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    let star = star(&opts)?;
-    for n in 0..plan.batch {
-        if !plan.is_feasible(n) {
-            bail!(
-                "forced_align: the target of item {n} needs {} frames ({} labels, {} of them \
-                 equal to the one before), but the item has {}",
-                frames_needed(plan.target(n)),
-                plan.target_length(n),
-                frames_needed(plan.target(n)) - plan.target_length(n),
-                plan.input_lengths[n]
-            )
-        }
+    let items = align(&call, &opts, plan, log_probs)?.into_iter();
+    Ok(items.map(|item| item.ok()).collect())
+}
+
+/// Why an item has no alignment.
+enum Unaligned {
+    /// The target does not fit into the frames.
+    TooLong,
+    /// Every path has probability 0.
+    Impossible,
+}
+
+fn align(
+    call: &Call,
+    opts: &AlignOptions,
+    mut plan: Plan,
+    log_probs: &Tensor,
+) -> Result<Vec<std::result::Result<Alignment, Unaligned>>> {
+    let star = star(call, opts)?;
+    check_normalised(call, &plan, log_probs, 0)?;
+    let host = distribution::log_probs(call, &plan, log_probs)?;
+    // A target that does not fit is not swept: its item has no frames.
+    let fits: Vec<bool> = (0..plan.batch).map(|n| plan.is_feasible(n)).collect();
+    for (frames, fits) in plan.input_lengths.iter_mut().zip(&fits) {
+        *frames *= usize::from(*fits);
     }
-    let host = on_host(log_probs)?;
     let paths = with_entries!(host, |data, layout| {
         cpu::viterbi(&plan, data, plan.strides(layout), star)
     })??;
-    let alignments = paths.into_iter().enumerate().map(|(n, path)| match path {
-        Ok(path) => Ok(alignment(&plan, n, path)),
-        Err(NoPath::Impossible) => bail!(
-            "forced_align: every path of item {n} has probability 0 (log_probs of -inf are in \
-             the way)"
-        ),
+    let items = paths.into_iter().enumerate().map(|(n, path)| match path {
+        _ if !fits[n] => Ok(Err(Unaligned::TooLong)),
+        Ok(path) => Ok(Ok(alignment(&plan, n, path))),
+        Err(NoPath::Impossible) => Ok(Err(Unaligned::Impossible)),
         Err(NoPath::Undefined { frame, class }) => bail!(
-            "forced_align: log_probs of item {n} have a NaN or +inf at frame {frame}, class {class}"
+            "{}: {} of item {n} have a NaN or +inf at frame {frame}, class {class}",
+            call.function,
+            call.input_name()
         ),
     });
-    alignments.collect()
+    items.collect()
 }
 
-fn star(opts: &AlignOptions) -> Result<Option<cpu::Star>> {
+fn star(call: &Call, opts: &AlignOptions) -> Result<Option<cpu::Star>> {
+    let Call { function, .. } = call;
     let Some(label) = opts.star else {
         return Ok(None);
     };
     if label as usize == opts.blank {
-        bail!("forced_align: star = {label} is the blank")
+        bail!("{function}: star = {label} is the blank")
     }
     if !opts.star_log_prob.is_finite() {
         bail!(
-            "forced_align: star_log_prob = {}; it must be finite",
+            "{function}: star_log_prob = {}; it must be finite",
             opts.star_log_prob
         )
     }
@@ -276,13 +384,14 @@ pub fn group_words(spans: &[TokenSpan], separator: u32) -> Vec<WordSpan> {
         let frames: usize = word.iter().map(TokenSpan::frames).sum();
         let sum: f64 = word
             .iter()
+            .filter(|span| span.frames() > 0)
             .map(|span| f64::from(span.score) * span.frames() as f64)
             .sum();
         Some(WordSpan {
             tokens: word.iter().map(|span| span.token).collect(),
             start: first.start,
             end: last.end,
-            score: (sum / frames as f64) as f32,
+            score: (sum / frames.max(1) as f64) as f32,
         })
     });
     words.collect()

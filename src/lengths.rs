@@ -20,6 +20,9 @@ pub enum Lengths {
 /// `[T; N]`, `&[T; N]`, `Vec<T>`, `&Vec<T>` and a plain `T`, where `T` is `usize`, `u64`, `u32`,
 /// `u8`, `i64`, `i32` or `i16`. A plain number or a `()` tensor stands for an input with no batch dimension or a
 /// batch of one.
+///
+/// A tensor of u8 is an error where a length may be above 255: candle's sum of a u8 mask wraps there, and 300 comes
+/// as 44. Sum masks in u32, `mask.to_dtype(DType::U32)?.sum(1)?`.
 pub trait IntoLengths {
     /// Takes the lengths. A tensor is not read here.
     ///

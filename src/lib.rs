@@ -42,9 +42,15 @@
 //!
 //! # Inference
 //!
+//! These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options.
+//! Logits or probabilities in the place of log-probabilities are an error, see
+//! [`InputKind::LogProbs`]. One utterance is `(T, C)`, or has a batch dimension of 1; it may have no
+//! frames.
+//!
 //! - [`score_transcripts`] and [`rank_transcripts`] weigh candidate transcripts of one utterance.
 //! - [`token_confidence`] says how sure the model is of each token, and where it stands.
-//! - [`forced_align`] gives the best path of a known transcript, its token spans and their times.
+//! - [`forced_align`] and [`forced_align_batch`] give the best path of a known transcript, its token
+//!   spans and their times.
 //! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames as they
 //!   come, and [`LanguageModel`] is its hook for a language model or a lexicon.
 //! - [`CtcPrefixScorer`] gives the prefix probabilities that joint attention/CTC decoding needs.
@@ -74,6 +80,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod decode;
+mod distribution;
 mod feasibility;
 // Always compiled, so that its tests always run; used where there is a GPU.
 #[cfg_attr(
@@ -91,22 +98,25 @@ mod op;
 mod options;
 mod plan;
 mod reduce;
+mod rows;
 mod score;
 #[cfg(ctc_softgpu)]
 mod soft;
 mod validate;
 
-pub use align::{AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, group_words};
+pub use align::{
+    AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, forced_align_batch, group_words,
+};
 pub use cpu::Isa;
 pub use decode::{
-    BeamOptions, BeamSearch, CtcPrefixScorer, DecodeOptions, Hypothesis, LanguageModel,
+    BeamOptions, BeamSearch, CtcPrefixScorer, GreedyOptions, Hypothesis, LanguageModel,
     NoLanguageModel, PrefixOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
     beam_search_batch_with, beam_search_with, greedy_decode,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use lengths::{IntoLengths, Lengths};
 pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};
-pub use options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
+pub use options::{Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction};
 pub use score::{
     ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,
     score_transcripts_batch, state_posteriors, token_confidence,

@@ -39,6 +39,55 @@ pub enum InputLayout {
     BatchMajor,
 }
 
+/// What the input of a function of inference holds.
+///
+/// The loss has a function for each: [`ctc_loss`](crate::ctc_loss) and
+/// [`ctc_loss_with_logits`](crate::ctc_loss_with_logits).
+///
+/// ```
+/// use candle_core::{D, Device, Tensor};
+/// use candle_ctc::{BeamOptions, InputKind, beam_search};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::new(&[[1f64, 3., -2.], [2., 0., 5.]], &Device::Cpu)?; // (T, C)
+/// let opts = BeamOptions { input: InputKind::Logits, ..Default::default() };
+/// let from_logits = &beam_search(&logits, opts)?[0];
+/// let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+/// let from_log_probs = &beam_search(&log_probs, BeamOptions::default())?[0];
+/// assert_eq!(from_logits.tokens, from_log_probs.tokens);
+/// assert!((from_logits.score - from_log_probs.score).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum InputKind {
+    /// Natural logarithms of probabilities, as a log-softmax gives them, used as they are.
+    ///
+    /// # Sanity check
+    ///
+    /// Logits or probabilities passed by mistake would give absurd scores without an error.
+    /// Therefore up to three frames of each item (the first, the middle and the last within its
+    /// length) are checked. With `S` the sum of the exponentials of a frame's entries, the call
+    /// fails
+    ///
+    /// - if `S` is above 2 in one of these frames (in f16 and bf16, above the larger bound that
+    ///   rounding explains). A distribution has `S = 1`, and a star column beside it adds at most
+    ///   1;
+    /// - if `S` is below 0.1 in all of them although no class is masked (no entry is −50 or less).
+    ///
+    /// Masked classes, quantised or smoothed probabilities and averages of log-probabilities pass.
+    /// Frames with NaN or +inf are left to other checks. Set `normalised: false` in the options to
+    /// skip the check, for scores that are not normalised on purpose, such as log-probabilities
+    /// minus a label prior.
+    #[default]
+    LogProbs,
+    /// The output of a linear layer: the log-softmax over the classes is part of the function, and
+    /// results are those for `log_softmax(input)`, to rounding. Log-probabilities are valid logits,
+    /// since a log-softmax leaves them unchanged; probabilities are not. There is no sanity check
+    /// of logits.
+    Logits,
+}
+
 /// Where lengths and targets that are on a GPU are checked. Those on the host are always checked there,
 /// and a bad one is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -76,4 +125,14 @@ pub struct CtcLossOptions {
     pub layout: InputLayout,
     /// Where lengths and targets that are on a GPU are checked. Default [`Checks::Host`].
     pub checks: Checks,
+}
+
+impl CtcLossOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
 }

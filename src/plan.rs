@@ -1,16 +1,8 @@
 //! The checked problem: what every backend works from. Pure data, no tensors.
 
+pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
 use candle_core::{Layout, Tensor};
-
-/// What the input holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum InputKind {
-    /// Log-probabilities, taken as they are.
-    LogProbs,
-    /// Logits: the log-softmax over the classes is part of the operation.
-    Logits,
-}
 
 /// Integers of a caller, in shape `()`, `(N)` or `(N, S)`.
 #[derive(Debug, Clone)]

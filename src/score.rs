@@ -1,10 +1,11 @@
 //! How well transcripts fit: likelihoods of many candidates, and the confidence of their tokens.
 
 use crate::cpu::{self, Occupancy};
+use crate::distribution::check_normalised;
 use crate::host::{on_host, with_entries};
-use crate::lengths::{IntoLengths, Lengths};
-use crate::options::InputLayout;
-use crate::plan::{InputKind, Plan};
+use crate::lengths::IntoLengths;
+use crate::options::{InputKind, InputLayout};
+use crate::plan::Plan;
 use crate::validate::{self, Call};
 use candle_core::{Device, Result, Tensor};
 
@@ -13,17 +14,20 @@ use candle_core::{Device, Result, Tensor};
 /// ```
 /// use candle_ctc::ScoreOptions;
 /// let opts = ScoreOptions { per_token: true, ..Default::default() };
-/// assert!(!opts.softmax && !opts.logits);
+/// assert!(!opts.softmax && opts.normalised);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ScoreOptions {
     /// The class that stands for "no label". Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
-    /// The input holds logits: a log-softmax over the classes comes first, without a tensor of its
-    /// own. Default `false`: it holds log-probabilities.
-    pub logits: bool,
+    /// What the input holds. Default [`InputKind::LogProbs`]. The log-softmax of logits is taken
+    /// without a tensor of its own.
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
     /// Divide each log-likelihood by the number of labels (at least 1), so that long and short
     /// transcripts compare. Default `false`.
     pub per_token: bool,
@@ -32,15 +36,33 @@ pub struct ScoreOptions {
     pub softmax: bool,
 }
 
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            layout: InputLayout::default(),
+            input: InputKind::default(),
+            normalised: true,
+            per_token: false,
+            softmax: false,
+        }
+    }
+}
+
 impl ScoreOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
     fn call(&self, function: &'static str) -> Call {
         Call {
             function,
-            input: if self.logits {
-                InputKind::Logits
-            } else {
-                InputKind::LogProbs
-            },
+            input: self.input,
+            normalised: self.normalised,
             blank: self.blank,
             layout: self.layout,
             star: None,
@@ -71,9 +93,10 @@ pub struct TranscriptScore {
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, C)`, natural logarithms (or logits, with [`ScoreOptions::logits`]). f32,
-///   f64, f16 or bf16; any strides. A tensor on a GPU is copied to the host first: the lattices
-///   run on the CPU.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with
+///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied to the
+///   host first: the lattices run on the CPU. `T` may be 0: the empty transcript then has the
+///   score 0 and any other −inf.
 /// * `transcripts` - label sequences, without blanks; the empty one is allowed.
 /// * `opts` - see [`ScoreOptions`].
 ///
@@ -85,7 +108,8 @@ pub struct TranscriptScore {
 ///
 /// # Errors
 ///
-/// When the shape, the dtype, a label or the blank does not fit; the message names the transcript
+/// When the shape, the dtype, a label or the blank does not fit, or when the input cannot be
+/// log-probabilities (see [`InputKind::LogProbs`]); the message names the transcript, or the frame,
 /// and the numbers.
 ///
 /// ```
@@ -117,7 +141,8 @@ pub fn score_transcripts<S: AsRef<[u32]> + Sync>(
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`.
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`. `T`
+///   and `N` may be 0.
 /// * `input_lengths` - frames of each item, at most `T`.
 /// * `transcripts` - the candidates of each item; their number may differ.
 /// * `opts` - see [`ScoreOptions`].
@@ -132,11 +157,11 @@ pub fn score_transcripts<S: AsRef<[u32]> + Sync>(
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use candle_ctc::{InputLayout, ScoreOptions, score_transcripts_batch};
+/// use candle_ctc::{InputKind, ScoreOptions, score_transcripts_batch};
 ///
 /// # fn main() -> candle_core::Result<()> {
 /// let logits = Tensor::zeros((2, 6, 4), DType::F32, &Device::Cpu)?; // (N, T, C)
-/// let opts = ScoreOptions { layout: InputLayout::BatchMajor, logits: true, ..Default::default() };
+/// let opts = ScoreOptions { input: InputKind::Logits, ..ScoreOptions::batch_major() };
 /// let candidates = [vec![vec![1, 2], vec![3]], vec![vec![2u32, 2]]];
 /// let scores = score_transcripts_batch(&logits, [6, 2], &candidates, opts)?;
 /// assert!(scores[0][0] > scores[0][1]); // two labels have more alignments than one
@@ -152,9 +177,8 @@ pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
 ) -> Result<Vec<Vec<f64>>> {
     let call = opts.call("score_transcripts_batch");
     let lists: Vec<&[S]> = transcripts.iter().map(Vec::as_slice).collect();
-    let lengths = validate::read(call.function, "input_lengths", input_lengths)?;
-    let plan = validate::plan_for_transcripts(call, log_probs, lengths, &lists)?;
-    let scores = scores(&plan, log_probs, &lists)?;
+    let plan = validate::plan_for_transcripts(call, log_probs, input_lengths, &lists)?;
+    let scores = scores(&call, &plan, log_probs, &lists)?;
     let finished = scores
         .into_iter()
         .zip(&lists)
@@ -224,19 +248,21 @@ fn one_utterance<S: AsRef<[u32]> + Sync>(
     transcripts: &[S],
     opts: ScoreOptions,
 ) -> Result<Vec<f64>> {
+    let call = opts.call(function);
     let batch = "; for a batch there is score_transcripts_batch";
-    validate::one_utterance(function, log_probs, batch)?;
-    let lengths = Lengths::Scalar(log_probs.dim(0)? as i128);
+    let log_probs = validate::utterance(function, log_probs, batch)?;
     let lists = [transcripts];
-    let plan = validate::plan_for_transcripts(opts.call(function), log_probs, lengths, &lists)?;
-    Ok(scores(&plan, log_probs, &lists)?.swap_remove(0))
+    let plan = validate::plan_for_transcripts(call, &log_probs, log_probs.dim(0)?, &lists)?;
+    Ok(scores(&call, &plan, &log_probs, &lists)?.swap_remove(0))
 }
 
 fn scores<S: AsRef<[u32]> + Sync>(
+    call: &Call,
     plan: &Plan,
     log_probs: &Tensor,
     lists: &[&[S]],
 ) -> Result<Vec<Vec<f64>>> {
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
         let strides = plan.strides(layout);
@@ -287,8 +313,9 @@ pub struct TokenConfidence {
     /// granted.
     pub posterior: f64,
     /// `Σ γ_t p_t / Σ γ_t`: the model's probability of the label, averaged over the frames that
-    /// the token takes. In [0, 1] for normalised log-probabilities. Low where the audio does not
-    /// support the token.
+    /// the token takes. In [0, 1] for normalised log-probabilities; with `normalised: false` it
+    /// may be above 1, and it is +inf where an entry above 709 has a posterior. Low where the
+    /// audio does not support the token.
     pub probability: f64,
     /// `Σ t γ_t / Σ γ_t`: the frame in which the token is expected, counted from 0.
     pub expected_frame: f64,
@@ -311,7 +338,8 @@ pub struct TokenConfidence {
 ///
 /// # Errors
 ///
-/// As [`ctc_loss`](crate::ctc_loss).
+/// As [`ctc_loss`](crate::ctc_loss), but `T` and `N` may be 0; and when the input cannot be
+/// log-probabilities (see [`InputKind::LogProbs`]).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -336,6 +364,7 @@ pub fn token_confidence(
 ) -> Result<Vec<Vec<TokenConfidence>>> {
     let call = opts.call("token_confidence");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
         let items = cpu::occupancy(&plan, data, plan.strides(layout));
@@ -366,6 +395,10 @@ fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
     for (t, (row, p)) in rows.zip(item.probabilities.chunks_exact(width)).enumerate() {
         for (token, (gamma, p)) in tokens.iter_mut().zip(row.iter().zip(p)) {
             let gamma = gamma.min(1.0);
+            if gamma == 0.0 {
+                // The probability of a raw score may be +inf, and 0 of it is none.
+                continue;
+            }
             token.posterior = token.posterior.max(gamma);
             token.probability += gamma * p;
             token.expected_frame += gamma * t as f64;
@@ -416,6 +449,7 @@ pub fn state_posteriors(
 ) -> Result<Vec<Tensor>> {
     let call = opts.call("state_posteriors");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     let dtype = match log_probs.dtype() {
         candle_core::DType::F64 => candle_core::DType::F64,

@@ -13,10 +13,22 @@ pub(crate) struct Call {
     /// Its name, for the messages.
     pub function: &'static str,
     pub input: InputKind,
+    /// Whether log-probabilities go through [`crate::distribution::check_normalised`].
+    pub normalised: bool,
     pub blank: usize,
     pub layout: InputLayout,
     /// A label that is allowed though it may be no class.
     pub star: Option<u32>,
+}
+
+impl Call {
+    /// What messages call the input.
+    pub fn input_name(&self) -> &'static str {
+        match self.input {
+            InputKind::LogProbs => "log_probs",
+            InputKind::Logits => "logits",
+        }
+    }
 }
 
 /// Checks all arguments of the loss and collects them.
@@ -34,13 +46,24 @@ pub(crate) fn plan(
             InputKind::Logits => "ctc_loss_with_logits",
         },
         input: kind,
+        normalised: false,
         blank: opts.blank,
         layout: opts.layout,
         star: None,
     };
     let dims = input_dims(call, input)?;
-    let input_lengths = given(call.function, "input_lengths", input_lengths)?;
-    let target_lengths = given(call.function, "target_lengths", target_lengths)?;
+    if dims.frames == 0 || dims.batch == 0 {
+        bail!(
+            "{}: {} have shape {:?}, with T = {} frames and N = {} items; both must be at least 1",
+            call.function,
+            call.input_name(),
+            input.dims(),
+            dims.frames,
+            dims.batch
+        )
+    }
+    let (input_lengths, target_lengths) =
+        both_given(call, dims, targets, input_lengths, target_lengths)?;
     let on_device = opts.checks == Checks::Device
         && op::serves(input)
         && tensors(targets, &input_lengths, &target_lengths).any(op::serves);
@@ -71,8 +94,8 @@ pub(crate) fn plan_for(
     target_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    let input_lengths = given(call.function, "input_lengths", input_lengths)?;
-    let target_lengths = given(call.function, "target_lengths", target_lengths)?;
+    let (input_lengths, target_lengths) =
+        both_given(call, dims, targets, input_lengths, target_lengths)?;
     checked(call, dims, targets, input_lengths, target_lengths)
 }
 
@@ -133,21 +156,20 @@ fn unread(
     let input_lengths = match input_lengths.tensor().filter(|tensor| op::serves(tensor)) {
         Some(tensor) => on_device("input_lengths", tensor)?,
         None => {
-            let lengths = read(function, "input_lengths", input_lengths)?;
+            let lengths = read(input_lengths)?;
             signed(&input_lengths_of(call, lengths, dims)?)
         }
     };
     let (target_lengths, row, longest) =
         match target_lengths.tensor().filter(|tensor| op::serves(tensor)) {
             Some(tensor) => {
-                let row = row_of(function, targets.dims(), None, dims.batch)?;
+                let row = row_of(function, targets.dims(), None, dims)?;
                 let longest = row.unwrap_or(targets.elem_count());
                 (on_device("target_lengths", tensor)?, row, longest)
             }
             None => {
-                let values = read(function, "target_lengths", target_lengths)?;
-                let values = lengths(function, "target_lengths", values, dims)?;
-                let row = row_of(function, targets.dims(), Some(&values), dims.batch)?;
+                let values = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
+                let row = row_of(function, targets.dims(), Some(&values), dims)?;
                 let longest = values.iter().copied().max().unwrap_or(0);
                 (signed(&values), row, longest)
             }
@@ -172,41 +194,40 @@ pub(crate) fn plan_for_decoding(
     input_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    let input_lengths = input_lengths_of(
-        call,
-        read(call.function, "input_lengths", input_lengths)?,
-        dims,
-    )?;
+    let input_lengths = frames_given(call, dims, input_lengths)?;
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// Checks that the input is one utterance; `instead` says what to do with a batch.
-pub(crate) fn one_utterance(function: &str, input: &Tensor, instead: &str) -> Result<()> {
-    if input.rank() != 2 {
-        bail!(
-            "{function}: the input has shape {:?}; expected (T, C){instead}",
-            input.dims()
-        )
+/// One utterance as `(T, C)`, of which a batch of one is a form; `instead` says what to do with a
+/// larger batch.
+pub(crate) fn utterance(function: &str, input: &Tensor, instead: &str) -> Result<Tensor> {
+    match input.dims() {
+        [_, _] => Ok(input.clone()),
+        [1, _, _] => input.squeeze(0),
+        [_, 1, _] => input.squeeze(1),
+        other => bail!(
+            "{function}: the input has shape {other:?}; expected (T, C), (1, T, C) or \
+             (T, 1, C){instead}"
+        ),
     }
-    Ok(())
 }
 
-/// Checks the arguments of a function that takes one utterance of shape `(T, C)` and uses all its frames.
-pub(crate) fn plan_for_utterance(
-    function: &'static str,
-    log_probs: &Tensor,
-    blank: usize,
-    instead: &str,
-) -> Result<Plan> {
-    one_utterance(function, log_probs, instead)?;
-    let call = Call {
-        function,
-        input: InputKind::LogProbs,
-        blank,
-        layout: InputLayout::default(),
-        star: None,
-    };
-    plan_for_decoding(call, log_probs, log_probs.dims()[0])
+/// Checks the arguments of a function that takes one utterance of shape `(T, C)`, as [`utterance`]
+/// gives it, and uses all its frames.
+pub(crate) fn plan_for_utterance(call: Call, input: &Tensor) -> Result<Plan> {
+    plan_for_decoding(call, input, input.dims()[0])
+}
+
+/// The same for a function that takes a target too.
+pub(crate) fn plan_for_target(call: Call, input: &Tensor, target: &[u32]) -> Result<Plan> {
+    let plan = plan_for_utterance(call, input)?;
+    let labels = target.iter().map(|&label| i64::from(label));
+    check_labels(call, plan.classes, labels, || "the target".into())?;
+    Ok(Plan {
+        labels: target.to_vec(),
+        label_offsets: vec![0, target.len()],
+        ..plan
+    })
 }
 
 /// Checks the options of a beam search over `classes` classes.
@@ -262,17 +283,18 @@ pub(crate) fn beam_options(
 pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     call: Call,
     input: &Tensor,
-    input_lengths: Lengths,
+    input_lengths: impl IntoLengths,
     transcripts: &[&[S]],
 ) -> Result<Plan> {
     let function = call.function;
     let dims = input_dims(call, input)?;
-    let input_lengths = input_lengths_of(call, input_lengths, dims)?;
+    let input_lengths = frames_given(call, dims, input_lengths)?;
     if transcripts.len() != dims.batch {
         bail!(
-            "{function}: transcripts are given for {} items, but the batch has N = {} items",
+            "{function}: transcripts are given for {} items, but the batch has N = {} items{}",
             transcripts.len(),
-            dims.batch
+            dims.batch,
+            layout_hint(dims, transcripts.len() == dims.frames)
         )
     }
     for (item, transcripts) in transcripts.iter().enumerate() {
@@ -293,7 +315,7 @@ pub(crate) fn targets_only(
     input_lengths: impl IntoLengths,
     target_lengths: impl IntoLengths,
 ) -> Result<(Vec<usize>, Vec<u32>, Vec<usize>)> {
-    let input_lengths = read(function, "input_lengths", input_lengths)?;
+    let input_lengths = read(given(function, "input_lengths", input_lengths)?)?;
     let batch = match &input_lengths {
         Lengths::Scalar(_) => 1,
         Lengths::Batch(values) => values.len(),
@@ -301,17 +323,28 @@ pub(crate) fn targets_only(
     };
     // Any label will do: neither the classes nor the blank are known.
     let dims = Dims {
-        frames: usize::MAX,
+        frames: MOST_FRAMES,
         batch,
         classes: ANY_CLASS,
         layout: None,
     };
     let input_lengths = lengths(function, "input_lengths", input_lengths, dims)?;
-    let target_lengths = read(function, "target_lengths", target_lengths)?;
-    let target_lengths = lengths(function, "target_lengths", target_lengths, dims)?;
+    if let Some(item) = input_lengths
+        .iter()
+        .position(|&length| length > MOST_FRAMES)
+    {
+        bail!(
+            "{function}: input_lengths[{item}] = {} is no plausible length: no tensor has more than \
+             {MOST_FRAMES} frames",
+            input_lengths[item]
+        )
+    }
+    let target_lengths = target_lengths_given(function, dims, targets, target_lengths)?;
+    let target_lengths = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
     let call = Call {
         function,
         input: InputKind::LogProbs,
+        normalised: false,
         blank: NO_BLANK,
         layout: InputLayout::default(),
         star: None,
@@ -366,11 +399,7 @@ struct Dims {
 }
 
 fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
-    let function = call.function;
-    let name = match call.input {
-        InputKind::LogProbs => "log_probs",
-        InputKind::Logits => "logits",
-    };
+    let (function, name) = (call.function, call.input_name());
     let dtype = input.dtype();
     if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         bail!("{function}: {name} have dtype {dtype:?}; expected f32, f64, f16 or bf16")
@@ -397,13 +426,6 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
             bail!("{function}: {name} have shape {other:?}; expected {batched} or (T, C)")
         }
     };
-    if frames == 0 || batch == 0 {
-        bail!(
-            "{function}: {name} have shape {:?}, with T = {frames} frames and N = {batch} items; \
-             both must be at least 1",
-            input.dims()
-        )
-    }
     if call.blank >= classes {
         bail!(
             "{function}: blank = {} is not a class; {name} have C = {classes} classes",
@@ -422,6 +444,10 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
     let (function, frames) = (call.function, dims.frames);
     let input_lengths = lengths(function, "input_lengths", input_lengths, dims)?;
+    let hint = || {
+        let fit = input_lengths.iter().all(|&length| length <= dims.batch);
+        layout_hint(dims, fit)
+    };
     at_most(
         function,
         "input_lengths",
@@ -429,8 +455,74 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
         frames,
         "T",
         "frames; lengths count the frames that the model puts out, after its strides",
+        hint,
     )?;
     Ok(input_lengths)
+}
+
+/// Takes the frames of each item, reads them if they are a tensor, and checks them.
+fn frames_given(call: Call, dims: Dims, input_lengths: impl IntoLengths) -> Result<Vec<usize>> {
+    let lengths = input_lengths_given(call, dims, input_lengths)?;
+    input_lengths_of(call, read(lengths)?, dims)
+}
+
+/// Takes the lengths of both kinds, unread.
+fn both_given(
+    call: Call,
+    dims: Dims,
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+) -> Result<(Lengths, Lengths)> {
+    Ok((
+        input_lengths_given(call, dims, input_lengths)?,
+        target_lengths_given(call.function, dims, targets, target_lengths)?,
+    ))
+}
+
+fn input_lengths_given(call: Call, dims: Dims, lengths: impl IntoLengths) -> Result<Lengths> {
+    let lengths = given(call.function, "input_lengths", lengths)?;
+    let most = ("T", dims.frames);
+    check_u8(call.function, "input_lengths", &lengths, dims, most)?;
+    Ok(lengths)
+}
+
+fn target_lengths_given(
+    function: &str,
+    dims: Dims,
+    targets: &Tensor,
+    lengths: impl IntoLengths,
+) -> Result<Lengths> {
+    let lengths = given(function, "target_lengths", lengths)?;
+    // The most labels that a target may have by the shape of the targets.
+    let most = match *targets.dims() {
+        [all] => ("the number of labels", all),
+        [_, longest] => ("S", longest),
+        _ => return Ok(lengths),
+    };
+    check_u8(function, "target_lengths", &lengths, dims, most)?;
+    Ok(lengths)
+}
+
+/// Refuses a tensor of u8 for lengths that u8 may not hold, with `most` as the name and the value of
+/// the largest: candle's sum of a u8 mask wraps, and a length of 300 would come as 44. Lengths for
+/// another number of items have an error of their own.
+fn check_u8(
+    function: &str,
+    name: &str,
+    lengths: &Lengths,
+    dims: Dims,
+    (size, most): (&str, usize),
+) -> Result<()> {
+    let may_wrap =
+        |tensor: &Tensor| tensor.dtype() == DType::U8 && tensor.elem_count() == dims.batch;
+    if most > u8::MAX.into() && lengths.tensor().is_some_and(may_wrap) {
+        bail!(
+            "{function}: {name} have dtype u8, which ends at 255, but {size} = {most}; the sum of a \
+             u8 mask wraps there: sum it as mask.to_dtype(DType::U32)"
+        )
+    }
+    Ok(())
 }
 
 /// Takes lengths; an error says whose they are.
@@ -440,9 +532,8 @@ fn given(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Length
         .map_err(|error| candle_core::Error::Msg(format!("{function}: {name}: {error}")).bt())
 }
 
-/// The same, and reads them if they are a tensor.
-pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
-    let lengths = given(function, name, lengths)?;
+/// Reads lengths if they are a tensor.
+fn read(lengths: Lengths) -> Result<Lengths> {
     let values = match lengths.tensor() {
         Some(tensor) => int_values(&[tensor])?.pop().unwrap_or_default(),
         None => return Ok(lengths),
@@ -452,27 +543,34 @@ pub(crate) fn read(function: &str, name: &str, lengths: impl IntoLengths) -> Res
 
 /// There must be a length for each item.
 fn check_count(function: &str, name: &str, entries: usize, dims: Dims) -> Result<()> {
+    let batch = dims.batch;
+    if entries == batch {
+        return Ok(());
+    }
+    let hint = layout_hint(dims, entries == dims.frames);
+    bail!("{function}: {name} has {entries} entries, but the batch has N = {batch} items{hint}")
+}
+
+/// For an error that a wrong layout may have caused, because what was given would `fit` if frames
+/// and items changed places: how the input was read, and how to have it read the other way.
+fn layout_hint(dims: Dims, fit: bool) -> String {
     let Dims {
         frames,
         batch,
         classes,
         layout,
     } = dims;
-    if entries == batch {
-        return Ok(());
-    }
-    let hint = match layout {
-        Some(InputLayout::TimeMajor) if entries == frames => format!(
+    match layout {
+        Some(InputLayout::TimeMajor) if fit => format!(
             "; the input is read as (T, N, C) = ({frames}, {batch}, {classes}), for (N, T, C) set \
              layout to InputLayout::BatchMajor"
         ),
-        Some(InputLayout::BatchMajor) if entries == frames => format!(
+        Some(InputLayout::BatchMajor) if fit => format!(
             "; the input is read as (N, T, C) = ({batch}, {frames}, {classes}), for (T, N, C) set \
              layout to InputLayout::TimeMajor"
         ),
         _ => String::new(),
-    };
-    bail!("{function}: {name} has {entries} entries, but the batch has N = {batch} items{hint}")
+    }
 }
 
 /// One non-negative length for each item.
@@ -482,7 +580,8 @@ fn lengths(function: &str, name: &str, lengths: Lengths, dims: Dims) -> Result<V
         Lengths::Scalar(one) if batch == 1 => vec![one],
         Lengths::Scalar(one) => bail!(
             "{function}: {name} is the single number {one}, but the batch has N = {batch} items; \
-             give one length for each"
+             give one length for each{}",
+            layout_hint(dims, dims.frames == 1)
         ),
         Lengths::Batch(values) => values,
         Lengths::Tensor(_) => unreachable!("lengths are read before they are checked"),
@@ -505,11 +604,13 @@ fn at_most(
     most: usize,
     size: &str,
     unit: &str,
+    hint: impl Fn() -> String,
 ) -> Result<()> {
     match lengths.iter().position(|&length| length > most) {
         Some(item) => bail!(
-            "{function}: {name}[{item}] = {}, but there are only {size} = {most} {unit}",
-            lengths[item]
+            "{function}: {name}[{item}] = {}, but there are only {size} = {most} {unit}{}",
+            lengths[item],
+            hint()
         ),
         None => Ok(()),
     }
@@ -521,8 +622,9 @@ fn row_of(
     function: &str,
     targets: &[usize],
     target_lengths: Option<&[usize]>,
-    batch: usize,
+    dims: Dims,
 ) -> Result<Option<usize>> {
+    let batch = dims.batch;
     match (targets, target_lengths) {
         (&[entries], Some(target_lengths)) => {
             let sum = target_lengths
@@ -547,12 +649,14 @@ fn row_of(
                 longest,
                 "S",
                 "labels an item",
+                String::new,
             )?;
             Ok(Some(longest))
         }
         (other, _) => bail!(
             "{function}: targets have shape {other:?}; expected ({batch}, S), or a concatenation of \
-             one dimension"
+             one dimension{}",
+            layout_hint(dims, other.len() == 2 && other[0] == dims.frames)
         ),
     }
 }
@@ -565,10 +669,9 @@ fn labels(
     target_lengths: &[usize],
     dims: Dims,
 ) -> Result<(Vec<u32>, Vec<usize>)> {
-    let (function, batch) = (call.function, dims.batch);
-    let row = row_of(function, targets, Some(target_lengths), batch)?;
+    let row = row_of(call.function, targets, Some(target_lengths), dims)?;
     let mut labels = Vec::with_capacity(target_lengths.iter().sum());
-    let mut label_offsets = Vec::with_capacity(batch + 1);
+    let mut label_offsets = Vec::with_capacity(dims.batch + 1);
     label_offsets.push(0);
     for (item, &length) in target_lengths.iter().enumerate() {
         let start = row.map_or(labels.len(), |row| item * row);
@@ -580,6 +683,10 @@ fn labels(
     }
     Ok((labels, label_offsets))
 }
+
+/// More frames than any tensor has: it holds at most `isize::MAX` bytes, and a frame takes two or
+/// more. It also stands for a number of frames that is not known.
+const MOST_FRAMES: usize = isize::MAX as usize / 2;
 
 /// Stand for a blank and for a number of classes that are not known.
 const NO_BLANK: usize = usize::MAX;

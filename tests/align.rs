@@ -4,7 +4,8 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
-    AlignOptions, Alignment, InputLayout, TokenSpan, feasibility, forced_align, group_words,
+    AlignOptions, Alignment, InputLayout, TokenSpan, feasibility, forced_align, forced_align_batch,
+    group_words,
 };
 use common::oracle::{collapse, repeats};
 use common::{Rng, tensors, views};
@@ -96,9 +97,10 @@ fn viterbi(values: &[f64], classes: usize, target: &[usize], blank: usize) -> (V
     (path, score)
 }
 
-fn u32s(target: &[usize]) -> Tensor {
-    let labels: Vec<u32> = target.iter().map(|&l| l as u32).collect();
-    Tensor::from_vec(labels, target.len(), &Device::Cpu).unwrap()
+/// The alignments of a batch in which every item has one.
+fn all(result: candle_core::Result<Vec<Option<Alignment>>>) -> Vec<Alignment> {
+    let items = result.unwrap().into_iter();
+    items.map(|item| item.expect("an alignment")).collect()
 }
 
 fn align_one(
@@ -109,9 +111,8 @@ fn align_one(
 ) -> candle_core::Result<Alignment> {
     let frames = values.len() / classes;
     let input = tensors::floats(values, &[frames, classes], DType::F32, &Device::Cpu);
-    let mut all = forced_align(&input, &u32s(target), frames, target.len(), opts)?;
-    assert_eq!(all.len(), 1);
-    Ok(all.remove(0))
+    let target: Vec<u32> = target.iter().map(|&label| label as u32).collect();
+    forced_align(&input, &target, opts)
 }
 
 /// What must hold of any alignment.
@@ -247,7 +248,7 @@ fn torchaudio_gives_the_same_paths_and_spans() {
         let padded = tensors::padded(&targets, 2, 99, DType::I64, &Device::Cpu);
         for dtype in [DType::F32, DType::F64] {
             let input = stored[name].to_dtype(dtype).unwrap();
-            let got = forced_align(&input, &padded, &frames, &lengths, opts).unwrap();
+            let got = all(forced_align_batch(&input, &padded, &frames, &lengths, opts));
             assert_eq!(got.len(), items.len());
             for (got, item) in got.iter().zip(items) {
                 let labels: Vec<usize> = got.labels.iter().map(|&l| l as usize).collect();
@@ -294,7 +295,16 @@ fn views_layouts_and_dtypes_agree_with_the_item_alone() {
         let input = tensors::floats(&values, &[frames, 3, classes], dtype, &Device::Cpu);
         let exact = tensors::read(&input);
         let opts = AlignOptions::default();
-        let got = forced_align(&input, &padded, input_lengths, lengths, opts).unwrap();
+        let align = |input: &Tensor, targets: &Tensor, opts| {
+            all(forced_align_batch(
+                input,
+                targets,
+                input_lengths,
+                lengths,
+                opts,
+            ))
+        };
+        let got = align(&input, &padded, opts);
         for n in 0..3 {
             let item: Vec<f64> = (0..input_lengths[n])
                 .flat_map(|t| exact[(t * 3 + n) * classes..][..classes].to_vec())
@@ -303,29 +313,14 @@ fn views_layouts_and_dtypes_agree_with_the_item_alone() {
             assert_eq!(got[n].labels, path);
             assert!((got[n].score - score).abs() < SCORE);
         }
-        assert_eq!(
-            got,
-            forced_align(&input, &joined, input_lengths, lengths, opts).unwrap()
-        );
+        assert_eq!(got, align(&input, &joined, opts));
         for view in &views::VIEWS {
             let base = (view.store)(&input).unwrap();
             let seen = (view.view)(&base).unwrap();
-            assert_eq!(
-                got,
-                forced_align(&seen, &padded, input_lengths, lengths, opts).unwrap(),
-                "{}",
-                view.name
-            );
+            assert_eq!(got, align(&seen, &padded, opts), "{}", view.name);
         }
-        let batch_major = AlignOptions {
-            layout: InputLayout::BatchMajor,
-            ..opts
-        };
         let swapped = input.transpose(0, 1).unwrap();
-        assert_eq!(
-            got,
-            forced_align(&swapped, &padded, input_lengths, lengths, batch_major).unwrap()
-        );
+        assert_eq!(got, align(&swapped, &padded, AlignOptions::batch_major()));
     }
 }
 
@@ -345,14 +340,75 @@ fn empty_targets_and_empty_items_align() {
         (got.labels, got.score, got.spans.len()),
         (vec![0, 0], -2.0, 0)
     );
-    let input = Tensor::zeros((4, 2, 3), DType::F32, &Device::Cpu).unwrap();
+    let input = uniform(&[4, 2, 3]);
     let targets = Tensor::new(&[[1u32], [0]], &Device::Cpu).unwrap();
-    let got = forced_align(&input, &targets, [4, 0], [1, 0], AlignOptions::default()).unwrap();
+    let opts = AlignOptions::default();
+    let got = all(forced_align_batch(&input, &targets, [4, 0], [1, 0], opts));
     assert!(got[1].labels.is_empty() && got[1].score == 0.0);
 }
 
+/// Every class as probable as any other.
+fn uniform(dims: &[usize]) -> Tensor {
+    let classes = *dims.last().unwrap() as f64;
+    let values = vec![-classes.ln(); dims.iter().product()];
+    tensors::floats(&values, dims, DType::F32, &Device::Cpu)
+}
+
+#[test]
+fn an_item_that_cannot_be_aligned_does_not_take_the_others_with_it() {
+    let mut rng = Rng::new(12);
+    let (frames, classes) = (6, 4);
+    let mut values = log_probs(&mut rng, frames * 5, classes, 2.0);
+    // Item 3 has no path: label 2 is never possible.
+    for t in 0..frames {
+        values[(t * 5 + 3) * classes + 2] = f64::NEG_INFINITY;
+    }
+    // NaN in an item that does not fit is not used, and neither is padding.
+    values[5 * classes + 1] = f64::NAN; // item 0, frame 1
+    values[(4 * 5 + 4) * classes] = f64::NAN; // item 4, frame 4
+    let input = tensors::floats(&values, &[frames, 5, classes], DType::F64, &Device::Cpu);
+    let targets = [
+        [1i64, 1, 1, 3],
+        [1, 2, 3, 0],
+        [3, 3, 0, 0],
+        [1, 2, 3, 0],
+        [2, 0, 0, 0],
+    ];
+    let targets = Tensor::new(&targets, &Device::Cpu).unwrap();
+    let (input_lengths, target_lengths) = ([5, 6, 0, 6, 4], [4, 3, 2, 3, 1]);
+    let opts = AlignOptions::default();
+    let got = forced_align_batch(&input, &targets, input_lengths, target_lengths, opts).unwrap();
+    let fits: Vec<bool> = got.iter().map(Option::is_some).collect();
+    assert_eq!(fits, [false, true, false, false, true]);
+    for (n, target) in [(1, &[1, 2, 3][..]), (4, &[2])] {
+        let alone = input.narrow(1, n, 1).unwrap();
+        let alone = alone.narrow(0, 0, input_lengths[n]).unwrap();
+        assert_eq!(got[n], Some(forced_align(&alone, target, opts).unwrap()));
+    }
+}
+
+#[test]
+fn one_utterance_may_have_a_batch_dimension_of_one() {
+    let mut rng = Rng::new(13);
+    let values = log_probs(&mut rng, 9, 5, 2.0);
+    let input = tensors::floats(&values, &[9, 5], DType::F32, &Device::Cpu);
+    let opts = AlignOptions::default();
+    let want = forced_align(&input, &[3, 3, 1], opts).unwrap();
+    for dim in [0, 1] {
+        let input = input.unsqueeze(dim).unwrap();
+        for opts in [opts, AlignOptions::batch_major()] {
+            assert_eq!(forced_align(&input, &[3, 3, 1], opts).unwrap(), want);
+        }
+    }
+    let two = Tensor::stack(&[&input, &input], 0).unwrap();
+    fails(
+        forced_align(&two, &[1], opts),
+        &["forced_align", "[2, 9, 5]", "(T, C)", "forced_align_batch"],
+    );
+}
+
 #[track_caller]
-fn fails(result: candle_core::Result<Vec<Alignment>>, parts: &[&str]) {
+fn fails<T: std::fmt::Debug>(result: candle_core::Result<T>, parts: &[&str]) {
     let message = result.expect_err("an error").to_string();
     for part in parts {
         assert!(message.contains(part), "{message:?} lacks {part:?}");
@@ -361,19 +417,35 @@ fn fails(result: candle_core::Result<Vec<Alignment>>, parts: &[&str]) {
 
 #[test]
 fn errors_name_the_item_and_the_numbers() {
-    let input = Tensor::zeros((3, 2, 4), DType::F32, &Device::Cpu).unwrap();
+    let input = uniform(&[3, 2, 4]);
     let targets = Tensor::new(&[[1i64, 2, 3], [2, 2, 1]], &Device::Cpu).unwrap();
     let opts = AlignOptions::default();
-    let align =
-        |input: &Tensor, targets: &Tensor, opts| forced_align(input, targets, [3, 3], [3, 3], opts);
+    let align = |input: &Tensor, targets: &Tensor, opts| {
+        forced_align_batch(input, targets, [3, 3], [3, 3], opts)
+    };
     fails(
-        align(&input, &targets, opts),
-        &["forced_align", "item 1", "needs 4 frames", "has 3"],
+        forced_align(&uniform(&[3, 4]), &[2, 2, 1], opts),
+        &[
+            "forced_align",
+            "needs 4 frames",
+            "3 labels, 1",
+            "there are 3",
+        ],
+    );
+    fails(
+        forced_align(&uniform(&[3, 4]), &[2, 7, 1], opts),
+        &["forced_align", "label 7", "position 1", "C = 4"],
     );
     let bad = Tensor::new(&[[1i64, 2, 3], [2, 7, 1]], &Device::Cpu).unwrap();
     fails(
         align(&input, &bad, opts),
-        &["forced_align", "item 1", "label 7", "position 1", "C = 4"],
+        &[
+            "forced_align_batch",
+            "item 1",
+            "label 7",
+            "position 1",
+            "C = 4",
+        ],
     );
     let star = AlignOptions {
         star: Some(9),
@@ -397,7 +469,7 @@ fn errors_name_the_item_and_the_numbers() {
         ..opts
     };
     fails(
-        forced_align(&input, &targets, [3, 3], [3, 2], endless),
+        forced_align_batch(&input, &targets, [3, 3], [3, 2], endless),
         &["star_log_prob = inf"],
     );
     fails(
@@ -405,27 +477,33 @@ fn errors_name_the_item_and_the_numbers() {
         &["blank = 4", "C = 4"],
     );
     fails(
-        forced_align(&input, &targets, [3, 5], [3, 2], opts),
+        forced_align_batch(&input, &targets, [3, 5], [3, 2], opts),
         &["input_lengths[1] = 5", "T = 3"],
     );
 
     let mut values = vec![-1.0; 12];
     values[5] = f64::NAN;
     fails(
-        align_one(&values, 4, &[1], opts).map(|a| vec![a]),
+        align_one(&values, 4, &[1], opts),
         &["item 0", "frame 1", "class 1"],
+    );
+    let batch = tensors::floats(&values, &[3, 1, 4], DType::F32, &Device::Cpu);
+    let one = Tensor::new(&[1u32], &Device::Cpu).unwrap();
+    fails(
+        forced_align_batch(&batch, &one, 3, 1, opts),
+        &["forced_align_batch", "item 0", "frame 1", "class 1"],
     );
     // A class that the target does not use is not read.
     assert!(align_one(&values, 4, &[2], opts).is_ok());
     values[5] = f64::INFINITY;
     fails(
-        align_one(&values, 4, &[1], opts).map(|a| vec![a]),
+        align_one(&values, 4, &[1], opts),
         &["+inf", "frame 1", "class 1"],
     );
     let impossible = [f64::NEG_INFINITY; 12];
     fails(
-        align_one(&impossible, 4, &[1], opts).map(|a| vec![a]),
-        &["item 0", "probability 0"],
+        align_one(&impossible, 4, &[1], opts),
+        &["forced_align", "probability 0"],
     );
 }
 
@@ -486,4 +564,43 @@ fn words_are_cut_at_separators() {
     assert_eq!(words[0].score, -1.75);
     assert_eq!((&words[1].tokens[..], words[1].score), (&[3][..], -0.5));
     assert!(group_words(&[], 9).is_empty());
+}
+
+#[test]
+fn a_word_without_frames_has_a_score_all_the_same() {
+    let span = |token, start, end, score| TokenSpan {
+        token,
+        start,
+        end,
+        score,
+    };
+    // A token without frames does not count beside one that has some, whatever its score is.
+    let words = group_words(
+        &[
+            span(1, 3, 3, f32::NAN),
+            span(9, 3, 4, -9.0),
+            span(2, 4, 4, f32::NEG_INFINITY),
+            span(3, 4, 6, -1.5),
+        ],
+        9,
+    );
+    let summary: Vec<_> = words.iter().map(|w| (w.start, w.end, w.score)).collect();
+    assert_eq!(summary, [(3, 3, 0.0), (4, 6, -1.5)]);
+}
+
+#[test]
+fn a_length_that_no_tensor_can_have_is_not_feasible() {
+    let targets = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
+    for length in [usize::MAX, i64::MAX as usize, usize::MAX / 4 + 1] {
+        for result in [
+            feasibility(&targets, length, 2),
+            feasibility(&targets, [length], [2]),
+        ] {
+            fails(
+                result,
+                &["feasibility", &length.to_string(), "no plausible length"],
+            );
+        }
+    }
+    assert!(feasibility(&targets, usize::MAX / 4, 2).unwrap()[0].feasible);
 }

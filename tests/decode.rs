@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
-    BeamOptions, BeamSearch, DecodeOptions, Hypothesis, InputLayout, LanguageModel, ScoreOptions,
+    BeamOptions, BeamSearch, GreedyOptions, Hypothesis, InputLayout, LanguageModel, ScoreOptions,
     beam_search, beam_search_batch, beam_search_batch_with, beam_search_with, greedy_decode,
     score_transcripts,
 };
@@ -442,7 +442,7 @@ fn a_lexicon_admits_its_entries_only() {
 
 /// (T, N, C) of a dtype on a device, and the same values in f64.
 fn batch(dtype: DType, device: &Device) -> (Tensor, Vec<f64>) {
-    let values = Rng::new(21).values(12 * 3 * 5, 4.0);
+    let values = distribution(&mut Rng::new(21), 12 * 3, 5, 4.0, 0.0);
     let tensor = tensors::floats(&values, &[12, 3, 5], dtype, device);
     (tensor, tensors::rounded(&values, dtype))
 }
@@ -472,7 +472,7 @@ fn every_dtype_view_and_layout_gives_the_figures_of_one_item() {
                     continue;
                 }
                 beams.push(beam_search(&tensor(&rows, 5), opts).unwrap());
-                let opts = DecodeOptions {
+                let opts = GreedyOptions {
                     blank: 2,
                     ..Default::default()
                 };
@@ -487,7 +487,11 @@ fn every_dtype_view_and_layout_gives_the_figures_of_one_item() {
                     let beam = BeamOptions { layout, ..opts };
                     let got = beam_search_batch(&input, LENGTHS, beam).unwrap();
                     assert_eq!(got, beams, "{dtype:?}");
-                    let opts = DecodeOptions { blank: 2, layout };
+                    let opts = GreedyOptions {
+                        blank: 2,
+                        layout,
+                        ..Default::default()
+                    };
                     let got = greedy_decode(&input, LENGTHS, opts).unwrap();
                     assert_eq!(got, greedy, "{dtype:?}");
                 }
@@ -502,8 +506,8 @@ fn greedy_reads_the_best_path() {
     for _ in 0..50 {
         let (frames, classes) = (1 + rng.below(30), 1 + rng.below(5));
         let blank = rng.below(classes);
-        let values = rng.values(frames * classes, 2.0);
-        let opts = DecodeOptions {
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.0);
+        let opts = GreedyOptions {
             blank,
             ..Default::default()
         };
@@ -526,7 +530,7 @@ fn greedy_reads_the_best_path() {
 fn a_frame_of_nothing_has_no_labelling() {
     let values = vec![f64::NEG_INFINITY; 3 * 4];
     assert_eq!(beam_search(&tensor(&values, 4), exact(0)).unwrap(), []);
-    let greedy = greedy_decode(&tensor(&values, 4), 3, DecodeOptions::default()).unwrap();
+    let greedy = greedy_decode(&tensor(&values, 4), 3, GreedyOptions::default()).unwrap();
     assert_eq!(greedy[0].score, f64::NEG_INFINITY);
 }
 
@@ -544,7 +548,7 @@ fn padding_is_never_read() {
         beam_search_batch(&padded, LENGTHS, opts).unwrap(),
         beam_search_batch(&log_probs, LENGTHS, opts).unwrap()
     );
-    greedy_decode(&padded, LENGTHS, DecodeOptions::default()).unwrap();
+    greedy_decode(&padded, LENGTHS, GreedyOptions::default()).unwrap();
 }
 
 #[track_caller]
@@ -558,7 +562,7 @@ fn fails<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
 #[test]
 fn wrong_input_is_an_error_that_names_it() {
     let (log_probs, mut values) = batch(DType::F32, &Device::Cpu);
-    let (beam, greedy) = (BeamOptions::default(), DecodeOptions::default());
+    let (beam, greedy) = (BeamOptions::default(), GreedyOptions::default());
     let one = log_probs.narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
     fails(
         beam_search(&log_probs, beam),

@@ -24,7 +24,14 @@ fn distribution(rng: &mut Rng, frames: usize, classes: usize, scale: f64) -> Vec
 fn scorer(values: &[f64], classes: usize, blank: usize) -> CtcPrefixScorer {
     let dims = [values.len() / classes, classes];
     let log_probs = tensors::floats(values, &dims, DType::F64, &Device::Cpu);
-    CtcPrefixScorer::new(&log_probs, PrefixOptions { blank }).unwrap()
+    CtcPrefixScorer::new(&log_probs, options(blank)).unwrap()
+}
+
+fn options(blank: usize) -> PrefixOptions {
+    PrefixOptions {
+        blank,
+        ..Default::default()
+    }
 }
 
 /// `ln` of the sum over the labellings that `keep` admits.
@@ -136,7 +143,7 @@ fn every_dtype_and_view_gives_the_same() {
         let padded = Tensor::cat(&[&padded, &padded], 1).unwrap();
         let inside = padded.narrow(0, 9, 9).unwrap().narrow(1, 6, 6).unwrap();
         for view in [input, transposed, inside] {
-            let got = CtcPrefixScorer::new(&view, PrefixOptions { blank: 3 }).unwrap();
+            let got = CtcPrefixScorer::new(&view, options(3)).unwrap();
             let run = |scorer: &CtcPrefixScorer| {
                 let one = scorer.extend(&scorer.initial_state(), 4).unwrap();
                 let two = scorer.extend(&one, 4).unwrap();
@@ -180,7 +187,7 @@ fn wrong_input_is_an_error_that_names_it() {
     let error = good.score(&[&state, &other]).unwrap_err().to_string();
     check(error, &["state 1", "T = 3", "4"]);
     // As many frames, and more classes.
-    let more = scorer(&[-1.0; 4 * 50], 50, 0);
+    let more = scorer(&[-(50f64.ln()); 4 * 50], 50, 0);
     let other = more.extend(&more.initial_state(), 40).unwrap();
     let error = good.score(&[&state, &other]).unwrap_err().to_string();
     check(error, &["state 1", "another scorer"]);
@@ -191,7 +198,7 @@ fn wrong_input_is_an_error_that_names_it() {
     values[7] = f64::NAN;
     let new = |dims: &[usize], blank| {
         let input = tensors::floats(&values, dims, DType::F32, &Device::Cpu);
-        match CtcPrefixScorer::new(&input, PrefixOptions { blank }) {
+        match CtcPrefixScorer::new(&input, options(blank)) {
             Ok(_) => panic!("no error"),
             Err(error) => error.to_string(),
         }

@@ -4,8 +4,8 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
-    InputLayout, ScoreOptions, rank_transcripts, score_transcripts, score_transcripts_batch,
-    state_posteriors, token_confidence,
+    InputKind, InputLayout, ScoreOptions, rank_transcripts, score_transcripts,
+    score_transcripts_batch, state_posteriors, token_confidence,
 };
 use common::oracle::{collapse, enumerate, recursion, repeats};
 use common::{Rng, tensors, tolerance, views};
@@ -191,7 +191,7 @@ fn batches_layouts_views_and_logits_agree() {
     // Log-probabilities plus any number a frame are logits of the same distribution.
     let logits = ((&input * 1.0).unwrap() + 2.5).unwrap();
     let opts = ScoreOptions {
-        logits: true,
+        input: InputKind::Logits,
         ..opts
     };
     let same = score_transcripts_batch(&logits, input_lengths, &candidates, opts).unwrap();
@@ -314,6 +314,27 @@ fn impossible_targets_have_no_confidence() {
     assert_eq!(none[0].dims(), [0, 1]);
 }
 
+#[test]
+fn raw_scores_beyond_the_range_of_exp_have_defined_confidences() {
+    // Class 1 is at 800 where class 2 must stand, and nothing of class 1 is left there.
+    let values = [[-900.0, 800.0, -900.0], [-900.0, -900.0, 700.0]];
+    let input = Tensor::new(&values, &Device::Cpu).unwrap();
+    let opts = ScoreOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let targets = Tensor::new(&[2u32, 1], &Device::Cpu).unwrap();
+    let tokens = &token_confidence(&input, &targets, 2, 2, opts).unwrap()[0];
+    assert_eq!((tokens[0].probability, tokens[1].probability), (0.0, 0.0));
+    let targets = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
+    let tokens = &token_confidence(&input, &targets, 2, 2, opts).unwrap()[0];
+    assert_eq!(tokens[0].probability, f64::INFINITY);
+    assert!((tokens[1].probability.ln() - 700.0).abs() < 1e-9);
+    for token in tokens {
+        assert_eq!((token.posterior, token.expected_frames), (1.0, 1.0));
+    }
+}
+
 #[track_caller]
 fn fails<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
     let message = result.expect_err("an error").to_string();
@@ -380,7 +401,7 @@ fn errors_name_the_transcript_and_the_numbers() {
 #[test]
 fn what_a_row_of_logits_has_in_common_does_not_matter() -> Result<()> {
     let options = ScoreOptions {
-        logits: true,
+        input: InputKind::Logits,
         ..Default::default()
     };
     for dtype in [DType::F32, DType::F64] {

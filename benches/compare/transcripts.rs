@@ -9,7 +9,7 @@
 //! Inputs are made from one formula in both languages. Each figure is the best of several runs.
 
 use candle_core::{Device, Result, Tensor};
-use candle_ctc::{AlignOptions, InputLayout, ScoreOptions, forced_align, score_transcripts};
+use candle_ctc::{AlignOptions, ScoreOptions, forced_align, forced_align_batch, score_transcripts};
 use std::time::{Duration, Instant};
 
 /// Uniform numbers in [0, 1) from a 32-bit generator (Numerical Recipes), as in the Python files.
@@ -94,17 +94,14 @@ fn align() -> Result<()> {
     let mut random = Lcg(1);
     let targets: Vec<u32> = (0..items * length).map(|_| 1 + random.below(31)).collect();
     let targets = Tensor::from_vec(targets, (items, length), &Device::Cpu)?;
-    let opts = AlignOptions {
-        layout: InputLayout::BatchMajor,
-        ..Default::default()
-    };
+    let opts = AlignOptions::batch_major();
     let (time, alignments) = best(20, || {
-        forced_align(&input, &targets, [frames; 16], [length; 16], opts)
+        forced_align_batch(&input, &targets, [frames; 16], [length; 16], opts)
     })?;
     println!(
         "align: {:.2} ms, sum of scores {:.3}; peak memory {}",
         time.as_secs_f64() * 1e3,
-        alignments.iter().map(|a| a.score).sum::<f64>(),
+        alignments.iter().flatten().map(|a| a.score).sum::<f64>(),
         peak_memory()
     );
     Ok(())
@@ -114,13 +111,10 @@ fn hour() -> Result<()> {
     let (frames, length, classes) = (180_000, 15_000, 32);
     let input = Tensor::from_vec(log_probs(frames, classes), (frames, classes), &Device::Cpu)?;
     let mut random = Lcg(1);
-    let targets: Vec<u32> = (0..length).map(|_| 1 + random.below(31)).collect();
-    let targets = Tensor::from_vec(targets, length, &Device::Cpu)?;
+    let target: Vec<u32> = (0..length).map(|_| 1 + random.below(31)).collect();
     let before = peak_memory();
     let opts = AlignOptions::default();
-    let (time, alignment) = best(3, || {
-        Ok(forced_align(&input, &targets, frames, length, opts)?.remove(0))
-    })?;
+    let (time, alignment) = best(3, || forced_align(&input, &target, opts))?;
     println!(
         "hour (T = {frames}, S = {length}, C = {classes}): {:.2} s, score {:.3}, {} spans; \
          peak memory {before} with the input, {} after",

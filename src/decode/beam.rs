@@ -22,13 +22,14 @@
 
 use super::arena::{NONE, ROOT, Spans, Tree};
 use super::language_model::{LanguageModel, NoLanguageModel};
-use super::rows::{check_row, rows};
 use super::{Hypothesis, log_add};
 use crate::align::TokenSpan;
+use crate::distribution::{check_normalised, log_softmax};
 use crate::host::on_host;
 use crate::lengths::IntoLengths;
-use crate::options::InputLayout;
-use crate::plan::{InputKind, Plan};
+use crate::options::{InputKind, InputLayout};
+use crate::plan::Plan;
+use crate::rows::{check_row, rows};
 use crate::validate::{self, Call};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -50,12 +51,17 @@ pub struct BeamOptions {
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
+    /// What the input holds. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is left out and the
     /// result is exact; its cost grows exponentially with the frames. Default 50.
     pub beam_width: usize,
     /// Hypotheses to return, at most; no more than `beam_width` are found. Default 1.
     pub n_best: usize,
-    /// A token below this log-probability in a frame extends no prefix there. The blank, and the
+    /// A token below this log-probability in a frame (behind the log-softmax of logits) extends no prefix there. The blank, and the
     /// repeated last label of a prefix, are not affected. Default −inf: off.
     pub token_threshold: f64,
     /// Only this many tokens, the most probable of a frame, may extend a prefix there. The
@@ -79,6 +85,8 @@ impl Default for BeamOptions {
         Self {
             blank: 0,
             layout: InputLayout::default(),
+            input: InputKind::default(),
+            normalised: true,
             beam_width: 50,
             n_best: 1,
             token_threshold: f64::NEG_INFINITY,
@@ -91,14 +99,36 @@ impl Default for BeamOptions {
     }
 }
 
+impl BeamOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
+    fn call(&self, function: &'static str) -> Call {
+        Call {
+            function,
+            input: self.input,
+            normalised: self.normalised,
+            blank: self.blank,
+            layout: self.layout,
+            star: None,
+        }
+    }
+}
+
 /// Finds the most probable labellings of one utterance by prefix beam search (Graves et al. 2006,
 /// section 3.2, <https://doi.org/10.1145/1143844.1143891>; Hannun et al. 2014,
 /// <https://arxiv.org/abs/1408.2873>).
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, C)`, natural logarithms. f32, f64, f16 or bf16; any strides. The search
-///   runs on the CPU in f64; a tensor on a GPU is copied to the host first.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with
+///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. The search runs on the
+///   CPU in f64; a tensor on a GPU is copied to the host first.
 /// * `opts` - see [`BeamOptions`].
 ///
 /// # Returns
@@ -106,8 +136,8 @@ impl Default for BeamOptions {
 /// At most `n_best` hypotheses, best first. [`Hypothesis::score`] is the log-probability of the
 /// labelling in nats, summed over its alignments within the beam: a lower bound of its
 /// log-likelihood, and equal to it when nothing was left out. Labellings of probability 0 are
-/// left out; the result is empty when all are. The spans are those of the best single alignment
-/// within the beam.
+/// left out; the result is empty when all are. With no frames the only labelling is the empty one,
+/// with the score 0. The spans are those of the best single alignment within the beam.
 ///
 /// Ties are broken in a fixed way, so equal input gives equal output. In the beam: the extension
 /// of the better prefix comes first, and of the same prefix first the prefix itself, then its
@@ -115,8 +145,9 @@ impl Default for BeamOptions {
 ///
 /// # Errors
 ///
-/// When shapes, dtypes or options do not fit together, or when a frame holds NaN or +inf; the
-/// message names the item (0 for one utterance), the frame and the class.
+/// When shapes, dtypes or options do not fit together, when a frame holds NaN or +inf (or logits
+/// that are all −inf), or when the input cannot be log-probabilities (see [`InputKind::LogProbs`]);
+/// the message names the item (0 for one utterance), the frame and the class.
 ///
 /// # Examples
 ///
@@ -153,18 +184,14 @@ pub fn beam_search_with<L: LanguageModel>(
     language_model: &L,
     opts: BeamOptions,
 ) -> Result<Vec<Hypothesis>> {
-    const FUNCTION: &str = "beam_search";
+    let call = opts.call("beam_search");
     let instead = "; for a batch there is beam_search_batch";
-    let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank, instead)?;
-    validate::beam_options(FUNCTION, plan.classes, &opts)?;
-    search_item(
-        &plan,
-        &on_host(log_probs)?,
-        0,
-        FUNCTION,
-        language_model,
-        opts,
-    )
+    let log_probs = validate::utterance(call.function, log_probs, instead)?;
+    let plan = validate::plan_for_utterance(call, &log_probs)?;
+    validate::beam_options(call.function, plan.classes, &opts)?;
+    check_normalised(&call, &plan, &log_probs, 0)?;
+    let log_probs = on_host(&log_probs)?;
+    search_item(&call, &plan, &log_probs, 0, language_model, opts)
 }
 
 /// [`beam_search`] for each item of a batch, on all threads of the current rayon pool.
@@ -172,7 +199,7 @@ pub fn beam_search_with<L: LanguageModel>(
 /// # Arguments
 ///
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item.
+///   one item. `T` and `N` may be 0.
 /// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
 /// * `opts` - see [`BeamOptions`].
 ///
@@ -203,33 +230,27 @@ pub fn beam_search_batch_with<L: LanguageModel + Sync>(
     language_model: &L,
     opts: BeamOptions,
 ) -> Result<Vec<Vec<Hypothesis>>> {
-    const FUNCTION: &str = "beam_search_batch";
-    let call = Call {
-        function: FUNCTION,
-        input: InputKind::LogProbs,
-        blank: opts.blank,
-        layout: opts.layout,
-        star: None,
-    };
+    let call = opts.call("beam_search_batch");
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
-    validate::beam_options(FUNCTION, plan.classes, &opts)?;
+    validate::beam_options(call.function, plan.classes, &opts)?;
+    check_normalised(&call, &plan, log_probs, 0)?;
     let log_probs = on_host(log_probs)?;
     (0..plan.batch)
         .into_par_iter()
-        .map(|item| search_item(&plan, &log_probs, item, FUNCTION, language_model, opts))
+        .map(|item| search_item(&call, &plan, &log_probs, item, language_model, opts))
         .collect()
 }
 
 fn search_item<L: LanguageModel>(
+    call: &Call,
     plan: &Plan,
     log_probs: &Tensor,
     item: usize,
-    function: &'static str,
     language_model: &L,
     opts: BeamOptions,
 ) -> Result<Vec<Hypothesis>> {
     let mut search = BeamSearch::unchecked(plan.classes, language_model, opts)?;
-    search.take(plan, log_probs, item, function)?;
+    search.take(call, plan, log_probs, item)?;
     search.finish()
 }
 
@@ -433,31 +454,33 @@ impl<L: LanguageModel> BeamSearch<L> {
         })
     }
 
-    /// Takes the next frames: `(t, C)` log-probabilities with any number of frames, none
-    /// included; dtypes as for [`beam_search`].
+    /// Takes the next frames: `(t, C)`, or with a batch dimension of 1, with any number of frames,
+    /// none included; log-probabilities or logits as [`BeamOptions::input`] says, dtypes as for
+    /// [`beam_search`].
     ///
     /// # Errors
     ///
-    /// When shape or dtype are wrong, when a frame holds NaN or +inf, or when the language model
-    /// fails. The frames before the one that failed have been taken, and the frame number in the
-    /// message counts from the start of the search.
+    /// When shape or dtype are wrong, or when the first, middle and last frame cannot be
+    /// log-probabilities (see [`InputKind::LogProbs`]): then no frame has been taken. When a frame
+    /// holds NaN or +inf (or logits that are all −inf), or when the language model fails: then the
+    /// frames before it have been taken. The frame number in the message counts from the start of
+    /// the search.
     pub fn push(&mut self, log_probs: &Tensor) -> Result<()> {
-        const FUNCTION: &str = "BeamSearch::push";
-        if let &[0, classes] = log_probs.dims()
-            && classes == self.classes
-        {
-            return Ok(());
-        }
+        let call = self.opts.call("BeamSearch::push");
         let instead = "; each item of a batch has a search of its own";
-        let plan = validate::plan_for_utterance(FUNCTION, log_probs, self.opts.blank, instead)?;
+        let log_probs = validate::utterance(call.function, log_probs, instead)?;
+        let plan = validate::plan_for_utterance(call, &log_probs)?;
         if plan.classes != self.classes {
             bail!(
-                "{FUNCTION}: log_probs have C = {} classes; the search was made for {}",
+                "{}: {} have C = {} classes; the search was made for {}",
+                call.function,
+                call.input_name(),
                 plan.classes,
                 self.classes
             )
         }
-        self.take(&plan, &on_host(log_probs)?, 0, FUNCTION)
+        check_normalised(&call, &plan, &log_probs, self.frames)?;
+        self.take(&call, &plan, &on_host(&log_probs)?, 0)
     }
 
     /// The number of frames taken so far.
@@ -483,17 +506,15 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.collect(self.opts.end_of_text)
     }
 
-    fn take(
-        &mut self,
-        plan: &Plan,
-        log_probs: &Tensor,
-        item: usize,
-        function: &'static str,
-    ) -> Result<()> {
+    fn take(&mut self, call: &Call, plan: &Plan, log_probs: &Tensor, item: usize) -> Result<()> {
         let rows = rows(plan, log_probs);
         for frame in 0..plan.input_lengths[item] {
-            rows.read(item, frame, 0, &mut self.work.row);
-            check_row(function, item, self.frames, &self.work.row)?;
+            let row = &mut self.work.row;
+            rows.read(item, frame, 0, row);
+            check_row(call, item, self.frames, row)?;
+            if call.input == InputKind::Logits {
+                log_softmax(row);
+            }
             self.step()?;
         }
         Ok(())
@@ -914,6 +935,7 @@ mod tests {
         let (chunks, chunk, classes) = (400, 50, 8);
         let opts = BeamOptions {
             beam_width: 16,
+            input: InputKind::Logits,
             ..Default::default()
         };
         let mut random = StdRng::seed_from_u64(9);

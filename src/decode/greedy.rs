@@ -1,30 +1,66 @@
 //! Greedy decoding: the best class of each frame, runs joined, blanks dropped.
 
 use super::Hypothesis;
-use super::rows::{check_row, rows};
 use crate::align::TokenSpan;
+use crate::distribution::{check_normalised, log_softmax};
 use crate::lengths::IntoLengths;
-use crate::options::InputLayout;
-use crate::plan::{InputKind, Plan};
+use crate::options::{InputKind, InputLayout};
+use crate::plan::Plan;
+use crate::rows::{check_row, rows};
 use crate::validate::{self, Call};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-const FUNCTION: &str = "greedy_decode";
-
 /// The options of [`greedy_decode`].
 ///
 /// ```
-/// use candle_ctc::{DecodeOptions, InputLayout};
-/// let opts = DecodeOptions { layout: InputLayout::BatchMajor, ..Default::default() };
-/// assert_eq!(opts.blank, 0);
+/// use candle_ctc::{GreedyOptions, InputKind, InputLayout};
+/// let opts = GreedyOptions { input: InputKind::Logits, ..GreedyOptions::batch_major() };
+/// assert_eq!((opts.blank, opts.layout), (0, InputLayout::BatchMajor));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct DecodeOptions {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GreedyOptions {
     /// The class that stands for "no label". Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
+    /// What the input holds. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
+}
+
+impl Default for GreedyOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            layout: InputLayout::default(),
+            input: InputKind::default(),
+            normalised: true,
+        }
+    }
+}
+
+impl GreedyOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
+    fn call(&self) -> Call {
+        Call {
+            function: "greedy_decode",
+            input: self.input,
+            normalised: self.normalised,
+            blank: self.blank,
+            layout: self.layout,
+            star: None,
+        }
+    }
 }
 
 /// Reads the most probable class of each frame, joins runs and drops blanks: the labelling of
@@ -34,10 +70,10 @@ pub struct DecodeOptions {
 /// # Arguments
 ///
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item. f32, f64, f16 or bf16; any strides. Logits do as well: the tokens and spans are
-///   the same, the scores are then sums of logits.
+///   one item; natural logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16;
+///   any strides. `T` and `N` may be 0.
 /// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
-/// * `opts` - see [`DecodeOptions`].
+/// * `opts` - see [`GreedyOptions`].
 ///
 /// On a GPU the search for the best class runs there, and one tensor of `3·T·N` numbers is read
 /// back.
@@ -47,23 +83,25 @@ pub struct DecodeOptions {
 /// One [`Hypothesis`] for each item, in order. Its score is the log-probability of the best path,
 /// in nats, and a span holds the frames of a token's run, with their mean log-probability. Of
 /// equal classes in a frame the one with the smallest number counts (on a GPU, the one that
-/// candle's `argmax` gives). A frame with nothing but −inf makes the score −inf.
+/// candle's `argmax` gives). A frame whose log-probabilities are all −inf makes the score −inf. An
+/// item with no frames has no tokens and the score 0.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes, lengths or the blank do not fit together, or when a frame within its
-/// length holds NaN or +inf; the message names the item and the frame.
+/// When shapes, dtypes, lengths or the blank do not fit together, when a frame within its length
+/// holds NaN or +inf (or logits that are all −inf), or when the input cannot be log-probabilities
+/// (see [`InputKind::LogProbs`]); the message names the item and the frame.
 ///
 /// # Examples
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use candle_ctc::{DecodeOptions, greedy_decode};
+/// use candle_ctc::{GreedyOptions, greedy_decode};
 ///
 /// # fn main() -> candle_core::Result<()> {
 /// let p = [[0.1f32, 0.8, 0.1], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1], [0.2, 0.1, 0.7]];
 /// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
-/// let best = greedy_decode(&log_probs, 4, DecodeOptions::default())?;
+/// let best = greedy_decode(&log_probs, 4, GreedyOptions::default())?;
 /// assert_eq!(best[0].tokens, [1, 2]);
 /// assert_eq!((best[0].spans[0].start, best[0].spans[0].end), (0, 2));
 /// assert!((best[0].score.exp() - 0.8 * 0.7 * 0.8 * 0.7).abs() < 1e-6);
@@ -73,25 +111,20 @@ pub struct DecodeOptions {
 pub fn greedy_decode(
     log_probs: &Tensor,
     input_lengths: impl IntoLengths,
-    opts: DecodeOptions,
+    opts: GreedyOptions,
 ) -> Result<Vec<Hypothesis>> {
-    let call = Call {
-        function: FUNCTION,
-        input: InputKind::LogProbs,
-        blank: opts.blank,
-        layout: opts.layout,
-        star: None,
-    };
+    let call = opts.call();
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
     let log_probs = log_probs.detach();
-    if log_probs.device().is_cpu() {
-        on_host(&plan, &log_probs)
+    check_normalised(&call, &plan, &log_probs, 0)?;
+    if log_probs.device().is_cpu() || log_probs.elem_count() == 0 {
+        on_host(&call, &plan, &log_probs.to_device(&Device::Cpu)?)
     } else {
-        on_device(&plan, &log_probs)
+        on_device(&call, &plan, &log_probs)
     }
 }
 
-fn on_host(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
+fn on_host(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
     (0..plan.batch)
         .into_par_iter()
         .map(|item| {
@@ -100,7 +133,10 @@ fn on_host(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
             let mut path = Path::new(plan.blank);
             for frame in 0..plan.input_lengths[item] {
                 rows.read(item, frame, 0, &mut row);
-                check_row(FUNCTION, item, frame, &row)?;
+                check_row(call, item, frame, &row)?;
+                if call.input == InputKind::Logits {
+                    log_softmax(&mut row);
+                }
                 let (class, best) = first_largest(&row);
                 path.push(class as u32, best);
             }
@@ -120,7 +156,8 @@ fn first_largest(row: &[f64]) -> (usize, f64) {
 }
 
 /// The same with the work over the classes on the tensor's device.
-fn on_device(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
+fn on_device(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
+    let Call { function, .. } = call;
     // Both hold every class number exactly: f32 up to 2^24, and the class numbers of f64 input
     // are u32.
     let dtype = match log_probs.dtype() {
@@ -129,14 +166,23 @@ fn on_device(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
     };
     if dtype == DType::F32 && plan.classes > 1 << 24 {
         bail!(
-            "{FUNCTION}: C = {} classes; at most 2^24 on this device",
+            "{function}: C = {} classes; at most 2^24 on this device",
             plan.classes
         )
     }
     let class = log_probs.argmax(D::Minus1)?.to_dtype(dtype)?;
     let best = log_probs.max(D::Minus1)?.to_dtype(dtype)?;
-    // A NaN anywhere in the row shows in the sum.
-    let sum = log_probs.sum(D::Minus1)?.to_dtype(dtype)?;
+    // A NaN anywhere in the row shows in the sum. For logits it is that of the softmax, relative to
+    // the largest.
+    let sum = match call.input {
+        InputKind::LogProbs => log_probs.sum(D::Minus1)?.to_dtype(dtype)?,
+        InputKind::Logits => {
+            let below = log_probs
+                .to_dtype(dtype)?
+                .broadcast_sub(&best.unsqueeze(D::Minus1)?)?;
+            below.exp()?.sum(D::Minus1)?
+        }
+    };
     // One copy to the host, and the conversion there: Metal has no f64.
     let found = Tensor::stack(&[class, best, sum], 0)?.to_device(&Device::Cpu)?;
     let found = found.to_dtype(DType::F64)?.flatten_all()?;
@@ -153,10 +199,18 @@ fn on_device(plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
         if sums[row].is_nan() || best[row] == f64::INFINITY {
             wrong = Some(wrong.map_or((item, frame), |w| w.min((item, frame))));
         }
-        paths[item].push(classes[row] as u32, best[row]);
+        let log_prob = match call.input {
+            InputKind::LogProbs => best[row],
+            InputKind::Logits => -sums[row].ln(),
+        };
+        paths[item].push(classes[row] as u32, log_prob);
     }
     if let Some((item, frame)) = wrong {
-        bail!("{FUNCTION}: log_probs of item {item} have NaN or +inf at frame {frame}")
+        let (name, or) = match call.input {
+            InputKind::LogProbs => ("log_probs", ""),
+            InputKind::Logits => ("logits", ", or nothing but -inf,"),
+        };
+        bail!("{function}: {name} of item {item} have NaN or +inf{or} at frame {frame}")
     }
     Ok(paths.into_iter().map(Path::finish).collect())
 }
@@ -221,14 +275,16 @@ impl Path {
 mod tests {
     use super::*;
 
-    fn plan(log_probs: &Tensor) -> Plan {
-        let call = Call {
-            function: FUNCTION,
-            input: InputKind::LogProbs,
+    fn call(input: InputKind) -> Call {
+        let opts = GreedyOptions {
             blank: 1,
-            layout: InputLayout::BatchMajor,
-            star: None,
+            input,
+            ..GreedyOptions::batch_major()
         };
+        opts.call()
+    }
+
+    fn plan(call: Call, log_probs: &Tensor) -> Plan {
         validate::plan_for_decoding(call, log_probs, [40, 0, 33]).unwrap()
     }
 
@@ -238,10 +294,27 @@ mod tests {
         for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
             let logits = Tensor::randn(0f32, 1., (3, 40, 5), &Device::Cpu).unwrap();
             let log_probs = logits.to_dtype(dtype).unwrap();
-            let plan = plan(&log_probs);
-            let host = on_host(&plan, &log_probs).unwrap();
-            assert_eq!(host, on_device(&plan, &log_probs).unwrap());
+            let call = call(InputKind::LogProbs);
+            let plan = plan(call, &log_probs);
+            let host = on_host(&call, &plan, &log_probs).unwrap();
+            assert_eq!(host, on_device(&call, &plan, &log_probs).unwrap());
             assert!(host[1].tokens.is_empty() && host[1].score == 0.0);
+        }
+    }
+
+    #[test]
+    fn both_ways_agree_on_logits() {
+        let call = call(InputKind::Logits);
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            let logits = Tensor::randn(80f32, 3., (3, 40, 5), &Device::Cpu).unwrap();
+            let logits = logits.to_dtype(dtype).unwrap();
+            let plan = plan(call, &logits);
+            let host = on_host(&call, &plan, &logits).unwrap();
+            let device = on_device(&call, &plan, &logits).unwrap();
+            for (a, b) in host.iter().zip(device) {
+                assert_eq!(a.tokens, b.tokens);
+                assert!((a.score - b.score).abs() < 1e-4, "{dtype:?} {a:?} {b:?}");
+            }
         }
     }
 
@@ -251,14 +324,17 @@ mod tests {
             let mut values = vec![-1f32; 3 * 40 * 5];
             values[(2 * 40 + frame) * 5 + 3] = f32::NAN;
             let log_probs = Tensor::from_vec(values, (3, 40, 5), &Device::Cpu).unwrap();
-            let plan = plan(&log_probs);
-            for result in [on_host(&plan, &log_probs), on_device(&plan, &log_probs)] {
-                match result {
-                    Ok(_) => assert!(!fails),
-                    Err(error) => {
-                        let message = error.to_string();
-                        assert!(fails && message.contains("item 2"), "{message}");
-                        assert!(message.contains("frame 32"), "{message}");
+            for call in [call(InputKind::LogProbs), call(InputKind::Logits)] {
+                let plan = plan(call, &log_probs);
+                let host = on_host(&call, &plan, &log_probs);
+                for result in [host, on_device(&call, &plan, &log_probs)] {
+                    match result {
+                        Ok(_) => assert!(!fails),
+                        Err(error) => {
+                            let message = error.to_string();
+                            assert!(fails && message.contains("item 2"), "{message}");
+                            assert!(message.contains("frame 32"), "{message}");
+                        }
                     }
                 }
             }

@@ -6,13 +6,12 @@ mod beam;
 mod greedy;
 mod language_model;
 mod prefix;
-mod rows;
 
 pub use beam::{
     BeamOptions, BeamSearch, beam_search, beam_search_batch, beam_search_batch_with,
     beam_search_with,
 };
-pub use greedy::{DecodeOptions, greedy_decode};
+pub use greedy::{GreedyOptions, greedy_decode};
 pub use language_model::{LanguageModel, NoLanguageModel};
 pub use prefix::{CtcPrefixScorer, PrefixOptions, PrefixScores, PrefixState};
 

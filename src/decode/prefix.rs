@@ -13,11 +13,12 @@
 //! All classes but the last label share `h`, so one pass over the emissions scores them all.
 
 use super::log_add;
-use super::rows::{check_row, rows};
 use crate::cpu;
-use crate::host::on_host;
+use crate::distribution::{self, check_normalised};
+use crate::options::{InputKind, InputLayout};
 use crate::plan::Plan;
-use crate::validate;
+use crate::rows::rows;
+use crate::validate::{self, Call};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Borrow;
@@ -27,10 +28,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BLOCK: usize = 256;
 
 /// The options of [`CtcPrefixScorer`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+///
+/// ```
+/// use candle_ctc::{InputKind, PrefixOptions};
+/// let opts = PrefixOptions { input: InputKind::Logits, ..Default::default() };
+/// assert_eq!((opts.blank, opts.normalised), (0, true));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PrefixOptions {
     /// The class that stands for "no label". Default 0.
     pub blank: usize,
+    /// What the input holds. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
+}
+
+impl Default for PrefixOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            input: InputKind::default(),
+            normalised: true,
+        }
+    }
 }
 
 /// Scores the prefixes of one utterance for joint attention/CTC decoding (Watanabe et al. 2017,
@@ -41,9 +63,10 @@ pub struct PrefixOptions {
 /// some weight to its own, and calls [`extend`](Self::extend) for the hypotheses it keeps.
 ///
 /// All scores are natural logarithms, in f64. A score counts whole labellings only if each frame
-/// is a distribution: rows of `log_probs` must come from a log-softmax.
+/// is a distribution, as a log-softmax makes it.
 ///
-/// Memory: the emissions are not copied (a tensor on a GPU is copied to the host once); a state
+/// Memory: log-probabilities are not copied (a tensor on a GPU is copied to the host once); of
+/// logits the log-softmax is kept, in f32, or f64 for f64; a state
 /// takes 16 bytes a frame; a call of `score` takes 8 bytes for each state and class, and 4 KiB
 /// for each state and thread. Time: two passes over the emissions a call, on all threads of the
 /// current rayon pool, and one over the frames for `extend`.
@@ -136,26 +159,30 @@ impl CtcPrefixScorer {
     ///
     /// # Arguments
     ///
-    /// * `log_probs` - `(T, C)`, from a log-softmax. f32, f64, f16 or bf16; any strides. For an
-    ///   item of a batch, narrow it to the frames of the item.
+    /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, from a log-softmax; or logits with
+    ///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. For an item of a
+    ///   batch, narrow it to the frames of the item.
     /// * `opts` - see [`PrefixOptions`].
     ///
     /// # Errors
     ///
-    /// When shape, dtype or blank do not fit, or when a frame holds NaN or +inf; the message
-    /// names the frame and the class.
+    /// When shape, dtype or blank do not fit, when a frame holds NaN or +inf (or logits that are all
+    /// −inf), or when the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the
+    /// message names the frame and the class.
     pub fn new(log_probs: &Tensor, opts: PrefixOptions) -> Result<Self> {
-        const FUNCTION: &str = "CtcPrefixScorer";
+        let call = Call {
+            function: "CtcPrefixScorer",
+            input: opts.input,
+            normalised: opts.normalised,
+            blank: opts.blank,
+            layout: InputLayout::default(),
+            star: None,
+        };
         let instead = "; narrow a batch to one item and its frames";
-        let plan = validate::plan_for_utterance(FUNCTION, log_probs, opts.blank, instead)?;
-        let log_probs = on_host(log_probs)?;
-        let rows = rows(&plan, &log_probs);
-        let mut row = vec![0.0; plan.classes];
-        for frame in 0..plan.frames {
-            rows.read(0, frame, 0, &mut row);
-            check_row(FUNCTION, 0, frame, &row)?;
-        }
-        drop(rows);
+        let log_probs = validate::utterance(call.function, log_probs, instead)?;
+        let plan = validate::plan_for_utterance(call, &log_probs)?;
+        check_normalised(&call, &plan, &log_probs, 0)?;
+        let log_probs = distribution::checked_log_probs(&call, &plan, &log_probs)?;
         static SCORERS: AtomicU64 = AtomicU64::new(0);
         let id = SCORERS.fetch_add(1, Ordering::Relaxed);
         Ok(Self {

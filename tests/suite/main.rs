@@ -21,8 +21,12 @@ mod golden;
 mod gradient;
 #[path = "../hostile.rs"]
 mod hostile;
+#[path = "../inference.rs"]
+mod inference;
 #[path = "../kernels.rs"]
 mod kernels;
+#[path = "../lengths.rs"]
+mod lengths;
 #[path = "../long_targets.rs"]
 mod long_targets;
 #[path = "../properties.rs"]

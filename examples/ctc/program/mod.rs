@@ -8,7 +8,7 @@ mod picture;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use candle_ctc::{
-    AlignOptions, BeamOptions, DecodeOptions, Hypothesis, ScoreOptions, beam_search, feasibility,
+    AlignOptions, BeamOptions, GreedyOptions, Hypothesis, ScoreOptions, beam_search, feasibility,
     forced_align, greedy_decode, rank_transcripts,
 };
 use clap::{Args, Parser, Subcommand};
@@ -168,7 +168,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
         } => {
             let source = source.load()?;
             let found = if *greedy {
-                let opts = DecodeOptions {
+                let opts = GreedyOptions {
                     blank: source.vocabulary.blank,
                     ..Default::default()
                 };
@@ -271,14 +271,7 @@ fn align(source: &Source, text: &str) -> Result<output::Aligned> {
         blank: source.vocabulary.blank,
         ..Default::default()
     };
-    let alignment = forced_align(
-        &source.log_probs,
-        &targets,
-        source.frames,
-        tokens.len(),
-        opts,
-    )?
-    .remove(0);
+    let alignment = forced_align(&source.log_probs, &tokens, opts)?;
     Ok(output::Aligned::new(source, text, alignment))
 }
 

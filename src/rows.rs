@@ -1,18 +1,19 @@
-//! Reading log-probabilities a frame at a time, in f64, from any dtype and any strides.
+//! Reading the input a frame at a time, in f64, from any dtype and any strides.
 
-use crate::plan::{Plan, Strides};
+use crate::plan::{InputKind, Plan, Strides};
+use crate::validate::Call;
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use std::ops::Deref;
 
 /// The entries of a checked tensor on the host.
-pub(super) struct Rows<S> {
+pub(crate) struct Rows<S> {
     storage: S,
     strides: Strides,
 }
 
 /// `tensor` is on the host and has the plan's shape.
-pub(super) fn rows<'a>(
+pub(crate) fn rows<'a>(
     plan: &Plan,
     tensor: &'a Tensor,
 ) -> Rows<impl Deref<Target = Storage> + use<'a>> {
@@ -70,18 +71,26 @@ fn gather<E: Copy>(
     }
 }
 
-/// An error that says where, when a row holds NaN or +inf. A sum over alignments would be NaN
-/// or +inf, and so would every hypothesis.
-pub(super) fn check_row(function: &str, item: usize, frame: usize, row: &[f64]) -> Result<()> {
+/// An error that says where, when a row holds NaN or +inf, or when all of its logits are −inf. A
+/// sum over alignments would be NaN or +inf, and so would every hypothesis.
+pub(crate) fn check_row(call: &Call, item: usize, frame: usize, row: &[f64]) -> Result<()> {
+    let Call { function, .. } = call;
+    let name = call.input_name();
     // A fold without an early way out: the compiler makes vector code of it.
-    if row.iter().fold(true, |ok, &x| ok & (x < f64::INFINITY)) {
-        return Ok(());
+    if !row.iter().fold(true, |ok, &x| ok & (x < f64::INFINITY)) {
+        let class = row.iter().position(|&x| x.is_nan() || x == f64::INFINITY);
+        let class = class.unwrap_or_default();
+        bail!(
+            "{function}: {name} of item {item} have {} at frame {frame}, class {class}; expected a \
+             number or -inf",
+            row[class]
+        )
     }
-    let class = row.iter().position(|&x| x.is_nan() || x == f64::INFINITY);
-    let class = class.unwrap_or_default();
-    bail!(
-        "{function}: log_probs of item {item} have {} at frame {frame}, class {class}; expected a \
-         number or -inf",
-        row[class]
-    )
+    if call.input == InputKind::Logits && row.iter().all(|&x| x == f64::NEG_INFINITY) {
+        bail!(
+            "{function}: {name} of item {item} are all -inf at frame {frame}, where a softmax has \
+             no value"
+        )
+    }
+    Ok(())
 }

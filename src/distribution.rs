@@ -1,0 +1,257 @@
+//! Rows of the input as distributions over the classes: the log-softmax of logits on the host, and
+//! the sanity check that recognises logits or probabilities passed as log-probabilities.
+
+use crate::host::on_host;
+use crate::options::InputLayout;
+use crate::plan::{InputKind, Plan};
+use crate::rows::{check_row, rows};
+use crate::validate::Call;
+use candle_core::{DType, Device, IndexOp, Result, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+/// Replaces the logits of a row by their log-softmax. Some entry is finite and none is NaN or +inf.
+///
+/// The difference from the largest comes first, so what all entries have in common costs no digits.
+pub(crate) fn log_softmax(row: &mut [f64]) {
+    /// Below this a term does not change an f64 sum that is at least 1.
+    const NEGLIGIBLE: f64 = -50.0;
+    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    for x in &mut *row {
+        *x -= largest;
+        if *x > NEGLIGIBLE {
+            sum += x.exp();
+        }
+    }
+    let log_sum = sum.ln();
+    row.iter_mut().for_each(|x| *x -= log_sum);
+}
+
+/// Log-probabilities on the host, in the shape of `input`: the input itself, or the log-softmax of
+/// logits, in f64 for f64 and in f32 for all other dtypes. Frames beyond an item's length are 0
+/// there. [`check_row`] has seen every row of logits.
+pub(crate) fn log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Result<Tensor> {
+    match call.input {
+        InputKind::LogProbs => on_host(input),
+        InputKind::Logits => checked_log_probs(call, plan, input),
+    }
+}
+
+/// The same when [`check_row`] must have seen the rows of log-probabilities too.
+pub(crate) fn checked_log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Result<Tensor> {
+    let host = on_host(input)?;
+    {
+        let rows = rows(plan, &host);
+        let mut row = vec![0.0; plan.classes];
+        for (item, &frames) in plan.input_lengths.iter().enumerate() {
+            for frame in 0..frames {
+                rows.read(item, frame, 0, &mut row);
+                check_row(call, item, frame, &row)?;
+            }
+        }
+    }
+    match (call.input, host.dtype()) {
+        (InputKind::LogProbs, _) => Ok(host),
+        (InputKind::Logits, DType::F64) => normalised::<f64>(plan, &host),
+        (InputKind::Logits, _) => normalised::<f32>(plan, &host),
+    }
+}
+
+fn normalised<T: WithDType>(plan: &Plan, host: &Tensor) -> Result<Tensor> {
+    let mut values = vec![T::zero(); host.elem_count()];
+    let rows = rows(plan, host);
+    values
+        .par_chunks_mut(plan.classes)
+        .enumerate()
+        .for_each_init(
+            || vec![0.0; plan.classes],
+            |row, (i, out)| {
+                let (frame, item) = plan.frame_and_item(i);
+                if frame < plan.input_lengths[item] {
+                    rows.read(item, frame, 0, row);
+                    log_softmax(row);
+                    for (out, &x) in out.iter_mut().zip(&*row) {
+                        *out = T::from_f64(x);
+                    }
+                }
+            },
+        );
+    Tensor::from_vec(values, host.dims(), &Device::Cpu)
+}
+
+/// Checks the first, the middle and the last frame of each item by the rule that
+/// [`InputKind::LogProbs`] documents. The input may be on any device. `first` is the number of the
+/// first frame, for the message.
+pub(crate) fn check_normalised(
+    call: &Call,
+    plan: &Plan,
+    input: &Tensor,
+    first: usize,
+) -> Result<()> {
+    if call.input == InputKind::Logits || !call.normalised {
+        return Ok(());
+    }
+    let mut places = Vec::new();
+    for (item, &frames) in plan.input_lengths.iter().enumerate() {
+        let mut some = vec![0, frames / 2, frames.saturating_sub(1)];
+        some.dedup();
+        some.truncate(frames);
+        places.extend(some.into_iter().map(|frame| (item, frame)));
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    let picked = places.iter().map(|&(item, frame)| match plan.layout {
+        None => input.i(frame),
+        Some(InputLayout::TimeMajor) => input.i((frame, item)),
+        Some(InputLayout::BatchMajor) => input.i((item, frame)),
+    });
+    // One small copy from a GPU, and the conversion behind it: Metal has no f64.
+    let picked = Tensor::stack(&picked.collect::<Result<Vec<_>>>()?, 0)?;
+    let picked = on_host(&picked)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    let star = call.star.map(|star| star as usize);
+    let most = most(plan.classes, input.dtype());
+    let rows: Vec<((usize, usize), RowSums)> = places
+        .into_iter()
+        .zip(&picked)
+        .filter_map(|(place, row)| Some((place, RowSums::of(row, star)?)))
+        .collect();
+    for item in rows.chunk_by(|a, b| a.0.0 == b.0.0) {
+        let high = item.iter().find(|(_, row)| row.exponentials > most);
+        let low = item
+            .iter()
+            .all(|(_, row)| row.exponentials < LEAST && !row.masked);
+        if let Some(&((item, frame), row)) = high.or(item.first().filter(|_| low)) {
+            return row.refuse(call, item, first + frame);
+        }
+    }
+    Ok(())
+}
+
+/// The least sum of exponentials in a row without masks.
+const LEAST: f64 = 0.1;
+
+/// An entry at or below this is a mask.
+const MASK: f64 = -50.0;
+
+/// The largest sum of exponentials, of a distribution and one star column (at most 1) beside it, that
+/// rounding explains, for a log-softmax that was computed in `dtype` throughout. With u = ε/2:
+///
+/// - the difference, the logarithm and the result are rounded once each, so `log p` is off by at most
+///   3u (|log p| + ln C), and Σ p e^(3u (|log p| + ln C)) is at most C^(6u) = C^(3ε) (the worst case
+///   is p = 1/C);
+/// - a sum in order (candle's, in half precision) loses at most u of itself with each of C terms, so
+///   the softmax's denominator may be too small by a factor of 1 + C u.
+fn most(classes: usize, dtype: DType) -> f64 {
+    let epsilon = match dtype {
+        DType::F64 => f64::EPSILON,
+        DType::F32 => f32::EPSILON.into(),
+        DType::F16 => half::f16::EPSILON.into(),
+        _ => half::bf16::EPSILON.into(),
+    };
+    let classes = classes as f64;
+    2.0 * classes.powf(3.0 * epsilon) * (1.0 + classes * epsilon / 2.0)
+}
+
+/// What the check needs of a row.
+#[derive(Clone, Copy)]
+struct RowSums {
+    /// The sum of the exponentials of the entries.
+    exponentials: f64,
+    /// Some class is masked, or left out because a star stands for it.
+    masked: bool,
+    /// The sum of the entries, if all are in [0, 1].
+    probabilities: Option<f64>,
+}
+
+impl RowSums {
+    /// `None` for a row with NaN or +inf, which other checks report.
+    fn of(row: &[f64], star: Option<usize>) -> Option<Self> {
+        let entries = || {
+            let all = row.iter().enumerate();
+            all.filter(|&(class, _)| Some(class) != star)
+                .map(|(_, &x)| x)
+        };
+        entries().all(|x| x < f64::INFINITY).then(|| Self {
+            exponentials: entries().map(f64::exp).sum(),
+            masked: star.is_some_and(|star| star < row.len()) || entries().any(|x| x <= MASK),
+            probabilities: entries()
+                .all(|x| (0.0..=1.0).contains(&x))
+                .then(|| entries().sum()),
+        })
+    }
+
+    fn refuse(self, call: &Call, item: usize, frame: usize) -> Result<()> {
+        /// How far from 1 a sum of probabilities in half precision may be.
+        const ABOUT: f64 = 0.1;
+        let Call { function, .. } = call;
+        let otherwise = "or set normalised: false if this is meant";
+        match self.probabilities {
+            Some(sum) if (sum - 1.0).abs() < ABOUT => bail!(
+                "{function}: log_probs of item {item} look like probabilities: at frame {frame} \
+                 they are from 0 to 1 and add up to {sum:.3}; take their .log(), give logits with \
+                 input: InputKind::Logits, {otherwise}"
+            ),
+            _ => bail!(
+                "{function}: log_probs of item {item} look like logits: at frame {frame} their \
+                 exponentials add up to {}, not to 1; set input: InputKind::Logits, {otherwise}",
+                // Three digits behind the point, or a power of ten where that says nothing.
+                match self.exponentials {
+                    sum if (1e-2..1e6).contains(&sum) => format!("{sum:.3}"),
+                    sum => format!("{sum:.3e}"),
+                }
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_softmax_keeps_its_digits() {
+        for offset in [0.0, -1e12, 1e300] {
+            let mut row = [offset, offset, f64::NEG_INFINITY];
+            log_softmax(&mut row);
+            assert_eq!(row[..2], [-(2f64.ln()); 2]);
+            assert_eq!(row[2], f64::NEG_INFINITY);
+        }
+    }
+
+    /// A log-softmax computed in `dtype` throughout, as candle's is.
+    fn rounded_log_softmax(logits: Vec<f32>, dtype: DType) -> Vec<f64> {
+        let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+        let logits = logits.to_dtype(dtype).unwrap();
+        let log_probs = candle_nn::ops::log_softmax(&logits, 0).unwrap();
+        let log_probs = log_probs.to_dtype(DType::F64).unwrap();
+        log_probs.to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_rounding_explains_is_let_through_and_logits_are_not() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for classes in [2, 40, 1000, 5000, 50_000] {
+                let most = most(classes, dtype);
+                for scale in [0.0, 1.0, 8.0] {
+                    let logits: Vec<f32> = (0..classes)
+                        .map(|i| scale * (i as f32 * 0.37).sin())
+                        .collect();
+                    let log_probs = rounded_log_softmax(logits.clone(), dtype);
+                    // Half of the bound is for a star.
+                    let sum = RowSums::of(&log_probs, None).unwrap().exponentials;
+                    assert!(
+                        sum <= most / 2.0,
+                        "{dtype:?} {classes} {scale}: {sum} {most}"
+                    );
+                    let logits: Vec<f64> = logits.into_iter().map(f64::from).collect();
+                    let sum = RowSums::of(&logits, None).unwrap().exponentials;
+                    assert!(classes == 2 || sum > most, "{dtype:?} {classes} {scale}");
+                }
+                // The smallest sum of exponentials that probabilities have.
+                let probabilities = vec![1.0 / classes as f64; classes];
+                assert!(RowSums::of(&probabilities, None).unwrap().exponentials > most);
+            }
+        }
+    }
+}
