@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test program uses its own part.
 
 pub mod labellings;
+pub mod lattice;
 pub mod oracle;
 pub mod tensors;
 pub mod tolerance;
