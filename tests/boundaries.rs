@@ -632,7 +632,7 @@ fn frames_by_pairs() {
 #[test]
 #[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn uniform_frames_have_the_closed_form() {
-    let (mut checked, classes) = (Checked::default(), 4);
+    let (mut checked, classes, pool) = (Checked::default(), 4, pool(2));
     let counts = label_counts().into_iter().chain(0..40);
     let counts: Vec<usize> = counts.collect::<BTreeSet<_>>().into_iter().collect();
     for frames in (1..=80).chain(frame_counts()).filter(|&frames| frames > 0) {
@@ -653,9 +653,9 @@ fn uniform_frames_have_the_closed_form() {
             for n in [targets.len(), 1] {
                 for (targets, want) in targets.chunks(n).zip(want.chunks(n)) {
                     let p = same_frames(&values, classes, targets, DType::F32);
-                    let got =
-                        run_problem(Entry::LogProbs, &p, NONE, DType::F32, &Device::Cpu, None)
-                            .unwrap();
+                    let run =
+                        || run_problem(Entry::LogProbs, &p, NONE, DType::F32, &Device::Cpu, None);
+                    let got = pool.install(run).unwrap();
                     checked.near(
                         &format!("T = {frames} U = {} N = {n}", targets[0].len()),
                         &got.loss,
@@ -671,20 +671,18 @@ fn uniform_frames_have_the_closed_form() {
 
 /// `T` as needed for the tests of paths: all small ones, and those near the sizes of the best path's code.
 fn path_lengths() -> Vec<usize> {
-    let far = [
-        TILE,
-        TILE + LANES,
-        SEGMENT,
+    let far = [TILE, SEGMENT, SEGMENT + LANES, 2 * SEGMENT];
+    let alone = [
         SEGMENT + RUN,
-        SEGMENT + LANES,
         SEGMENT + 2 * LANES,
+        3000,
         SEGMENT + TILE,
-        2 * SEGMENT,
         2 * SEGMENT + LANES,
+        4200,
     ];
     (1..=300)
         .chain(around(far))
-        .chain([3000, 4200])
+        .chain(alone)
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect()
@@ -717,6 +715,7 @@ fn targets_as_long_as_their_frames() {
     let cases: Vec<(usize, f64)> = path_lengths()
         .into_iter()
         .flat_map(|frames| [0.0, 0.1, 0.5, 1.0].map(|repeated| (frames, repeated)))
+        .filter(|&(frames, repeated)| frames < TILE || repeated < 0.5)
         .collect();
     let checked = cases.into_par_iter().map(|(frames, repeated)| {
         let (mut checked, mut rng, classes) = (Checked::default(), Rng::new(frames as u64), 4);
@@ -781,6 +780,7 @@ fn targets_with_one_frame_to_spare() {
         .into_iter()
         .filter(|&frames| frames > 1)
         .flat_map(|frames| [0.0, 0.3].map(|repeated| (frames, repeated)))
+        .filter(|&(frames, repeated)| frames < TILE || repeated == 0.0)
         .collect();
     let checked = cases.into_par_iter().map(|(frames, repeated)| {
         let (mut checked, mut rng, classes) = (Checked::default(), Rng::new(frames as u64), 4);
