@@ -80,6 +80,16 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
+/// The GPUs; the CPU where the kernels run on it in simulation. There must be one: tests of these are ignored where
+/// no backend is compiled in.
+#[track_caller]
+pub fn gpus() -> Vec<Device> {
+    let mut gpus = devices();
+    gpus.retain(|device| cfg!(ctc_softgpu) || !device.is_cpu());
+    assert!(!gpus.is_empty(), "no GPU is here");
+    gpus
+}
+
 /// Whether a device computes with a dtype: Metal has no f64.
 pub fn holds(device: &Device, dtype: DType) -> bool {
     !(device.is_metal() && dtype == DType::F64)
