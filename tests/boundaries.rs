@@ -721,7 +721,7 @@ fn targets_as_long_as_their_frames() {
         let (mut checked, mut rng, classes) = (Checked::default(), Rng::new(frames as u64), 4);
         let (target, path) = the_only_path(&mut rng, frames, repeated);
         let values = random(&mut rng, frames, classes);
-        let p = same_frames(&values, classes, &[target.clone()], DType::F32);
+        let p = same_frames(&values, classes, std::slice::from_ref(&target), DType::F32);
         let what = format!("T = {frames} U = {} R = {}", target.len(), repeats(&target));
         let entries = path.iter().enumerate();
         let score: f64 = entries.map(|(t, &c)| p.values[t * classes + c]).sum();
@@ -1542,7 +1542,7 @@ fn sure_models_over_many_frames() {
             let (mut values, _) = sure(&mut rng, shape.0, classes, &target, lead);
             log_softmax(&mut values, classes);
             for dtype in [DType::F32, DType::F64] {
-                let p = same_frames(&values, classes, &[target.clone()], dtype);
+                let p = same_frames(&values, classes, std::slice::from_ref(&target), dtype);
                 let known = Known::of(&p);
                 let what = format!("T = {} U = {} lead {lead}", shape.0, shape.1);
                 check_losses(&mut checked, &what, &p, &[&known[0]], dtype, &Device::Cpu);
@@ -1658,7 +1658,7 @@ fn pairs_of_a_warp() {
                 let least = (length + repeats(&target)).max(1);
                 for frames in [least, least + 1, least + RUN, 2 * least + 3] {
                     let values = random(&mut rng, frames, classes);
-                    let p = same_frames(&values, classes, &[target.clone()], dtype);
+                    let p = same_frames(&values, classes, std::slice::from_ref(&target), dtype);
                     let known = Known::of(&p);
                     let what = format!("{:?} T = {frames} U = {length}", device.location());
                     check_losses(&mut checked, &what, &p, &[&known[0]], dtype, &device);
