@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{Checks, CtcLossOptions, Reduction};
-use common::{Entry, Outcome, Rng, devices, run, tensors};
+use common::{Entry, Outcome, Rng, devices, gpus, run, tensors};
 
 const FRAMES: usize = 9;
 const CLASSES: usize = 5;
@@ -100,13 +100,6 @@ fn good_input_gives_the_same_bits() {
     }
 }
 
-/// Devices on which the option means something.
-fn gpus() -> impl Iterator<Item = Device> {
-    devices()
-        .into_iter()
-        .filter(|device| cfg!(ctc_softgpu) || !device.is_cpu())
-}
-
 /// Item 1 is NaN, loss and gradient; the others are as ever.
 fn only_item_1_is_nan(got: &Outcome, want: &Outcome, what: &str) {
     for n in 0..3 {
@@ -130,6 +123,10 @@ fn only_item_1_is_nan(got: &Outcome, want: &Outcome, what: &str) {
 }
 
 #[test]
+#[cfg_attr(
+    not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
 fn a_bad_item_is_nan_and_the_others_are_not() {
     for device in gpus() {
         for entry in Entry::ALL {
@@ -172,6 +169,10 @@ fn a_bad_item_is_nan_and_the_others_are_not() {
 }
 
 #[test]
+#[cfg_attr(
+    not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
 fn a_concatenation_that_does_not_add_up_is_nan_everywhere() {
     for device in gpus() {
         let targets = tensors::integers(&[1, 2, 3, 4, 1, 2, 3], &[7], DType::I64, &device);
@@ -190,6 +191,10 @@ fn a_concatenation_that_does_not_add_up_is_nan_everywhere() {
 }
 
 #[test]
+#[cfg_attr(
+    not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
 fn lengths_that_the_host_knows_are_errors_at_once() {
     for device in gpus() {
         let targets = padded(&TARGETS, &device);

@@ -1,5 +1,6 @@
-//! Every instruction set with a fused multiply-add gives the same bits, and SSE2, which has none, the same
-//! results but for roundings. In a file of its own: the choice is the process's.
+//! All instruction sets give the same results but for roundings. That those with a fused multiply-add give the same
+//! bits is for `golden_bits` to say: it compares each with stored ones, since few machines have two of them. In a file of
+//! its own: the choice is the process's.
 
 mod common;
 
@@ -49,9 +50,14 @@ fn assert_near(got: &(Vec<f64>, Vec<f64>), other: &(Vec<f64>, Vec<f64>), dtype: 
 }
 
 #[test]
+#[cfg_attr(target_arch = "aarch64", ignore = "NEON is the only one here")]
 fn every_instruction_set_gives_the_same_results() -> Result<()> {
     let (best, mut rng) = (Isa::current(), Rng::new(1));
-    println!("this processor has {:?}", Isa::available());
+    let others: Vec<Isa> = Isa::available()
+        .into_iter()
+        .filter(|&isa| isa != Isa::Baseline)
+        .collect();
+    assert!(!others.is_empty(), "a processor with nothing but SSE2");
     for (frames, items, classes, labels) in [
         (40, 3, 7, 9),
         (150, 2, 300, 40),
@@ -75,16 +81,12 @@ fn every_instruction_set_gives_the_same_results() -> Result<()> {
                 assert!(Isa::Baseline.force());
                 let baseline = run(&input, &targets, logits)?;
                 assert!(baseline.0.iter().all(|loss| loss.is_finite()));
-                let mut fused = None;
-                for isa in Isa::available() {
+                for &isa in &others {
                     assert!(isa.force());
                     assert_eq!(Isa::current(), isa);
                     let got = run(&input, &targets, logits)?;
                     let what = format!("{isa:?} {dtype:?} logits: {logits}");
                     assert_near(&got, &baseline, dtype, &what);
-                    if isa != Isa::Baseline {
-                        assert!(&got == fused.get_or_insert(got.clone()), "{what}");
-                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ pub(crate) mod common;
 use candle_core::{DType, Tensor};
 use candle_ctc::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss};
 use common::oracle::{Problem, repeats};
-use common::{Entry, Rng, devices, run_problem, tensors, tolerance};
+use common::{Entry, Rng, devices, gpus, run_problem, tensors, tolerance};
 
 /// Items with targets of these lengths, of labels that often repeat, and a few frames to spare.
 fn problem(seed: u64, lengths: &[usize], classes: usize, spare: usize) -> Problem {
@@ -245,11 +245,12 @@ fn lengths_and_targets_that_stay_on_the_device() {
 
 /// What the device must find and not follow.
 #[test]
+#[cfg_attr(
+    not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
 fn labels_that_are_no_classes() {
-    for device in devices() {
-        if device.is_cpu() && !cfg!(ctc_softgpu) {
-            continue;
-        }
+    for device in gpus() {
         let problem = probabilities(&problem(13, &[5, 6], 6, 9));
         let dims = [problem.frames, 2, problem.classes];
         let input = tensors::floats(&problem.values, &dims, DType::F32, &device);

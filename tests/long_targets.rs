@@ -54,7 +54,9 @@ fn check(problem: &Problem, dtype: DType) {
 #[test]
 fn every_length_near_the_edge_of_a_tile() {
     for dtype in [DType::F32, DType::F64] {
-        for length in [30, 31, 32, 63, 64, 65, 111, 112, 160, 207, 208, 209] {
+        for length in [
+            30, 31, 32, 33, 63, 64, 65, 111, 112, 127, 128, 129, 160, 207, 208, 209,
+        ] {
             check(&problem(length as u64, &[length, length / 2], 6, 20), dtype);
         }
     }

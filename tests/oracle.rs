@@ -3,6 +3,8 @@
 mod common;
 
 use common::Rng;
+use common::labellings::labellings;
+use common::lattice::Item;
 use common::oracle::{enumerate, recursion, repeats, uniform_loss};
 use common::tolerance::Tolerance;
 
@@ -92,4 +94,78 @@ fn tolerance_rejects_what_it_should() {
     assert!(!t.accepts(f64::NAN, 1.0) && !t.accepts(1.0, f64::NAN));
     assert!(!t.accepts(f64::INFINITY, 1.0) && !t.accepts(1.0, f64::INFINITY));
     assert!(!t.accepts(f64::NEG_INFINITY, f64::INFINITY));
+}
+
+/// The lattice, which has posteriors of states and best paths, too.
+#[test]
+fn the_lattice_equals_the_recursion_and_all_paths() {
+    let mut rng = Rng::new(4);
+    let mut possible = 0;
+    for round in 0..600 {
+        let classes = 2 + rng.below(4);
+        let frames = 1 + rng.below(if round % 2 == 0 { 6 } else { 90 });
+        let blank = rng.below(classes);
+        // All lengths up to one that does not fit.
+        let length = rng.below(frames + 2);
+        let target = rng.target(length, classes, blank, [0.0, 0.3, 1.0][round % 3]);
+        let mut log_probs = rng.values(frames * classes, 4.0);
+        for x in &mut log_probs {
+            if round % 5 == 0 && rng.unit() < 0.1 {
+                *x = f64::NEG_INFINITY;
+            }
+        }
+        let item = Item {
+            log_probs: &log_probs,
+            classes,
+            target: &target,
+            blank,
+        };
+        let sums = item.sums();
+        let truth = recursion(&log_probs, classes, &target, blank);
+        SAME.check("loss", &[sums.loss], &[truth.loss]);
+        SAME.check("posterior", &sums.classes(&item), &truth.posterior);
+        if truth.loss.is_finite() {
+            possible += 1;
+            for row in sums.states(&item).chunks_exact(2 * length + 1) {
+                SAME.check("states", &[row.iter().sum()], &[1.0]);
+            }
+            assert_eq!(sums.tokens(&item).len(), length);
+        }
+        if frames < 6 {
+            let labels: Vec<u32> = target.iter().map(|&label| label as u32).collect();
+            let all = labellings(&log_probs, classes, blank);
+            let own = all.iter().find(|labelling| labelling.tokens == labels);
+            let best = own.map_or(f64::NEG_INFINITY, |labelling| labelling.best);
+            SAME.check("best score", &[item.best_score()], &[best]);
+            for path in own.iter().flat_map(|labelling| &labelling.paths) {
+                let path: Vec<u32> = path.iter().map(|&class| class as u32).collect();
+                SAME.check("path score", &[item.path_score(&path)], &[best]);
+            }
+        }
+    }
+    assert!(possible > 200, "{possible}");
+}
+
+/// Among log-probabilities of −1e9, differences of 1e-9 still count.
+#[test]
+fn the_lattice_keeps_small_numbers_beside_huge_ones() {
+    let (far, near) = (-1e9, [-0.5, -1.25, -0.125]);
+    // One label in three frames, all of whose entries are far below the blank's.
+    let log_probs: Vec<f64> = near.iter().flat_map(|x| [0.0, far + x]).collect();
+    let item = Item {
+        log_probs: &log_probs,
+        classes: 2,
+        target: &[1],
+        blank: 0,
+    };
+    // Paths with one frame in the label are the only ones that count.
+    let exact = near.map(|x| (far + x) - far);
+    let weights = exact.map(f64::exp);
+    let sum: f64 = weights.iter().sum();
+    let sums = item.sums();
+    let want: Vec<f64> = weights
+        .iter()
+        .flat_map(|w| [1.0 - w / sum, w / sum])
+        .collect();
+    SAME.check("posterior", &sums.classes(&item), &want);
 }

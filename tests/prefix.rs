@@ -78,6 +78,7 @@ proptest! {
             prefixes.push(longer);
         }
         let scores = scorer.score(&states).unwrap();
+        prop_assert_eq!(scores.len(), states.len());
         for ((state, prefix), scores) in states.iter().zip(&prefixes).zip(&scores) {
             prop_assert_eq!(state.last(), prefix.last().copied());
             let begins = total(&all, |tokens| tokens.starts_with(prefix));
@@ -161,6 +162,7 @@ fn scores_do_not_depend_on_the_other_hypotheses() {
     let empty = scorer.initial_state();
     let states: Vec<PrefixState> = (1..6).map(|t| scorer.extend(&empty, t).unwrap()).collect();
     let together = scorer.score(&states).unwrap();
+    assert_eq!(together.len(), states.len());
     for (state, scores) in states.iter().zip(together) {
         assert_eq!(scorer.score(&[state]).unwrap(), [scores]);
     }

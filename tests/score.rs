@@ -195,6 +195,11 @@ fn batches_layouts_views_and_logits_agree() {
         ..opts
     };
     let same = score_transcripts_batch(&logits, input_lengths, &candidates, opts).unwrap();
+    let counts = |lists: &[Vec<f64>]| lists.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(
+        (counts(&got), counts(&same)),
+        (vec![3, 0, 5], vec![3, 0, 5])
+    );
     for (a, b) in got.iter().flatten().zip(same.iter().flatten()) {
         assert!(a == b || (a - b).abs() < 1e-4, "{a} {b}");
     }
@@ -216,6 +221,7 @@ fn normalisation_softmax_and_ranking_follow_from_the_scores() {
         ..opts
     };
     let each = score_transcripts(&input, &targets, per_token).unwrap();
+    assert_eq!((raw.len(), each.len()), (4, 4));
     for ((each, raw), target) in each.iter().zip(&raw).zip(&targets) {
         assert_eq!(*each, raw / target.len().max(1) as f64);
     }
@@ -231,6 +237,7 @@ fn normalisation_softmax_and_ranking_follow_from_the_scores() {
         tolerance::loss(DType::F64).check("softmax", &shares, &want);
         let ranked =
             rank_transcripts(&input, &targets, ScoreOptions { per_token, ..opts }).unwrap();
+        assert_eq!(ranked.len(), 4);
         for entry in &ranked {
             assert_eq!(entry.log_likelihood, raw[entry.index]);
             assert_eq!(entry.per_token, each[entry.index]);
@@ -298,11 +305,14 @@ fn impossible_targets_have_no_confidence() {
     let targets = Tensor::new(&[1u32, 1], &Device::Cpu).unwrap();
     let opts = ScoreOptions::default();
     let tokens = token_confidence(&input, &targets, 2, 2, opts).unwrap();
+    assert_eq!(tokens[0].len(), 2);
     assert!(tokens[0].iter().all(|token| token.posterior.is_nan()));
     let states = state_posteriors(&input, &targets, 2, 2, opts).unwrap();
+    assert_eq!(states[0].dims(), [2, 5]);
     assert!(tensors::read(&states[0]).iter().all(|x| x.is_nan()));
     let first = input.narrow(0, 0, 1).unwrap();
     let tokens = token_confidence(&first, &targets, 1, 2, opts).unwrap();
+    assert_eq!(tokens[0].len(), 2);
     assert!(
         tokens[0]
             .iter()

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test program uses its own part.
 
 pub mod labellings;
+pub mod lattice;
 pub mod oracle;
 pub mod tensors;
 pub mod tolerance;
@@ -77,6 +78,16 @@ pub fn devices() -> Vec<Device> {
     #[cfg(feature = "metal")]
     devices.extend(Device::new_metal(0));
     devices
+}
+
+/// The GPUs; the CPU where the kernels run on it in simulation. There must be one: tests of these are ignored where
+/// no backend is compiled in.
+#[track_caller]
+pub fn gpus() -> Vec<Device> {
+    let mut gpus = devices();
+    gpus.retain(|device| cfg!(ctc_softgpu) || !device.is_cpu());
+    assert!(!gpus.is_empty(), "no GPU is here");
+    gpus
 }
 
 /// Whether a device computes with a dtype: Metal has no f64.

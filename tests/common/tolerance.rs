@@ -23,7 +23,16 @@ impl Tolerance {
     /// Panics with the worst entry when any entry is out of tolerance.
     #[track_caller]
     pub fn check(self, what: &str, got: &[f64], want: &[f64]) {
-        assert_eq!(got.len(), want.len(), "{what}: number of entries");
+        if let Some(fault) = self.fault(got, want) {
+            panic!("{what}: {fault}");
+        }
+    }
+
+    /// The worst entry, when any entry is out of tolerance.
+    pub fn fault(self, got: &[f64], want: &[f64]) -> Option<String> {
+        if got.len() != want.len() {
+            return Some(format!("{} entries, not {}", got.len(), want.len()));
+        }
         let wrong: Vec<usize> = (0..got.len())
             .filter(|&i| !self.accepts(got[i], want[i]))
             .collect();
@@ -31,18 +40,16 @@ impl Tolerance {
             let d = (got[i] - want[i]).abs();
             if d.is_nan() { f64::INFINITY } else { d }
         };
-        if let Some(&worst) = wrong
+        let &worst = wrong
             .iter()
-            .max_by(|&&a, &&b| distance(a).total_cmp(&distance(b)))
-        {
-            panic!(
-                "{what}: {} of {} entries are wrong; the worst is entry {worst}: got {:e}, want {:e} ({self:?})",
-                wrong.len(),
-                got.len(),
-                got[worst],
-                want[worst],
-            );
-        }
+            .max_by(|&&a, &&b| distance(a).total_cmp(&distance(b)))?;
+        Some(format!(
+            "{} of {} entries are wrong; the worst is entry {worst}: got {:e}, want {:e} ({self:?})",
+            wrong.len(),
+            got.len(),
+            got[worst],
+            want[worst],
+        ))
     }
 }
 
