@@ -7,7 +7,7 @@ mod common;
 
 use candle_core::{DType, Device};
 use candle_ctc::{
-    AlignOptions, Alignment, CtcLossOptions, Reduction, ScoreOptions, forced_align,
+    AlignOptions, Alignment, CtcLossOptions, InputKind, Reduction, ScoreOptions, forced_align,
     score_transcripts, score_transcripts_batch, state_posteriors, token_confidence,
 };
 use common::lattice::{Item, Sums, softmax_scale};
@@ -23,6 +23,8 @@ use std::path::Path;
 
 /// Frames of a block, and pairs of a tile (`cpu/runs.rs`, `cpu/tiles.rs`).
 const RUN: usize = 8;
+/// Frames of a part of a block where pairs have exponents of their own (`cpu/tiles.rs`).
+const PART: usize = 3;
 /// Lanes of the widest loops (`cpu/lanes.rs`); pairs are rounded up to it in `cpu/viterbi.rs`.
 const LANES: usize = 16;
 /// Blocks of a half that are read at once: by one thread, and when threads share an item (`at_once` in `cpu/mod.rs`,
@@ -62,7 +64,7 @@ const WARP: usize = 32;
 
 /// Each constant as its file declares it. Those that only describe the processor are here too, so that the list is
 /// complete.
-const DECLARED: [&str; 27] = [
+const DECLARED: [&str; 32] = [
     "RUN: usize = 8",
     "PAIRS: usize = 8",
     "LANES: usize = 16",
@@ -83,14 +85,20 @@ const DECLARED: [&str; 27] = [
     "WORTH_A_THREAD: usize = 1 << 14",
     "LOWEST: f32 = -87.0",
     // Registers of a square, blocks converted together, labels written together, blocks of a sum of exponentials,
-    // frames from one normalisation of wide numbers to the next: `frames_by_pairs`, `used_classes`,
-    // `classes_of_a_softmax`.
+    // frames from one normalisation of wide numbers to the next, frames and number of the parts of a block:
+    // `frames_by_pairs`, `used_classes`, `classes_of_a_softmax`.
     "SIDE: usize = 8",
     "HALF: usize = SIDE / 2",
     "FEW: usize = 4",
     "FEW: usize = 8",
     "BLOCKS: usize = 16",
-    "RENORMALISE: usize = 16",
+    "NORMALISE: usize = 2",
+    "PART: usize = 3",
+    "PARTS: usize = RUN.div_ceil(PART)",
+    // Sizes in tests of units, and of a message.
+    "CLASSES: usize = 4",
+    "JOBS: usize = 1 << 12",
+    "BYTES: usize = size_of::<(Tile, Scale, f64, [[i32; PAIRS]; 2])>()",
     // A line of the cache and a page of memory.
     "LINE: usize = 64",
     "PAGE: usize = 4096",
@@ -382,6 +390,26 @@ fn result_of(dtype: DType) -> DType {
     }
 }
 
+/// For rows that need not be normalised.
+fn score_options(entry: Entry) -> ScoreOptions {
+    ScoreOptions {
+        input: match entry {
+            Entry::LogProbs => InputKind::LogProbs,
+            Entry::Logits => InputKind::Logits,
+        },
+        normalised: false,
+        ..Default::default()
+    }
+}
+
+/// The same for best paths.
+fn align_options() -> AlignOptions {
+    AlignOptions {
+        normalised: false,
+        ..Default::default()
+    }
+}
+
 /// An error without its backtrace.
 fn line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().into()
@@ -458,10 +486,7 @@ fn check_inference(checked: &mut Checked, what: &str, p: &Problem, known: &[&Kno
         .map(|target| vec![labels(target)])
         .collect();
     for entry in Entry::ALL {
-        let opts = ScoreOptions {
-            logits: entry == Entry::Logits,
-            ..Default::default()
-        };
+        let opts = score_options(entry);
         let got = score_transcripts_batch(&input, frames, &lists, opts).unwrap();
         let want: Vec<f64> = known.iter().map(|known| -known.loss(entry)).collect();
         checked.near(
@@ -472,7 +497,7 @@ fn check_inference(checked: &mut Checked, what: &str, p: &Problem, known: &[&Kno
         );
     }
 
-    let opts = ScoreOptions::default();
+    let opts = score_options(Entry::LogProbs);
     let got = state_posteriors(&input, &targets, frames, &lengths, opts).unwrap();
     let tokens = token_confidence(&input, &targets, frames, &lengths, opts).unwrap();
     for (n, known) in known.iter().enumerate() {
@@ -522,12 +547,10 @@ fn check_inference(checked: &mut Checked, what: &str, p: &Problem, known: &[&Kno
 fn check_best_path(checked: &mut Checked, what: &str, item: &Item, dtype: DType) {
     let frames = item.frames();
     let input = tensors::floats(item.log_probs, &[frames, item.classes], dtype, &Device::Cpu);
-    let targets = tensors::concatenated(&[item.target.to_vec()], DType::U32, &Device::Cpu);
-    let opts = AlignOptions::default();
-    let got = forced_align(&input, &targets, frames, item.target.len(), opts);
+    let got = forced_align(&input, &labels(item.target), align_options());
     let best = item.best_score();
     match got {
-        Ok(got) => check_alignment(checked, what, item, best, &got[0]),
+        Ok(got) => check_alignment(checked, what, item, best, &got),
         Err(error) => checked.holds(what, best == f64::NEG_INFINITY, || {
             format!(
                 "best path: {}, but there is one of score {best}",
@@ -548,10 +571,7 @@ fn check_candidates(checked: &mut Checked, what: &str, known: &[&Known], dtype: 
     );
     let all: Vec<Vec<u32>> = known.iter().map(|known| labels(&known.target)).collect();
     for entry in Entry::ALL {
-        let opts = ScoreOptions {
-            logits: entry == Entry::Logits,
-            ..Default::default()
-        };
+        let opts = score_options(entry);
         let want: Vec<f64> = known.iter().map(|known| -known.loss(entry)).collect();
         let got = score_transcripts(&input, &all, opts).unwrap();
         checked.near(
@@ -582,7 +602,21 @@ fn label_counts() -> Vec<usize> {
 
 fn frame_counts() -> Vec<usize> {
     let halves = AT_ONCE.map(|blocks| 2 * blocks * RUN);
-    let frames = [1, RUN, 2 * RUN, 3 * RUN, 4 * RUN, 5 * RUN, 72, 128, 512];
+    let frames = [
+        1,
+        PART,
+        2 * PART,
+        RUN + PART,
+        RUN + 2 * PART,
+        RUN,
+        2 * RUN,
+        3 * RUN,
+        4 * RUN,
+        5 * RUN,
+        72,
+        128,
+        512,
+    ];
     around(frames.into_iter().chain(halves))
 }
 
@@ -734,29 +768,20 @@ fn targets_as_long_as_their_frames() {
         checked.near(&format!("{what} loss"), &got.loss, &[-score], loss);
         checked.near(&format!("{what} gradient"), &got.gradient, &gradient, near);
         let input = tensors::floats(&p.values, &[frames, classes], DType::F32, &Device::Cpu);
-        let opts = ScoreOptions::default();
+        let opts = score_options(Entry::LogProbs);
         let scores = score_transcripts(&input, &[labels(&target)], opts).unwrap();
         checked.near(&format!("{what} score"), &scores, &[score], loss);
-        let (count, targets) = (
-            target.len(),
-            tensors::concatenated(&p.targets, DType::U32, &Device::Cpu),
-        );
-        match forced_align(&input, &targets, frames, count, AlignOptions::default()) {
+        match forced_align(&input, &labels(&target), align_options()) {
             Ok(got) => {
-                checked.near(
-                    &format!("{what} best score"),
-                    &[got[0].score],
-                    &[score],
-                    BEST,
-                );
-                checked.holds(&what, got[0].labels == labels(&path), || {
-                    "another path".into()
-                });
+                checked.near(&format!("{what} best score"), &[got.score], &[score], BEST);
+                checked.holds(&what, got.labels == labels(&path), || "another path".into());
             }
             Err(error) => checked.holds(&what, false, || format!("best path: {}", line(&error))),
         }
         if frames <= 140 {
-            let confidence = token_confidence(&input, &targets, frames, count, opts).unwrap();
+            let targets = tensors::concatenated(&p.targets, DType::U32, &Device::Cpu);
+            let confidence =
+                token_confidence(&input, &targets, frames, target.len(), opts).unwrap();
             let tokens = confidence[0].iter();
             let got: Vec<f64> = tokens
                 .flat_map(|t| [t.posterior, t.expected_frames, t.expected_frame])
@@ -852,11 +877,9 @@ fn check_planted_path(
         values[t * classes + class] = 0.0;
     }
     let input = candle_core::Tensor::from_vec(values, (path.len(), classes), &Device::Cpu).unwrap();
-    let targets = tensors::concatenated(&[target.to_vec()], DType::U32, &Device::Cpu);
-    let opts = AlignOptions::default();
-    match forced_align(&input, &targets, path.len(), target.len(), opts) {
+    match forced_align(&input, &labels(target), align_options()) {
         Ok(got) => {
-            let (got, want) = (&got[0], labels(path));
+            let want = labels(path);
             checked.holds(what, got.score == 0.0 && got.labels == want, || {
                 let first = (0..path.len()).find(|&t| got.labels[t] != want[t]);
                 format!(

@@ -14,9 +14,9 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, BeamOptions, CtcLossOptions, CtcPrefixScorer, DecodeOptions, GradientKind,
-    InputLayout, Isa, PrefixOptions, Reduction, ScoreOptions, beam_search_batch, forced_align,
-    greedy_decode, score_transcripts, state_posteriors, token_confidence,
+    AlignOptions, BeamOptions, CtcLossOptions, CtcPrefixScorer, GradientKind, GreedyOptions,
+    InputKind, InputLayout, Isa, PrefixOptions, Reduction, ScoreOptions, beam_search_batch,
+    forced_align_batch, greedy_decode, score_transcripts, state_posteriors, token_confidence,
 };
 use common::{Entry, Rng, tensors};
 use half::{bf16, f16};
@@ -316,14 +316,15 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
             labels
         })
         .collect();
-    for logits in [false, true] {
+    for kind in [InputKind::LogProbs, InputKind::Logits] {
         let opts = ScoreOptions {
-            logits,
+            input: kind,
+            normalised: false,
             ..Default::default()
         };
-        let name = match logits {
-            true => format!("{name} logits"),
-            false => name.clone(),
+        let name = match kind {
+            InputKind::Logits => format!("{name} logits"),
+            InputKind::LogProbs => name.clone(),
         };
         for count in [1, 67] {
             let scores = score_transcripts(&first, &list[..count], opts)?;
@@ -351,7 +352,12 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
     }
 
     let mut hash = Hash::new();
-    for aligned in forced_align(&input, &targets, frames, &lengths, AlignOptions::default())? {
+    let opts = AlignOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    for aligned in forced_align_batch(&input, &targets, frames, &lengths, opts)? {
+        let aligned = aligned.expect("a path");
         hash.number(aligned.score);
         aligned.labels.iter().for_each(|&x| hash.word(x.into()));
         let scores = aligned.frame_scores.iter();
@@ -364,11 +370,16 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
     hashes.add(format!("{name} best paths"), false, hash.0);
 
     // What decodes takes batches either way.
-    let greedy = greedy_decode(&input, frames, DecodeOptions::default())?;
+    let opts = GreedyOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let greedy = greedy_decode(&input, frames, opts)?;
     let opts = BeamOptions {
         beam_width: 12,
         n_best: 5,
         layout: InputLayout::BatchMajor,
+        normalised: false,
         ..Default::default()
     };
     let beams = beam_search_batch(&input.transpose(0, 1)?, frames, opts)?;
@@ -387,7 +398,11 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
         hashes.add(format!("{name} {what}"), libm, hash.0);
     }
 
-    let scorer = CtcPrefixScorer::new(&first, PrefixOptions::default())?;
+    let opts = PrefixOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let scorer = CtcPrefixScorer::new(&first, opts)?;
     let mut state = scorer.initial_state();
     let mut numbers = Vec::new();
     for &token in target.iter().take(4) {
