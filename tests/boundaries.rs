@@ -42,11 +42,11 @@ const TABLE: usize = 1 << 16;
 const TABLE_BLOCKS: usize = 64;
 /// Bytes of a short row (`cpu/emission.rs`).
 const SHORT: usize = 512;
-/// Entries from which a table is asked for ahead (`cpu/tiles.rs`).
+/// Entries from which the next table is prefetched (`cpu/tiles.rs`).
 const LONG: usize = 64;
 /// Classes for each of a sparse row (`cpu/rows.rs`).
 const FOR_EACH: usize = 16;
-/// Bytes of a gradient from which it is written past the cache (`cpu/stream.rs`), and from which it is in huge pages
+/// Bytes of a gradient from which it takes non-temporal stores (`cpu/stream.rs`), and from which it is in huge pages
 /// (`cpu/rows.rs`).
 const STREAMED: usize = 16 << 20;
 const HUGE: usize = 4 << 20;
@@ -1254,7 +1254,7 @@ fn shares_of_writing() {
     checked.finish(100);
 }
 
-/// Gradients around the sizes from which they are in huge pages and past the cache, a row less and a row more, with as
+/// Gradients around the sizes from which they take huge pages and non-temporal stores, a row less and a row more, with as
 /// many labels as make a row sparse.
 #[test]
 #[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
@@ -1271,7 +1271,7 @@ fn bytes_of_a_gradient() {
                 (at, sparse),
                 (at + 1, sparse - 2),
             ];
-            // Halves are never written past the cache.
+            // Half precision never takes non-temporal stores.
             let counts = if dtype == DType::BF16 {
                 &counts[1..2]
             } else {

@@ -433,7 +433,7 @@ fn all() -> Result<Hashes> {
         let batch = Batch::new(Kind::Random, frames, items, classes, labels);
         losses(&batch, &all, &mut hashes)?;
     }
-    // Gradients that are written past the cache.
+    // Gradients that take non-temporal stores.
     let batch = Batch::new(Kind::Random, 150, 10, 3001, 20);
     losses(&batch, &[DType::F32, DType::F64], &mut hashes)?;
     for kind in [
