@@ -4,6 +4,8 @@
 //! Modes: `train` (loss and gradient from log-probabilities, candle's own backward pass included), `logits`
 //! (the same from logits), `score` (loss alone), `accumulate` (what candle's backward pass does with a
 //! gradient), and `copy` (the bandwidth of the card, in GB/s of bytes read and written).
+//!
+//! With `--once`, each shape and mode runs once, for a profiler.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{CtcLossOptions, Reduction, ctc_loss, ctc_loss_with_logits};
@@ -13,16 +15,21 @@ use std::time::Instant;
 /// T, N, C, S.
 type Shape = (usize, usize, usize, usize);
 
-/// The shapes, and the mode of the gradient.
-const SHAPES: [(Shape, &str); 7] = [
-    ((64, 4, 32, 16), "train"),
-    ((256, 16, 64, 48), "train"),
-    ((512, 32, 64, 48), "train"),
-    ((1024, 32, 128, 96), "train"),
-    ((1000, 64, 32, 120), "train"),
-    ((500, 16, 5000, 60), "logits"),
-    ((1500, 32, 10000, 200), "logits"),
+/// The shapes, their dtype, and the mode of the gradient.
+const SHAPES: [(Shape, DType, &str); 9] = [
+    ((64, 4, 32, 16), DType::F32, "train"),
+    ((256, 16, 64, 48), DType::F32, "train"),
+    ((512, 32, 64, 48), DType::F32, "train"),
+    ((1024, 32, 128, 96), DType::F32, "train"),
+    ((1000, 64, 32, 120), DType::F32, "train"),
+    ((500, 16, 5000, 60), DType::F32, "logits"),
+    ((500, 16, 5000, 60), DType::BF16, "logits"),
+    ((183, 90, 10241, 29), DType::F32, "logits"),
+    ((1500, 32, 10000, 200), DType::F32, "logits"),
 ];
+/// One item, of few and of many frames: what a frame costs.
+const SLOPES: [usize; 3] = [16, 48, 120];
+const SLOPE_FRAMES: [usize; 2] = [1000, 4000];
 /// Input sets in turn, so that none stays in a cache.
 const SETS: usize = 4;
 const ROUNDS: usize = 30;
@@ -33,23 +40,42 @@ fn main() -> Result<()> {
         println!("gpu: no GPU here, nothing to measure");
         return Ok(());
     }
-    copy(&device)?;
-    for (shape, mode) in SHAPES {
-        let sets: Vec<Case> = (0..SETS)
-            .map(|_| Case::new(shape, &device))
+    let once = std::env::args().any(|argument| argument == "--once");
+    let rounds = if once { 0 } else { ROUNDS };
+    first_call(&device)?;
+    if !once {
+        copy(&device)?;
+    }
+    for (shape, dtype, mode) in SHAPES {
+        let sets: Vec<Case> = (0..if once { 1 } else { SETS })
+            .map(|_| Case::new(shape, dtype, &device))
             .collect::<Result<_>>()?;
         for mode in [mode, "score", "accumulate"] {
-            measure(&device, shape, mode, || {
-                sets.iter().try_for_each(|set| set.run(mode))
-            })?;
+            measure(&device, rounds, (shape, dtype, mode), &sets)?;
         }
     }
-    // One warp a direction and one item: what a frame costs, from two lengths.
-    for frames in [1000, 4000] {
-        let case = Case::new((frames, 1, 32, 20), &device)?;
-        measure(&device, (frames, 1, 32, 20), "score", || {
-            (0..SETS).try_for_each(|_| case.run("score"))
-        })?;
+    for labels in SLOPES {
+        for frames in SLOPE_FRAMES {
+            let shape = (frames, 1, 32, labels);
+            let sets = [Case::new(shape, DType::F32, &device)?];
+            for mode in ["train", "score"] {
+                measure(&device, rounds, (shape, DType::F32, mode), &sets)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How long the first loss and the first gradient of a process take: the driver compiles the kernels.
+fn first_call(device: &Device) -> Result<()> {
+    let case = Case::new((64, 4, 32, 16), DType::F32, device)?;
+    for mode in ["score", "train"] {
+        device.synchronize()?;
+        let start = Instant::now();
+        case.run(mode)?;
+        device.synchronize()?;
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        println!("{}", json!({ "who": "first call", "mode": mode, "ms": ms }));
     }
     Ok(())
 }
@@ -63,25 +89,39 @@ fn device() -> Result<Device> {
     Ok(Device::Cpu)
 }
 
-/// Times `turn`, which runs each of the sets once: the median over rounds, for one set.
-fn measure(device: &Device, shape: Shape, mode: &str, turn: impl Fn() -> Result<()>) -> Result<()> {
-    for _ in 0..3 {
-        turn()?;
+/// Times a turn, which runs each of the sets once: the median over rounds, for one set. `host` is the time
+/// until all is queued. With no rounds there is one turn and no warm-up.
+fn measure(
+    device: &Device,
+    rounds: usize,
+    (shape, dtype, mode): (Shape, DType, &str),
+    sets: &[Case],
+) -> Result<()> {
+    let turn = || sets.iter().try_for_each(|set| set.run(mode));
+    if rounds > 0 {
+        for _ in 0..3 {
+            turn()?;
+        }
     }
-    device.synchronize()?;
-    let mut times = Vec::new();
-    for _ in 0..ROUNDS {
+    let (mut times, mut hosts) = (Vec::new(), Vec::new());
+    for _ in 0..rounds.max(1) {
+        device.synchronize()?;
         let start = Instant::now();
         turn()?;
+        let queued = start.elapsed();
         device.synchronize()?;
-        times.push(start.elapsed().as_secs_f64() * 1e3 / SETS as f64);
+        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3 / sets.len() as f64;
+        times.push(ms(start.elapsed()));
+        hosts.push(ms(queued));
     }
     times.sort_by(f64::total_cmp);
+    hosts.sort_by(f64::total_cmp);
     let (t, n, c, s) = shape;
     println!(
         "{}",
-        json!({ "who": "candle-ctc", "shape": [t, n, c, s], "mode": mode, "ms": times[ROUNDS / 2],
-                "fastest": times[0], "slowest": times[ROUNDS - 1] })
+        json!({ "who": "candle-ctc", "shape": [t, n, c, s], "dtype": dtype.as_str(), "mode": mode,
+                "ms": times[times.len() / 2], "fastest": times[0], "slowest": times[times.len() - 1],
+                "host": hosts[hosts.len() / 2] })
     );
     Ok(())
 }
@@ -112,11 +152,13 @@ struct Case {
 }
 
 impl Case {
-    fn new((t, n, c, s): Shape, device: &Device) -> Result<Self> {
+    fn new((t, n, c, s): Shape, dtype: DType, device: &Device) -> Result<Self> {
         let logits = Tensor::randn(0f32, 1., (t, n, c), device)?;
         let largest = logits.max_keepdim(2)?;
         let sum = logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(2)?;
-        let log_probs = logits.broadcast_sub(&(largest + sum.log()?)?)?;
+        let log_probs = logits
+            .broadcast_sub(&(largest + sum.log()?)?)?
+            .to_dtype(dtype)?;
         let targets = Tensor::rand(1f32, c as f32, (n, s), &Device::Cpu)?.to_dtype(DType::U32)?;
         Ok(Self {
             leaf: Var::from_tensor(&log_probs)?,

@@ -1,123 +1,160 @@
-"""The loss on a GPU beside PyTorch and JAX, in one run: compare.py PATH-OF-THE-GPU-BENCHMARK.
+"""The loss on a GPU beside its peers, in one run: compare.py PATH-OF-THE-GPU-BENCHMARK.
 
-Needs PyTorch with CUDA; JAX with optax is measured where it is installed. Each shape is timed with CUDA
-events (PyTorch) or by blocking (JAX), median of 30 rounds over 4 input sets, after a warm-up. The program
-prints the table that docs/benchmarks.md has.
+Needs PyTorch with CUDA; Triton, and JAX with optax, are measured where they are installed. Each time is for one
+call, from an idle device to an idle device by the host's clock: the median of up to 30 rounds over 4 input sets, after a
+warm-up. The program prints the tables that docs/gpu.md has. `--without NAME` leaves a peer out (torch, cudnn, triton, jax).
 """
 
+import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import time
 
-ROUNDS, SETS = 30, 4
+# So that PyTorch has the memory that it needs beside JAX.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# A peer has this many rounds, or as many as it does in this many seconds.
+ROUNDS, SECONDS = 30, 1.0
+SETS = 4
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64"}
 
 
-def torch_case(torch, shape):
+def median_of(turn, wait):
+    for _ in range(3):
+        turn()
+    wait()
+    times, began = [], time.perf_counter()
+    while len(times) < ROUNDS and time.perf_counter() < began + SECONDS:
+        start = time.perf_counter()
+        turn()
+        wait()
+        times.append((time.perf_counter() - start) * 1e3 / SETS)
+    return statistics.median(times)
+
+
+def torch_time(shape, dtype, mode, peer):
+    """`peer`: torch, cudnn or triton. PyTorch has no loss in half precision: its input is made f32 first."""
+    import torch
+
     t, n, c, s = shape
-    leaf = torch.randn(t, n, c, device="cuda").log_softmax(2).requires_grad_()
-    return leaf, torch.randint(1, c, (n, s)), (t,) * n, (s,) * n
-
-
-def torch_times(torch, shape, mode, cudnn):
-    sets = [torch_case(torch, shape) for _ in range(SETS)]
-    # cuDNN wants targets of 32 bits in one dimension on the CPU, and native code takes the rest.
-    if cudnn:
-        sets = [(leaf, y.int().flatten(), torch.tensor(a, dtype=torch.int32), torch.tensor(b, dtype=torch.int32))
-                for leaf, y, a, b in sets]
+    sets = []
+    for _ in range(SETS):
+        leaf = torch.randn(t, n, c, device="cuda").log_softmax(2).to(getattr(torch, DTYPES[dtype])).requires_grad_()
+        targets = torch.randint(1, c, (n, s))
+        if peer == "torch":
+            sets.append((leaf, targets.cuda(), (t,) * n, (s,) * n))
+        elif peer == "cudnn":
+            # cuDNN wants targets of 32 bits in one dimension on the CPU, and native code takes the rest.
+            lengths = (torch.full((n,), length, dtype=torch.int32) for length in (t, s))
+            sets.append((leaf, targets.int().flatten(), *lengths))
+        else:
+            lengths = (torch.full((n,), length, dtype=torch.int32, device="cuda") for length in (t, s))
+            sets.append((leaf, targets.int().cuda(), *lengths))
+    if peer == "triton":
+        from triton_ctc import ctc_loss
     else:
-        sets = [(leaf, y.cuda(), a, b) for leaf, y, a, b in sets]
+        def ctc_loss(*arguments):
+            return torch.nn.functional.ctc_loss(*arguments, reduction="sum")
 
     def turn():
-        for leaf, targets, input_lengths, target_lengths in sets:
-            x = leaf.log_softmax(2) if mode == "logits" else leaf
-            loss = torch.nn.functional.ctc_loss(x, targets, input_lengths, target_lengths, reduction="sum")
+        for leaf, *rest in sets:
+            x = leaf.float().log_softmax(2) if mode == "logits" else leaf.float()
+            loss = ctc_loss(x, *rest)
             if mode != "score":
                 leaf.grad = None
                 loss.backward()
 
-    with torch.backends.cudnn.flags(enabled=cudnn), torch.set_grad_enabled(mode != "score"):
-        for _ in range(3):
-            turn()
-        times = []
-        for _ in range(ROUNDS):
-            start, end = torch.cuda.Event(True), torch.cuda.Event(True)
-            start.record()
-            turn()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / SETS)
-    return statistics.median(times)
+    with torch.backends.cudnn.flags(enabled=peer == "cudnn"), torch.set_grad_enabled(mode != "score"):
+        return median_of(turn, torch.cuda.synchronize)
 
 
-def jax_times(shape, mode):
-    import time
-
+def jax_time(shape, dtype, mode):
     import jax
     import jax.numpy as jnp
     import optax
 
     t, n, c, s = shape
     keys = jax.random.split(jax.random.key(0), SETS)
-    sets = [(jax.random.normal(k, (n, t, c)), jax.random.randint(k, (n, s), 1, c)) for k in keys]
+    sets = [(jax.random.normal(k, (n, t, c), dtype=DTYPES[dtype]), jax.random.randint(k, (n, s), 1, c)) for k in keys]
 
     def loss(x, y):
-        return optax.ctc_loss(x, jnp.zeros((n, t)), y, jnp.zeros((n, s))).sum()
+        return optax.ctc_loss(x.astype(jnp.float32), jnp.zeros((n, t)), y, jnp.zeros((n, s))).sum()
 
     run = jax.jit(loss if mode == "score" else jax.value_and_grad(loss))
-    for x, y in sets:
-        jax.block_until_ready(run(x, y))
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for x, y in sets:
-            out = run(x, y)
-        jax.block_until_ready(out)
-        times.append((time.perf_counter() - start) * 1e3 / SETS)
-    return statistics.median(times)
+    out = []
+
+    def turn():
+        out[:] = [run(x, y) for x, y in sets]
+
+    return median_of(turn, lambda: jax.block_until_ready(out))
 
 
 def main():
-    ours, copy = {}, None
-    for line in subprocess.run([sys.argv[1], "--bench"], capture_output=True, text=True, check=True).stdout.splitlines():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program")
+    parser.add_argument("--without", action="append", default=[], choices=["torch", "cudnn", "triton", "jax"])
+    arguments = parser.parse_args()
+    rows, firsts, copy = {}, {}, None
+    for line in subprocess.run([arguments.program, "--bench"], capture_output=True, text=True, check=True).stdout.splitlines():
         if not line.startswith("{"):
             continue
         row = json.loads(line)
         if row["who"] == "copy":
             copy = row["GB/s"]
+        elif row["who"] == "first call":
+            firsts[row["mode"]] = row["ms"]
         else:
-            ours[tuple(row["shape"]), row["mode"]] = row["ms"]
+            rows[tuple(row["shape"]), row["dtype"], row["mode"]] = row
     if copy is None:
         sys.exit("the benchmark found no GPU")
     import torch
 
-    print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}; copy {copy:.0f} GB/s\n")
-    print("| T, N, C, S | mode | candle-ctc, ms | candle's accumulation, ms | PyTorch, ms | ratio | cuDNN, ms | ratio | JAX optax, ms | ratio | of copy bandwidth |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for (shape, mode), ms in ours.items():
+    print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}; copy {copy:.0f} GB/s", end="; ")
+    print(", ".join(f"first {mode}: {ms:.0f} ms" for mode, ms in firsts.items()), end="\n\n")
+    try:
+        import triton_ctc
+
+        triton_ctc.check()
+    except Exception as error:
+        print(f"Triton: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
+    peers = {
+        "torch": ("PyTorch", lambda *case: torch_time(*case, "torch")),
+        "cudnn": ("cuDNN", lambda *case: torch_time(*case, "cudnn")),
+        "triton": ("Triton", lambda *case: torch_time(*case, "triton")),
+        "jax": ("JAX optax", jax_time),
+    }
+    peers = [peer for name, peer in peers.items() if name not in arguments.without]
+    print("| T, N, C, S | dtype | mode | candle-ctc, ms | until queued | candle's accumulation |"
+          + "".join(f" {name}, ms | ratio |" for name, _ in peers) + " of copy bandwidth |", flush=True)
+    print("|---|---|---|---:|---:|---:|" + "---:|---:|" * len(peers) + "---:|", flush=True)
+    for (shape, dtype, mode), row in rows.items():
         if mode == "accumulate" or shape[1] == 1:
             continue
-        cells = [f"{ms:.3f}", f"{ours[shape, 'accumulate']:.3f}" if mode != "score" else ""]
-        for peer in (
-            lambda: torch_times(torch, shape, mode, False),
-            lambda: torch_times(torch, shape, mode, True),
-            lambda: jax_times(shape, mode),
-        ):
+        accumulation = rows[shape, dtype, "accumulate"]["ms"]
+        cells = [f"{row['ms']:.3f}", f"{row['host']:.3f}", f"{accumulation:.3f}" if mode != "score" else ""]
+        for name, peer in peers:
             try:
-                time = peer()
-                cells += [f"{time:.3f}", f"{time / ms:.1f}"]
+                ms = peer(shape, dtype, mode)
+                cells += [f"{ms:.3f}", f"{ms / row['ms']:.1f}"]
             except Exception as error:  # a peer that is not there, or does not take the shape
-                print(f"{shape} {mode}: {type(error).__name__}: {str(error)[:120]}", file=sys.stderr)
+                print(f"{name} {shape} {mode}: {type(error).__name__}: {str(error)[:120]}", file=sys.stderr)
                 cells += ["", ""]
         t, n, c, _ = shape
-        own = ms - ours[shape, "accumulate"]
-        cells.append(f"{3 * 4 * t * n * c / own / 1e6 / copy:.0%}" if mode == "logits" else "")
-        print(f"| {', '.join(map(str, shape))} | {mode} | " + " | ".join(cells) + " |")
-    few, many = (ours[(t, 1, 32, 20), "score"] for t in (1000, 4000))
-    step = (many - few) / 1500 * 1e6
+        bytes_moved = 3 * (2 if dtype in ("bf16", "f16") else 4) * t * n * c
+        cells.append(f"{bytes_moved / (row['ms'] - accumulation) / 1e6 / copy:.0%}" if mode == "logits" else "")
+        print(f"| {', '.join(map(str, shape))} | {dtype} | {mode} | " + " | ".join(cells) + " |", flush=True)
     clock = subprocess.run(["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"], capture_output=True, text=True)
     mhz = float(clock.stdout.split()[0]) if clock.returncode == 0 else 0.0
-    print(f"\nOne step of one warp: {step:.1f} ns, {step * mhz / 1e3:.0f} cycles at {mhz:.0f} MHz")
+    print(f"\n| S | mode | a frame, ns | cycles at {mhz:.0f} MHz |\n|---:|---|---:|---:|")
+    slopes = {(shape[3], mode): [] for shape, _, mode in rows if shape[1] == 1}
+    for (shape, _, mode), row in rows.items():
+        if shape[1] == 1:
+            slopes[shape[3], mode].append((shape[0], row["ms"]))
+    for (labels, mode), ((few, less), (many, more)) in slopes.items():
+        ns = (more - less) / (many - few) * 1e6
+        print(f"| {labels} | {mode} | {ns:.1f} | {ns * mhz / 1e3:.0f} |")
 
 
 main()
