@@ -84,8 +84,8 @@ CTC_REDUCE(f32, float)
 
 // Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
 CTC_LATTICE(f32, float, 1, 8, 64)
-CTC_LATTICE(f32, float, 2, 8, 256)
-CTC_LATTICE(f32, float, 4, 4, 256)
+CTC_LATTICE(f32, float, 2, 4, 256)
+CTC_LATTICE(f32, float, 4, 2, 256)
 
 // The checks of planted faults compile many times, and need no more than f32.
 #ifndef CTC_F32_ALONE
@@ -93,6 +93,6 @@ CTC_ROWS(f16, float, __half)
 CTC_ROWS(bf16, float, bfloat)
 CTC_ROWS(f64, double, double)
 CTC_REDUCE(f64, double)
-CTC_LATTICE(f64, double, 1, 4, 64)
-CTC_LATTICE(f64, double, 2, 4, 256)
+CTC_LATTICE(f64, double, 1, 2, 64)
+CTC_LATTICE(f64, double, 2, 2, 256)
 #endif

@@ -326,15 +326,19 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
 
 // ---- lattice
 
-// The states of a pair between two chunks of frames.
+// The states of a pair between two rounds of frames.
 template <typename M> struct ctc_edge { i64 blank_e, label_e; M blank_m, label_m; };
+
+// A state in memory, or the two posteriors of a pair: one instruction moves both words.
+template <typename M> struct alignas(2 * sizeof(M)) ctc_words { typename ctc_real<M>::word low, high; };
 
 // One item, as a block sees it. Direction 0 runs from the first frame on; direction 1 is the same recursion
 // on the item reversed: last frame first, last label first.
 template <typename M> struct ctc_item {
   const CTC_DEVICE ctc_emission<M>* emissions;
-  // Rows of `width` mantissas of blanks, of labels, exponents of blanks, of labels.
-  CTC_DEVICE typename ctc_real<M>::word* kept;
+  // A frame has `width` places for blanks, then as many for labels, in the order of the direction that kept them.
+  // A walk puts the posteriors of its pairs, low the blank's and high the label's, where their blanks stood.
+  CTC_DEVICE ctc_words<M>* kept;
   const CTC_DEVICE uint* place;
   i64 entries, width;
   int frames, labels, middle;
@@ -350,35 +354,125 @@ template <typename M, typename X> CTC_FN i64 ctc_edge_exponent(X e) {
   return e <= ctc_zero_below(X(0)) ? ctc_zero((i64)0) : (i64)e;
 }
 
-// What step `step` of a direction reads: the emissions of a thread's pairs and of the blank, and for a walk
-// the states that the other direction kept of the pairs that are the thread's own.
-template <typename M, int K, bool WALK>
-CTC_FN void ctc_fetch(CTC_THREAD const ctc_item<M>& it, uint direction, int step, int base, int owned,
-                      CTC_THREAD const uint* entry, CTC_THREAD ctc_emission<M>* y, CTC_THREAD ctc_emission<M>& y_blank,
-                      CTC_THREAD typename ctc_real<M>::word* kept) {
-  i64 t = direction == 0u ? step : it.frames - 1 - step;
-  const CTC_DEVICE ctc_emission<M>* row = it.emissions + t * it.entries;
-  y_blank.m = row[it.used].m;
-  y_blank.e = row[it.used].e;
+// What a lane holds of its tile: K pairs, and the label below them.
+template <typename M, typename X, int K> struct ctc_tile {
+  ctc_number<M, X> blank[K], label[K], below;
+  // Added to the exponent of the label below a pair: on the way to its label, and on the way to the first blank.
+  X skip[K], edge;
+  // The pairs that are to be written: those that no other tile has, if any are.
+  bool owned[K];
+};
+
+// Where a lane reads and writes: addresses for step 0 of its direction, and the bytes from one step to the next. One
+// multiply-add makes an address.
+template <typename M, int K> struct ctc_streams {
+  const CTC_DEVICE char* blank;
+  const CTC_DEVICE char* label[K];
+  CTC_DEVICE char* kept_blank;
+  CTC_DEVICE char* kept_label;
+  int emission_step, kept_step;
+};
+
+// What DEPTH steps read: emissions, and for a walk the states that the other direction kept.
+template <typename M, int K, int DEPTH, bool WALK> struct ctc_ahead {
+  ctc_emission<M> blank[DEPTH], label[DEPTH][K];
+  ctc_words<M> kept_blank[WALK ? DEPTH : 1][K], kept_label[WALK ? DEPTH : 1][K];
+};
+
+// The address `step` steps on.
+CTC_FN const CTC_DEVICE char* ctc_on(const CTC_DEVICE char* from, int step, int bytes) { return from + (i64)step * (i64)bytes; }
+CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { return from + (i64)step * (i64)bytes; }
+
+// Asks for what the steps from `step` on will read. Behind the last there is nothing: it is read once more.
+template <typename M, typename X, int K, int DEPTH, bool WALK>
+CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const ctc_tile<M, X, K>& tile, int labels, int base,
+                      int step, int last, CTC_THREAD ctc_ahead<M, K, DEPTH, WALK>& ahead) {
   CTC_UNROLL
-  for (int j = 0; j < K; j++) {
-    y[j].m = row[entry[j]].m;
-    y[j].e = row[entry[j]].e;
-  }
-  if (WALK) {
-    const CTC_DEVICE typename ctc_real<M>::word* states = it.kept + t * 4 * it.width;
+  for (int d = 0; d < DEPTH; d++) {
+    int s = ctc_min(step + d, last - 1);
+    const CTC_DEVICE ctc_emission<M>* y = (const CTC_DEVICE ctc_emission<M>*)ctc_on(at.blank, s, at.emission_step);
+    ahead.blank[d].m = y->m;
+    ahead.blank[d].e = y->e;
     CTC_UNROLL
     for (int j = 0; j < K; j++) {
-      int i = base + j;
-      if (i >= owned && i <= it.labels) {
-        int at = direction == 0u ? i : it.labels - i;
-        kept[4 * j] = states[at];
-        kept[4 * j + 1] = states[2 * it.width + at];
+      y = (const CTC_DEVICE ctc_emission<M>*)ctc_on(at.label[j], s, at.emission_step);
+      ahead.label[d][j].m = y->m;
+      ahead.label[d][j].e = y->e;
+    }
+    if (WALK) {
+      const CTC_DEVICE ctc_words<M>* blank = (const CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, s, at.kept_step);
+      const CTC_DEVICE ctc_words<M>* label = (const CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, s, at.kept_step);
+      CTC_UNROLL
+      for (int j = 0; j < K; j++) {
+        if (tile.owned[j]) {
+          ahead.kept_blank[d][j].low = blank[-j].low;
+          ahead.kept_blank[d][j].high = blank[-j].high;
+        }
+        if (tile.owned[j] && base + j < labels) {
+          ahead.kept_label[d][j].low = label[-j].low;
+          ahead.kept_label[d][j].high = label[-j].high;
+        }
       }
-      if (i >= owned && i < it.labels) {
-        int at = ctc_at(it, direction, i);
-        kept[4 * j + 2] = states[it.width + at];
-        kept[4 * j + 3] = states[3 * it.width + at];
+    }
+  }
+}
+
+// The label below a lane's pairs, for the next step.
+template <typename M, typename X, int K> CTC_FN void ctc_pass_up(CTC_THREAD ctc_tile<M, X, K>& tile) {
+  tile.below.m = ctc_shuffle_up(tile.label[K - 1].m);
+  tile.below.e = ctc_shuffle_up(tile.label[K - 1].e);
+}
+
+template <typename M, typename X, int K> CTC_FN void ctc_normalise(CTC_THREAD ctc_tile<M, X, K>& tile) {
+  CTC_UNROLL
+  for (int j = 0; j < K; j++) {
+    tile.blank[j] = ctc_normal(tile.blank[j]);
+    tile.label[j] = ctc_normal(tile.label[j]);
+  }
+}
+
+// DEPTH steps, from `step` on, with what was fetched for them. No step has a branch.
+template <typename M, typename X, int K, int DEPTH, bool WALK>
+CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile<M, X, K>& tile, X top, int step,
+                      CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+  typedef ctc_number<M, X> number;
+  CTC_UNROLL
+  for (int d = 0; d < DEPTH; d++) {
+    CTC_DEVICE ctc_words<M>* row = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, step + d, at.kept_step);
+    CTC_DEVICE ctc_words<M>* row_of_labels = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, step + d, at.kept_step);
+    number factor = ctc_factor(ahead.blank[d].m, ahead.blank[d].e, X(0));
+    number below = tile.below;
+    CTC_UNROLL
+    for (int j = K - 1; j >= 0; j--) {
+      number previous = below, to_blank = ctc_make<M, X>(below.m, below.e + tile.edge);
+      if (j > 0) previous = to_blank = tile.label[j - 1];
+      number into_blank = ctc_sum2(tile.blank[j], to_blank);
+      number into_label = ctc_sum3(tile.label[j], tile.blank[j], ctc_make<M, X>(previous.m, previous.e + tile.skip[j]));
+      tile.label[j] = ctc_times(into_label, ctc_factor(ahead.label[d][j].m, ahead.label[d][j].e, X(0)));
+      if (j == K - 1) ctc_pass_up(tile);
+      tile.blank[j] = ctc_times(into_blank, factor);
+      if (WALK) {
+        number other = ctc_unpack(ahead.kept_blank[d][j].low, ahead.kept_blank[d][j].high, X(0));
+        typename ctc_real<M>::word low = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
+        other = ctc_unpack(ahead.kept_label[d][j].low, ahead.kept_label[d][j].high, X(0));
+        typename ctc_real<M>::word high = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
+        if (tile.owned[j]) {
+          row[-j].low = low;
+          row[-j].high = high;
+        }
+      } else {
+        typename ctc_real<M>::word low, high;
+        ctc_pack(tile.blank[j], low, high);
+        if (tile.owned[j]) {
+          row[j].low = low;
+          row[j].high = high;
+        }
+        // Behind the last label there is room for one, which nothing reads.
+        ctc_pack(tile.label[j], low, high);
+        if (tile.owned[j]) {
+          row_of_labels[j].low = low;
+          row_of_labels[j].high = high;
+        }
       }
     }
   }
@@ -387,114 +481,97 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_item<M>& it, uint direction, int step
 // Steps first to last of a direction. A walk forms posteriors from what the other direction kept; a sweep
 // keeps states if `keep`. `rounds` is the same for all threads of the block. The states come and go through
 // `edges`, of which those of `parity` are current; returns the new parity.
+//
+// What decides on a way is the same for the whole block, and seen to be: then no shuffle has to make sure that its
+// warp is together, and the steps of a block of them are scheduled as one.
+//
+// A warp with one tile keeps it from round to round, and takes from `edges` only what it shares with the tile below.
 template <typename M, typename X, int K, int DEPTH, bool WALK, typename Edges>
 CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint parity, uint direction, int first, int last,
                         int rounds, int span, bool keep, X top, uint warp, uint warps, uint lane) {
-  typedef typename ctc_real<M>::word word;
-  typedef ctc_number<M, X> number;
   int stride = 32 * K - CTC_HALO;
   int tiles = it.labels < 32 * K ? 1 : 1 + (it.labels - 32 * K) / stride + 1;
+  int passes = (tiles + (int)warps - 1) / (int)warps;
+  // Steps that both directions have: one may have one more.
+  int common = it.frames / 2;
   X zero = ctc_zero(X(0));
+  ctc_tile<M, X, K> tile;
+  ctc_streams<M, K> at;
+  // One block of steps is worked on while the other is on its way.
+  ctc_ahead<M, K, DEPTH, WALK> even = {}, odd = {};
   for (int round = 0; round < rounds; round++) {
-    int from = ctc_min(first + round * span, last);
-    int to = ctc_min(from + span, last);
+    int blocks = ctc_max(ctc_min(common - round * span, span), 0) / DEPTH;
+    int to = ctc_min(first + (round + 1) * span, last);
     Edges source = edges + (i64)(2u * parity + direction) * it.width;
     Edges target = edges + (i64)(2u * (parity ^ 1u) + direction) * it.width;
-    for (int tile = (int)warp; tile < tiles; tile += (int)warps) {
-      int base = tile * stride + (int)lane * K;
-      int owned = tile > 0 ? tile * stride + CTC_HALO : 0;
-      number blank[K], label[K];
-      X skip[K];
-      uint entry[K];
-      CTC_UNROLL
-      for (int j = 0; j < K; j++) {
-        int i = base + j;
-        blank[j] = label[j] = ctc_none<M, X>();
-        if (i <= it.labels) {
-          blank[j] = ctc_make<M, X>(source[i].blank_m, (X)ctc_max(source[i].blank_e, (i64)zero));
-          label[j] = ctc_make<M, X>(source[i].label_m, (X)ctc_max(source[i].label_e, (i64)zero));
-        }
-        // Behind the last label there are no states; what flows there never flows back.
-        uint here = i < it.labels ? it.place[ctc_at(it, direction, i)] : it.used;
-        uint before = i > 0 && i < it.labels ? it.place[ctc_at(it, direction, i - 1)] : here;
-        entry[j] = here;
-        skip[j] = here != before ? X(0) : zero;
-      }
-      // What frames ahead will need.
-      ctc_emission<M> y[DEPTH][K], y_blank[DEPTH];
-      word kept[DEPTH][WALK ? 4 * K : 1];
-      CTC_UNROLL
-      for (int d = 0; d < DEPTH; d++) {
-        if (from < to)
-          ctc_fetch<M, K, WALK>(it, direction, ctc_min(from + d, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
-      }
-      for (int ahead = from; ahead < to; ahead += DEPTH) {
+    for (int pass = 0; pass < passes; pass++) {
+      int step = ctc_min(first + round * span, last);
+      int index = pass * (int)warps + (int)warp;
+      int base = index * stride + (int)lane * K;
+      int owned = index > 0 ? index * stride + CTC_HALO : 0;
+      bool start = round == 0 || passes > 1;
+      if (start) {
+        i64 t = direction == 0u ? 0 : it.frames - 1;
+        const CTC_DEVICE ctc_emission<M>* emissions = it.emissions + t * it.entries;
+        at.blank = (const CTC_DEVICE char*)(emissions + it.used);
+        at.emission_step = (int)(direction == 0u ? it.entries : -it.entries) * (int)sizeof(ctc_emission<M>);
         CTC_UNROLL
-        for (int d = 0; d < DEPTH; d++) {
-          int step = ahead + d;
-          if (step < to) {
-            i64 t = direction == 0u ? step : it.frames - 1 - step;
-            CTC_DEVICE word* row = it.kept + t * 4 * it.width;
-            number below = ctc_make<M, X>(ctc_shuffle_up(label[K - 1].m), ctc_shuffle_up(label[K - 1].e));
-            if (lane == 0u) below = ctc_none<M, X>();
-            number factor = ctc_factor(y_blank[d].m, y_blank[d].e, X(0));
-            CTC_UNROLL
-            for (int j = K - 1; j >= 0; j--) {
-              int i = base + j;
-              number previous = below;
-              if (j > 0) previous = label[j - 1];
-              number into_blank = ctc_sum2(blank[j], previous);
-              number into_label = ctc_sum3(label[j], blank[j], ctc_make<M, X>(previous.m, previous.e + skip[j]));
-              if (WALK) {
-                if (i >= owned && i <= it.labels) {
-                  int at = direction == 0u ? i : it.labels - i;
-                  number other = ctc_unpack(kept[d][4 * j], kept[d][4 * j + 1], X(0));
-                  row[at] = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
-                }
-                if (i >= owned && i < it.labels) {
-                  number other = ctc_unpack(kept[d][4 * j + 2], kept[d][4 * j + 3], X(0));
-                  row[it.width + ctc_at(it, direction, i)] = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
-                }
-              }
-              blank[j] = ctc_times(into_blank, factor);
-              label[j] = ctc_times(into_label, ctc_factor(y[d][j].m, y[d][j].e, X(0)));
-              if (!WALK && keep) {
-                word low, high;
-                if (i >= owned && i <= it.labels) {
-                  int at = direction == 0u ? i : it.labels - i;
-                  ctc_pack(blank[j], low, high);
-                  row[at] = low;
-                  row[2 * it.width + at] = high;
-                }
-                if (i >= owned && i < it.labels) {
-                  int at = ctc_at(it, direction, i);
-                  ctc_pack(label[j], low, high);
-                  row[it.width + at] = low;
-                  row[3 * it.width + at] = high;
-                }
-              }
-            }
-            ctc_fetch<M, K, WALK>(it, direction, ctc_min(step + DEPTH, to - 1), base, owned, entry, y[d], y_blank[d], kept[d]);
-          }
+        for (int j = 0; j < K; j++) {
+          int i = base + j;
+          tile.owned[j] = (WALK || keep) && i >= owned && i <= it.labels;
+          // Behind the last label there are no states; what flows there never flows back.
+          uint here = i < it.labels ? it.place[ctc_at(it, direction, i)] : it.used;
+          uint before = i > 0 && i < it.labels ? it.place[ctc_at(it, direction, i - 1)] : here;
+          tile.skip[j] = here != before ? X(0) : zero;
+          at.label[j] = (const CTC_DEVICE char*)(emissions + here);
         }
-        if ((ahead - from + DEPTH) % CTC_RENORMALISE == 0) {
-          CTC_UNROLL
-          for (int j = 0; j < K; j++) {
-            blank[j] = ctc_normal(blank[j]);
-            label[j] = ctc_normal(label[j]);
-          }
-        }
+        tile.edge = lane == 0u ? zero : X(0);
+        if (lane == 0u) tile.skip[0] = zero;
+        // The other direction's pair i has the blank of this one's pair U - i, and the label of pair U - 1 - i.
+        CTC_DEVICE ctc_words<M>* row = it.kept + 2 * t * it.width;
+        at.kept_blank = (CTC_DEVICE char*)(row + (WALK ? it.labels - base : base));
+        at.kept_label = (CTC_DEVICE char*)(row + it.width + (WALK ? it.labels - 1 - base : base));
+        at.kept_step = (int)(direction == 0u ? it.width : -it.width) * 2 * (int)sizeof(ctc_words<M>);
       }
       CTC_UNROLL
       for (int j = 0; j < K; j++) {
         int i = base + j;
-        if (i >= owned && i <= it.labels) {
-          blank[j] = ctc_normal(blank[j]);
-          label[j] = i < it.labels ? ctc_normal(label[j]) : ctc_none<M, X>();
-          target[i].blank_m = blank[j].m;
-          target[i].blank_e = ctc_edge_exponent<M, X>(blank[j].e);
-          target[i].label_m = label[j].m;
-          target[i].label_e = ctc_edge_exponent<M, X>(label[j].e);
+        if (start) tile.blank[j] = tile.label[j] = ctc_none<M, X>();
+        if (i <= it.labels && (start || i < owned)) {
+          tile.blank[j] = ctc_make<M, X>(source[i].blank_m, (X)ctc_max(source[i].blank_e, (i64)zero));
+          tile.label[j] = ctc_make<M, X>(source[i].label_m, (X)ctc_max(source[i].label_e, (i64)zero));
+        }
+      }
+      ctc_pass_up(tile);
+      if (start && step < last) ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step, last, even);
+      for (int left = blocks; left > 0; left -= 2) {
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step + DEPTH, last, odd);
+        ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, even);
+        step += DEPTH;
+        if (left == 1) break;
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step + DEPTH, last, even);
+        ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, odd);
+        step += DEPTH;
+        ctc_normalise(tile);
+      }
+      // The last steps, up to a block. What they read was fetched once, so it is near.
+      for (; step < to; step++) {
+        ctc_ahead<M, K, 1, WALK> one = {};
+        ctc_fetch<M, X, K, 1, WALK>(at, tile, it.labels, base, step, last, one);
+        ctc_steps<M, X, K, 1, WALK>(at, tile, top, step, one);
+      }
+      ctc_normalise(tile);
+      // All that the tile owns, or what the tile above shares with it.
+      int shared = passes == 1 && round < rounds - 1 ? (index + 1) * stride : owned;
+      CTC_UNROLL
+      for (int j = 0; j < K; j++) {
+        int i = base + j;
+        if (i >= shared && i <= it.labels) {
+          if (i == it.labels) tile.label[j] = ctc_none<M, X>();
+          target[i].blank_m = tile.blank[j].m;
+          target[i].blank_e = ctc_edge_exponent<M, X>(tile.blank[j].e);
+          target[i].label_m = tile.label[j].m;
+          target[i].label_e = ctc_edge_exponent<M, X>(tile.label[j].e);
         }
       }
     }
@@ -591,7 +668,7 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   it.entries = p.entries;
   it.width = p.labels + 1;
   it.emissions = emissions + n * p.frames * p.entries;
-  it.kept = kept + (p.flags & CTC_KEEP ? n * p.frames * 4 * it.width : 0);
+  it.kept = (CTC_DEVICE ctc_words<M>*)kept + (p.flags & CTC_KEEP ? n * p.frames * 2 * it.width : 0);
   it.place = tables + CTC_PLACE(p, n);
 
   // What the frames were divided by, added up by 64 threads in any block.
@@ -637,7 +714,9 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
     bool keep = (p.flags & CTC_KEEP) != 0u;
     ctc_number<M, i64> total;
     if (!ctc_real<M>::near_is_all() && M(it.frames) * peak > M(CTC_PATH_LIMIT)) {
-      total = ctc_run_far<M>(it, edges, keep, at, sums, tops);
+      // A copy: the address of `it` itself would keep it out of registers.
+      ctc_item<M> far = it;
+      total = ctc_run_far<M>(far, edges, keep, at, sums, tops);
     } else {
       total = ctc_run<M, typename ctc_real<M>::near, K, DEPTH>(it, edges, keep, at, sums, tops);
     }
@@ -709,13 +788,16 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     M scale = upstream[p.up_offset + n * p.up_item];
     if (p.flags & CTC_MEAN) scale = scale / M(ctc_max(labels, 1)) / M(p.batch);
     i64 at_row = n * p.frames + t;
-    const CTC_DEVICE typename ctc_real<M>::word* blanks = kept + at_row * 4 * width;
-    const CTC_DEVICE typename ctc_real<M>::word* states = blanks + width;
+    // Posteriors of a blank and a label side by side, in the order of the direction that kept the frame.
+    bool early = t < ((i64)tables[CTC_INPUT_LENGTH(p, n)] + 1) / 2;
+    const CTC_DEVICE typename ctc_real<M>::word* blanks = kept + at_row * 4 * width + (early ? 0 : 2 * labels);
+    const CTC_DEVICE typename ctc_real<M>::word* states = blanks + (early ? 3 : 1);
+    int next = early ? 2 : -2;
     // The posterior of a frame is divided by its own sum: that takes out the rounding that all share.
     M blank = M(0), rest = M(0);
     for (int i = (int)lane; i <= labels; i += (int)lanes) {
-      blank += ctc_real<M>::from_bits(blanks[i]);
-      if (i < labels) rest += ctc_real<M>::from_bits(states[i]);
+      blank += ctc_real<M>::from_bits(blanks[next * i]);
+      if (i < labels) rest += ctc_real<M>::from_bits(states[next * i]);
     }
     blank = ctc_row_sum(blank, wide, at, shared);
     M total = blank + ctc_row_sum(rest, wide, at, shared);
@@ -753,7 +835,7 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
       M sum = M(0);
       uint start = k > 0u ? end[k - 1u] : 0u;
       for (uint i = start + (often ? at.lane : 0u); i < end[k]; i += often ? 32u : 1u)
-        sum += ctc_real<M>::from_bits(states[position[i]]);
+        sum += ctc_real<M>::from_bits(states[next * (int)position[i]]);
       if (often) sum = ctc_warp_sum(sum);
       if (!often || at.lane == 0u) {
         i64 c = (i64)distinct[k];
