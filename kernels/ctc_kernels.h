@@ -359,8 +359,8 @@ template <typename M, typename X, int K> struct ctc_tile {
   ctc_number<M, X> blank[K], label[K], below;
   // Added to the exponent of the label below a pair: on the way to its label, and on the way to the first blank.
   X skip[K], edge;
-  // The pairs that are to be written: those that no other tile has, if any are.
-  bool owned[K];
+  // The states that are to be written: those that no other tile has, if any are.
+  bool own_blank[K], own_label[K];
 };
 
 // Where a lane reads and writes: addresses for step 0 of its direction, and the bytes from one step to the next. One
@@ -385,8 +385,8 @@ CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { ret
 
 // Asks for what the steps from `step` on will read. Behind the last there is nothing: it is read once more.
 template <typename M, typename X, int K, int DEPTH, bool WALK>
-CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const ctc_tile<M, X, K>& tile, int labels, int base,
-                      int step, int last, CTC_THREAD ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const ctc_tile<M, X, K>& tile, int step, int last,
+                      CTC_THREAD ctc_ahead<M, K, DEPTH, WALK>& ahead) {
   CTC_UNROLL
   for (int d = 0; d < DEPTH; d++) {
     int s = ctc_min(step + d, last - 1);
@@ -404,11 +404,11 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const c
       const CTC_DEVICE ctc_words<M>* label = (const CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, s, at.kept_step);
       CTC_UNROLL
       for (int j = 0; j < K; j++) {
-        if (tile.owned[j]) {
+        if (tile.own_blank[j]) {
           ahead.kept_blank[d][j].low = blank[-j].low;
           ahead.kept_blank[d][j].high = blank[-j].high;
         }
-        if (tile.owned[j] && base + j < labels) {
+        if (tile.own_label[j]) {
           ahead.kept_label[d][j].low = label[-j].low;
           ahead.kept_label[d][j].high = label[-j].high;
         }
@@ -456,23 +456,13 @@ CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_til
         typename ctc_real<M>::word low = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
         other = ctc_unpack(ahead.kept_label[d][j].low, ahead.kept_label[d][j].high, X(0));
         typename ctc_real<M>::word high = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
-        if (tile.owned[j]) {
-          row[-j].low = low;
-          row[-j].high = high;
-        }
+        ctc_store_if(tile.own_blank[j], &row[-j].low, low, high);
       } else {
         typename ctc_real<M>::word low, high;
         ctc_pack(tile.blank[j], low, high);
-        if (tile.owned[j]) {
-          row[j].low = low;
-          row[j].high = high;
-        }
-        // Behind the last label there is room for one, which nothing reads.
+        ctc_store_if(tile.own_blank[j], &row[j].low, low, high);
         ctc_pack(tile.label[j], low, high);
-        if (tile.owned[j]) {
-          row_of_labels[j].low = low;
-          row_of_labels[j].high = high;
-        }
+        ctc_store_if(tile.own_label[j], &row_of_labels[j].low, low, high);
       }
     }
   }
@@ -518,7 +508,8 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         CTC_UNROLL
         for (int j = 0; j < K; j++) {
           int i = base + j;
-          tile.owned[j] = (WALK || keep) && i >= owned && i <= it.labels;
+          tile.own_blank[j] = (WALK || keep) && i >= owned && i <= it.labels;
+          tile.own_label[j] = tile.own_blank[j] && i < it.labels;
           // Behind the last label there are no states; what flows there never flows back.
           uint here = i < it.labels ? it.place[ctc_at(it, direction, i)] : it.used;
           uint before = i > 0 && i < it.labels ? it.place[ctc_at(it, direction, i - 1)] : here;
@@ -543,13 +534,13 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         }
       }
       ctc_pass_up(tile);
-      if (start && step < last) ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step, last, even);
+      if (start && step < last) ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step, last, even);
       for (int left = blocks; left > 0; left -= 2) {
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step + DEPTH, last, odd);
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH, last, odd);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, even);
         step += DEPTH;
         if (left == 1) break;
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, it.labels, base, step + DEPTH, last, even);
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH, last, even);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, odd);
         step += DEPTH;
         ctc_normalise(tile);
@@ -557,7 +548,7 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
       // The last steps, up to a block. What they read was fetched once, so it is near.
       for (; step < to; step++) {
         ctc_ahead<M, K, 1, WALK> one = {};
-        ctc_fetch<M, X, K, 1, WALK>(at, tile, it.labels, base, step, last, one);
+        ctc_fetch<M, X, K, 1, WALK>(at, tile, step, last, one);
         ctc_steps<M, X, K, 1, WALK>(at, tile, top, step, one);
       }
       ctc_normalise(tile);

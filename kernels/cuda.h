@@ -32,6 +32,26 @@ CTC_FN void ctc_simd_barrier() { __syncwarp(); }
 template <typename T> CTC_FN T ctc_shuffle_up(T x) { return __shfl_up_sync(0xffffffffu, x, 1u); }
 template <typename T> CTC_FN T ctc_shuffle_xor(T x, uint mask) { return __shfl_xor_sync(0xffffffffu, x, (int)mask); }
 
+// Writes two words where `yes` says so. In PTX, since nvcc puts a branch around such a store and around all that only
+// the store needs, which then no longer fills the waits of the steps around it.
+#ifdef __NVCC__
+CTC_FN void ctc_store_if(bool yes, uint* to, uint low, uint high) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.b32 [%1], {%2, %3}; }"
+               :: "r"((int)yes), "l"(to), "r"(low), "r"(high) : "memory");
+}
+CTC_FN void ctc_store_if(bool yes, u64* to, u64 low, u64 high) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.b64 [%1], {%2, %3}; }"
+               :: "r"((int)yes), "l"(to), "l"(low), "l"(high) : "memory");
+}
+#else
+template <typename T> CTC_FN void ctc_store_if(bool yes, T* to, T low, T high) {
+  if (yes) {
+    to[0] = low;
+    to[1] = high;
+  }
+}
+#endif
+
 CTC_FN float ctc_widen(float x) { return x; }
 CTC_FN double ctc_widen(double x) { return x; }
 CTC_FN float ctc_widen(__half x) { return __half2float(x); }

@@ -38,6 +38,14 @@ CTC_FN i64 ctc_shuffle_xor(i64 x, uint mask) {
   return i64((u64(high) << 32) | u64(low));
 }
 
+// Writes two words where `yes` says so.
+CTC_FN void ctc_store_if(bool yes, device uint* to, uint low, uint high) {
+  if (yes) {
+    to[0] = low;
+    to[1] = high;
+  }
+}
+
 CTC_FN float ctc_widen(float x) { return x; }
 CTC_FN float ctc_widen(half x) { return float(x); }
 CTC_FN float ctc_widen(bfloat x) { return float(x); }
