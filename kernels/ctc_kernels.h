@@ -380,8 +380,8 @@ template <typename M, int K, int DEPTH, bool WALK> struct ctc_ahead {
 };
 
 // The address `step` steps on.
-CTC_FN const CTC_DEVICE char* ctc_on(const CTC_DEVICE char* from, int step, int bytes) { return from + (i64)step * (i64)bytes; }
-CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { return from + (i64)step * (i64)bytes; }
+CTC_FN const CTC_DEVICE char* ctc_on(const CTC_DEVICE char* from, int step, int bytes) { return from + ctc_wide(step, bytes); }
+CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { return from + ctc_wide(step, bytes); }
 
 // Asks for what the steps from `step` on will read. Behind the last there is nothing: it is read once more.
 template <typename M, typename X, int K, int DEPTH, bool WALK>
@@ -415,6 +415,13 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const c
       }
     }
   }
+}
+
+// 0, known when a block of steps has arrived. A GPU counts the loads that are under way, not which they are, so waiting
+// for one block would be waiting for the next too, had that been asked for before.
+template <typename M, int K, int DEPTH, bool WALK>
+CTC_FN int ctc_arrived(CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+  return ctc_max(ahead.blank[DEPTH - 1].e, 1 << 30) - (1 << 30);
 }
 
 // The label below a lane's pairs, for the next step.
@@ -536,11 +543,11 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
       ctc_pass_up(tile);
       if (start && step < last) ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step, last, even);
       for (int left = blocks; left > 0; left -= 2) {
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH, last, odd);
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(even), last, odd);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, even);
         step += DEPTH;
         if (left == 1) break;
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH, last, even);
+        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(odd), last, even);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, odd);
         step += DEPTH;
         ctc_normalise(tile);

@@ -32,9 +32,16 @@ CTC_FN void ctc_simd_barrier() { __syncwarp(); }
 template <typename T> CTC_FN T ctc_shuffle_up(T x) { return __shfl_up_sync(0xffffffffu, x, 1u); }
 template <typename T> CTC_FN T ctc_shuffle_xor(T x, uint mask) { return __shfl_xor_sync(0xffffffffu, x, (int)mask); }
 
+#ifdef __NVCC__
+// a · b to 64 bits. In PTX, since nvcc moves the widening of a factor out of a loop, and then no longer knows that one
+// instruction makes the product.
+CTC_FN i64 ctc_wide(int a, int b) {
+  i64 product;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
 // Writes two words where `yes` says so. In PTX, since nvcc puts a branch around such a store and around all that only
 // the store needs, which then no longer fills the waits of the steps around it.
-#ifdef __NVCC__
 CTC_FN void ctc_store_if(bool yes, uint* to, uint low, uint high) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.b32 [%1], {%2, %3}; }"
                :: "r"((int)yes), "l"(to), "r"(low), "r"(high) : "memory");
@@ -44,6 +51,7 @@ CTC_FN void ctc_store_if(bool yes, u64* to, u64 low, u64 high) {
                :: "r"((int)yes), "l"(to), "l"(low), "l"(high) : "memory");
 }
 #else
+CTC_FN i64 ctc_wide(int a, int b) { return (i64)a * (i64)b; }
 template <typename T> CTC_FN void ctc_store_if(bool yes, T* to, T low, T high) {
   if (yes) {
     to[0] = low;

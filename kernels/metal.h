@@ -38,6 +38,8 @@ CTC_FN i64 ctc_shuffle_xor(i64 x, uint mask) {
   return i64((u64(high) << 32) | u64(low));
 }
 
+// a · b to 64 bits.
+CTC_FN i64 ctc_wide(int a, int b) { return i64(a) * i64(b); }
 // Writes two words where `yes` says so.
 CTC_FN void ctc_store_if(bool yes, device uint* to, uint low, uint high) {
   if (yes) {
