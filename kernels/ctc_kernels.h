@@ -438,41 +438,47 @@ template <typename M, typename X, int K> CTC_FN void ctc_normalise(CTC_THREAD ct
   }
 }
 
-// DEPTH steps, from `step` on, with what was fetched for them. No step has a branch.
+// Step d of a block that starts at `step`. It has no branch.
+template <typename M, typename X, int K, int DEPTH, bool WALK>
+CTC_FN void ctc_step(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile<M, X, K>& tile, X top, int step, int d,
+                     CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+  typedef ctc_number<M, X> number;
+  CTC_DEVICE ctc_words<M>* row = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, step + d, at.kept_step);
+  CTC_DEVICE ctc_words<M>* row_of_labels = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, step + d, at.kept_step);
+  number factor = ctc_factor(ahead.blank[d].m, ahead.blank[d].e, X(0));
+  number below = tile.below;
+  CTC_UNROLL
+  for (int j = K - 1; j >= 0; j--) {
+    number previous = below, to_blank = ctc_make<M, X>(below.m, below.e + tile.edge);
+    if (j > 0) previous = to_blank = tile.label[j - 1];
+    number into_blank = ctc_sum2(tile.blank[j], to_blank);
+    number into_label = ctc_sum3(tile.label[j], tile.blank[j], ctc_make<M, X>(previous.m, previous.e + tile.skip[j]));
+    tile.label[j] = ctc_times(into_label, ctc_factor(ahead.label[d][j].m, ahead.label[d][j].e, X(0)));
+    // As early as may be: the lane above waits for it.
+    if (j == K - 1) ctc_pass_up(tile);
+    tile.blank[j] = ctc_times(into_blank, factor);
+    typename ctc_real<M>::word low, high;
+    if (WALK) {
+      number other = ctc_unpack(ahead.kept_blank[d][j].low, ahead.kept_blank[d][j].high, X(0));
+      low = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
+      other = ctc_unpack(ahead.kept_label[d][j].low, ahead.kept_label[d][j].high, X(0));
+      high = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
+      ctc_store_if(tile.own_blank[j], &row[-j].low, low, high);
+    } else {
+      ctc_pack(tile.blank[j], low, high);
+      ctc_store_if(tile.own_blank[j], &row[j].low, low, high);
+      ctc_pack(tile.label[j], low, high);
+      ctc_store_if(tile.own_label[j], &row_of_labels[j].low, low, high);
+    }
+  }
+}
+
+// All steps of a block.
 template <typename M, typename X, int K, int DEPTH, bool WALK>
 CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile<M, X, K>& tile, X top, int step,
                       CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
-  typedef ctc_number<M, X> number;
   CTC_UNROLL
-  for (int d = 0; d < DEPTH; d++) {
-    CTC_DEVICE ctc_words<M>* row = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, step + d, at.kept_step);
-    CTC_DEVICE ctc_words<M>* row_of_labels = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, step + d, at.kept_step);
-    number factor = ctc_factor(ahead.blank[d].m, ahead.blank[d].e, X(0));
-    number below = tile.below;
-    CTC_UNROLL
-    for (int j = K - 1; j >= 0; j--) {
-      number previous = below, to_blank = ctc_make<M, X>(below.m, below.e + tile.edge);
-      if (j > 0) previous = to_blank = tile.label[j - 1];
-      number into_blank = ctc_sum2(tile.blank[j], to_blank);
-      number into_label = ctc_sum3(tile.label[j], tile.blank[j], ctc_make<M, X>(previous.m, previous.e + tile.skip[j]));
-      tile.label[j] = ctc_times(into_label, ctc_factor(ahead.label[d][j].m, ahead.label[d][j].e, X(0)));
-      if (j == K - 1) ctc_pass_up(tile);
-      tile.blank[j] = ctc_times(into_blank, factor);
-      if (WALK) {
-        number other = ctc_unpack(ahead.kept_blank[d][j].low, ahead.kept_blank[d][j].high, X(0));
-        typename ctc_real<M>::word low = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
-        other = ctc_unpack(ahead.kept_label[d][j].low, ahead.kept_label[d][j].high, X(0));
-        typename ctc_real<M>::word high = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_label, top));
-        ctc_store_if(tile.own_blank[j], &row[-j].low, low, high);
-      } else {
-        typename ctc_real<M>::word low, high;
-        ctc_pack(tile.blank[j], low, high);
-        ctc_store_if(tile.own_blank[j], &row[j].low, low, high);
-        ctc_pack(tile.label[j], low, high);
-        ctc_store_if(tile.own_label[j], &row_of_labels[j].low, low, high);
-      }
-    }
-  }
+  for (int d = 0; d < DEPTH; d++) ctc_step<M, X, K, DEPTH, WALK>(at, tile, top, step, d, ahead);
 }
 
 // Steps first to last of a direction. A walk forms posteriors from what the other direction kept; a sweep
@@ -546,17 +552,20 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(even), last, odd);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, even);
         step += DEPTH;
-        if (left == 1) break;
+        if (left == 1) {
+          // Again, and now near: a copy of `odd` would cost moves in each turn.
+          ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step, last, even);
+          break;
+        }
         ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(odd), last, even);
         ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, odd);
         step += DEPTH;
         ctc_normalise(tile);
       }
-      // The last steps, up to a block. What they read was fetched once, so it is near.
-      for (; step < to; step++) {
-        ctc_ahead<M, K, 1, WALK> one = {};
-        ctc_fetch<M, X, K, 1, WALK>(at, tile, step, last, one);
-        ctc_steps<M, X, K, 1, WALK>(at, tile, top, step, one);
+      // What is left, up to a block.
+      CTC_UNROLL
+      for (int d = 0; d < DEPTH; d++) {
+        if (step + d < to) ctc_step<M, X, K, DEPTH, WALK>(at, tile, top, step, d, even);
       }
       ctc_normalise(tile);
       // All that the tile owns, or what the tile above shares with it.
