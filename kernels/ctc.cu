@@ -82,7 +82,7 @@ CTC_WIDEN(i64, i64)
 CTC_ROWS(f32, float, float)
 CTC_REDUCE(f32, float)
 
-// Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
+// Pairs a thread, frames of a block (of which two are in registers), and the most threads, so that registers suffice.
 CTC_LATTICE(f32, float, 1, 8, 64)
 CTC_LATTICE(f32, float, 2, 4, 256)
 CTC_LATTICE(f32, float, 4, 2, 256)

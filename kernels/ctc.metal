@@ -93,7 +93,7 @@ CTC_ROWS(f16, half)
 CTC_ROWS(bf16, bfloat)
 #endif
 
-// Pairs a thread, and frames asked for ahead.
-CTC_LATTICE(1, 8)
-CTC_LATTICE(2, 8)
-CTC_LATTICE(4, 4)
+// Pairs a thread, and frames of a block, of which two are in registers.
+CTC_LATTICE(1, 4)
+CTC_LATTICE(2, 4)
+CTC_LATTICE(4, 2)

@@ -13,27 +13,32 @@
 //
 //   gather, gradient: bandwidth. From logits, two reads and one write of (T, N, C) between them; a lane
 //     spends about 17 operations on an entry, half of what an H200 can issue at its bandwidth.
-//   lattice: latency. A frame is one shuffle, then a chain of 10 dependent operations (skip, maximum,
-//     difference, power of two, two multiply-adds, emission): about 70 cycles where an operation takes 4
-//     and a shuffle 23, and about 34 K issued instructions. T frames, not 2 T, since both directions run
-//     at once: T = 1000 and K = 1 are 40 us at 1.75 GHz. There is no barrier within a frame. A target that
-//     fits one warp (32 K pairs) takes no barrier at all; a longer one is cut into tiles of which each
-//     repeats the last HALO pairs of the one below, so that warps meet every HALO frames only.
-//     Emissions, and in the second half the states that the other direction kept, are asked for DEPTH
-//     frames ahead: 8 frames of 70 cycles cover a read from memory.
+//   lattice: latency and issue. T frames, not 2 T, since both directions run at once: half of them in a sweep that
+//     keeps states, half in a walk that makes posteriors. A frame is one shuffle, then a chain of 10 dependent
+//     operations (skip, maximum, difference, power of two, two multiply-adds, emission). Instructions of a frame, and
+//     cycles from a replay of the compiled code for an H200 (estimates):
+//       K = 1   sweep 39, 65    walk 54, 82
+//       K = 2   sweep 68, 104   walk 93, 140
+//       K = 4   sweep 134, 212  walk 180, 284
+//     That is T = 1000 and K = 1 in about 40 us at 1.98 GHz. What keeps a frame that short: no branch in it, an
+//     address in one instruction, a state in one access, and loads of DEPTH frames together, a block ahead: 8 frames
+//     of 65 cycles cover a read from the L2 cache.
+//     There is no barrier within a frame. A target that fits one warp (32 K pairs) takes no barrier at all; a longer
+//     one is cut into tiles of which each repeats the last HALO pairs of the one below, so that warps meet every HALO
+//     frames only.
 //   memory: 16 bytes a pair and frame (32 for f64) are kept from the first half, half of them from each
 //     direction; posteriors take their place.
 //
 // On an M-series GPU: 32 lanes, 32 KiB of threadgroup memory, about 208 KiB of registers a core. An item is
 // a threadgroup of 2 to 8 SIMD-groups, one for each direction and tile.
-//   registers: a lane holds 4 K words of states, and for each frame asked for ahead 2 (K + 1) of emissions and
-//     4 K of kept states: with addresses about 100 for K = 1, 150 for K = 2, of 32 bits. A SIMD-group of 150
-//     is 19 KiB, so a core holds 10: 5 items of one tile. A core needs 24 or so to hide latency by itself;
-//     here it is hidden by asking ahead.
+//   registers: a lane holds 4 K words of states, and for each frame of two blocks 2 (K + 1) of emissions and 4 K of
+//     kept states: about 100 for K = 1 and blocks of 4, 150 for K = 2 and 4, of 32 bits, with addresses. A SIMD-group
+//     of 150 is 19 KiB, so a core holds 10: 5 items of one tile. A core needs 24 or so to hide latency by
+//     itself; here it is hidden by asking ahead.
 //   threadgroup memory: 96 bytes a pair (two directions, old and new): 335 pairs fit 32 KiB, more are kept in
 //     device memory. Targets of up to 63 labels take 6 KiB, so registers are the limit.
-//   time: a frame is the same 34 K instructions. At one in 2 cycles for a SIMD-group and about 1.4 GHz,
-//     T = 1000 with K = 2 takes near 100 us. The bytes are those above.
+//   time: a frame has about as many instructions as above, and more where an address takes several. At one in 2
+//     cycles for a SIMD-group and about 1.4 GHz, T = 1000 with K = 2 takes near 120 us. The bytes are those above.
 // These are figures on paper: no Mac has run it.
 
 #define CTC_LOGITS 1u
@@ -45,9 +50,6 @@
 
 // Pairs that a tile shares with the one below, and frames between two meetings of the warps.
 #define CTC_HALO 16
-// Steps after which mantissas are brought back to [1, 2); in one step one grows by less than 2^2.1 and
-// shrinks by at most 2^0.51.
-#define CTC_RENORMALISE 16
 // Stands in `needed` for an item whose lengths or labels are wrong.
 #define CTC_BAD 0xffffffffu
 
@@ -430,6 +432,8 @@ template <typename M, typename X, int K> CTC_FN void ctc_pass_up(CTC_THREAD ctc_
   tile.below.e = ctc_shuffle_up(tile.label[K - 1].e);
 }
 
+// Mantissas back to [1, 2). In one step one grows by less than 2^2.1 and shrinks by at most 2^0.51: after two blocks, of
+// up to 8 steps, it is still a normal number.
 template <typename M, typename X, int K> CTC_FN void ctc_normalise(CTC_THREAD ctc_tile<M, X, K>& tile) {
   CTC_UNROLL
   for (int j = 0; j < K; j++) {

@@ -23,6 +23,9 @@ const WIDE: usize = 1024;
 /// Blocks beyond this take several rows.
 const MOST_BLOCKS: usize = 1 << 20;
 
+/// From here on the bytes of the states of a frame, 32 a label for f64, exceed what the kernels multiply with.
+const MOST_LABELS: usize = 1 << 26;
+
 /// The pairs of states of a lattice that one thread holds, and the tiles that one direction has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiling {
@@ -65,6 +68,11 @@ pub(crate) fn lattice(
     max_threads: impl Fn(&str) -> Result<usize>,
 ) -> Result<(Launch, usize)> {
     let labels = sizes.labels as usize;
+    if labels >= MOST_LABELS {
+        candle_core::bail!(
+            "ctc_loss: {labels} labels are too many for a GPU; the limit is {MOST_LABELS}"
+        );
+    }
     let tiling = tiling(labels, real);
     let edge = if real == DType::F64 { 32 } else { 24 };
     let edges = 4 * (labels + 1) * edge;
@@ -210,6 +218,13 @@ mod tests {
         assert_eq!((launch.blocks, launch.threads, wide), (35, 256, true));
         let (launch, _) = rows("gradient", DType::F32, &sizes(1 << 20, 8, 3), 1025);
         assert_eq!(launch.blocks, MOST_BLOCKS);
+    }
+
+    #[test]
+    fn a_frame_of_states_stays_below_2_gib() {
+        let of = |labels| lattice(&sizes(1, 1, labels), DType::F64, SHARED_BYTES, |_| Ok(256));
+        assert!(of(MOST_LABELS - 1).is_ok());
+        assert!(of(MOST_LABELS).is_err());
     }
 
     #[test]
