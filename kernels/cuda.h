@@ -8,6 +8,12 @@ typedef long long i64;
 typedef unsigned long long u64;
 typedef __nv_bfloat16 bfloat;
 
+// A product and a sum are fused where ctc_fma says so, and nowhere else: a fused one would put the rounding of a
+// product twice into sums of two parts. For nvcc that is -fmad=false, in build.rs.
+#ifdef __clang__
+#pragma clang fp contract(off)
+#endif
+
 #define CTC_FN __device__ __forceinline__
 #define CTC_RARE __device__ __noinline__
 // Address spaces: CUDA has one.

@@ -2,6 +2,9 @@
 #include <metal_stdlib>
 using namespace metal;
 
+// A product and a sum are fused where ctc_fma says so, and nowhere else: as in cuda.h.
+#pragma clang fp contract(off)
+
 typedef long i64;
 typedef ulong u64;
 
