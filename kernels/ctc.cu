@@ -47,14 +47,15 @@ CTC_KERNEL __launch_bounds__(256)
 }
 #endif
 
-#define CTC_ROWS(NAME, M, E)                                                                        \
-  CTC_KERNEL __launch_bounds__(256)                                                                 \
+// The blocks of 256 threads that a multiprocessor is to hold at once set how many registers a thread may have.
+#define CTC_ROWS(NAME, M, E, GATHER, GRADIENT)                                                      \
+  CTC_KERNEL __launch_bounds__(256, GATHER)                                                         \
       ctc_gather_##NAME(ctc_sizes p, const E* input, const uint* tables, ctc_emission<M>* emissions, \
                         M* records, M* stats, uint wide) {                                          \
     __shared__ M shared[32];                                                                        \
     ctc_gather_body<M, E>(p, input, tables, emissions, records, stats, wide != 0u, ctc_here(), shared); \
   }                                                                                                 \
-  CTC_KERNEL __launch_bounds__(256)                                                                 \
+  CTC_KERNEL __launch_bounds__(256, GRADIENT)                                                       \
       ctc_gradient_##NAME(ctc_sizes p, const E* input, const uint* tables,                          \
                           const ctc_real<M>::word* kept, const M* stats, const M* losses,           \
                           const M* upstream, E* gradient, uint wide) {                              \
@@ -101,7 +102,7 @@ CTC_WIDEN(i64, i64)
 CTC_REDUCE(f32, float)
 #endif
 #if CTC_IN(CTC_ROWS_F32)
-CTC_ROWS(f32, float, float)
+CTC_ROWS(f32, float, float, 5, 4)
 #endif
 
 // Pairs a thread, frames asked for ahead, and the most threads, so that registers suffice.
@@ -121,13 +122,13 @@ CTC_LATTICE(f32, float, 4, 4, 256)
 CTC_REDUCE(f64, double)
 #endif
 #if CTC_IN(CTC_ROWS_F16)
-CTC_ROWS(f16, float, __half)
+CTC_ROWS(f16, float, __half, 4, 4)
 #endif
 #if CTC_IN(CTC_ROWS_BF16)
-CTC_ROWS(bf16, float, bfloat)
+CTC_ROWS(bf16, float, bfloat, 4, 4)
 #endif
 #if CTC_IN(CTC_ROWS_F64)
-CTC_ROWS(f64, double, double)
+CTC_ROWS(f64, double, double, 2, 2)
 #endif
 #if CTC_IN(CTC_LATTICE_F64)
 CTC_LATTICE(f64, double, 1, 4, 64)
