@@ -18,24 +18,44 @@ CTC_FN ctc_thread ctc_here() {
 
 #define CTC_KERNEL extern "C" __global__ void
 
+// All kernels, or with CTC_IMAGE those of one image: build.rs compiles each by itself, so that a driver which must
+// compile PTX compiles what is used. src/cuda.rs knows which kernel is in which.
+#define CTC_COMMON 1
+#define CTC_ROWS_F32 2
+#define CTC_ROWS_F16 3
+#define CTC_ROWS_BF16 4
+#define CTC_ROWS_F64 5
+#define CTC_LATTICE_F32_1 6
+#define CTC_LATTICE_F32_2 7
+#define CTC_LATTICE_F32_4 8
+#define CTC_LATTICE_F64 9
+#ifdef CTC_IMAGE
+#define CTC_IN(IMAGE) (CTC_IMAGE == IMAGE)
+#else
+#define CTC_IN(IMAGE) 1
+#endif
+
 #define CTC_WIDEN(NAME, T)                                                                          \
   CTC_KERNEL __launch_bounds__(256) ctc_widen_##NAME(ctc_integers p, const T* from, i64* to) {      \
     ctc_widen_body<T>(p, from, to, ctc_here());                                                     \
   }
 
+#if CTC_IN(CTC_COMMON)
 CTC_KERNEL __launch_bounds__(256)
     ctc_prepare(ctc_sizes p, i64 row, i64 count, const i64* integers, uint* tables) {
   ctc_prepare_body(p, row, count, integers, tables, ctc_here());
 }
+#endif
 
-#define CTC_ROWS(NAME, M, E)                                                                        \
-  CTC_KERNEL __launch_bounds__(256)                                                                 \
+// The blocks of 256 threads that a multiprocessor is to hold at once set how many registers a thread may have.
+#define CTC_ROWS(NAME, M, E, GATHER, GRADIENT)                                                      \
+  CTC_KERNEL __launch_bounds__(256, GATHER)                                                         \
       ctc_gather_##NAME(ctc_sizes p, const E* input, const uint* tables, ctc_emission<M>* emissions, \
                         M* records, M* stats, uint wide) {                                          \
     __shared__ M shared[32];                                                                        \
     ctc_gather_body<M, E>(p, input, tables, emissions, records, stats, wide != 0u, ctc_here(), shared); \
   }                                                                                                 \
-  CTC_KERNEL __launch_bounds__(256)                                                                 \
+  CTC_KERNEL __launch_bounds__(256, GRADIENT)                                                       \
       ctc_gradient_##NAME(ctc_sizes p, const E* input, const uint* tables,                          \
                           const ctc_real<M>::word* kept, const M* stats, const M* losses,           \
                           const M* upstream, E* gradient, uint wide) {                              \
@@ -73,26 +93,45 @@ CTC_KERNEL __launch_bounds__(256)
                                   edges + (i64)at.block * 4 * (p.labels + 1), at, sums, tops);      \
   }
 
+#if CTC_IN(CTC_COMMON)
 CTC_WIDEN(u8, unsigned char)
 CTC_WIDEN(u32, uint)
 CTC_WIDEN(i16, short)
 CTC_WIDEN(i32, int)
 CTC_WIDEN(i64, i64)
-
-CTC_ROWS(f32, float, float)
 CTC_REDUCE(f32, float)
+#endif
+#if CTC_IN(CTC_ROWS_F32)
+CTC_ROWS(f32, float, float, 5, 4)
+#endif
 
 // Pairs a thread, frames of a block (of which two are in registers), and the most threads, so that registers suffice.
+#if CTC_IN(CTC_LATTICE_F32_1)
 CTC_LATTICE(f32, float, 1, 8, 64)
+#endif
+#if CTC_IN(CTC_LATTICE_F32_2)
 CTC_LATTICE(f32, float, 2, 4, 256)
+#endif
+#if CTC_IN(CTC_LATTICE_F32_4)
 CTC_LATTICE(f32, float, 4, 2, 256)
+#endif
 
 // The checks of planted faults compile many times, and need no more than f32.
 #ifndef CTC_F32_ALONE
-CTC_ROWS(f16, float, __half)
-CTC_ROWS(bf16, float, bfloat)
-CTC_ROWS(f64, double, double)
+#if CTC_IN(CTC_COMMON)
 CTC_REDUCE(f64, double)
+#endif
+#if CTC_IN(CTC_ROWS_F16)
+CTC_ROWS(f16, float, __half, 4, 4)
+#endif
+#if CTC_IN(CTC_ROWS_BF16)
+CTC_ROWS(bf16, float, bfloat, 4, 4)
+#endif
+#if CTC_IN(CTC_ROWS_F64)
+CTC_ROWS(f64, double, double, 2, 2)
+#endif
+#if CTC_IN(CTC_LATTICE_F64)
 CTC_LATTICE(f64, double, 1, 2, 64)
 CTC_LATTICE(f64, double, 2, 2, 256)
+#endif
 #endif

@@ -36,6 +36,7 @@ template <> struct ctc_real<double> {
     double y = exp_series(r) * pow2(n);
     return x < -708.0 ? 0.0 : x != x ? x : y;
   }
+  static CTC_FN double exp_fast(double x) { return exp_negative(x); }
   static CTC_FN double exp(double x) {
     double r;
     i64 n = reduce(ctc_min(ctc_max(x, -750.0), 750.0), r);

@@ -2,6 +2,9 @@
 #include <metal_stdlib>
 using namespace metal;
 
+// A product and a sum are fused where ctc_fma says so, and nowhere else: as in cuda.h.
+#pragma clang fp contract(off)
+
 typedef long i64;
 typedef ulong u64;
 
@@ -12,10 +15,17 @@ typedef ulong u64;
 #define CTC_THREAD thread
 #define CTC_CONSTANT constant
 #define CTC_UNROLL _Pragma("unroll")
+#define CTC_UNROLL_4 _Pragma("unroll 4")
 
 CTC_FN float ctc_as_float(uint x) { return as_type<float>(x); }
 CTC_FN uint ctc_as_uint(float x) { return as_type<uint>(x); }
 CTC_FN float ctc_fma(float a, float b, float c) { return fma(a, b, c); }
+
+// The larger; of a NaN and a number, the number or the NaN.
+CTC_FN float ctc_max_number(float a, float b) { return fmax(a, b); }
+CTC_FN float ctc_max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
+// 2^x to a few units in the last place, 2^0 exactly; what is below 2^-126 may be 0.
+CTC_FN float ctc_exp2(float x) { return exp2(x); }
 
 // All threads of a threadgroup, and what they wrote.
 CTC_FN void ctc_barrier() { threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device); }
@@ -54,3 +64,66 @@ CTC_FN float ctc_widen(bfloat x) { return float(x); }
 CTC_FN void ctc_narrow(float x, device float* to) { *to = x; }
 CTC_FN void ctc_narrow(float x, device half* to) { *to = half(x); }
 CTC_FN void ctc_narrow(float x, device bfloat* to) { *to = bfloat(x); }
+
+CTC_FN uint4 ctc_words(uint a, uint b, uint c, uint d) {
+  uint4 w;
+  w.x = a;
+  w.y = b;
+  w.z = c;
+  w.w = d;
+  return w;
+}
+
+// 16 bytes of entries, which are read and written at once.
+template <typename E> struct ctc_vector;
+template <> struct ctc_vector<float> {
+  enum { COUNT = 4 };
+  static CTC_FN void get(uint4 w, thread float* v) {
+    v[0] = as_type<float>(w.x);
+    v[1] = as_type<float>(w.y);
+    v[2] = as_type<float>(w.z);
+    v[3] = as_type<float>(w.w);
+  }
+  static CTC_FN uint4 put(thread const float* v) {
+    return ctc_words(as_type<uint>(v[0]), as_type<uint>(v[1]), as_type<uint>(v[2]), as_type<uint>(v[3]));
+  }
+};
+template <> struct ctc_vector<half> {
+  enum { COUNT = 8 };
+  static CTC_FN void get(uint w, thread float* v) {
+    v[0] = float(as_type<half>(ushort(w)));
+    v[1] = float(as_type<half>(ushort(w >> 16)));
+  }
+  static CTC_FN void get(uint4 w, thread float* v) {
+    get(w.x, v);
+    get(w.y, v + 2);
+    get(w.z, v + 4);
+    get(w.w, v + 6);
+  }
+  static CTC_FN uint put2(thread const float* v) {
+    return uint(as_type<ushort>(half(v[0]))) | (uint(as_type<ushort>(half(v[1]))) << 16);
+  }
+  static CTC_FN uint4 put(thread const float* v) { return ctc_words(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
+};
+template <> struct ctc_vector<bfloat> {
+  enum { COUNT = 8 };
+  // A bf16 is the upper half of an f32.
+  static CTC_FN void get(uint w, thread float* v) {
+    v[0] = as_type<float>(w << 16);
+    v[1] = as_type<float>(w & 0xffff0000u);
+  }
+  static CTC_FN void get(uint4 w, thread float* v) {
+    get(w.x, v);
+    get(w.y, v + 2);
+    get(w.z, v + 4);
+    get(w.w, v + 6);
+  }
+  static CTC_FN uint put2(thread const float* v) {
+    return uint(as_type<ushort>(bfloat(v[0]))) | (uint(as_type<ushort>(bfloat(v[1]))) << 16);
+  }
+  static CTC_FN uint4 put(thread const float* v) { return ctc_words(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
+};
+// By how many entries an address is beyond a whole number of vectors. Buffers begin with one.
+template <typename E> CTC_FN uint ctc_phase(const device E*, i64 offset) {
+  return uint(offset) % uint(ctc_vector<E>::COUNT);
+}

@@ -1,18 +1,90 @@
-//! CUDA: how the launches of [`gpu`](crate::gpu) reach candle's device. Kernels are compiled to PTX by
-//! `build.rs`, run on the stream of the tensor's device, and are loaded once for each device.
+//! CUDA: how the launches of [`gpu`](crate::gpu) reach candle's device. Kernels are compiled by `build.rs`, run on the
+//! stream of the tensor's device, and are loaded once for each device, when they are first used.
 
 use crate::gpu::{Arg, Backend, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, DType, Result, Shape, Storage, WithDType, bail,
 };
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/ctc.ptx"));
+/// An image that `build.rs` made: machine code and PTX, of which the driver takes what the device can run.
+macro_rules! image {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).as_slice()
+    };
+}
 
-/// candle finds a module by its name alone.
-const MODULE: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
+/// The images, each with the beginnings of its kernels' names: `kernels/ctc.cu` says what is in which.
+const IMAGES: [(&[&str], &[u8]); 9] = [
+    (
+        &["ctc_prepare", "ctc_widen_", "ctc_reduce_"],
+        image!("common"),
+    ),
+    (&["ctc_gather_f32", "ctc_gradient_f32"], image!("rows_f32")),
+    (&["ctc_gather_f16", "ctc_gradient_f16"], image!("rows_f16")),
+    (
+        &["ctc_gather_bf16", "ctc_gradient_bf16"],
+        image!("rows_bf16"),
+    ),
+    (&["ctc_gather_f64", "ctc_gradient_f64"], image!("rows_f64")),
+    (&["ctc_lattice_f32_1"], image!("lattice_f32_1")),
+    (&["ctc_lattice_f32_2"], image!("lattice_f32_2")),
+    (&["ctc_lattice_f32_4"], image!("lattice_f32_4")),
+    (&["ctc_lattice_f64_"], image!("lattice_f64")),
+];
+
+/// The image that has a kernel.
+fn image_of(kernel: &str) -> Option<usize> {
+    IMAGES
+        .iter()
+        .position(|(names, _)| names.iter().any(|name| kernel.starts_with(name)))
+}
+
+/// What is loaded in one context.
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<usize, Arc<CudaModule>>,
+    functions: HashMap<String, CudaFunction>,
+}
+
+/// By the handle of the context. A module holds its context, so a handle here is never that of another context which
+/// came later; and a device that is dropped and made again finds its kernels, as the context is still there.
+static LOADED: LazyLock<RwLock<HashMap<usize, Loaded>>> = LazyLock::new(RwLock::default);
+
+/// The kernel of a name, loaded once for each context. candle's own store of modules takes PTX alone.
+fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
+    let handle = context.cu_ctx() as usize;
+    {
+        let loaded = LOADED.read().unwrap_or_else(PoisonError::into_inner);
+        let found = loaded.get(&handle).and_then(|of| of.functions.get(kernel));
+        if let Some(function) = found {
+            return Ok(function.clone());
+        }
+    }
+    let Some(image) = image_of(kernel) else {
+        bail!("ctc-loss: no kernel {kernel}")
+    };
+    let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
+    let loaded = loaded.entry(handle).or_default();
+    let module = match loaded.modules.entry(image) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let image = Ptx::from_binary(IMAGES[image].1.to_vec());
+            entry.insert(context.load_module(image).w()?)
+        }
+    };
+    let function = module.load_function(kernel).w()?;
+    loaded.functions.insert(kernel.into(), function.clone());
+    Ok(function)
+}
 
 // SAFETY: both are plain integers in C's layout, twins of the kernels' own structs.
 unsafe impl DeviceRepr for crate::gpu::Sizes {}
@@ -69,8 +141,9 @@ impl Backend for CudaDevice {
     }
 
     unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, CudaStorage>]) -> Result<()> {
-        let function = self.get_or_load_custom_func(&launch.kernel, MODULE, PTX)?;
-        let mut builder = function.builder();
+        let stream = self.cuda_stream();
+        let function = function(stream.context(), &launch.kernel)?;
+        let mut builder = stream.launch_builder(&function);
         for argument in arguments {
             match argument {
                 Arg::Sizes(sizes) => {
@@ -101,5 +174,46 @@ impl Backend for CudaDevice {
         // SAFETY: the caller's.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kernel of the source is in one image, and that image has its name.
+    #[test]
+    fn kernels_are_found_in_their_images() {
+        let (rows, reals) = (["f32", "f16", "bf16", "f64"], ["f32", "f64"]);
+        let mut kernels = vec!["ctc_prepare".to_string()];
+        for integer in ["u8", "u32", "i16", "i32", "i64"] {
+            kernels.push(format!("ctc_widen_{integer}"));
+        }
+        for dtype in rows {
+            kernels.push(format!("ctc_gather_{dtype}"));
+            kernels.push(format!("ctc_gradient_{dtype}"));
+        }
+        for real in reals {
+            kernels.push(format!("ctc_reduce_{real}"));
+            for pairs in [1, 2, 4] {
+                if (real, pairs) != ("f64", 4) {
+                    kernels.push(format!("ctc_lattice_{real}_{pairs}"));
+                    kernels.push(format!("ctc_lattice_{real}_{pairs}_spill"));
+                }
+            }
+        }
+        // An image without machine code packs its PTX, so that no name can be read.
+        let machine_code = contains(IMAGES[0].1, b".text.ctc_");
+        for kernel in kernels {
+            let having: Vec<usize> = (0..IMAGES.len())
+                .filter(|&image| contains(IMAGES[image].1, format!(".text.{kernel}\0").as_bytes()))
+                .collect();
+            let image = image_of(&kernel).unwrap();
+            assert!(!machine_code || having == [image], "{kernel}: {having:?}");
+        }
+    }
+
+    fn contains(bytes: &[u8], part: &[u8]) -> bool {
+        bytes.windows(part.len()).any(|window| window == part)
     }
 }

@@ -3,8 +3,10 @@
 
 pub(crate) mod common;
 
-use candle_core::{DType, Tensor};
-use candle_ctc::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss};
+use candle_core::{DType, Tensor, Var};
+use candle_ctc::{
+    Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
+};
 use common::oracle::{Problem, repeats};
 use common::{Entry, Rng, devices, gpus, run_problem, tensors, tolerance};
 
@@ -309,6 +311,100 @@ fn items_that_have_no_lattice() {
                         assert!(row.iter().all(|&g| g == 0.0), "frame {t} item {n}: {row:?}");
                     }
                 }
+            }
+        }
+    }
+}
+
+/// A loss of thousands is a whole number of binary orders times ln 2, in two parts that each rounding of a product
+/// is counted in once. With one path, through entries that are far from the largest of their frame, nothing else
+/// is rounded that would show.
+#[test]
+fn a_large_loss_is_rounded_once() {
+    let mut rng = Rng::new(14);
+    for _ in 0..24 {
+        let frames = 40 + rng.below(40);
+        let label = f64::from(-(500.0 + 300.0 * rng.unit()) as f32);
+        let far = Problem {
+            frames,
+            classes: 3,
+            blank: 1,
+            values: [label, 0.0, label].repeat(frames),
+            targets: vec![(0..frames).map(|i| 2 * (i % 2)).collect()],
+            input_lengths: vec![frames],
+        };
+        let want = -label * frames as f64;
+        for device in devices() {
+            let opts = options(Reduction::None);
+            let got = run_problem(Entry::LogProbs, &far, opts, DType::F32, &device, None).unwrap();
+            let unit = f64::from(want as f32) - f64::from((want as f32).next_down());
+            let off = (got.loss[0] - want).abs() / unit;
+            assert!(off < 0.51, "{} for {want}: {off} units", got.loss[0]);
+        }
+    }
+}
+
+/// Rows of an odd number of classes, which start anywhere in a vector: a block's and a warp's, one class behind the
+/// other or not.
+#[test]
+fn long_rows_that_start_anywhere() {
+    for (seed, classes) in [(15, 1501), (16, 301)] {
+        let odd = problem(seed, &[3, 0, 2], classes, 2);
+        let dims = [odd.frames, 3, classes];
+        for (entry, problem) in [
+            (Entry::Logits, odd.clone()),
+            (Entry::LogProbs, probabilities(&odd)),
+        ] {
+            for layout in [InputLayout::TimeMajor, InputLayout::BatchMajor] {
+                let opts = CtcLossOptions {
+                    layout,
+                    ..options(Reduction::None)
+                };
+                check(entry, &problem, opts);
+            }
+        }
+        let (want, want_gradient) = odd.expected_with_logits(&options(Reduction::None), None);
+        for device in devices() {
+            // Classes that are not one behind the other, and a row that starts elsewhere than its gradient's.
+            let flat = tensors::floats(&odd.values, &dims, DType::F32, &device);
+            let apart = flat.permute((2, 0, 1)).unwrap().contiguous().unwrap();
+            let shifted = Tensor::cat(&[&flat, &flat], 2).unwrap();
+            for (view, place) in [(apart, 0), (shifted, classes)] {
+                let var = Var::from_tensor(&view).unwrap();
+                let input = if place == 0 {
+                    var.permute((1, 2, 0)).unwrap()
+                } else {
+                    var.narrow(2, place, classes).unwrap()
+                };
+                let targets = tensors::padded(&odd.targets, 0, 0, DType::U32, &device);
+                let loss = ctc_loss_with_logits(
+                    &input,
+                    &targets,
+                    &odd.input_lengths,
+                    odd.target_lengths(),
+                    options(Reduction::None),
+                )
+                .unwrap();
+                tolerance::loss(DType::F32).check("loss", &tensors::read(&loss), &want);
+                let gradient = loss.backward().unwrap().remove(&var).unwrap();
+                let gradient = if place == 0 {
+                    gradient.permute((1, 2, 0)).unwrap()
+                } else {
+                    gradient.narrow(2, place, classes).unwrap()
+                };
+                let gradient = tensors::read(&gradient.contiguous().unwrap());
+                tolerance::gradient(DType::F32).check("gradient", &gradient, &want_gradient);
+            }
+            // A NaN in a class that no target has, and +inf.
+            for bad in [f64::NAN, f64::INFINITY] {
+                let mut spoilt = odd.clone();
+                let unused = (2..classes).find(|class| !odd.targets[0].contains(class));
+                let at = spoilt.at(0, 0, unused.unwrap());
+                spoilt.values[at] = bad;
+                let opts = options(Reduction::None);
+                let out =
+                    run_problem(Entry::Logits, &spoilt, opts, DType::F32, &device, None).unwrap();
+                assert!(out.loss[0].is_nan() && out.loss[2].is_finite());
             }
         }
     }

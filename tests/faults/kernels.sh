@@ -15,12 +15,13 @@ only() { [[ ${FAULTS_OF:-$1} != "$1" ]] || plant "${@:2}" "$1"; }
 each baseline
 
 K=kernels/ctc_kernels.h A=kernels/ctc_core.h
-RACE='race (in|between)|uninitialised' DIVERGED='diverged|leaves it out|takes no part|did not reach' WRONG='entries are wrong|assertion|panicked'
+RACE='race (in|between)|uninitialised' DIVERGED='diverged|leaves it out|takes no part|did not reach' ALIGNED='align' WRONG='entries are wrong|assertion|panicked'
 # order of memory
 both "no barrier after the first states" $K 's/  ctc_barrier\(\);\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/; s/  ctc_barrier();\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/' "$RACE"
 both "no barrier between two rounds of frames" $K 's/    parity ^= 1u;\n    ctc_barrier();/    parity ^= 1u;/' "$RACE"
 both "no barrier before P is read" $K 's/  ctc_barrier();\n  ctc_number<M, i64> p = /  ctc_number<M, i64> p = /' "$RACE"
 both "no barrier when warps meet in a row" $K 's/shared\[at.warp\] = x;\n  ctc_barrier();/shared[at.warp] = x;/' "$RACE"
+both "no barrier before the first warp adds up a row" $K 's/s.others;\n  }\n  ctc_barrier();/s.others;\n  }/' "$RACE"
 both "a warp's barrier for a block's" $K 's/if (wide) ctc_barrier();\n    else ctc_simd_barrier();/ctc_simd_barrier();/' "$RACE"
 both "all items keep their states in one place" $K 's/p.flags & CTC_KEEP ? n \* p.frames \* 2 \* it.width : 0/0/' "$RACE"
 both "tiles own a pair twice" $K 's/index \* stride + CTC_HALO : 0/index * stride + CTC_HALO - 1 : 0/' "$RACE|$WRONG"
@@ -33,12 +34,12 @@ only metal "half of an exponent is shuffled" kernels/metal.h 's/uint high = simd
 only metal "a barrier with mem_none" kernels/metal.h 's/threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)/threadgroup_barrier(mem_flags::mem_none)/' "$RACE"
 both "a sum over half a warp" $K 's/if (often) sum = ctc_warp_sum(sum)/if (often \&\& at.lane < 16u) sum = ctc_warp_sum(sum)/' "$DIVERGED"
 both "a barrier that some threads do not reach" $K 's/    ctc_warp_sum(scale);/    ctc_barrier(); ctc_warp_sum(scale);/' "$DIVERGED"
-both "lanes leave before the row is done" $K 's/    M poison = M(0), largest = lowest;/    M poison = M(0), largest = lowest; if (lane > used) continue;/' "$DIVERGED"
+both "lanes leave before the row is done" $K 's/  M poison = M(0), largest = lowest;/  M poison = M(0), largest = lowest; if (lane > used) return lowest;/' "$DIVERGED"
 # ranges and offsets
 both "the last frame first, off by one" $K 's/direction == 0u ? 0 : it.frames - 1;/direction == 0u ? 0 : it.frames;/' "out of bounds|$RACE|$WRONG"
 both "a frame range that is one short" $K 's/direction, midway, it.frames, rounds/direction, midway, it.frames - 1, rounds/' "$WRONG|$RACE"
 both "a state behind the last" $K 's/if (i >= shared \&\& i <= it.labels) {/if (i >= shared \&\& i <= it.labels + 1) {/' "out of bounds|$RACE|$WRONG"
-both "the input's offset is lost" $K 's/input + (p.x_offset + t \* p.x_frame/input + (t * p.x_frame/g' "$WRONG"
+both "the input's offset is lost" $K 's/= p.x_offset + t \* p.x_frame/= t * p.x_frame/g' "$WRONG"
 both "an item's emissions are another's" $K 's/emissions + n \* p.frames \* p.entries/emissions/' "$WRONG"
 both "frames behind the end count" $K 's/bool used_frame = t < /bool used_frame = t <= /' "$WRONG"
 both "the tables of the first item for all" $K 's/tables + CTC_PLACE(p, n);\n\n/tables + CTC_PLACE(p, 0);\n\n/' "$WRONG"
@@ -54,11 +55,23 @@ both "a tile passes on too little" $K 's/(index + 1) \* stride : owned/(index + 
 both "posteriors of labels from another place" $K 's/early ? 3 : 1/early ? 1 : 1/' "$WRONG"
 both "the middle frame counts as late" $K 's/(p, n)\] + 1) \/ 2/(p, n)]) \/ 2/' "$WRONG"
 both "states are kept where the walk does not look" $K 's/row + (WALK ? it.labels - base : base)/row + (WALK ? it.labels - base : base + 1)/' "out of bounds|$RACE|$WRONG"
+# rows in vectors
+both "a gradient's first entries are left out" $K 's/  ctc_dense_entries<PART, 1, M, E>(x, stride, y, 0u, head, lane/  ctc_dense_entries<PART, 1, M, E>(x, stride, y, head, head, lane/' "$WRONG"
+both "a gradient's last entries are left out" $K 's/head + vectors \* N, classes, lane/classes, classes, lane/' "$WRONG"
+both "a row's last entries are left out" $K 's/x, p.x_class, rest, classes/x, p.x_class, classes, classes/g' "$WRONG"
+both "a row is read in vectors from anywhere" $K 's/if (phase == 0u \&\& /if (/' "$ALIGNED"
+both "a gradient's row is read in vectors from anywhere" $K 's/if (stride == 1 \&\& (x_phase + head) % N == 0u)/if (stride == 1)/' "$ALIGNED"
+both "a gradient's row is written in vectors from anywhere" $K 's/uint head = (N - y_phase) % N;/uint head = 0u;/' "$ALIGNED"
+both "the second vector is the first" $K 's/ctc_read(x + step, stride, b)/ctc_read(x, stride, b)/g' "$WRONG"
+both "a row's classes are one behind the other" $K 's/to.entries\[b\] = x\[b \* stride\]/to.entries[b] = x[b]/' "$WRONG|out of bounds"
+both "NaN in a class that no target uses is passed over" $K 's/  if (s.largest != s.largest) s.others = s.largest;//' "$WRONG"
 # arithmetic
+# What -fmad=false keeps nvcc from; clang would not fuse a product that is used twice.
+both "the rounding of a product counts twice" $A 's/ctc_real<M>::ln2(), lost)));/ctc_real<M>::ln2(), lost + lost)));/' "$WRONG"
 both "a repeat without its blank" $K 's/tile.skip\[j\] = here != before ? X(0) : zero/tile.skip[j] = X(0)/' "$WRONG"
 both "mantissas are not brought back" $K 's/        ctc_normalise(tile);\n//' "$WRONG"
 both "no way for entries far apart" $K 's/peak > M(CTC_PATH_LIMIT)/peak > ctc_real<M>::infinity()/' "$WRONG"
 both "the sign of a far difference" $A 's/if (d < 0.0f) r = -r;//' "$WRONG"
-both "the largest entry is not counted apart" $K 's/ones += one ? M(1) : M(0);//' "$WRONG"
+both "the largest entry is not counted apart" $K 's/if (v\[b\] == reference) s.ones += M(1);\n    else s.others/s.others/' "$WRONG"
 both "the frames' scales are not added" $K 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
-both "NaN is passed over" $K 's/if (!(v < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
+both "NaN is passed over" $K 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
