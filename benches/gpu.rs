@@ -80,9 +80,32 @@ fn first_call(device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// Lets the pool that candle allocates from keep what is free. By default it goes back to the driver at each
+/// synchronisation, and large tensors are then mapped anew in each round. PyTorch's allocator keeps its memory too.
+#[cfg(feature = "cuda")]
+fn keep_memory(device: &Device) -> Result<()> {
+    use candle_core::cuda_backend::{WrapErr, cudarc::driver::sys};
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let mut pool = std::ptr::null_mut();
+    let mut most = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is there, and the attribute is a number of 64 bits.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
+            .result()
+            .w()?;
+        sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut most).cast())
+            .result()
+            .w()
+    }
+}
+
 fn device() -> Result<Device> {
     #[cfg(feature = "cuda")]
-    return Device::new_cuda(0).or(Ok(Device::Cpu));
+    return match Device::new_cuda(0) {
+        Ok(device) => keep_memory(&device).map(|()| device),
+        Err(_) => Ok(Device::Cpu),
+    };
     #[cfg(all(feature = "metal", not(feature = "cuda")))]
     return Device::new_metal(0).or(Ok(Device::Cpu));
     #[cfg(not(any(feature = "cuda", feature = "metal")))]

@@ -3,7 +3,9 @@
 // A state is m · 2^e with an exponent of its own, as in src/cpu/wide on the CPU (DESIGN.md says why). A sum
 // brings its terms to the largest exponent with powers of two that are made from bits; the recursion
 // takes no logarithm and no exponential, and nothing in it can vanish. Exponentials and logarithms are
-// made from sums and products, so no result hangs on the accuracy of a library's function.
+// made from sums and products, so that no result hangs on the accuracy of a library's function, but for one: the
+// sum of exponentials of a row and the softmax (f32) use the device's power of two, which is good to 2 units in the
+// last place.
 //
 // Two types of exponents. `int` serves paths of up to 2^27 binary orders; `i64` the rest: an item with
 // entries that far apart, and all of f64. Metal has no f64.
