@@ -60,8 +60,10 @@ CTC_KERNEL __launch_bounds__(256)
                           const ctc_real<M>::word* kept, const M* stats, const M* losses,           \
                           const M* upstream, E* gradient, uint wide) {                              \
     __shared__ M shared[32];                                                                        \
+    __shared__ M posteriors[CTC_SHORT_WARPS * CTC_SHORT_LABELS];                                    \
+    __shared__ uint places[CTC_SHORT_WARPS * (CTC_SHORT_LABELS + CTC_LONG_ROW)];                    \
     ctc_gradient_body<M, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u,  \
-                            ctc_here(), shared);                                                    \
+                            ctc_here(), shared, posteriors, places);                                \
   }
 
 #define CTC_REDUCE(NAME, M)                                                                         \

@@ -46,8 +46,10 @@ kernel void ctc_prepare(constant ctc_sizes& p [[buffer(0)]], constant i64& row [
                                   device E* gradient [[buffer(7)]], constant uint& wide [[buffer(8)]], \
                                   CTC_POSITION_ARGUMENTS) {                                         \
     threadgroup float shared[32];                                                                   \
+    threadgroup float posteriors[CTC_SHORT_WARPS * CTC_SHORT_LABELS];                               \
+    threadgroup uint places[CTC_SHORT_WARPS * (CTC_SHORT_LABELS + CTC_LONG_ROW)];                   \
     ctc_gradient_body<float, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u, \
-                                CTC_HERE, shared);                                                  \
+                                CTC_HERE, shared, posteriors, places);                              \
   }
 
 kernel void ctc_reduce_f32(constant i64& count [[buffer(0)]], const device float* losses [[buffer(1)]],

@@ -238,6 +238,25 @@ CTC_FN void ctc_prepare_body(CTC_CONSTANT const ctc_sizes& p, i64 row, i64 count
   }
 }
 
+// ---- rows
+
+// Row r of `length` a piece: which piece, and where in it.
+CTC_FN i64 ctc_piece(u64 r, i64 length, CTC_THREAD i64& rest) {
+  if (((r | (u64)length) >> 32) == 0u) {
+    rest = (i64)((uint)r % (uint)length);
+    return (i64)((uint)r / (uint)length);
+  }
+  rest = (i64)r % length;
+  return (i64)r / length;
+}
+
+// Consecutive frames of an item that a warp takes one after the other, so that what the item's rows have in common is
+// read once: no more than leave a GPU full.
+#define CTC_MOST_FRAMES 8
+CTC_FN uint ctc_frames_of_a_warp(CTC_CONSTANT const ctc_sizes& p) {
+  return (uint)ctc_min(ctc_max(p.frames * p.batch / 8192, (i64)1), (i64)CTC_MOST_FRAMES);
+}
+
 // ---- gather
 
 // Rows of fewer classes are taken entry by entry, longer ones in vectors.
@@ -423,16 +442,6 @@ CTC_FN M ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, const 
     }
   }
   return largest;
-}
-
-// Row r of `length` a piece: which piece, and where in it.
-CTC_FN i64 ctc_piece(u64 r, i64 length, CTC_THREAD i64& rest) {
-  if (((r | (u64)length) >> 32) == 0u) {
-    rest = (i64)((uint)r % (uint)length);
-    return (i64)((uint)r / (uint)length);
-  }
-  rest = (i64)r % length;
-  return (i64)r / length;
 }
 
 // A row is a frame of an item: a warp's, or with `wide` a block's.
@@ -1021,12 +1030,181 @@ CTC_FN M ctc_class_sum(const CTC_DEVICE typename ctc_real<M>::word* states, int 
   return sum;
 }
 
-// A row is a frame of an item, in the order of the gradient: a warp's, or with `wide` a block's.
+// A row is short where it has fewer classes than CTC_LONG_ROW, and its target up to so many labels. Short rows are for
+// blocks of up to so many warps.
+#define CTC_SHORT_LABELS 256
+#define CTC_SHORT_WARPS 4
+
+// What a warp holds in shared memory for the short rows of an item.
+template <typename M> struct ctc_short {
+  // Posteriors of a row's labels, those of a class one behind the other.
+  CTC_SHARED M* posteriors;
+  // For each label where it stands among them, and for each class where its own begin, and in the upper half where
+  // they end.
+  CTC_SHARED uint* rank;
+  CTC_SHARED uint* span;
+};
+
+// The tables of item n.
+template <typename M>
+CTC_FN void ctc_short_tables(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables, i64 n, int labels,
+                             ctc_short<M> own, uint lane) {
+  const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+  const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
+  const CTC_DEVICE uint* end = tables + CTC_END(p, n);
+  uint used = tables[CTC_USED(p, n)];
+  // Those of the item before are done with.
+  ctc_simd_barrier();
+  CTC_UNROLL_4
+  for (uint i = lane; i < (uint)labels; i += 32u) own.rank[position[i]] = i;
+  for (uint c = lane; c < (uint)p.classes; c += 32u) own.span[c] = 0u;
+  ctc_simd_barrier();
+  for (uint k = lane; k < used; k += 32u) own.span[distinct[k]] = (k > 0u ? end[k - 1u] : 0u) | end[k] << 16;
+  ctc_simd_barrier();
+}
+
+// The posteriors of a short row's blanks and labels, summed up by lane; those of labels go where their classes are.
+// `pairs` holds a blank and a label each: in an early frame the blank and the label below it, in a late one the blank
+// and the label above it, the last first.
+template <typename M>
+CTC_FN void ctc_short_posteriors(const CTC_DEVICE ctc_words<M>* pairs, int labels, bool early, ctc_short<M> own, uint lane,
+                                 CTC_THREAD M& blank, CTC_THREAD M& rest) {
+  int down = early ? 1 : 0;
+  for (int i = (int)lane; i <= labels; i += 128) {
+    ctc_words<M> pair[4];
+    CTC_UNROLL
+    for (int j = 0; j < 4; j++) {
+      int k = i + 32 * j;
+      const CTC_DEVICE ctc_words<M>* from = pairs + (early ? k : labels - k);
+      pair[j].low = pair[j].high = 0u;
+      if (k <= labels) {
+        pair[j].low = from->low;
+        pair[j].high = from->high;
+      }
+    }
+    CTC_UNROLL
+    for (int j = 0; j < 4; j++) {
+      int label = i + 32 * j - down;
+      blank += ctc_real<M>::from_bits(pair[j].low);
+      if ((uint)label < (uint)labels) {
+        rest += ctc_real<M>::from_bits(pair[j].high);
+        own.posteriors[own.rank[label]] = ctc_real<M>::from_bits(pair[j].high);
+      }
+    }
+  }
+}
+
+// The sum of posteriors from `v` to `end`, each `step` of them.
+template <typename M> CTC_FN M ctc_short_sum(const CTC_SHARED M* v, const CTC_SHARED M* end, int step) {
+  M sum = M(0);
+  // Four at a time, which do not wait for one another.
+  for (; v < end; v += 4 * step) {
+    M b = v + step < end ? v[step] : M(0);
+    M c = v + 2 * step < end ? v[2 * step] : M(0);
+    M d = v + 3 * step < end ? v[3 * step] : M(0);
+    sum += (v[0] + b) + (c + d);
+  }
+  return sum;
+}
+
+// The short rows of items with up to CTC_SHORT_LABELS labels, a warp each: some frames of an item one after the other,
+// for which it brings the item's tables into shared memory.
+template <typename M, typename E>
+CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
+                           const CTC_DEVICE ctc_words<M>* kept, const CTC_DEVICE M* stats, const CTC_DEVICE M* losses,
+                           const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient, ctc_thread at, ctc_short<M> own) {
+  uint classes = (uint)p.classes, lane = at.lane;
+  bool logits = (p.flags & CTC_LOGITS) != 0u;
+  bool torch = !logits && (p.flags & CTC_TORCH) != 0u;
+  // As many lanes for a class as there are for all of them.
+  uint share = 1u;
+  while (2u * share * classes <= 32u) share *= 2u;
+  uint first = lane / share, mine = lane % share, step = 32u / share;
+  i64 y_frame = p.flags & CTC_BATCH_MAJOR ? p.classes : p.batch * p.classes;
+  i64 y_item = p.flags & CTC_BATCH_MAJOR ? p.frames * p.classes : p.classes;
+  i64 run = (i64)ctc_frames_of_a_warp(p);
+  i64 runs = (p.frames + run - 1) / run;
+  for (u64 r = at.block * at.warps + at.warp; r < (u64)(runs * p.batch); r += at.blocks * at.warps) {
+    // In the order of the gradient.
+    i64 n, start;
+    if (p.flags & CTC_BATCH_MAJOR) n = ctc_piece(r, runs, start);
+    else start = ctc_piece(r, p.batch, n);
+    start *= run;
+    int labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
+    if (labels > CTC_SHORT_LABELS) continue;
+    int frames = (int)tables[CTC_INPUT_LENGTH(p, n)], middle = (frames + 1) / 2;
+    int t = (int)start, end = (int)ctc_min(start + run, p.frames);
+    M loss = losses[n];
+    M scale = upstream[p.up_offset + n * p.up_item];
+    if (p.flags & CTC_MEAN) scale = scale / M(ctc_max(labels, 1)) / M(p.batch);
+    bool infinite = loss == ctc_real<M>::infinity();
+    bool none = infinite || loss != loss;
+    const CTC_DEVICE E* x = input + (p.x_offset + start * p.x_frame + n * p.x_item + first * p.x_class);
+    CTC_DEVICE E* y = gradient + (start * y_frame + n * y_item + first);
+    const CTC_DEVICE ctc_words<M>* pairs = kept + (n * p.frames + start) * 2 * (p.labels + 1);
+    const CTC_DEVICE M* stat = stats + (logits ? 2 * (n * p.frames + start) : 0);
+    if (!none && t < frames) ctc_short_tables<M>(p, tables, n, labels, own, lane);
+    for (; t < end; t++) {
+      if (none || t >= frames) {
+        // The loss does not depend on these frames; PyTorch has NaN where it is infinite.
+        bool nan = t < frames && (!infinite || (torch && !(p.flags & CTC_ZERO_INFINITY)));
+        for (uint c = 0u; first + c < classes; c += step) {
+          if (mine == 0u) ctc_narrow(nan ? ctc_real<M>::nan() : M(0), y + c);
+        }
+        y += y_frame;
+        continue;
+      }
+      // An entry is asked for one turn before it is used.
+      M next = (logits || torch) && first < classes ? ctc_widen(*x) : M(0);
+      M largest = logits ? stat[0] : M(0);
+      M factor = logits ? ctc_divide(scale, stat[1]) : torch ? scale : M(0);
+      M blank = M(0), rest = M(0);
+      ctc_short_posteriors<M>(pairs, labels, t < middle, own, lane, blank, rest);
+      ctc_simd_barrier();
+      blank = ctc_warp_sum(blank);
+      rest = ctc_warp_sum(rest);
+      // The posterior of a frame is divided by its own sum: that takes out the rounding that all share.
+      M posterior = ctc_divide(scale, blank + rest);
+      for (uint c = 0u; c < classes; c += step) {
+        bool there = first + c < classes;
+        M entry = next;
+        if ((logits || torch) && first + c + step < classes) next = ctc_widen(x[(c + step) * p.x_class]);
+        uint span = there ? own.span[first + c] : 0u;
+        M sum = ctc_short_sum<M>(own.posteriors + ((span & 0xffffu) + mine), own.posteriors + (span >> 16), (int)share);
+        for (uint mask = share / 2u; mask > 0u; mask /= 2u) sum = sum + ctc_shuffle_xor(sum, mask);
+        if (first + c == p.blank) sum = blank;
+        M g = factor;
+        if (logits) g = ctc_dense<CTC_SOFTMAX_PART, M>(entry, largest, factor);
+        else if (torch) g = ctc_dense<CTC_EXP_PART, M>(entry, largest, factor);
+        if (sum != M(0)) g = g - posterior * sum;
+        if (there && mine == 0u) ctc_narrow(g, y + c);
+      }
+      // The next row's posteriors take the place of these.
+      ctc_simd_barrier();
+      x += p.x_frame;
+      y += y_frame;
+      stat += 2;
+      pairs += 2 * (p.labels + 1);
+    }
+  }
+}
+
+// A row is a frame of an item, in the order of the gradient: a warp's, or with `wide` a block's. `posteriors` and
+// `places` have room for the short rows of CTC_SHORT_WARPS warps.
 template <typename M, typename E>
 CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                               const CTC_DEVICE typename ctc_real<M>::word* kept, const CTC_DEVICE M* stats,
                               const CTC_DEVICE M* losses, const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient, bool wide,
-                              ctc_thread at, CTC_SHARED M* shared) {
+                              ctc_thread at, CTC_SHARED M* shared, CTC_SHARED M* posteriors, CTC_SHARED uint* places) {
+  bool short_rows = !wide && p.classes < CTC_LONG_ROW && at.warps <= CTC_SHORT_WARPS;
+  if (short_rows) {
+    ctc_short<M> own;
+    own.posteriors = posteriors + at.warp * CTC_SHORT_LABELS;
+    own.rank = places + at.warp * (CTC_SHORT_LABELS + CTC_LONG_ROW);
+    own.span = own.rank + CTC_SHORT_LABELS;
+    ctc_short_rows<M, E>(p, input, tables, (const CTC_DEVICE ctc_words<M>*)kept, stats, losses, upstream, gradient, at, own);
+    if (p.labels <= CTC_SHORT_LABELS) return;
+  }
   uint lane = wide ? at.index : at.lane;
   uint lanes = wide ? at.threads : 32u;
   uint warp = wide ? at.warp : 0u;
@@ -1048,6 +1226,8 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     i64 offset = p.x_offset + t * p.x_frame + n * p.x_item;
     const CTC_DEVICE E* x = input + offset;
     uint x_phase = ctc_phase(input, offset);
+    int labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
+    if (short_rows && labels <= CTC_SHORT_LABELS) continue;
     M loss = losses[n];
     bool used_frame = t < (i64)tables[CTC_INPUT_LENGTH(p, n)];
     bool infinite = loss == ctc_real<M>::infinity();
@@ -1058,7 +1238,6 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
                                           nan ? ctc_real<M>::nan() : M(0));
       continue;
     }
-    int labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
     uint used = tables[CTC_USED(p, n)];
     M scale = upstream[p.up_offset + n * p.up_item];
     if (p.flags & CTC_MEAN) scale = scale / M(ctc_max(labels, 1)) / M(p.batch);
@@ -1071,8 +1250,11 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     M blank = M(0), rest = M(0);
     CTC_UNROLL_4
     for (int i = (int)lane; i <= labels; i += (int)lanes) {
-      blank += ctc_real<M>::from_bits(blanks[next * i]);
-      if (i < labels) rest += ctc_real<M>::from_bits(states[next * i]);
+      // A blank, and the label below it in an early frame, above it in a late one.
+      const CTC_DEVICE ctc_words<M>* pair = (const CTC_DEVICE ctc_words<M>*)(blanks + next * i);
+      typename ctc_real<M>::word low = pair->low, high = pair->high;
+      blank += ctc_real<M>::from_bits(low);
+      if (i != (early ? 0 : labels)) rest += ctc_real<M>::from_bits(high);
     }
     M largest = M(0), factor = M(0);
     if (logits) {

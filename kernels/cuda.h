@@ -52,6 +52,18 @@ CTC_FN float ctc_exp2(float x) {
 #endif
 }
 
+// a / b to 2 units in the last place, for b between 2^-126 and 2^126.
+CTC_FN float ctc_divide(float a, float b) {
+#ifdef __NVCC__
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+  return a * y;
+#else
+  return a / b;
+#endif
+}
+CTC_FN double ctc_divide(double a, double b) { return a / b; }
+
 // All threads of a block, and what they wrote.
 CTC_FN void ctc_barrier() { __syncthreads(); }
 // The 32 threads of a warp, and what they wrote.

@@ -26,6 +26,8 @@ CTC_FN float ctc_max_number(float a, float b) { return fmax(a, b); }
 CTC_FN float ctc_max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 // 2^x to a few units in the last place, 2^0 exactly; what is below 2^-126 may be 0.
 CTC_FN float ctc_exp2(float x) { return exp2(x); }
+// a / b to a few units in the last place.
+CTC_FN float ctc_divide(float a, float b) { return a / b; }
 
 // All threads of a threadgroup, and what they wrote.
 CTC_FN void ctc_barrier() { threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device); }
