@@ -101,7 +101,7 @@ template <typename T> CTC_FN T ctc_warp_sum(T x) {
 }
 template <typename T> CTC_FN T ctc_warp_max(T x) {
   CTC_UNROLL
-  for (uint mask = 16u; mask > 0u; mask >>= 1) x = ctc_max(x, ctc_shuffle_xor(x, mask));
+  for (uint mask = 16u; mask > 0u; mask >>= 1) x = ctc_max_number(x, ctc_shuffle_xor(x, mask));
   return x;
 }
 template <typename M> CTC_FN void ctc_warp_sum(CTC_THREAD ctc_pair<M>& a) {
@@ -356,16 +356,43 @@ CTC_FN void ctc_take_entries(const CTC_DEVICE E* x, i64 stride, uint from, uint 
   }
 }
 
+// The sums of a row of up to 32 COUNT classes, by a warp: the largest of the whole row first.
+template <typename M, typename E, int COUNT>
+CTC_FN ctc_row_stats<M> ctc_short_log_sum_exp(const CTC_DEVICE E* x, i64 stride, uint classes, uint lane) {
+  M lowest = -ctc_real<M>::infinity(), top = lowest;
+  M v[COUNT];
+  CTC_UNROLL
+  for (uint j = 0u; j < COUNT; j++) {
+    uint c = lane + 32u * j;
+    v[j] = c < classes ? ctc_widen(x[c * stride]) : lowest;
+    top = ctc_max_or_nan(v[j], top);
+  }
+  ctc_row_stats<M> s;
+  s.largest = ctc_warp_max(top);
+  M reference = s.largest > lowest ? s.largest : M(0);
+  s.ones = M(0);
+  s.others = top != top ? top : M(0);
+  CTC_UNROLL
+  for (int j = 0; j < COUNT; j++) {
+    M e = ctc_real<M>::exp_fast(v[j] - reference);
+    if (v[j] == reference) s.ones += M(1);
+    else s.others += e;
+  }
+  s.ones = ctc_warp_sum(s.ones);
+  s.others = ctc_warp_sum(s.others);
+  return s;
+}
+
 // For a row that starts `phase` entries behind a whole number of vectors. With `wide`, the first warp alone gets what
 // it asked for.
 template <typename M, typename E>
 CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, uint phase, uint lane,
                                         uint lanes, bool wide, ctc_thread at, CTC_SHARED M* shared) {
   M lowest = -ctc_real<M>::infinity();
+  uint classes = (uint)p.classes;
   ctc_row_stats<M> s;
   s.largest = lowest;
   s.ones = s.others = M(0);
-  uint classes = (uint)p.classes;
   uint vectors = classes < CTC_LONG_ROW ? 0u : classes / ctc_vector<E>::COUNT;
   if (phase == 0u && p.x_class == 1) ctc_take_vectors<M, E, true>(x, 1, vectors, lane, lanes, s);
   else ctc_take_vectors<M, E, false>(x, p.x_class, vectors, lane, lanes, s);
@@ -395,53 +422,137 @@ CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const C
   return s;
 }
 
-// Reads the entries k + j · lanes of those that a target uses, the blank behind them; -inf for those that are not.
-template <typename M, typename E, int COUNT>
-CTC_FN void ctc_used_entries(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, const CTC_DEVICE uint* distinct,
-                             uint used, uint k, uint lanes, CTC_THREAD M* v) {
-  i64 c[COUNT];
+// The classes k + j · lanes of those that a target uses, the blank behind them.
+template <int COUNT>
+CTC_FN void ctc_used_classes(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* distinct, uint used, uint k,
+                             uint lanes, CTC_THREAD uint* c) {
   CTC_UNROLL
-  for (uint j = 0u; j < COUNT; j++) c[j] = k + j * lanes < used ? (i64)distinct[k + j * lanes] : (i64)p.blank;
-  CTC_UNROLL
-  for (uint j = 0u; j < COUNT; j++)
-    v[j] = k + j * lanes <= used ? ctc_widen(x[c[j] * p.x_class]) : -ctc_real<M>::infinity();
+  for (uint j = 0u; j < COUNT; j++) c[j] = k + j * lanes < used ? distinct[k + j * lanes] : p.blank;
 }
 
-// The emissions of a row, of which each lane asks for COUNT at a time. Returns the largest entry, and sets how far the
-// lowest is below it: +inf if one is NaN or +inf.
+// Their entries; -inf for those that are not.
 template <typename M, typename E, int COUNT>
-CTC_FN M ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, const CTC_DEVICE uint* distinct, uint used,
-                  CTC_DEVICE ctc_emission<M>* y, CTC_THREAD M& peak, uint lane, uint lanes, bool wide, ctc_thread at,
-                  CTC_SHARED M* shared) {
+CTC_FN void ctc_used_entries(const CTC_DEVICE E* x, i64 stride, CTC_THREAD const uint* c, uint used, uint k, uint lanes,
+                             CTC_THREAD M* v) {
+  CTC_UNROLL
+  for (uint j = 0u; j < COUNT; j++)
+    v[j] = k + j * lanes <= used ? ctc_widen(x[c[j] * stride]) : -ctc_real<M>::infinity();
+}
+
+// The emissions of `count` frames one after the other, of which each lane asks for COUNT at a time: with ONCE that is
+// all of them. For the frame that has the number of the lane, sets the largest entry, and how far the lowest is below
+// it: +inf if one is NaN or +inf.
+template <typename M, typename E, int COUNT, bool ONCE>
+CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, const CTC_DEVICE uint* distinct, uint used,
+                     CTC_DEVICE ctc_emission<M>* y, uint count, CTC_THREAD M& its_largest, CTC_THREAD M& its_peak,
+                     uint lane, uint lanes, bool wide, ctc_thread at, CTC_SHARED M* shared) {
   M lowest = -ctc_real<M>::infinity();
-  // NaN and +inf are set aside: a comparison with them says nothing.
-  M poison = M(0), largest = lowest;
+  uint c[COUNT];
   M v[COUNT];
-  for (uint k = lane; k <= used; k += COUNT * lanes) {
-    ctc_used_entries<M, E, COUNT>(p, x, distinct, used, k, lanes, v);
-    CTC_UNROLL
-    for (int j = 0; j < COUNT; j++) {
-      if (!(v[j] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();
-      largest = ctc_max(v[j], largest);
-    }
-  }
-  largest = ctc_row_max(largest, wide, at, shared);
-  if (!(largest > lowest && largest < ctc_real<M>::infinity())) largest = M(0);
-  peak = poison;
-  for (uint k = lane; k <= used; k += COUNT * lanes) {
-    // Where they were one batch, they are still here.
-    if (used >= COUNT * lanes) ctc_used_entries<M, E, COUNT>(p, x, distinct, used, k, lanes, v);
-    CTC_UNROLL
-    for (uint j = 0u; j < COUNT; j++) {
-      if (k + j * lanes <= used) {
-        ctc_emission<M> split = ctc_split(v[j] < largest ? v[j] : v[j] == largest ? v[j] : lowest, largest);
-        y[k + j * lanes].m = split.m;
-        y[k + j * lanes].e = split.e;
-        if (split.e != CTC_NO_EMISSION) peak = ctc_max(largest - v[j], peak);
+  ctc_used_classes<COUNT>(p, distinct, used, lane, lanes, c);
+  for (uint f = 0u; f < count; f++) {
+    // NaN and +inf are set aside: a comparison with them says nothing.
+    M poison = M(0), largest = lowest;
+    for (uint k = lane; k <= used; k += COUNT * lanes) {
+      if (!ONCE && used >= COUNT * lanes) ctc_used_classes<COUNT>(p, distinct, used, k, lanes, c);
+      ctc_used_entries<M, E, COUNT>(x, p.x_class, c, used, k, lanes, v);
+      CTC_UNROLL
+      for (int j = 0; j < COUNT; j++) {
+        if (!(v[j] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();
+        largest = ctc_max_number(v[j], largest);
       }
+      if (ONCE) break;
     }
+    largest = ctc_row_max(largest, wide, at, shared);
+    if (!(largest > lowest && largest < ctc_real<M>::infinity())) largest = M(0);
+    M peak = poison;
+    for (uint k = lane; k <= used; k += COUNT * lanes) {
+      // Where they were one batch, they are still here.
+      if (!ONCE && used >= COUNT * lanes) {
+        ctc_used_classes<COUNT>(p, distinct, used, k, lanes, c);
+        ctc_used_entries<M, E, COUNT>(x, p.x_class, c, used, k, lanes, v);
+      }
+      CTC_UNROLL
+      for (uint j = 0u; j < COUNT; j++) {
+        if (k + j * lanes <= used) {
+          ctc_emission<M> split = ctc_split(v[j] < largest ? v[j] : v[j] == largest ? v[j] : lowest, largest);
+          y[k + j * lanes].m = split.m;
+          y[k + j * lanes].e = split.e;
+          if (split.e != CTC_NO_EMISSION) peak = ctc_max_number(largest - v[j], peak);
+        }
+      }
+      if (ONCE) break;
+    }
+    peak = ctc_row_max(peak, wide, at, shared);
+    its_largest = lane == f ? largest : its_largest;
+    its_peak = lane == f ? peak : its_peak;
+    x += p.x_frame;
+    y += p.entries;
   }
-  return largest;
+}
+
+// What a row leaves beside its emissions.
+template <typename M>
+CTC_FN void ctc_leave(bool logits, M largest, M peak, CTC_THREAD const ctc_row_stats<M>& row, CTC_DEVICE M* record,
+                      CTC_DEVICE M* stat) {
+  ctc_pair<M> scale;
+  scale.high = largest;
+  scale.low = M(0);
+  if (logits) {
+    M total = row.ones + row.others;
+    if (!(total > M(0) && total < ctc_real<M>::infinity() && row.largest < ctc_real<M>::infinity()))
+      peak = ctc_real<M>::infinity();
+    scale.high = ctc_difference(scale.high, row.largest, scale.low);
+    ctc_add(scale, -ctc_log_sum(row.ones, row.others), M(0));
+    stat[0] = row.largest;
+    stat[1] = total;
+  }
+  record[0] = scale.high;
+  record[1] = scale.low;
+  record[2] = peak;
+}
+
+// Rows of few classes, or of which only the emissions are wanted: a warp takes some frames of an item one after the
+// other, and the last steps of all of them together, a lane each.
+#define CTC_FEW_CLASSES 128
+template <typename M, typename E>
+CTC_FN void ctc_gather_frames(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
+                              CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
+                              ctc_thread at, CTC_SHARED M* shared) {
+  uint classes = (uint)p.classes;
+  bool logits = (p.flags & CTC_LOGITS) != 0u;
+  i64 run = (i64)ctc_frames_of_a_warp(p);
+  i64 runs = (p.frames + run - 1) / run;
+  for (u64 u = at.block * at.warps + at.warp; u < (u64)(runs * p.batch); u += at.blocks * at.warps) {
+    i64 t;
+    i64 n = ctc_piece(u, runs, t);
+    t *= run;
+    i64 frames = (i64)tables[CTC_INPUT_LENGTH(p, n)];
+    if (t >= frames) continue;
+    uint count = (uint)ctc_min(frames - t, run);
+    i64 r = n * p.frames + t;
+    const CTC_DEVICE E* x = input + (p.x_offset + t * p.x_frame + n * p.x_item);
+    const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+    uint used = tables[CTC_USED(p, n)];
+    CTC_DEVICE ctc_emission<M>* y = emissions + r * p.entries;
+    M largest = M(0), peak = M(0);
+    if (used < 32u) ctc_emit<M, E, 1, true>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+    else if (used < 128u)
+      ctc_emit<M, E, 4, true>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+    else ctc_emit<M, E, 8, false>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+    ctc_row_stats<M> row;
+    row.largest = row.ones = row.others = M(0);
+    for (uint f = 0u; logits && f < count; f++) {
+      ctc_row_stats<M> s = classes <= 32u ? ctc_short_log_sum_exp<M, E, 1>(x, p.x_class, classes, at.lane)
+                                          : ctc_short_log_sum_exp<M, E, 4>(x, p.x_class, classes, at.lane);
+      row.largest = at.lane == f ? s.largest : row.largest;
+      row.ones = at.lane == f ? s.ones : row.ones;
+      row.others = at.lane == f ? s.others : row.others;
+      x += p.x_frame;
+    }
+    r += at.lane;
+    if (at.lane < count) ctc_leave<M>(logits, largest, peak, row, records + 3 * r, stats + (logits ? 2 * r : 0));
+  }
 }
 
 // A row is a frame of an item: a warp's, or with `wide` a block's.
@@ -453,6 +564,11 @@ template <typename M, typename E>
 CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                             CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
                             bool wide, ctc_thread at, CTC_SHARED M* shared) {
+  bool logits = (p.flags & CTC_LOGITS) != 0u;
+  if (!wide && (!logits || p.classes <= CTC_FEW_CLASSES)) {
+    ctc_gather_frames<M, E>(p, input, tables, emissions, records, stats, at, shared);
+    return;
+  }
   uint lane = wide ? at.index : at.lane;
   uint lanes = wide ? at.threads : 32u;
   u64 per_block = wide ? 1u : at.warps;
@@ -467,29 +583,13 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
     const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
     uint used = tables[CTC_USED(p, n)];
     CTC_DEVICE ctc_emission<M>* y = emissions + (i64)r * p.entries;
-    M peak;
-    ctc_pair<M> scale;
-    scale.high = used < lanes ? ctc_emit<M, E, 1>(p, x, distinct, used, y, peak, lane, lanes, wide, at, shared)
-                              : ctc_emit<M, E, 4>(p, x, distinct, used, y, peak, lane, lanes, wide, at, shared);
-    scale.low = M(0);
-    if (p.flags & CTC_LOGITS) {
-      ctc_row_stats<M> row = ctc_log_sum_exp<M>(p, x, ctc_phase(input, offset), lane, lanes, wide, at, shared);
-      M total = row.ones + row.others;
-      if (!(total > M(0) && total < ctc_real<M>::infinity() && row.largest < ctc_real<M>::infinity()))
-        peak = ctc_real<M>::infinity();
-      if (lane == 0u) {
-        scale.high = ctc_difference(scale.high, row.largest, scale.low);
-        ctc_add(scale, -ctc_log_sum(row.ones, row.others), M(0));
-        stats[2 * r] = row.largest;
-        stats[2 * r + 1] = total;
-      }
-    }
-    peak = ctc_row_max(peak, wide, at, shared);
-    if (lane == 0u) {
-      records[3 * r] = scale.high;
-      records[3 * r + 1] = scale.low;
-      records[3 * r + 2] = peak;
-    }
+    M largest = M(0), peak = M(0);
+    if (used < lanes) ctc_emit<M, E, 1, true>(p, x, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
+    else ctc_emit<M, E, 4, false>(p, x, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
+    ctc_row_stats<M> row;
+    row.largest = row.ones = row.others = M(0);
+    if (logits) row = ctc_log_sum_exp<M>(p, x, ctc_phase(input, offset), lane, lanes, wide, at, shared);
+    if (lane == 0u) ctc_leave<M>(logits, largest, peak, row, records + 3 * r, stats + (logits ? 2 * r : 0));
   }
 }
 

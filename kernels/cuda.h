@@ -33,6 +33,8 @@ CTC_FN double ctc_fma(double a, double b, double c) { return __fma_rn(a, b, c); 
 
 // The larger; of a NaN and a number, the number or the NaN.
 CTC_FN float ctc_max_number(float a, float b) { return fmaxf(a, b); }
+CTC_FN double ctc_max_number(double a, double b) { return fmax(a, b); }
+CTC_FN i64 ctc_max_number(i64 a, i64 b) { return a > b ? a : b; }
 template <typename T> CTC_FN T ctc_max_or_nan(T a, T b) { return a > b || a != a ? a : b; }
 #if defined(__NVCC__) && __CUDA_ARCH__ >= 800
 CTC_FN float ctc_max_or_nan(float a, float b) {

@@ -23,6 +23,7 @@ CTC_FN float ctc_fma(float a, float b, float c) { return fma(a, b, c); }
 
 // The larger; of a NaN and a number, the number or the NaN.
 CTC_FN float ctc_max_number(float a, float b) { return fmax(a, b); }
+CTC_FN i64 ctc_max_number(i64 a, i64 b) { return a > b ? a : b; }
 CTC_FN float ctc_max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 // 2^x to a few units in the last place, 2^0 exactly; what is below 2^-126 may be 0.
 CTC_FN float ctc_exp2(float x) { return exp2(x); }

@@ -122,6 +122,15 @@ fn rows_of_a_whole_block() {
     check(Entry::Logits, &often, options(Reduction::None));
 }
 
+/// So many rows that a warp takes several frames of an item.
+#[test]
+fn frames_that_a_warp_takes_together() {
+    let lengths: Vec<usize> = (0..900).map(|n| [2, 1, 4, 3, 0][n % 5]).collect();
+    let many = problem(31, &lengths, 3, 20);
+    assert!(many.frames * lengths.len() >= 2 * 8192);
+    check(Entry::Logits, &many, options(Reduction::Mean));
+}
+
 /// Entries too far apart for exponents of 32 bits; differences that f32 cannot split; masks.
 #[test]
 fn entries_far_apart() {
