@@ -72,7 +72,7 @@ CTC_KERNEL __launch_bounds__(256)
     ctc_reduce_body<M>(count, losses, sum, ctc_here(), shared);                                     \
   }
 
-// The states between two chunks of frames stand in shared memory, or for long targets in `edges`.
+// The states between two rounds of frames stand in shared memory, or for long targets in `edges`.
 #define CTC_LATTICE(NAME, M, K, DEPTH, THREADS)                                                     \
   CTC_KERNEL __launch_bounds__(THREADS)                                                             \
       ctc_lattice_##NAME##_##K(ctc_sizes p, const uint* tables, const ctc_emission<M>* emissions,   \
@@ -82,7 +82,8 @@ CTC_KERNEL __launch_bounds__(256)
     __shared__ i64 tops[1];                                                                         \
     ctc_lattice_body<M, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted,            \
                                   (ctc_edge<M>*)dynamic, ctc_here(), sums, tops);                   \
-  }                                                                                                 \
+  }
+#define CTC_LATTICE_SPILL(NAME, M, K, DEPTH, THREADS)                                               \
   CTC_KERNEL __launch_bounds__(THREADS)                                                             \
       ctc_lattice_##NAME##_##K##_spill(ctc_sizes p, const uint* tables,                             \
                                        const ctc_emission<M>* emissions, const M* records,          \
@@ -116,10 +117,18 @@ CTC_LATTICE(f32, float, 2, 4, 256)
 #endif
 #if CTC_IN(CTC_LATTICE_F32_4)
 CTC_LATTICE(f32, float, 4, 2, 256)
+CTC_LATTICE_SPILL(f32, float, 4, 2, 256)
 #endif
 
-// The checks of planted faults compile many times, and need no more than f32.
+// The checks of planted faults compile many times, and need no more than f32. Targets for fewer pairs a thread than 4
+// fit any shared memory there is.
 #ifndef CTC_F32_ALONE
+#if CTC_IN(CTC_LATTICE_F32_1)
+CTC_LATTICE_SPILL(f32, float, 1, 8, 64)
+#endif
+#if CTC_IN(CTC_LATTICE_F32_2)
+CTC_LATTICE_SPILL(f32, float, 2, 4, 256)
+#endif
 #if CTC_IN(CTC_COMMON)
 CTC_REDUCE(f64, double)
 #endif
@@ -134,6 +143,8 @@ CTC_ROWS(f64, double, double, 2, 2)
 #endif
 #if CTC_IN(CTC_LATTICE_F64)
 CTC_LATTICE(f64, double, 1, 2, 64)
+CTC_LATTICE_SPILL(f64, double, 1, 2, 64)
 CTC_LATTICE(f64, double, 2, 2, 256)
+CTC_LATTICE_SPILL(f64, double, 2, 2, 256)
 #endif
 #endif

@@ -69,7 +69,8 @@ kernel void ctc_reduce_f32(constant i64& count [[buffer(0)]], const device float
     threadgroup i64 tops[1];                                                                        \
     ctc_lattice_body<float, K, DEPTH>(p, tables, emissions, records, kept, losses, weighted, \
                                       (threadgroup ctc_edge<float>*)dynamic, CTC_HERE, sums, tops);                                        \
-  }                                                                                                 \
+  }
+#define CTC_LATTICE_SPILL(K, DEPTH)                                                                 \
   kernel void ctc_lattice_f32_##K##_spill(constant ctc_sizes& p [[buffer(0)]], const device uint* tables [[buffer(1)]], \
                                           const device ctc_emission<float>* emissions [[buffer(2)]], \
                                           const device float* records [[buffer(3)]], device uint* kept [[buffer(4)]], \
@@ -99,3 +100,9 @@ CTC_ROWS(bf16, bfloat)
 CTC_LATTICE(1, 4)
 CTC_LATTICE(2, 4)
 CTC_LATTICE(4, 2)
+CTC_LATTICE_SPILL(4, 2)
+// Targets for fewer pairs fit any threadgroup memory there is.
+#ifndef CTC_F32_ALONE
+CTC_LATTICE_SPILL(1, 4)
+CTC_LATTICE_SPILL(2, 4)
+#endif
