@@ -68,7 +68,7 @@ CTC_FN void ctc_narrow(float x, device float* to) { *to = x; }
 CTC_FN void ctc_narrow(float x, device half* to) { *to = half(x); }
 CTC_FN void ctc_narrow(float x, device bfloat* to) { *to = bfloat(x); }
 
-CTC_FN uint4 ctc_words(uint a, uint b, uint c, uint d) {
+CTC_FN uint4 ctc_uint4(uint a, uint b, uint c, uint d) {
   uint4 w;
   w.x = a;
   w.y = b;
@@ -88,7 +88,7 @@ template <> struct ctc_vector<float> {
     v[3] = as_type<float>(w.w);
   }
   static CTC_FN uint4 put(thread const float* v) {
-    return ctc_words(as_type<uint>(v[0]), as_type<uint>(v[1]), as_type<uint>(v[2]), as_type<uint>(v[3]));
+    return ctc_uint4(as_type<uint>(v[0]), as_type<uint>(v[1]), as_type<uint>(v[2]), as_type<uint>(v[3]));
   }
 };
 template <> struct ctc_vector<half> {
@@ -106,7 +106,7 @@ template <> struct ctc_vector<half> {
   static CTC_FN uint put2(thread const float* v) {
     return uint(as_type<ushort>(half(v[0]))) | (uint(as_type<ushort>(half(v[1]))) << 16);
   }
-  static CTC_FN uint4 put(thread const float* v) { return ctc_words(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
+  static CTC_FN uint4 put(thread const float* v) { return ctc_uint4(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
 };
 template <> struct ctc_vector<bfloat> {
   enum { COUNT = 8 };
@@ -124,7 +124,7 @@ template <> struct ctc_vector<bfloat> {
   static CTC_FN uint put2(thread const float* v) {
     return uint(as_type<ushort>(bfloat(v[0]))) | (uint(as_type<ushort>(bfloat(v[1]))) << 16);
   }
-  static CTC_FN uint4 put(thread const float* v) { return ctc_words(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
+  static CTC_FN uint4 put(thread const float* v) { return ctc_uint4(put2(v), put2(v + 2), put2(v + 4), put2(v + 6)); }
 };
 // By how many entries an address is beyond a whole number of vectors. Buffers begin with one.
 template <typename E> CTC_FN uint ctc_phase(const device E*, i64 offset) {
