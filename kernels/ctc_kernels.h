@@ -254,7 +254,11 @@ CTC_FN i64 ctc_piece(u64 r, i64 length, CTC_THREAD i64& rest) {
 // read once: no more than leave a GPU full.
 #define CTC_MOST_FRAMES 8
 CTC_FN uint ctc_frames_of_a_warp(CTC_CONSTANT const ctc_sizes& p) {
-  return (uint)ctc_min(ctc_max(p.frames * p.batch / 8192, (i64)1), (i64)CTC_MOST_FRAMES);
+  return (uint)ctc_min(ctc_max((p.frames * p.batch) >> 13, (i64)1), (i64)CTC_MOST_FRAMES);
+}
+// How many times that is in an item. All warps ask, so in 32 bits.
+CTC_FN i64 ctc_runs_of_an_item(CTC_CONSTANT const ctc_sizes& p, uint frames) {
+  return (i64)(((uint)p.frames + frames - 1u) / frames);
 }
 
 // ---- gather
@@ -522,7 +526,7 @@ CTC_FN void ctc_gather_frames(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
   uint classes = (uint)p.classes;
   bool logits = (p.flags & CTC_LOGITS) != 0u;
   i64 run = (i64)ctc_frames_of_a_warp(p);
-  i64 runs = (p.frames + run - 1) / run;
+  i64 runs = ctc_runs_of_an_item(p, (uint)run);
   for (u64 u = at.block * at.warps + at.warp; u < (u64)(runs * p.batch); u += at.blocks * at.warps) {
     i64 t;
     i64 n = ctc_piece(u, runs, t);
@@ -1153,8 +1157,6 @@ CTC_FN void ctc_short_tables(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
   const CTC_DEVICE uint* end = tables + CTC_END(p, n);
   uint used = tables[CTC_USED(p, n)];
-  // Those of the item before are done with.
-  ctc_simd_barrier();
   CTC_UNROLL_4
   for (uint i = lane; i < (uint)labels; i += 32u) own.rank[position[i]] = i;
   for (uint c = lane; c < (uint)p.classes; c += 32u) own.span[c] = 0u;
@@ -1223,7 +1225,7 @@ CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* 
   i64 y_frame = p.flags & CTC_BATCH_MAJOR ? p.classes : p.batch * p.classes;
   i64 y_item = p.flags & CTC_BATCH_MAJOR ? p.frames * p.classes : p.classes;
   i64 run = (i64)ctc_frames_of_a_warp(p);
-  i64 runs = (p.frames + run - 1) / run;
+  i64 runs = ctc_runs_of_an_item(p, (uint)run);
   for (u64 r = at.block * at.warps + at.warp; r < (u64)(runs * p.batch); r += at.blocks * at.warps) {
     // In the order of the gradient.
     i64 n, start;
@@ -1279,7 +1281,7 @@ CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* 
         if (sum != M(0)) g = g - posterior * sum;
         if (there && mine == 0u) ctc_narrow(g, y + c);
       }
-      // The next row's posteriors take the place of these.
+      // The next row's posteriors, or the next item's tables, take the place of these.
       ctc_simd_barrier();
       x += p.x_frame;
       y += y_frame;
