@@ -1161,8 +1161,8 @@ CTC_FN void ctc_short_tables(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   for (uint i = lane; i < (uint)labels; i += 32u) own.rank[position[i]] = i;
   for (uint c = lane; c < (uint)p.classes; c += 32u) own.span[c] = 0u;
   ctc_simd_barrier();
+  // What reads them has a barrier before it.
   for (uint k = lane; k < used; k += 32u) own.span[distinct[k]] = (k > 0u ? end[k - 1u] : 0u) | end[k] << 16;
-  ctc_simd_barrier();
 }
 
 // The posteriors of a short row's blanks and labels, summed up by lane; those of labels go where their classes are.

@@ -26,7 +26,6 @@ both "no barrier before a row's two sums meet" $K 's/shared\[2u \* at.warp + 1u\
 both "no barrier before a short row's posteriors are read" $K 's/lane, blank, rest);\n      ctc_simd_barrier();/lane, blank, rest);/' "$RACE"
 both "no barrier behind a short row" $K 's/take the place of these.\n      ctc_simd_barrier();/take the place of these./' "$RACE"
 both "no barrier before spans" $K 's/own.span\[c\] = 0u;\n  ctc_simd_barrier();/own.span[c] = 0u;/' "$RACE"
-both "no barrier behind spans" $K 's/end\[k\] << 16;\n  ctc_simd_barrier();/end[k] << 16;/' "$RACE"
 both "all items keep their states in one place" $K 's/p.flags & CTC_KEEP ? n \* p.frames \* 2 \* it.width : 0/0/' "$RACE"
 both "tiles own a pair twice" $K 's/index \* stride + CTC_HALO : 0/index * stride + CTC_HALO - 1 : 0/' "$RACE|$WRONG"
 both "more frames than the halo serves" $K 's/it.middle : CTC_HALO;/it.middle : CTC_HALO + 4;/' "$RACE|$WRONG"
