@@ -77,21 +77,23 @@ impl Classes {
         Numbering::default().classes(target)
     }
 
-    /// The positions of the target by class, within a class from first to last; and for each class
-    /// where its positions end.
-    pub fn positions(&self) -> (Vec<u32>, Vec<u32>) {
-        let mut ends = vec![0; self.distinct.len()];
+    /// Writes the positions of the target by class, within a class from first to last; and for each
+    /// class where its positions end. Both come as zeros.
+    pub fn positions(&self, positions: &mut [u32], ends: &mut [u32]) {
         for &place in &self.place {
             ends[place as usize] += 1;
         }
-        let mut end = 0;
-        for count in &mut ends {
-            end += *count;
-            *count = end;
+        // Where each class begins. Each of its positions moves that on, and so up to its end.
+        let mut start = 0;
+        for end in &mut *ends {
+            let count = std::mem::replace(end, start);
+            start += count;
         }
-        let mut positions: Vec<u32> = (0..self.place.len() as u32).collect();
-        positions.sort_by_key(|&i| self.place[i as usize]);
-        (positions, ends)
+        for (i, &place) in (0..).zip(&self.place) {
+            let next = &mut ends[place as usize];
+            positions[*next as usize] = i;
+            *next += 1;
+        }
     }
 }
 
@@ -99,13 +101,43 @@ impl Classes {
 mod tests {
     use super::*;
 
+    fn positions(classes: &Classes) -> (Vec<u32>, Vec<u32>) {
+        let mut positions = vec![0; classes.place.len()];
+        let mut ends = vec![0; classes.distinct.len()];
+        classes.positions(&mut positions, &mut ends);
+        (positions, ends)
+    }
+
+    #[test]
+    fn positions_are_sorted_by_class() {
+        for labels in [0, 1, 2, 7, 100] {
+            let target: Vec<u32> = (0..labels).map(|i| i * i * 7 % 11).collect();
+            let classes = Classes::new(&target);
+            let (positions, ends) = positions(&classes);
+            let mut expected: Vec<u32> = (0..labels).collect();
+            expected.sort_by_key(|&i| classes.place[i as usize]);
+            assert_eq!(positions, expected);
+            let end = |class| {
+                classes
+                    .place
+                    .iter()
+                    .filter(|&&place| place <= class)
+                    .count()
+            };
+            let expected: Vec<u32> = (0..classes.distinct.len() as u32)
+                .map(|class| end(class) as u32)
+                .collect();
+            assert_eq!(ends, expected);
+        }
+    }
+
     #[test]
     fn classes_keep_the_order_of_first_appearance() {
         let mut numbering = Numbering::default();
         let classes = numbering.classes(&[7, 3, 7, 7, 9, 3]);
         assert_eq!(classes.distinct, [7, 3, 9]);
         assert_eq!(classes.place, [0, 1, 0, 0, 2, 1]);
-        let (positions, ends) = classes.positions();
+        let (positions, ends) = positions(&classes);
         assert_eq!(positions, [0, 2, 3, 1, 5, 4]);
         assert_eq!(ends, [3, 5, 6]);
         // The next target knows nothing of it.

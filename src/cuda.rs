@@ -1,10 +1,11 @@
 //! CUDA: how the launches of [`gpu`](crate::gpu) reach candle's device. Kernels are compiled by `build.rs`, run on the
 //! stream of the tensor's device, and are loaded once for each device, when they are first used.
 
-use crate::gpu::{Arg, Backend, Held, Launch};
+use crate::gpu::{Arg, Backend, Content, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, LaunchConfig,
+    PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
@@ -91,6 +92,37 @@ unsafe impl DeviceRepr for crate::gpu::Sizes {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for crate::gpu::Integers {}
 
+/// Words of a copy that does not wait. A larger one from memory that is not pinned waits for all that is queued.
+const COPY: usize = (64 << 10) / 4;
+/// Words to whose multiples parts of an allocation are aligned.
+const ALIGNED: usize = 256 / 4;
+
+/// A part of an allocation. Only the stream of the device uses it, in order, so that no events guard it.
+pub(crate) struct Part {
+    /// The allocation goes with its last part, behind what is queued.
+    _whole: Arc<CudaSlice<u32>>,
+    address: u64,
+}
+
+/// Where the parts of an allocation begin, and its size, in words.
+fn places<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], usize)> {
+    let mut end = 0usize;
+    let mut starts = [0; N];
+    for (start, content) in starts.iter_mut().zip(contents) {
+        let bytes = match content {
+            Content::Room(count, dtype) => count.checked_mul(dtype.size_in_bytes()),
+            Content::Words(words) => Some(size_of_val(*words)),
+        };
+        let words = bytes.and_then(|bytes| bytes.div_ceil(4).checked_next_multiple_of(ALIGNED));
+        *start = end;
+        end = match words.and_then(|words| end.checked_add(words)) {
+            Some(end) if end <= isize::MAX as usize / 4 => end,
+            _ => bail!("ctc-loss: buffers that do not fit any memory"),
+        };
+    }
+    Ok((starts, end))
+}
+
 /// Does `$body` with the slice of a storage, of whatever dtype the kernels know.
 macro_rules! with_slice {
     ($storage:expr, |$slice:ident| $body:expr) => {
@@ -111,10 +143,32 @@ macro_rules! with_slice {
 
 impl Backend for CudaDevice {
     type Storage = CudaStorage;
+    type Memory = Part;
 
     fn allocate(&self, count: usize, dtype: DType) -> Result<CudaStorage> {
         // SAFETY: the kernels write what they later read.
         unsafe { self.alloc_uninit(&Shape::from(count), dtype) }
+    }
+
+    fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Part; N]> {
+        let (starts, words) = places(&contents)?;
+        // SAFETY: the kernels write what they later read.
+        let mut whole = unsafe { self.alloc::<u32>(words) }?;
+        for (content, &start) in contents.iter().zip(&starts) {
+            if let Content::Words(words) = content {
+                for (i, words) in words.chunks(COPY).enumerate() {
+                    let start = start + i * COPY;
+                    let mut to = whole.slice_mut(start..start + words.len());
+                    self.memcpy_htod(words, &mut to)?;
+                }
+            }
+        }
+        let first = whole.device_ptr(&self.cuda_stream()).0;
+        let whole = Arc::new(whole);
+        Ok(starts.map(|start| Part {
+            _whole: whole.clone(),
+            address: first + 4 * start as u64,
+        }))
     }
 
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage> {
@@ -140,7 +194,7 @@ impl Backend for CudaDevice {
         47 << 10
     }
 
-    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, CudaStorage>]) -> Result<()> {
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()> {
         let stream = self.cuda_stream();
         let function = function(stream.context(), &launch.kernel)?;
         let mut builder = stream.launch_builder(&function);
@@ -164,6 +218,12 @@ impl Backend for CudaDevice {
                 Arg::Out(storage) => with_slice!(&mut storage.slice, |slice| {
                     builder.arg(slice);
                 }),
+                Arg::From(part) => {
+                    builder.arg(&part.address);
+                }
+                Arg::To(part) => {
+                    builder.arg(&part.address);
+                }
             }
         }
         let config = LaunchConfig {
@@ -211,6 +271,27 @@ mod tests {
             let image = image_of(&kernel).unwrap();
             assert!(!machine_code || having == [image], "{kernel}: {having:?}");
         }
+    }
+
+    #[test]
+    fn parts_are_aligned_and_apart() {
+        let words = [7; 65];
+        let (starts, end) = places(&[
+            Content::Room(3, DType::F64),
+            Content::Words(&words),
+            Content::Room(1, DType::U32),
+            Content::Room(64, DType::F32),
+        ])
+        .unwrap();
+        assert_eq!((starts, end), ([0, 64, 192, 256], 320));
+    }
+
+    #[test]
+    fn parts_that_fit_no_memory_are_an_error() {
+        let half = || Content::Room(isize::MAX as usize / 16, DType::F64);
+        assert!(places(&[half()]).is_ok());
+        assert!(places(&[half(), half(), half()]).is_err());
+        assert!(places(&[Content::Room(usize::MAX / 4, DType::F64)]).is_err());
     }
 
     fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -1,7 +1,7 @@
 //! Metal: how the launches of [`gpu`](crate::gpu) reach candle's device. The kernels' source is compiled
 //! when a device first needs them.
 
-use crate::gpu::{Arg, Backend, Held, Launch};
+use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::metal_backend::DeviceId;
 use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType, bail};
@@ -83,10 +83,19 @@ fn pipeline(device: &MetalDevice, kernel: &str) -> Result<ComputePipeline> {
 
 impl Backend for MetalDevice {
     type Storage = MetalStorage;
+    type Memory = MetalStorage;
 
     fn allocate(&self, count: usize, dtype: DType) -> Result<MetalStorage> {
         let buffer = self.new_buffer(count, dtype, "ctc-loss")?;
         Ok(MetalStorage::new(buffer, self.clone(), count, dtype))
+    }
+
+    /// A buffer each: candle keeps buffers for later use.
+    fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[MetalStorage; N]> {
+        each(contents, |content| match content {
+            Content::Room(count, dtype) => self.allocate(count, dtype),
+            Content::Words(words) => self.storage_from_slice(words),
+        })
     }
 
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage> {
@@ -115,11 +124,7 @@ impl Backend for MetalDevice {
         Ok(pipeline(self, kernel)?.max_total_threads_per_threadgroup())
     }
 
-    unsafe fn launch(
-        &self,
-        launch: &Launch,
-        arguments: &mut [Arg<'_, MetalStorage>],
-    ) -> Result<()> {
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()> {
         let pipeline = pipeline(self, &launch.kernel)?;
         // All buffers are there: the guard holds a lock that an allocation would want.
         let guard = self.command_encoder()?;
@@ -132,8 +137,12 @@ impl Backend for MetalDevice {
                 Arg::I64(value) => encoder.set_bytes(index, value),
                 Arg::U32(value) => encoder.set_bytes(index, value),
                 // These also tell candle's encoder where it needs barriers.
-                Arg::In(storage) => encoder.set_input_buffer(index, Some(storage.buffer()), 0),
-                Arg::Out(storage) => encoder.set_output_buffer(index, Some(storage.buffer()), 0),
+                Arg::In(storage) | Arg::From(storage) => {
+                    encoder.set_input_buffer(index, Some(storage.buffer()), 0);
+                }
+                Arg::Out(storage) | Arg::To(storage) => {
+                    encoder.set_output_buffer(index, Some(storage.buffer()), 0);
+                }
             }
         }
         if launch.shared_bytes > 0 {

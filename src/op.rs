@@ -11,18 +11,18 @@ use crate::plan::Plan;
 use crate::reduce::reduce;
 #[cfg(ctc_softgpu)]
 use crate::soft::{Memory, Soft};
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::DType;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::Device;
-#[cfg(feature = "metal")]
-use candle_core::MetalStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
 };
+#[cfg(feature = "cuda")]
+use candle_core::{CudaDevice, CudaStorage};
+#[cfg(feature = "metal")]
+use candle_core::{MetalDevice, MetalStorage};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
@@ -74,11 +74,11 @@ enum Saved {
     F32(cpu::Saved<f32>),
     F64(cpu::Saved<f64>),
     #[cfg(feature = "cuda")]
-    Cuda(Box<gpu::Saved<CudaStorage>>),
+    Cuda(Box<gpu::Saved<CudaDevice>>),
     #[cfg(feature = "metal")]
-    Metal(Box<gpu::Saved<MetalStorage>>),
+    Metal(Box<gpu::Saved<MetalDevice>>),
     #[cfg(ctc_softgpu)]
-    Soft(Box<gpu::Saved<Memory>>),
+    Soft(Box<gpu::Saved<Soft>>),
 }
 
 struct CtcForward {
@@ -118,7 +118,7 @@ impl CtcForward {
         &self,
         backend: &B,
         (storage, dtype, layout): (&B::Storage, DType, &Layout),
-        wrap: fn(gpu::Saved<B::Storage>) -> Saved,
+        wrap: fn(gpu::Saved<B>) -> Saved,
     ) -> Result<(B::Storage, Shape)> {
         let keep = self.saved.is_some();
         let (losses, saved) = gpu::forward(backend, &self.plan, storage, dtype, layout, keep)?;

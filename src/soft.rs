@@ -1,7 +1,7 @@
 //! The CUDA kernels run on the CPU by `tools/softgpu`, for tests: with `--cfg ctc_softgpu`, which `build.rs`
 //! sets when asked to, tensors on the CPU take the way of a GPU.
 
-use crate::gpu::{Arg, Backend, Held, Launch};
+use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use crate::memory::room_for;
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -144,9 +144,18 @@ pub(crate) struct Soft;
 
 impl Backend for Soft {
     type Storage = Memory;
+    type Memory = Memory;
 
     fn allocate(&self, count: usize, dtype: DType) -> Result<Memory> {
         Memory::new(count, dtype)
+    }
+
+    /// An allocation each, whose bounds are checked.
+    fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Memory; N]> {
+        each(contents, |content| match content {
+            Content::Room(count, dtype) => Memory::new(count, dtype),
+            Content::Words(words) => Memory::of(words, DType::U32),
+        })
     }
 
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Memory> {
@@ -172,12 +181,12 @@ impl Backend for Soft {
         Ok(variable("CTC_SOFTGPU_THREADS", 256))
     }
 
-    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Memory>]) -> Result<()> {
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()> {
         let pointers: Vec<*const c_void> = arguments
             .iter_mut()
             .map(|argument| match argument {
-                Arg::In(memory) => memory.words.as_ptr().cast(),
-                Arg::Out(memory) => memory.words.as_mut_ptr().cast_const().cast(),
+                Arg::In(memory) | Arg::From(memory) => memory.words.as_ptr().cast(),
+                Arg::Out(memory) | Arg::To(memory) => memory.words.as_mut_ptr().cast_const().cast(),
                 _ => std::ptr::null(),
             })
             .collect();
@@ -189,7 +198,9 @@ impl Backend for Soft {
                 Arg::Integers(integers) => std::ptr::from_ref(integers).cast(),
                 Arg::I64(value) => std::ptr::from_ref(value).cast(),
                 Arg::U32(value) => std::ptr::from_ref(value).cast(),
-                Arg::In(_) | Arg::Out(_) => std::ptr::from_ref(pointer).cast(),
+                Arg::In(_) | Arg::Out(_) | Arg::From(_) | Arg::To(_) => {
+                    std::ptr::from_ref(pointer).cast()
+                }
             })
             .collect();
         let kernel = CString::new(launch.kernel.as_str()).map_err(candle_core::Error::wrap)?;

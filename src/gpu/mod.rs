@@ -16,13 +16,19 @@ use tables::Tables;
 
 /// What a backend can do. Launches are run in the order in which they are asked for, and nothing waits for
 /// them but [`Backend::read`].
-pub(crate) trait Backend {
+pub(crate) trait Backend: Sized {
+    /// Of a tensor.
     type Storage;
+    /// Memory that no tensor has.
+    type Memory;
 
-    /// Uninitialised memory for `count` elements.
+    /// An uninitialised tensor of `count` elements.
     fn allocate(&self, count: usize, dtype: DType) -> Result<Self::Storage>;
 
-    /// Numbers from the host; at least one.
+    /// Memory for several uses, with one allocation where that takes less time.
+    fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Self::Memory; N]>;
+
+    /// A tensor of numbers from the host; at least one.
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage>;
 
     /// Waits, and copies all of a storage of i64 to the host.
@@ -43,11 +49,26 @@ pub(crate) trait Backend {
     ///
     /// # Safety
     /// The arguments must be those that the kernel of this name takes, and as large as it takes them to be.
-    unsafe fn launch(
-        &self,
-        launch: &Launch,
-        arguments: &mut [Arg<'_, Self::Storage>],
-    ) -> Result<()>;
+    unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()>;
+}
+
+/// What memory is to hold.
+pub(crate) enum Content<'a> {
+    /// So many elements, at least one, which come uninitialised.
+    Room(usize, DType),
+    /// Words from the host; at least one.
+    Words(&'a [u32]),
+}
+
+/// What `make` makes of each content.
+#[cfg(any(feature = "metal", ctc_softgpu))]
+pub(crate) fn each<M, const N: usize>(
+    contents: [Content<'_>; N],
+    make: impl Fn(Content<'_>) -> Result<M>,
+) -> Result<[M; N]> {
+    let made = contents.into_iter().map(make).collect::<Result<Vec<M>>>()?;
+    made.try_into()
+        .map_err(|_| candle_core::Error::msg("ctc-loss: not all memory was made"))
 }
 
 /// A storage, borrowed or made for the occasion.
@@ -71,29 +92,33 @@ impl<S> Deref for Held<'_, S> {
 }
 
 /// An argument of a kernel.
-pub(crate) enum Arg<'a, S> {
+pub(crate) enum Arg<'a, B: Backend> {
     Sizes(Sizes),
     Integers(Integers),
     I64(i64),
     U32(u32),
-    In(&'a S),
-    Out(&'a mut S),
+    /// Tensors.
+    In(&'a B::Storage),
+    Out(&'a mut B::Storage),
+    /// Memory of no tensor, to be read and to be written.
+    From(&'a B::Memory),
+    To(&'a mut B::Memory),
 }
 
 /// What is kept from the forward to the backward pass.
-pub(crate) struct Saved<S> {
+pub(crate) struct Saved<B: Backend> {
     sizes: Sizes,
-    tables: S,
+    tables: B::Memory,
     /// The posterior of each state, in place of the lattice.
-    kept: S,
+    kept: B::Memory,
     /// For logits, the largest of each row and its sum of exponentials.
-    stats: S,
+    stats: B::Memory,
     /// Not weighted.
-    losses: S,
+    losses: B::Memory,
 }
 
 /// A loss, and what a gradient of it needs.
-type Forward<S> = (S, Option<Saved<S>>);
+type Forward<B> = (<B as Backend>::Storage, Option<Saved<B>>);
 
 /// The arithmetic that serves a dtype of the input.
 fn real(dtype: DType) -> DType {
@@ -122,7 +147,7 @@ pub(crate) fn forward<B: Backend>(
     dtype: DType,
     layout: &Layout,
     keep: bool,
-) -> Result<Forward<B::Storage>> {
+) -> Result<Forward<B>> {
     let (batch, frames) = (plan.batch, plan.frames);
     if i32::try_from(frames).is_err() || u32::try_from(plan.classes).is_err() {
         bail!(
@@ -130,20 +155,11 @@ pub(crate) fn forward<B: Backend>(
             plan.classes
         )
     }
-    let (tables, labels, entries) = match &plan.unread {
-        None => {
-            let tables = Tables::new(plan)?;
-            (
-                backend.upload(&tables.words)?,
-                tables.labels,
-                tables.entries,
-            )
-        }
-        Some(unread) => {
-            let entries = unread.labels.min(plan.classes - 1) + 1;
-            (prepare(backend, plan, unread)?, unread.labels, entries)
-        }
+    let host = match &plan.unread {
+        None => Tables::new(plan)?,
+        Some(unread) => Tables::unread(unread.labels, plan.classes),
     };
+    let (labels, entries) = (host.labels, host.entries);
     if i32::try_from(labels).is_err() {
         bail!("ctc-loss: a target of {labels} labels; a GPU takes fewer than 2^31")
     }
@@ -155,14 +171,32 @@ pub(crate) fn forward<B: Backend>(
         _ => DType::U32,
     };
     let rows = product(&[batch, frames])?;
-    let mut emissions = backend.allocate(product(&[rows, entries, 2])?, word)?;
-    let mut records = backend.allocate(product(&[rows, 3])?, real)?;
-    let stats = if sizes.is_logits() {
-        product(&[rows, 2])?
-    } else {
-        1
+    let some = |wanted: bool, factors: &[usize]| match wanted {
+        true => product(factors),
+        false => Ok(1),
     };
-    let mut stats = backend.allocate(stats, real)?;
+    let (lattice, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |kernel| {
+        backend.max_threads(kernel)
+    })?;
+    let [mut tables, mut kept, mut stats, mut losses] = backend.memory([
+        match plan.unread {
+            None => Content::Words(&host.words),
+            Some(_) => Content::Room(product(&tables::shape(batch, labels))?, DType::U32),
+        },
+        Content::Room(some(keep, &[rows, 4, labels + 1])?, word),
+        Content::Room(some(sizes.is_logits(), &[rows, 2])?, real),
+        Content::Room(batch, real),
+    ])?;
+    if let Some(unread) = &plan.unread {
+        prepare(backend, plan, unread, &mut tables)?;
+    }
+    // What only this pass needs.
+    let [mut emissions, mut records, mut weighted, mut edges] = backend.memory([
+        Content::Room(product(&[rows, entries, 2])?, word),
+        Content::Room(product(&[rows, 3])?, real),
+        Content::Room(batch, real),
+        Content::Room(some(spilled > 0, &[batch, spilled / 8])?, DType::I64),
+    ])?;
     let reads = if sizes.is_logits() {
         plan.classes
     } else {
@@ -176,43 +210,46 @@ pub(crate) fn forward<B: Backend>(
             &mut [
                 Arg::Sizes(sizes),
                 Arg::In(input),
-                Arg::In(&tables),
-                Arg::Out(&mut emissions),
-                Arg::Out(&mut records),
-                Arg::Out(&mut stats),
+                Arg::From(&tables),
+                Arg::To(&mut emissions),
+                Arg::To(&mut records),
+                Arg::To(&mut stats),
                 Arg::U32(wide.into()),
             ],
         )?;
     }
 
-    let states = if keep {
-        product(&[rows, 4, labels + 1])?
-    } else {
-        1
-    };
-    let mut kept = backend.allocate(states, word)?;
-    let mut losses = backend.allocate(batch, real)?;
-    let mut weighted = backend.allocate(batch, real)?;
-    let (launch, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |kernel| {
-        backend.max_threads(kernel)
-    })?;
-    let mut edges = match spilled {
-        0 => None,
-        bytes => Some(backend.allocate(product(&[batch, bytes / 8])?, DType::I64)?),
-    };
-    let mut arguments = vec![
+    let reduced = plan.reduction != Reduction::None && batch > 1;
+    let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;
+    let mut arguments = [
         Arg::Sizes(sizes),
-        Arg::In(&tables),
-        Arg::In(&emissions),
-        Arg::In(&records),
-        Arg::Out(&mut kept),
-        Arg::Out(&mut losses),
-        Arg::Out(&mut weighted),
+        Arg::From(&tables),
+        Arg::From(&emissions),
+        Arg::From(&records),
+        Arg::To(&mut kept),
+        Arg::To(&mut losses),
+        match reduced {
+            true => Arg::To(&mut weighted),
+            false => Arg::Out(&mut loss),
+        },
+        Arg::To(&mut edges),
     ];
-    arguments.extend(edges.as_mut().map(Arg::Out));
+    let count = arguments.len() - usize::from(spilled == 0);
     // SAFETY: as above; `kept` has four words for each pair of each row, and `edges` what was asked for.
-    unsafe { backend.launch(&launch, &mut arguments)? };
-    drop(arguments);
+    unsafe { backend.launch(&lattice, &mut arguments[..count])? };
+    if reduced {
+        // SAFETY: the arguments are those of the kernel, and there are so many losses.
+        unsafe {
+            backend.launch(
+                &launch::reduce(real),
+                &mut [
+                    Arg::I64(batch as i64),
+                    Arg::From(&weighted),
+                    Arg::Out(&mut loss),
+                ],
+            )?;
+        }
+    }
     let saved = keep.then_some(Saved {
         sizes,
         tables,
@@ -220,22 +257,7 @@ pub(crate) fn forward<B: Backend>(
         stats,
         losses,
     });
-    if plan.reduction == Reduction::None || batch == 1 {
-        return Ok((weighted, saved));
-    }
-    let mut sum = backend.allocate(1, real)?;
-    // SAFETY: the arguments are those of the kernel, and there are so many losses.
-    unsafe {
-        backend.launch(
-            &launch::reduce(real),
-            &mut [
-                Arg::I64(batch as i64),
-                Arg::In(&weighted),
-                Arg::Out(&mut sum),
-            ],
-        )?;
-    }
-    Ok((sum, saved))
+    Ok((loss, saved))
 }
 
 /// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, contiguous in the input's shape.
@@ -243,7 +265,7 @@ pub(crate) fn gradient<B: Backend>(
     backend: &B,
     plan: &Plan,
     input: (&B::Storage, DType, &Layout),
-    saved: &Saved<B::Storage>,
+    saved: &Saved<B>,
     upstream: (&B::Storage, &Layout),
 ) -> Result<B::Storage> {
     let (input, dtype, layout) = input;
@@ -262,10 +284,10 @@ pub(crate) fn gradient<B: Backend>(
             &mut [
                 Arg::Sizes(sizes),
                 Arg::In(input),
-                Arg::In(&saved.tables),
-                Arg::In(&saved.kept),
-                Arg::In(&saved.stats),
-                Arg::In(&saved.losses),
+                Arg::From(&saved.tables),
+                Arg::From(&saved.kept),
+                Arg::From(&saved.stats),
+                Arg::From(&saved.losses),
                 Arg::In(upstream),
                 Arg::Out(&mut gradient),
                 Arg::U32(wide.into()),
@@ -275,8 +297,13 @@ pub(crate) fn gradient<B: Backend>(
     Ok(gradient)
 }
 
-/// The tables of targets that the host has not read.
-fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::Storage> {
+/// Makes the tables of targets that the host has not read.
+fn prepare<B: Backend>(
+    backend: &B,
+    plan: &Plan,
+    unread: &Unread,
+    tables: &mut B::Memory,
+) -> Result<()> {
     let integers = pack(
         backend,
         &[
@@ -285,8 +312,6 @@ fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::S
             &unread.targets,
         ],
     )?;
-    let words = product(&tables::shape(plan.batch, unread.labels))?;
-    let mut tables = backend.allocate(words, DType::U32)?;
     let sizes = Sizes::new(plan, unread.labels, 0, false);
     // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and
     // the count of integers, and the tables have room for `labels` of each item.
@@ -298,11 +323,10 @@ fn prepare<B: Backend>(backend: &B, plan: &Plan, unread: &Unread) -> Result<B::S
                 Arg::I64(unread.row as i64),
                 Arg::I64(unread.targets.count() as i64),
                 Arg::In(&integers),
-                Arg::Out(&mut tables),
+                Arg::To(tables),
             ],
-        )?;
+        )
     }
-    Ok(tables)
 }
 
 /// Reads integers that are on a device, all with one copy to the host.

@@ -1,12 +1,12 @@
 //! What the kernels know of lengths and targets: 32-bit words, in the order that
 //! `kernels/ctc_kernels.h` gives them.
 
-use crate::classes::Numbering;
+use crate::classes::{Classes, Numbering};
 use crate::memory::room_for;
 use crate::plan::{Plan, frames_needed};
 use candle_core::Result;
 
-/// The words, and how much room they have.
+/// The words, if the host knows them, and how much room they have.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Tables {
     pub words: Vec<u32>,
@@ -22,6 +22,15 @@ pub(crate) fn shape(batch: usize, labels: usize) -> [usize; 3] {
 }
 
 impl Tables {
+    /// Of targets of up to `labels` labels that the host has not read.
+    pub fn unread(labels: usize, classes: usize) -> Self {
+        Self {
+            words: Vec::new(),
+            labels,
+            entries: labels.min(classes - 1) + 1,
+        }
+    }
+
     /// An error where there is no memory for them.
     pub fn new(plan: &Plan) -> Result<Self> {
         let batch = plan.batch;
@@ -31,22 +40,25 @@ impl Tables {
         let mut words = room_for("ctc-loss: the tables of the targets", &shape)?;
         words.resize(shape.iter().product(), 0);
         let (mut entries, mut numbering) = (1, Numbering::default());
+        let mut used = Classes::default();
         let (lengths, rest) = words.split_at_mut(4 * batch);
+        let (distinct, rest) = rest.split_at_mut(batch * labels);
+        let (place, rest) = rest.split_at_mut(batch * labels);
+        let (positions, ends) = rest.split_at_mut(batch * labels);
         for n in 0..batch {
             let target = plan.target(n);
-            let used = numbering.classes(target);
-            let (positions, ends) = used.positions();
+            numbering.number(target, &mut used);
             // Lengths were checked to be below 2^31.
             lengths[n] = plan.input_lengths[n] as u32;
             lengths[batch + n] = target.len() as u32;
             lengths[2 * batch + n] = used.distinct.len() as u32;
             lengths[3 * batch + n] = frames_needed(target) as u32;
             entries = entries.max(used.distinct.len() + 1);
-            let sections = [&used.distinct, &used.place, &positions, &ends];
-            for (section, values) in sections.into_iter().enumerate() {
-                let start = (section * batch + n) * labels;
-                rest[start..start + values.len()].copy_from_slice(values);
-            }
+            let of_classes = n * labels..n * labels + used.distinct.len();
+            let of_labels = n * labels..n * labels + target.len();
+            distinct[of_classes.clone()].copy_from_slice(&used.distinct);
+            place[of_labels.clone()].copy_from_slice(&used.place);
+            used.positions(&mut positions[of_labels], &mut ends[of_classes]);
         }
         Ok(Self {
             words,
