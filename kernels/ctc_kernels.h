@@ -16,6 +16,9 @@
 //     instructions on an entry in gather and 11 in gradient (f32; bf16 13 and 11): a GPU of 132
 //     multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.0e12 entries a second, and a memory of 4.3 TB/s
 //     brings 1.1e12 of f32. Exponentials are the device's own.
+//     Short rows are bound by issue: a warp takes up to 8 frames of an item, with the item's tables in registers or
+//     shared memory. By the machine code (estimates), a row of 32 classes takes near 350 instructions in gradient with
+//     120 labels and near 190 in gather, and beside that a few hundred for each 8 frames.
 //   lattice: latency and issue. T frames, not 2 T, since both directions run at once: half of them in a sweep that
 //     keeps states, half in a walk that makes posteriors. A frame is one shuffle, then a chain of 10 dependent
 //     operations (skip, maximum, difference, power of two, two multiply-adds, emission). Instructions of a frame, and
@@ -1215,6 +1218,10 @@ template <typename M, typename E>
 CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                            const CTC_DEVICE ctc_words<M>* kept, const CTC_DEVICE M* stats, const CTC_DEVICE M* losses,
                            const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient, ctc_thread at, ctc_short<M> own) {
+  i64 run = (i64)ctc_frames_of_a_warp(p);
+  i64 runs = ctc_runs_of_an_item(p, (uint)run);
+  // Many warps have none.
+  if (at.block * at.warps + at.warp >= (u64)(runs * p.batch)) return;
   uint classes = (uint)p.classes, lane = at.lane;
   bool logits = (p.flags & CTC_LOGITS) != 0u;
   bool torch = !logits && (p.flags & CTC_TORCH) != 0u;
@@ -1224,8 +1231,6 @@ CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* 
   uint first = lane / share, mine = lane % share, step = 32u / share;
   i64 y_frame = p.flags & CTC_BATCH_MAJOR ? p.classes : p.batch * p.classes;
   i64 y_item = p.flags & CTC_BATCH_MAJOR ? p.frames * p.classes : p.classes;
-  i64 run = (i64)ctc_frames_of_a_warp(p);
-  i64 runs = ctc_runs_of_an_item(p, (uint)run);
   for (u64 r = at.block * at.warps + at.warp; r < (u64)(runs * p.batch); r += at.blocks * at.warps) {
     // In the order of the gradient.
     i64 n, start;
