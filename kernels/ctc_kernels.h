@@ -26,8 +26,9 @@
 //       K = 1   sweep 39, 65    walk 54, 82
 //       K = 2   sweep 68, 104   walk 93, 140
 //       K = 4   sweep 134, 212  walk 180, 284
-//     That is T = 1000 and K = 1 in about 40 us at 1.98 GHz. What keeps a frame that short: no branch in it, an
-//     address in one instruction, a state in one access, and loads of DEPTH frames together, a block ahead: 8 frames
+//     Measured on an H200 (1.98 GHz), sweep and walk together: 95 cycles with K = 1, 162 with K = 2, 325 with three
+//     tiles of K = 2; T = 1000 and K = 1 take 68 us. What keeps a frame that short: no branch in it, an address in
+//     one instruction, a state in one access, and loads of DEPTH frames together, a block ahead: 8 frames
 //     of 65 cycles cover a read from the L2 cache.
 //     There is no barrier within a frame. A target that fits one warp (32 K pairs) takes no barrier at all; a longer
 //     one is cut into tiles of which each repeats the last HALO pairs of the one below, so that warps meet every HALO

@@ -43,10 +43,14 @@ run)
     # Each launch is checked: a small part of the suite takes every kernel.
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     if [ -x "$sanitizer" ]; then
-        for tool in memcheck racecheck; do
+        for tool in memcheck synccheck initcheck; do
             echo "== compute-sanitizer $tool"
-            "$sanitizer" --tool "$tool" --error-exitcode 1 "$unpacked/device_suite" --test-threads 1 kernels:: checks::
+            "$sanitizer" --tool "$tool" --error-exitcode 1 "$unpacked/device_suite" --test-threads 4 kernels:: checks::
         done
+        # This one takes minutes for the others.
+        echo "== compute-sanitizer racecheck"
+        "$sanitizer" --tool racecheck --error-exitcode 1 "$unpacked/device_suite" --test-threads 1 \
+            kernels::one_pair kernels::two_pairs kernels::frames_that
     else
         echo "== compute-sanitizer is not here: not run"
     fi
