@@ -117,9 +117,7 @@ pub struct CtcLossOptions {
     pub blank: usize,
     /// How the losses become one tensor. Default [`Reduction::Mean`].
     pub reduction: Reduction,
-    /// Replace a loss of +inf, and its gradient, by 0. A NaN stays NaN. Default `false`. A loss counts as +inf when
-    /// it is +inf in the dtype in which it is returned (f32 for f32 and half-precision input), item by item and before
-    /// the mean's weights; a sum of finite losses that overflows stays +inf.
+    /// Replace a loss of +inf, and its gradient, by 0. A NaN stays NaN. Default `false`.
     pub zero_infinity: bool,
     /// Which gradient `log_probs` gets. Default [`GradientKind::Exact`].
     pub gradient: GradientKind,

@@ -106,9 +106,16 @@ pub(super) struct Table<'a, R> {
     /// Entries of a frame.
     pub entries: usize,
     pub values: &'a [[R; RUN]],
+    /// By run: whether its entries stand as they came, for they are too far apart for plain emissions.
+    pub raw: &'a [bool],
 }
 
 impl<'a, R> Table<'a, R> {
+    #[inline(always)]
+    pub fn is_raw(&self, run: usize) -> bool {
+        self.raw[run - self.first]
+    }
+
     #[inline(always)]
     pub fn run(&self, run: usize) -> &'a [[R; RUN]] {
         let start = (run - self.first) * self.entries;

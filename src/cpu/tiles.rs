@@ -22,19 +22,11 @@
 //! in each frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes
 //! the rows of a run again from there.
 //!
-//! **Scale.** Each tile has a power of two, set anew before each run so that its largest state is near
-//! 2^[`TOP`], or less where a neighbour is far ahead: a tile's exponent is at most [`AHEAD`] below that
-//! of the tile from which states flow into it. In the 8 frames of a run states flow no further than
-//! one tile, and no state grows by more than 3^8 < 2^13, so nothing exceeds
-//! 2^(TOP + AHEAD + 13) < 2^1023.
-//!
-//! **What is lost.** A state below 2^-1022 may vanish. What vanishes in a run can reach a state of
-//! the next tile multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
-//! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). On the way to the middle, a run that
-//! ends with a live state below that is [`Unfit`], as is one with tiles too far apart for a factor
-//! between them, and a meeting where dead states hide what counts; so `P` is exact. On the way on, states that no path needs any more may vanish.
-//! That none is missed shows in each frame: the posteriors must add up to 1 within [`OFF`]. An item that does not
-//! fit is computed in numbers with exponents of their own (`wide`).
+//! **Range.** In a block each pair has a power of two that its states are multiplied by (`range.rs`), and a check at
+//! the end of the block says whether all states are exact. A block for which it does not hold is run again with an
+//! exponent for each state (`extended.rs`), as is one whose emissions are too far apart for plain numbers. On the
+//! way on, states that no path needs any more may vanish. That none is missed shows in each frame: the posteriors
+//! must add up to 1 within [`OFF`].
 
 #![allow(
     clippy::needless_range_loop,
@@ -43,16 +35,30 @@
 )]
 
 mod abreast;
+mod checkpoints;
+mod extended;
+mod posteriors;
+mod power;
+mod range;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
+pub(crate) use posteriors::TokenOccupancy;
+pub(super) use posteriors::{ClassPosteriors, Posteriors, StatePosteriors, TokenSums};
 
+use super::Stop;
 use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
-use super::runs::{Backward, Direction, RUN, Runs, Table, nth, ordered};
+use super::runs::{Direction, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
+use checkpoints::{Checkpoint, Checkpoints};
+use extended::{JoinExtended, RecordExtended, SpreadExponents, normalise_tile};
+use power::{exponent_of, pow2, powers};
 use pulp::{Simd, WithSimd};
+use range::{
+    NO_TILE, NOWHERE, NOWHERE_BELOW, Range8, TOP, TOP_OF_POSTERIORS, TOP_OF_ROWS, TileBefore,
+};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -60,23 +66,15 @@ use std::ops::Range;
 const PAIRS: usize = 8;
 const _: () = assert!(RUN == PAIRS);
 
-/// The largest state of a tile is brought to between 2^TOP and 2^(TOP + 1).
-const TOP: i64 = 350;
-/// The most that the exponent of a tile may be below that of the tile it receives from.
-const AHEAD: i64 = 300;
-/// The exponent of the least state that is sure to be exact.
-const LEAST: i64 = -1022 + AHEAD + 26 + 60;
-/// The exponent of a tile that holds nothing and receives nothing.
-const NOWHERE: i64 = -(1 << 40);
 /// How far from 1 the posteriors of a frame may add up to. Rounding over 20000 frames takes 1e-12.
 const OFF: f64 = 1e-10;
 
-/// This arithmetic does not hold the item's numbers.
+/// This arithmetic does not hold the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unfit;
+pub(super) struct OutOfRange;
 
-fn fits(fit: bool) -> Result<(), Unfit> {
-    if fit { Ok(()) } else { Err(Unfit) }
+fn in_range(holds: bool) -> Result<(), OutOfRange> {
+    if holds { Ok(()) } else { Err(OutOfRange) }
 }
 
 /// One value for each state of a tile.
@@ -92,7 +90,7 @@ const EMPTY: Tile = Tile {
     label: ZEROS,
 };
 
-/// What the numbers of a tile stand for: a state is `number · 2^(exponent − TOP)`.
+/// What the numbers of a tile stand for where they share an exponent: a state is `number · 2^exponent`.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
     exponent: i64,
@@ -101,39 +99,84 @@ struct Scale {
 }
 
 const UNSCALED: Scale = Scale {
-    exponent: TOP,
+    exponent: 0,
     factor: 1.0,
 };
 
-/// The tiles of a row of the lattice.
+/// A row of the lattice, tile by tile.
 #[derive(Debug, Default)]
 struct Row {
     numbers: Vec<Tile>,
+    /// Whether the numbers of a tile share an exponent, so that `scales` say what they stand for. Else `exponents`
+    /// do: a state is `number · 2^exponent`.
+    uniform: bool,
     scales: Vec<Scale>,
+    exponents: Vec<Tile>,
 }
+
+const FAR: Tile = Tile {
+    blank: Pairs([NOWHERE; PAIRS]),
+    label: Pairs([NOWHERE; PAIRS]),
+};
 
 impl Row {
     fn resize(&mut self, tiles: usize) {
         self.numbers.resize(tiles, EMPTY);
         self.scales.resize(tiles, UNSCALED);
+        self.exponents.resize(tiles, FAR);
     }
 
-    fn clear(&mut self) {
+    /// Becomes a row of zeros.
+    fn clear(&mut self, tiles: usize) {
         self.numbers.clear();
         self.scales.clear();
+        self.exponents.clear();
+        self.resize(tiles);
+        self.uniform = true;
     }
 
-    /// Adds some tiles of another.
-    fn extend(&mut self, from: &Row, tiles: Range<usize>) {
-        self.numbers.extend_from_slice(&from.numbers[tiles.clone()]);
-        self.scales.extend_from_slice(&from.scales[tiles]);
+    /// The exponents of tile `b`.
+    #[inline(always)]
+    fn exponents_of(&self, b: usize) -> Tile {
+        if self.uniform {
+            let exponent = self.scales[b].exponent as f64;
+            let exponents = Pairs([exponent; PAIRS]);
+            Tile {
+                blank: exponents,
+                label: exponents,
+            }
+        } else {
+            self.exponents[b]
+        }
     }
 
-    /// Replaces `tiles` by those of another from `start` on.
-    fn copy(&mut self, tiles: Range<usize>, from: &Row, start: usize) {
-        let source = start..start + tiles.len();
-        self.numbers[tiles.clone()].copy_from_slice(&from.numbers[source.clone()]);
-        self.scales[tiles].copy_from_slice(&from.scales[source]);
+    /// Gives each state of the live tiles an exponent of its own.
+    #[inline(always)]
+    fn separate(&mut self, live: Range<usize>) {
+        if self.uniform {
+            for b in live {
+                self.exponents[b] = self.exponents_of(b);
+            }
+            self.uniform = false;
+        }
+    }
+
+    /// Becomes the live tiles of `other`, each state with an exponent of its own.
+    #[inline(always)]
+    fn separate_from(&mut self, other: &Row, live: Range<usize>) {
+        self.numbers[live.clone()].copy_from_slice(&other.numbers[live.clone()]);
+        for b in live {
+            self.exponents[b] = other.exponents_of(b);
+        }
+        self.uniform = false;
+    }
+
+    /// Becomes what `other` is.
+    fn copy_from(&mut self, other: &Row) {
+        self.numbers.clone_from(&other.numbers);
+        self.scales.clone_from(&other.scales);
+        self.exponents.clone_from(&other.exponents);
+        self.uniform = other.uniform;
     }
 }
 
@@ -141,14 +184,82 @@ impl Row {
 #[derive(Debug, Default)]
 pub(super) struct Track {
     row: Row,
-    /// The live tiles at the start of each run, and where each run begins.
-    kept: Row,
-    starts: Vec<usize>,
+    /// Where a block is tried that may not hold.
+    trial: Row,
+    kept: Checkpoints,
     past: Past,
+    patience: Patience,
+    /// The exponent of all that was forgone, by what it can add to `P` at most.
+    forgone: f64,
+}
+
+/// How finely the range of a block is kept: what does not hold is tried again with the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Level {
+    /// An exponent for each tile and block.
+    #[default]
+    Tiles,
+    /// One for each pair and 3 frames.
+    Pairs,
+    /// One for each state and frame, which always holds.
+    States,
+}
+
+impl Level {
+    fn coarser(self) -> Self {
+        match self {
+            Self::States => Self::Pairs,
+            _ => Self::Tiles,
+        }
+    }
+}
+
+/// Frames of a part of a block at [`Level::Pairs`].
+const PART: usize = 3;
+const PARTS: usize = RUN.div_ceil(PART);
+
+/// The level to begin a block with: where a coarser one did not hold, it rarely does in the next few.
+#[derive(Debug, Clone, Copy, Default)]
+struct Patience {
+    coarsest: Level,
+    level: Level,
+    wait: u32,
+    left: u32,
+}
+
+impl Patience {
+    const LONGEST: u32 = 16;
+
+    fn new(coarsest: Level) -> Self {
+        Self {
+            coarsest,
+            level: coarsest,
+            ..Default::default()
+        }
+    }
+
+    fn first(&self) -> Level {
+        match self.left {
+            0 => self.level.coarser().max(self.coarsest),
+            _ => self.level,
+        }
+    }
+
+    /// A block was begun with `first` and held with `held`.
+    fn done(&mut self, first: Level, held: Level) {
+        self.left = self.left.saturating_sub(1);
+        if held > first {
+            self.wait = (2 * self.wait).clamp(1, Self::LONGEST);
+            self.left = self.wait;
+        } else if held < self.level {
+            self.wait = 0;
+        }
+        self.level = held;
+    }
 }
 
 /// How far a direction can have come.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Past {
     /// The labels that it can reach before the frame that it consumed last.
     labels: usize,
@@ -166,10 +277,15 @@ impl Default for Past {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     emissions: Spread,
-    /// `[tile][frame]`: the rows of the other direction.
+    range: Range8,
+    /// `[tile][frame]`: the rows of the other direction, and their exponents where each state has its own.
     rows: Vec<[Tile; RUN]>,
-    /// By tile: what makes posteriors of products.
-    scales: Vec<f64>,
+    row_exponents: Vec<[Tile; RUN]>,
+    /// What makes posteriors of products: by tile, and by pair.
+    tile_scales: Vec<f64>,
+    scales: Vec<Pairs>,
+    /// Of each part of the block: the exponents of the other direction's pairs.
+    part_exponents: [Vec<Pairs>; PARTS],
     /// By entry: the posterior of its class in each frame.
     classes: Vec<Pairs>,
     other: Row,
@@ -181,47 +297,29 @@ struct Spread {
     /// `[tile][frame]`
     labels: Vec<Square>,
     blanks: [f64; RUN],
+    exponents: SpreadExponents,
 }
 
-/// Where the two directions met: `P = mantissa · 2^exponent`.
+/// Where the two directions met: `P = mantissa · 2^exponent`, with a mantissa in [1, 2), or 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Met {
     mantissa: f64,
-    exponent: i64,
+    exponent: f64,
 }
+
+const NO_PATH: Met = Met {
+    mantissa: 0.0,
+    exponent: 0.0,
+};
 
 impl Met {
-    /// Adds `number · 2^e`.
-    fn add(&mut self, number: f64, e: i64) {
-        if number > 0.0 {
-            let own = exponent_of(number);
-            let top = self.exponent.max(own + e);
-            // In two steps: 2^-1023 is no normal number.
-            self.mantissa = self.mantissa * pow2(self.exponent - top)
-                + number * 0.5 * pow2(1 - own) * pow2(own + e - top);
-            self.exponent = top;
-        }
-    }
-
     pub fn ln(self) -> f64 {
-        self.mantissa.ln() + self.exponent as f64 * std::f64::consts::LN_2
+        self.mantissa.ln() + self.exponent * std::f64::consts::LN_2
     }
-}
 
-/// `2^e`: 0 below the normal numbers, and no more than 2^1023.
-#[inline(always)]
-fn pow2(e: i64) -> f64 {
-    if e < -1022 {
-        0.0
-    } else {
-        f64::from_bits(((e.min(1023) + 1023) as u64) << 52)
+    pub fn is_zero(self) -> bool {
+        self.mantissa == 0.0
     }
-}
-
-/// The exponent of a normal number above 0.
-#[inline(always)]
-fn exponent_of(x: f64) -> i64 {
-    (x.to_bits() >> 52) as i64 - 1023
 }
 
 /// The pairs whose blanks, and those whose labels, can be reached.
@@ -239,6 +337,10 @@ pub(super) struct Tiles {
     labels: usize,
     /// Emissions of a frame; the blank's is the last.
     entries: usize,
+    /// The coarsest level that is tried.
+    pub coarsest: Level,
+    /// Whether states may be lost that are not expected to count.
+    pub forgoes: bool,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
     /// By pair: 1 where its label may follow the one before it with no blank between, in the order of
@@ -326,13 +428,24 @@ impl Tiles {
 
     /// Sets `track` to before the first frame of `D`.
     pub fn start<D: Direction>(&self, track: &mut Track) {
-        track.row.clear();
-        track.row.resize(self.places.len());
+        let tiles = self.places.len();
+        track.row.clear(tiles);
+        track.trial.clear(tiles);
         track.kept.clear();
-        track.starts.clear();
         track.past = Past::default();
+        track.forgone = NOWHERE;
+        track.patience = Patience::new(self.coarsest);
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
+    }
+
+    /// Makes room for the checkpoints of all runs of `D`.
+    pub fn reserve<D: Direction>(&self, track: &mut Track) -> Result<(), Stop> {
+        let runs = self.runs.half::<D>();
+        let tiles = runs
+            .clone()
+            .map(|i| self.live(&self.runs.frames_of(i..i + 1)).len());
+        track.kept.reserve(runs.len(), tiles.sum())
     }
 
     /// `U_n`.
@@ -354,7 +467,7 @@ impl Tiles {
         table: Table<R>,
         keep: bool,
         scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), Stop> {
         dispatch_simd(Sweep::<D, R> {
             lattice: self,
             track,
@@ -366,96 +479,119 @@ impl Tiles {
         })
     }
 
-    /// `P`, where the two directions have met.
-    pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
-        const SMALLER: i64 = 480;
-        let middle = self.runs.middle();
-        let mut met = Met {
-            mantissa: 0.0,
-            exponent: NOWHERE,
-        };
-        // The exponent of what may have vanished: each of the 16 products (of up to 3 terms) of a tile
-        // loses what is below 2^-1022.
+    /// The exponent of all that may have been lost of the live states that are reached and not sure to be exact.
+    #[inline(never)]
+    fn lost<const FINE: bool>(
+        &self,
+        row: &Row,
+        least: &[Pairs],
+        reached: &Reached,
+        live: Range<usize>,
+    ) -> f64 {
         let mut lost = NOWHERE;
-        let (alpha, beta) = (&alpha.row, &beta.row);
-        for b in self.live(&(middle..middle)) {
-            let sum = self.products(b, alpha, beta, 1.0);
-            let e = alpha.scales[b].exponent + beta.scales[b].exponent - 2 * TOP;
-            let (sum, e) = if sum.is_finite() {
-                (sum, e)
-            } else {
-                let sum = self.products(b, alpha, beta, pow2(-SMALLER));
-                fits(sum.is_finite())?;
-                (sum, e + 2 * SMALLER)
-            };
-            met.add(sum, e);
-            lost = lost.max(e - 1022 + 6);
+        for b in live {
+            let (n, e) = (&row.numbers[b], row.exponents_of(b));
+            let of_tile = range::LEAST_OF_TILES * row.scales[b].factor.max(1.0);
+            for k in 0..PAIRS {
+                let pair = b * PAIRS + k;
+                let least = if FINE { least[b].0[k] } else { of_tile };
+                let blank = reached.blanks.contains(&pair) && !(n.blank.0[k] >= least);
+                let label = reached.labels.contains(&pair) && !(n.label.0[k] >= least);
+                if blank || label {
+                    lost = lost.max(exponent_of(least) - range::GUARD + e.blank.0[k]);
+                }
+            }
         }
-        // States that no path needs may hide those that it does.
-        fits(met.mantissa > 0.0 && met.exponent >= lost + 60)?;
-        Ok(met)
+        lost
     }
 
-    /// The sum of the products of the alphas of tile `b` and what flows into its betas, both multiplied
-    /// by `scale` first.
-    fn products(&self, b: usize, alpha: &Row, beta: &Row, scale: f64) -> f64 {
-        let factor = spread::<Backward>(beta.scales[b].factor).0;
-        let skip = &self.backward_skip[b].0;
-        let (alpha, beta, above) = (
-            &alpha.numbers[b],
-            &beta.numbers[b],
-            beta.numbers.get(b + 1).unwrap_or(&EMPTY),
-        );
-        let (blank, label) = (&beta.blank.0, &beta.label.0);
-        let mut sum = 0.0;
-        for k in 0..PAIRS {
-            let (next_blank, next_label) = if k + 1 < PAIRS {
-                (blank[k + 1], label[k + 1])
-            } else {
-                (above.blank.0[0], above.label.0[0])
-            };
-            let to_blank = blank[k] + label[k];
-            let to_label = label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
-            sum += (alpha.blank.0[k] * scale) * (to_blank * scale);
-            sum += (alpha.label.0[k] * scale) * (to_label * scale);
+    /// Whether what was lost up to the end of `run` is so little that it will not count in `P`, by what is known now.
+    /// What counts in the end is [`Self::certain`].
+    ///
+    /// The frames that are left multiply a state by at most 3 each, since no emission is above 1. `P` is expected to
+    /// be as much below the largest state in each of these frames as that is now, and a half more.
+    fn may_forgo<D: Direction>(
+        &self,
+        row: &Row,
+        lost: f64,
+        run: &Range<usize>,
+        live: Range<usize>,
+        forgone: &mut f64,
+    ) -> bool {
+        const LOG2_3: f64 = 1.585;
+        if !self.forgoes {
+            return false;
         }
-        sum
+        let left = if D::FORWARD {
+            self.runs.frames - run.end
+        } else {
+            run.start
+        } as f64;
+        let mut largest = NOWHERE;
+        for b in live {
+            let (n, e) = (&row.numbers[b], row.exponents_of(b));
+            for k in 0..PAIRS {
+                for (n, e) in [(n.blank.0[k], e.blank.0[k]), (n.label.0[k], e.label.0[k])] {
+                    if n > 0.0 {
+                        largest = largest.max(exponent_of(n) + e);
+                    }
+                }
+            }
+        }
+        let consumed = self.runs.frames as f64 - left;
+        let expected = largest + 1.5 * left * (largest / consumed).min(0.0);
+        let adds = lost + LOG2_3 * left;
+        let little = adds < expected - 2.0 * range::GUARD;
+        if little {
+            *forgone = forgone.max(adds);
+        }
+        little
     }
 
-    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` is the
-    /// table of the emissions there and receives the posteriors of the classes in their place.
-    pub fn walk<D: Direction, R: Real>(
+    /// Whether `P` is exact though something was forgone.
+    pub fn certain(&self, alpha: &Track, beta: &Track, met: Met) -> bool {
+        let forgone = alpha.forgone.max(beta.forgone);
+        // Fewer than 2^40 states, each lost once.
+        forgone <= NOWHERE_BELOW || forgone + 40.0 + range::GUARD <= met.exponent
+    }
+
+    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` has the emissions
+    /// there, and `to` takes the posteriors.
+    pub fn walk<D: Direction, R: Real, P: Posteriors<R>>(
         &self,
         track: &mut Track,
         other: &Track,
         met: Met,
-        half: &mut [[R; RUN]],
+        half: HalfTable<R>,
+        to: &mut P,
         scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
-        dispatch_simd(Walk::<D, R> {
+    ) {
+        dispatch_simd(Walk::<D, R, P> {
             lattice: self,
             track,
             other,
             met,
             half,
+            to,
             scratch,
             direction: PhantomData,
         })
     }
 
-    /// Takes the live tiles through the frames of a run, and `visitor` along.
+    /// Takes the live tiles through `frames` of a run, and `visitor` along. With `FINE`, pairs have the factors of
+    /// their own that are in `factors`; else tiles have.
     #[inline(always)]
-    fn advance<S: Simd, D: Direction, V: Visitor>(
+    fn advance<S: Simd, D: Direction, V: Visitor, const FINE: bool>(
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &mut Spread,
-        frames: usize,
+        (emissions, factors): (&mut Spread, &[Pairs]),
+        frames: Range<usize>,
         live: Range<usize>,
         visitor: &mut V,
     ) {
-        let mut edges = [[simd.splat_f64s(0.0); 2]; RUN];
-        let edges = &mut edges[..frames];
+        let (mut edges, first) = ([[simd.splat_f64s(0.0); 2]; RUN], frames.start);
+        let edges = &mut edges[..frames.len()];
         // As many tiles together as there are registers for: one would wait for its own results.
         let mut left = live;
         while !left.is_empty() {
@@ -465,11 +601,13 @@ impl Tiles {
             } else {
                 left.end - count
             };
+            let with = (&mut *emissions, factors);
+            let edges = (first, &mut *edges);
             match count {
-                1 => self.pass::<S, D, V, 1>(simd, row, emissions, low, edges, visitor),
-                2 => self.pass::<S, D, V, 2>(simd, row, emissions, low, edges, visitor),
-                3 => self.pass::<S, D, V, 3>(simd, row, emissions, low, edges, visitor),
-                _ => self.pass::<S, D, V, 4>(simd, row, emissions, low, edges, visitor),
+                1 => self.pass::<S, D, V, 1, FINE>(simd, row, with, low, edges, visitor),
+                2 => self.pass::<S, D, V, 2, FINE>(simd, row, with, low, edges, visitor),
+                3 => self.pass::<S, D, V, 3, FINE>(simd, row, with, low, edges, visitor),
+                _ => self.pass::<S, D, V, 4, FINE>(simd, row, with, low, edges, visitor),
             }
             left = if D::FORWARD {
                 left.start + count..left.end
@@ -479,32 +617,37 @@ impl Tiles {
         }
     }
 
-    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame, the end of the
+    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame from `first` on, the end of the
     /// neighbour that flows into them, and then their own.
     // No closures here or below: what the compiler does not inline loses its instruction set.
     #[inline(always)]
-    fn pass<S: Simd, D: Direction, V: Visitor, const N: usize>(
+    fn pass<S: Simd, D: Direction, V: Visitor, const N: usize, const FINE: bool>(
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &mut Spread,
+        (emissions, factors): (&mut Spread, &[Pairs]),
         low: usize,
-        edges: &mut [[S::f64s; 2]],
+        (first, edges): (usize, &mut [[S::f64s; 2]]),
         visitor: &mut V,
     ) {
         let skip = &self.skip::<D>()[low..low + N];
         let numbers = &mut row.numbers[low..low + N];
         let scales = &row.scales[low..low + N];
         let labels = &mut emissions.labels[low..low + N];
-        let mut links = [Links::new::<D>(simd, &skip[0], scales[0]); N];
+        let mut links = [Links::new(simd, &skip[0], &ZEROS); N];
         let mut states = [States::load(simd, &numbers[0]); N];
-        for i in 1..N {
-            links[i] = Links::new::<D>(simd, &skip[i], scales[i]);
+        for i in 0..N {
+            let factors = if FINE {
+                factors[low + i]
+            } else {
+                spread::<D>(scales[i].factor)
+            };
+            links[i] = Links::new(simd, &skip[i], &factors);
             states[i] = States::load(simd, &numbers[i]);
         }
         let frames = edges.len();
         for (j, edge) in edges.iter_mut().enumerate() {
-            let k = if D::FORWARD { j } else { frames - 1 - j };
+            let k = first + if D::FORWARD { j } else { frames - 1 - j };
             let mut flows = states;
             for j in 0..N {
                 let i = if D::FORWARD { j } else { N - 1 - j };
@@ -522,15 +665,17 @@ impl Tiles {
         }
     }
 
-    /// Whether all live states that can be reached at the end of a run are sure to be exact.
+    /// Whether all live states that can be reached at the end of a run are sure to be exact: no less than `least` with
+    /// `FINE`, else than what their tile asks for.
     #[inline(always)]
-    fn check<S: Simd>(
+    fn check<S: Simd, const FINE: bool>(
         &self,
         simd: S,
-        tiles: &[Tile],
+        row: &Row,
+        least: &[Pairs],
         reached: &Reached,
         live: Range<usize>,
-    ) -> Result<(), Unfit> {
+    ) -> bool {
         const PLACES: Pairs = {
             let mut places = ZEROS;
             let mut k = 0;
@@ -541,7 +686,6 @@ impl Tiles {
             places
         };
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
-        let least = simd.splat_f64s(pow2(LEAST));
         let [blanks, labels] = [&reached.blanks, &reached.labels];
         let bounds = [
             simd.splat_f64s(blanks.start as f64),
@@ -553,7 +697,16 @@ impl Tiles {
         let mut fit = one;
         for b in live {
             let first = simd.splat_f64s((b * PAIRS) as f64);
-            let [blank, label] = [load(simd, &tiles[b].blank), load(simd, &tiles[b].label)];
+            let states = States::load(simd, &row.numbers[b]);
+            let [blank, label] = [states.blank, states.label];
+            let least = if FINE {
+                load(simd, &least[b])
+            } else {
+                // What vanishes in the tile before may be larger than what does here.
+                let factor = row.scales[b].factor;
+                let larger = if factor > 1.0 { factor } else { 1.0 };
+                [simd.splat_f64s(range::LEAST_OF_TILES * larger); PAIRS]
+            };
             for v in 0..vectors::<S>() {
                 let place = simd.add_f64s(places[v], first);
                 for (m, start, end) in [
@@ -561,7 +714,7 @@ impl Tiles {
                     (label[v], bounds[2], bounds[3]),
                 ] {
                     // A NaN is not.
-                    let exact = simd.greater_than_or_equal_f64s(m, least);
+                    let exact = simd.greater_than_or_equal_f64s(m, least[v]);
                     let below = simd.less_than_f64s(place, start);
                     let above = simd.greater_than_or_equal_f64s(place, end);
                     let elsewhere = simd.or_m64s(below, above);
@@ -569,90 +722,17 @@ impl Tiles {
                 }
             }
         }
-        fits(simd.reduce_min_f64s(fit) == 1.0)
+        simd.reduce_min_f64s(fit) == 1.0
     }
+}
 
-    /// The posteriors of the classes in the frames of a run, from those of the states. `blanks` are
-    /// those of all blanks, pair by pair.
-    #[inline(always)]
-    fn write<S: Simd, R: Real>(
-        &self,
-        simd: S,
-        to: &mut [[R; RUN]],
-        blanks: &Square,
-        (met, frames): (Met, usize),
-        live: Range<usize>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
-        let blank = self.entries - 1;
-        scratch.classes.clear();
-        scratch.classes.resize(self.entries.max(PAIRS), ZEROS);
-        let classes = scratch.classes.as_mut_slice();
-        for b in live {
-            // Pairs behind the last label have a posterior of 0.
-            let labels = transpose(simd, &scratch.emissions.labels[b]);
-            for i in 0..PAIRS {
-                // SAFETY: `prepare` has seen that all places are below `entries`.
-                let class = unsafe { classes.get_unchecked_mut(self.places[b][i] as usize) };
-                add_to(simd, class, &load(simd, &labels[i]));
-            }
-        }
-        let blanks = transpose(simd, blanks);
-        for i in 0..PAIRS {
-            add_to(simd, &mut classes[blank], &load(simd, &blanks[i]));
-        }
-        // Four at a time, so that additions do not wait for each other.
-        let mut sums = [[0.0; RUN]; 4];
-        let (fours, rest) = classes.as_chunks::<4>();
-        for four in fours {
-            for c in 0..4 {
-                for k in 0..RUN {
-                    sums[c][k] += four[c].0[k];
-                }
-            }
-        }
-        for class in rest {
-            for k in 0..RUN {
-                sums[0][k] += class.0[k];
-            }
-        }
-        let (mut fit, mut scale) = (true, ZEROS);
-        for k in 0..RUN {
-            let sum = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
-            fit &= k >= frames || (sum / met.mantissa - 1.0).abs() <= OFF;
-            // Dividing by the frame's own sum takes out the rounding that all its states share.
-            scale.0[k] = 1.0 / sum;
-        }
-        let scales = load(simd, &scale);
-        // Columns become rows, eight at a time; the last eight, some of them again.
-        let (to, entries) = (to.as_flattened_mut(), self.entries);
-        for first in (0..entries).step_by(PAIRS) {
-            let first = first.min(entries.saturating_sub(PAIRS));
-            let mut square = [ZEROS; PAIRS];
-            square.copy_from_slice(&scratch.classes[first..first + PAIRS]);
-            for class in &mut square {
-                let mut scaled = load(simd, class);
-                for v in 0..vectors::<S>() {
-                    scaled[v] = simd.mul_f64s(scaled[v], scales[v]);
-                }
-                store(simd, class, &scaled);
-            }
-            let rows = transpose(simd, &square);
-            if entries < PAIRS {
-                for (to, row) in to.chunks_exact_mut(entries).zip(&rows) {
-                    for (to, &x) in to.iter_mut().zip(&row.0) {
-                        *to = R::narrow(x);
-                    }
-                }
-                continue;
-            }
-            for k in 0..RUN {
-                let start = k * entries + first;
-                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k].0));
-            }
-        }
-        fits(fit)
-    }
+/// The table of one half of an item.
+pub(super) struct HalfTable<'a, R> {
+    pub values: &'a mut [[R; RUN]],
+    /// By run: whether its entries are no emissions but as they came, for they are too far apart.
+    pub raw: &'a [bool],
+    /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
+    pub log_scales: &'a [f64],
 }
 
 /// [`Tiles::sweep`].
@@ -667,112 +747,583 @@ struct Sweep<'a, D, R> {
 }
 
 impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
-    type Output = Result<(), Unfit>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let (lattice, track) = (self.lattice, self.track);
-        let emissions = &mut self.scratch.emissions;
-        for i in ordered::<D>(self.runs) {
-            let run = lattice.runs.frames_of(i..i + 1);
-            let live = lattice.live(&run);
-            fits(track.row.scale::<S, D>(simd, live.clone()))?;
-            if self.keep {
-                track.starts.push(track.kept.scales.len());
-                track.kept.extend(&track.row, live.clone());
-            }
-            emissions.set(simd, lattice, self.table.run(i), live.clone());
-            let (row, frames) = (&mut track.row, run.len());
-            lattice.advance::<S, D, _>(simd, row, emissions, frames, live.clone(), &mut Alone);
-            let reached = lattice.reached::<D>(&run, &mut track.past);
-            lattice.check(simd, &track.row.numbers, &reached, live)?;
-        }
-        Ok(())
-    }
-}
-
-/// [`Tiles::walk`].
-struct Walk<'a, D, R> {
-    lattice: &'a Tiles,
-    track: &'a mut Track,
-    other: &'a Track,
-    met: Met,
-    half: &'a mut [[R; RUN]],
-    scratch: &'a mut Scratch,
-    direction: PhantomData<D>,
-}
-
-impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
-    type Output = Result<(), Unfit>;
+    type Output = Result<(), Stop>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let Self {
             lattice,
             track,
+            table,
+            keep,
+            scratch,
+            ..
+        } = self;
+        for i in ordered::<D>(self.runs) {
+            let run = lattice.runs.frames_of(i..i + 1);
+            let live = lattice.live(&run);
+            let (entries, raw) = (table.run(i), table.is_raw(i));
+            let (first, past) = (track.patience.first(), track.past);
+            if raw {
+                track.sweep_states::<D, R>(lattice, &run, (entries, true), keep, scratch)?;
+                continue;
+            }
+            scratch.emissions.set(simd, lattice, entries, live.clone());
+            if first == Level::Tiles {
+                scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                let mark = track.kept.mark();
+                if keep {
+                    track.kept.add_tiles(&track.trial, live.clone());
+                }
+                let with = (&mut scratch.emissions, [].as_slice());
+                let (trial, frames) = (&mut track.trial, 0..run.len());
+                lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
+                let reached = lattice.reached::<D>(&run, &mut track.past);
+                let exact = lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone());
+                if exact || track.forgoes::<D, false>(lattice, &run, &[], &reached) {
+                    std::mem::swap(&mut track.row, &mut track.trial);
+                    track.patience.done(first, first);
+                    continue;
+                }
+                track.kept.back_to(mark);
+                track.past = past;
+            }
+            track.sweep_finer::<D, R>(lattice, &run, entries, first, keep, scratch)?;
+        }
+        Ok(())
+    }
+}
+
+impl Track {
+    /// Whether what the trial lost of the states that are not exact after `run` can be forgone.
+    fn forgoes<D: Direction, const FINE: bool>(
+        &mut self,
+        lattice: &Tiles,
+        run: &Range<usize>,
+        least: &[Pairs],
+        reached: &Reached,
+    ) -> bool {
+        let live = lattice.live(run);
+        let lost = lattice.lost::<FINE>(&self.trial, least, reached, live.clone());
+        lattice.may_forgo::<D>(&self.trial, lost, run, live, &mut self.forgone)
+    }
+
+    /// Takes a block at a finer level than that of tiles.
+    fn sweep_finer<D: Direction, R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        run: &Range<usize>,
+        entries: &[[R; RUN]],
+        first: Level,
+        keep: bool,
+        scratch: &mut Scratch,
+    ) -> Result<(), Stop> {
+        if first < Level::States {
+            let (mark, past) = (self.kept.mark(), self.past);
+            let held = dispatch_simd(SweepPairs::<D> {
+                lattice,
+                track: self,
+                run,
+                keep,
+                scratch,
+                direction: PhantomData,
+            });
+            if held {
+                std::mem::swap(&mut self.row, &mut self.trial);
+                self.patience.done(first, Level::Pairs);
+                return Ok(());
+            }
+            self.kept.back_to(mark);
+            self.past = past;
+        }
+        self.sweep_states::<D, R>(lattice, run, (entries, false), keep, scratch)?;
+        self.patience.done(first, Level::States);
+        Ok(())
+    }
+
+    /// Takes a block with an exponent for each state.
+    fn sweep_states<D: Direction, R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        run: &Range<usize>,
+        (entries, raw): (&[[R; RUN]], bool),
+        keep: bool,
+        scratch: &mut Scratch,
+    ) -> Result<(), Stop> {
+        let live = lattice.live(run);
+        self.row.separate(live.clone());
+        if keep {
+            self.kept.add_states(&self.row, live.clone());
+        }
+        let emissions = &mut scratch.emissions;
+        emissions.set_extended(lattice, entries, raw, live.clone());
+        lattice.advance_extended::<D, _>(&mut self.row, emissions, run.len(), live, Alone);
+        lattice.reached::<D>(run, &mut self.past);
+        Ok(())
+    }
+}
+
+/// A block of [`Sweep`] in parts, with exponents of pairs. Whether it holds.
+struct SweepPairs<'a, D> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    run: &'a Range<usize>,
+    keep: bool,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for SweepPairs<'_, D> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self {
+            lattice,
+            track:
+                Track {
+                    row,
+                    trial,
+                    kept,
+                    past,
+                    forgone,
+                    ..
+                },
+            run,
+            scratch: Scratch {
+                emissions, range, ..
+            },
+            ..
+        } = self;
+        let (live, mut begins) = (lattice.live(run), true);
+        for part in parts::<D>(run.len()) {
+            if begins {
+                trial.separate_from(row, live.clone());
+            }
+            if !range.scale::<S, D, true>(simd, trial, live.clone(), TOP) {
+                return false;
+            }
+            if begins && self.keep && !kept.add_pairs(trial, live.clone()) {
+                return false;
+            }
+            let with = (&mut *emissions, range.factors.as_slice());
+            let frames = part.clone();
+            lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut Alone);
+            let part = run.start + part.start..run.start + part.end;
+            let reached = lattice.reached::<D>(&part, past);
+            let least = range.least.as_slice();
+            if !lattice.check::<S, true>(simd, trial, least, &reached, live.clone()) {
+                let lost = lattice.lost::<true>(trial, least, &reached, live.clone());
+                if !lattice.may_forgo::<D>(trial, lost, &part, live.clone(), forgone) {
+                    return false;
+                }
+            }
+            begins = false;
+        }
+        true
+    }
+}
+
+/// [`Tiles::walk`].
+struct Walk<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    other: &'a Track,
+    met: Met,
+    half: HalfTable<'a, R>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            lattice,
+            track,
             half,
             scratch,
+            met,
+            to,
             ..
         } = self;
         let tiles = lattice.places.len();
         scratch.rows.resize(tiles, [EMPTY; RUN]);
-        scratch.scales.resize(tiles, 0.0);
+        scratch.tile_scales.resize(tiles, 0.0);
         scratch.other.resize(tiles);
+        track.patience = Patience::new(lattice.coarsest);
         // The runs of the other direction, from the middle back to its start.
         let runs = lattice.runs.half::<D::Other>();
         let first = runs.start;
-        for (i, &start) in ordered::<D>(runs).zip(self.other.starts.iter().rev()) {
+        for (step, i) in ordered::<D>(runs).enumerate() {
             let run = lattice.runs.frames_of(i..i + 1);
             let (live, frames) = (lattice.live(&run), run.len());
             let place = (i - first) * lattice.entries;
-            let table = &half[place..place + lattice.entries];
-            scratch.emissions.set(simd, lattice, table, live.clone());
+            let entries = place..place + lattice.entries;
             let next = if D::FORWARD {
                 place.checked_add(lattice.entries)
             } else {
                 place.checked_sub(lattice.entries)
             };
-            ask_for_run(next.and_then(|next| half.get(next..next + lattice.entries)));
-            scratch.other.copy(live.clone(), &self.other.kept, start);
-            lattice.advance::<S, D::Other, _>(
-                simd,
-                &mut scratch.other,
-                &mut scratch.emissions,
+            ask_for_run(next.and_then(|next| half.values.get(next..next + lattice.entries)));
+            let kept = self.other.kept.from_the_last(step);
+            let part = Part {
+                run: i,
                 frames,
-                live.clone(),
-                &mut Record(&mut scratch.rows),
-            );
-            // Tiles too far apart: what does not flow then is missing from the sums, if it matters.
-            let _ = track.row.scale::<S, D>(simd, live.clone());
-            for b in live.clone() {
-                let both = track.row.scales[b].exponent + scratch.other.scales[b].exponent;
-                let e = both - 2 * TOP - self.met.exponent;
-                // See `product`. Below 2^-1022 the scale is 0; posteriors that matter are then
-                // missing from the sum of their frame, which is checked.
-                fits(e <= 350)?;
-                scratch.scales[b] = pow2(e);
+                live: live.clone(),
+                met,
+                log_scales: half.log_scales.get((i - first) * RUN..).unwrap_or_default(),
+            };
+            let table = &mut half.values[entries];
+            if kept.level() == Level::Tiles && track.patience.first() == Level::Tiles {
+                scratch.emissions.set(simd, lattice, table, live.clone());
+                kept.restore_tiles(&mut scratch.other, live.clone(), TOP_OF_ROWS);
+                let with = (&mut scratch.emissions, [].as_slice());
+                let mut record = Record(&mut scratch.rows);
+                let other = &mut scratch.other;
+                lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..frames, live.clone(), &mut record);
+                let (row, trial) = (&track.row, &mut track.trial);
+                scale_tiles::<S, D>(simd, row, trial, live.clone(), TOP_OF_POSTERIORS);
+                for b in live.clone() {
+                    let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
+                    // Below 2^-1022 the scale is 0; posteriors that matter are then missing, too.
+                    let e = both as f64 - met.exponent;
+                    scratch.tile_scales[b] = pow2(e);
+                }
+                let mut blanks = [ZEROS; RUN];
+                let mut join = Join::<false> {
+                    rows: &mut scratch.rows,
+                    tile_scales: &scratch.tile_scales,
+                    scales: &[],
+                    blanks: &mut blanks,
+                    states: P::STATES,
+                };
+                let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
+                lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
+                if to.take(simd, lattice, table, &blanks, &part, scratch, true) {
+                    std::mem::swap(&mut track.row, &mut track.trial);
+                    track.patience.done(Level::Tiles, Level::Tiles);
+                    continue;
+                }
             }
-            let mut blanks = [ZEROS; RUN];
-            let mut join = Join {
-                rows: &scratch.rows,
+            walk_finer::<D, R, P>(lattice, track, &kept, (table, half.raw[i - first]), &part, to, scratch);
+        }
+    }
+}
+
+/// Takes a block of [`Walk`] at a finer level than that of tiles.
+fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
+    lattice: &Tiles,
+    track: &mut Track,
+    kept: &Checkpoint,
+    (table, raw): (&mut [[R; RUN]], bool),
+    part: &Part,
+    to: &mut P,
+    scratch: &mut Scratch,
+) {
+    let first = track.patience.first().max(kept.level());
+    let level = match first {
+        Level::Tiles => Level::Pairs,
+        level => level,
+    };
+    if level == Level::Pairs {
+        let held = dispatch_simd(WalkPairs::<D, R, P> {
+            lattice,
+            track,
+            kept,
+            table,
+            part,
+            to,
+            scratch,
+            direction: PhantomData,
+        });
+        if held {
+            std::mem::swap(&mut track.row, &mut track.trial);
+            track.patience.done(first, Level::Pairs);
+            return;
+        }
+    }
+    if !raw {
+        track.patience.done(first, Level::States);
+    }
+    dispatch_simd(WalkStates::<D, R, P> {
+        lattice,
+        track,
+        kept,
+        table,
+        raw,
+        part,
+        to,
+        scratch,
+        direction: PhantomData,
+    });
+}
+
+/// A block of [`Walk`] in parts, with exponents of pairs. Whether it holds.
+struct WalkPairs<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    kept: &'a Checkpoint<'a>,
+    table: &'a mut [[R; RUN]],
+    part: &'a Part<'a>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self {
+            lattice,
+            track: Track { row, trial, .. },
+            kept,
+            table,
+            part,
+            to,
+            scratch,
+            ..
+        } = self;
+        let live = part.live.clone();
+        make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP_OF_ROWS, scratch);
+        scratch.scales.resize(lattice.places.len(), ZEROS);
+        let mut blanks = [ZEROS; RUN];
+        let minus_top = simd.splat_f64s(-part.met.exponent);
+        let mut begins = true;
+        for frames in parts::<D>(part.frames) {
+            let range = &mut scratch.range;
+            if begins {
+                trial.separate_from(row, live.clone());
+            }
+            if !range.scale::<S, D, false>(simd, trial, live.clone(), TOP_OF_POSTERIORS) {
+                return false;
+            }
+            for b in live.clone() {
+                let own = load(simd, &trial.exponents[b].blank);
+                let mut both = load(simd, &scratch.part_exponents[frames.start / PART][b]);
+                for v in 0..vectors::<S>() {
+                    both[v] = simd.add_f64s(simd.add_f64s(own[v], both[v]), minus_top);
+                    // Posteriors below 2^-160 are 0: no product is below the normal numbers.
+                    let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-700.0));
+                    both[v] = simd.select_f64s(counts, powers(simd, both[v]), simd.splat_f64s(0.0));
+                }
+                store(simd, &mut scratch.scales[b], &both);
+            }
+            let with = (&mut scratch.emissions, range.factors.as_slice());
+            let mut join = Join::<true> {
+                rows: &mut scratch.rows,
+                tile_scales: &[],
                 scales: &scratch.scales,
                 blanks: &mut blanks,
+                states: P::STATES,
             };
-            let emissions = &mut scratch.emissions;
-            lattice.advance::<S, D, _>(
-                simd,
-                &mut track.row,
-                emissions,
-                frames,
-                live.clone(),
-                &mut join,
-            );
-            let met = (self.met, frames);
-            let table = &mut half[place..place + lattice.entries];
-            lattice.write(simd, table, &blanks, met, live, scratch)?;
+            lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut join);
+            begins = false;
         }
-        Ok(())
+        to.take(simd, lattice, table, &blanks, part, scratch, true)
     }
+}
+
+/// Makes the rows of a block of the other direction again, from its checkpoint, and their exponents by part of the
+/// block.
+#[inline(always)]
+fn make_rows<S: Simd, D: Direction, R: Real>(
+    simd: S,
+    lattice: &Tiles,
+    kept: &Checkpoint,
+    table: &[[R; RUN]],
+    part: &Part,
+    top: f64,
+    scratch: &mut Scratch,
+) {
+    let Scratch {
+        emissions,
+        range,
+        other,
+        rows,
+        part_exponents,
+        ..
+    } = scratch;
+    let (tiles, live) = (lattice.places.len(), part.live.clone());
+    emissions.set(simd, lattice, table, live.clone());
+    for exponents in &mut *part_exponents {
+        exponents.resize(tiles, ZEROS);
+    }
+    let mut record = Record(rows);
+    if kept.level() == Level::Tiles {
+        kept.restore_tiles(other, live.clone(), top);
+        for b in live.clone() {
+            let exponents = other.exponents_of(b).blank;
+            for part in &mut *part_exponents {
+                part[b] = exponents;
+            }
+        }
+        let with = (&mut *emissions, [].as_slice());
+        lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..part.frames, live, &mut record);
+        return;
+    }
+    kept.restore_pairs(other, live.clone(), top);
+    let mut begins = true;
+    for frames in parts::<D::Other>(part.frames) {
+        if begins {
+            range.factors_of::<S, D::Other>(simd, other, live.clone());
+        } else {
+            range.scale::<S, D::Other, false>(simd, other, live.clone(), top);
+        }
+        for b in live.clone() {
+            part_exponents[frames.start / PART][b] = other.exponents[b].blank;
+        }
+        let with = (&mut *emissions, range.factors.as_slice());
+        lattice.advance::<S, D::Other, _, true>(simd, other, with, frames, live.clone(), &mut record);
+        begins = false;
+    }
+}
+
+/// A block of [`Walk`] with an exponent for each state.
+struct WalkStates<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    kept: &'a Checkpoint<'a>,
+    table: &'a mut [[R; RUN]],
+    raw: bool,
+    part: &'a Part<'a>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkStates<'_, D, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            lattice,
+            track,
+            kept,
+            table,
+            raw,
+            part,
+            to,
+            scratch,
+            ..
+        } = self;
+        let live = part.live.clone();
+        let of_states = kept.level() == Level::States;
+        if !of_states {
+            // Nothing that counts is lost from the full range.
+            make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP, scratch);
+        }
+        let emissions = &mut scratch.emissions;
+        emissions.set_extended(lattice, table, raw, live.clone());
+        let (rows, row_exponents) = (&mut scratch.rows, &mut scratch.row_exponents);
+        row_exponents.resize(lattice.places.len(), [FAR; RUN]);
+        if of_states {
+            let other = &mut scratch.other;
+            kept.restore_states(other, live.clone());
+            let record = RecordExtended {
+                numbers: rows,
+                exponents: row_exponents,
+            };
+            lattice.advance_extended::<D::Other, _>(other, emissions, part.frames, live.clone(), record);
+        } else {
+            for b in live.clone() {
+                for k in 0..part.frames {
+                    let exponents = scratch.part_exponents[k / PART][b];
+                    let e = &mut row_exponents[b][k];
+                    (e.blank, e.label) = (exponents, exponents);
+                    normalise_tile(simd, &mut rows[b][k], e);
+                }
+            }
+        }
+        track.row.separate(live.clone());
+        let mut blanks = [ZEROS; RUN];
+        let join = JoinExtended {
+            numbers: rows,
+            exponents: row_exponents,
+            top: part.met.exponent,
+            blanks: &mut blanks,
+            states: P::STATES,
+        };
+        lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
+        to.take(simd, lattice, table, &blanks, part, scratch, false);
+    }
+}
+
+/// A run whose posteriors are formed.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub run: usize,
+    pub frames: usize,
+    pub live: Range<usize>,
+    met: Met,
+    /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
+    pub log_scales: &'a [f64],
+}
+
+/// The parts of a block of so many frames, in the order of `D`.
+fn parts<D: Direction>(frames: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = frames.div_ceil(PART);
+    ordered::<D>(0..count).map(move |i| i * PART..((i + 1) * PART).min(frames))
+}
+
+/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`.
+#[inline(always)]
+fn scale_tiles<S: Simd, D: Direction>(
+    simd: S,
+    from: &Row,
+    to: &mut Row,
+    live: Range<usize>,
+    top: f64,
+) {
+    if !from.uniform {
+        return dispatch_simd(range::ScaleSeparate::<D> {
+            from,
+            to,
+            live,
+            top: top as i64,
+            direction: PhantomData,
+        });
+    }
+    to.uniform = true;
+    let mut before = TileBefore::NONE;
+    for b in ordered::<D>(live) {
+        let mut states = States::load(simd, &from.numbers[b]);
+        let (exponent, largest) = (from.scales[b].exponent, states.largest(simd));
+        let own = if largest > 0.0 {
+            exponent + whole_exponent_of(largest)
+        } else {
+            NO_TILE
+        };
+        let scale = before.next(own, top as i64);
+        // In two steps: a power alone may be beyond all numbers. Nothing is left of what is further below.
+        let shift = (exponent - scale.exponent).max(-2044);
+        let half = shift / 2;
+        states.multiply(simd, whole_pow2(half), whole_pow2(shift - half));
+        states.store(simd, &mut to.numbers[b]);
+        to.scales[b] = scale;
+    }
+}
+
+/// `2^e`: 0 below the normal numbers, and no more than 2^1023.
+#[inline(always)]
+fn whole_pow2(e: i64) -> f64 {
+    if e < -1022 {
+        0.0
+    } else {
+        f64::from_bits(((e.min(1023) + 1023) as u64) << 52)
+    }
+}
+
+/// The exponent of a normal number above 0.
+#[inline(always)]
+fn whole_exponent_of(x: f64) -> i64 {
+    (x.to_bits() >> 52) as i64 - 1023
 }
 
 /// Asks for the table of the run that comes next, if it is a long one: it is read class by class in the order of
@@ -829,15 +1380,19 @@ impl Visitor for Record<'_> {
     }
 }
 
-/// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions.
-struct Join<'a> {
-    rows: &'a [[Tile; RUN]],
-    scales: &'a [f64],
+/// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions, and with
+/// `states` those of the blanks in place of the rows.
+struct Join<'a, const FINE: bool> {
+    rows: &'a mut [[Tile; RUN]],
+    /// By tile, and with `FINE` by pair.
+    tile_scales: &'a [f64],
+    scales: &'a [Pairs],
     /// Of all tiles: the blanks, pair by pair.
     blanks: &'a mut Square,
+    states: bool,
 }
 
-impl Visitor for Join<'_> {
+impl<const FINE: bool> Visitor for Join<'_, FINE> {
     #[inline(always)]
     fn visit<S: Simd>(
         &mut self,
@@ -847,58 +1402,28 @@ impl Visitor for Join<'_> {
         _: &States<S>,
         place: &mut Pairs,
     ) {
-        let (row, scale) = (&self.rows[b][k], simd.splat_f64s(self.scales[b]));
-        let blank = product(simd, &flow.blank, &row.blank, scale);
-        let label = product(simd, &flow.label, &row.label, scale);
+        let row = &mut self.rows[b][k];
+        let scale = if FINE {
+            load(simd, &self.scales[b])
+        } else {
+            [simd.splat_f64s(self.tile_scales[b]); PAIRS]
+        };
+        let blank = product(simd, &flow.blank, &row.blank, &scale);
+        let label = product(simd, &flow.label, &row.label, &scale);
         store(simd, place, &label);
         add_to(simd, &mut self.blanks[k], &blank);
+        if self.states {
+            store(simd, &mut row.blank, &blank);
+        }
     }
 }
 
 impl Track {
     /// Becomes what `other` is, without its checkpoints.
     pub fn follow(&mut self, other: &Track) {
-        self.row.clear();
-        self.row.extend(&other.row, 0..other.row.scales.len());
+        self.row.copy_from(&other.row);
+        self.trial.clear(other.row.numbers.len());
         self.kept.clear();
-        self.starts.clear();
-    }
-}
-
-impl Row {
-    /// Gives each of the live tiles a fresh exponent. Whether there is a factor between all neighbours:
-    /// where a tile is too far below the next, nothing flows.
-    #[inline(always)]
-    fn scale<S: Simd, D: Direction>(&mut self, simd: S, live: Range<usize>) -> bool {
-        let mut before: Option<i64> = None;
-        let mut near = true;
-        for b in ordered::<D>(live) {
-            let (numbers, scale) = (&mut self.numbers[b], &mut self.scales[b]);
-            let mut states = States::load(simd, numbers);
-            let top = states.largest(simd);
-            let own = scale.exponent - TOP + exponent_of(top);
-            let wanted = match (top > 0.0, before) {
-                (true, Some(before)) => own.max(before - AHEAD),
-                (true, None) => own,
-                // Nothing here yet: what flows in brings its scale.
-                (false, Some(before)) => before,
-                (false, None) => NOWHERE,
-            };
-            let shift = if top > 0.0 {
-                (scale.exponent - wanted).min(1000)
-            } else {
-                scale.exponent - wanted
-            };
-            let by = pow2(shift);
-            states.multiply(simd, by);
-            states.store(simd, numbers);
-            scale.exponent -= shift;
-            let change = before.map_or(0, |before| before - scale.exponent);
-            near &= change >= -1022;
-            scale.factor = pow2(change);
-            before = Some(scale.exponent).filter(|&e| e > NOWHERE);
-        }
-        near
     }
 }
 
@@ -979,13 +1504,13 @@ fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
 
 /// `(row · scale) · flow`
 ///
-/// In this order nothing overflows: `scale` is at most 2^350. A first product that vanishes is below
-/// 2^-1022, so the second would be below 2^-359.
+/// A posterior is at most 1. Where the first product is beyond all numbers or below the normal ones, and the posterior
+/// counts, the sum of its frame shows it.
 #[inline(always)]
-fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: S::f64s) -> Vectors<S> {
+fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
     let mut row = load(simd, row);
     for v in 0..vectors::<S>() {
-        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale), flow[v]);
+        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale[v]), flow[v]);
     }
     row
 }
@@ -1000,8 +1525,8 @@ struct Links<S: Simd> {
 
 impl<S: Simd> Links<S> {
     #[inline(always)]
-    fn new<D: Direction>(simd: S, skip: &Pairs, scale: Scale) -> Self {
-        let blank = load(simd, &spread::<D>(scale.factor));
+    fn new(simd: S, skip: &Pairs, factors: &Pairs) -> Self {
+        let blank = load(simd, factors);
         let mut label = load(simd, skip);
         for v in 0..vectors::<S>() {
             label[v] = simd.mul_f64s(label[v], blank[v]);
@@ -1043,11 +1568,11 @@ impl<S: Simd> States<S> {
     }
 
     #[inline(always)]
-    fn multiply(&mut self, simd: S, by: f64) {
-        let by = simd.splat_f64s(by);
+    fn multiply(&mut self, simd: S, by: f64, and_by: f64) {
+        let (by, and_by) = (simd.splat_f64s(by), simd.splat_f64s(and_by));
         for v in 0..vectors::<S>() {
-            self.blank[v] = simd.mul_f64s(self.blank[v], by);
-            self.label[v] = simd.mul_f64s(self.label[v], by);
+            self.blank[v] = simd.mul_f64s(simd.mul_f64s(self.blank[v], by), and_by);
+            self.label[v] = simd.mul_f64s(simd.mul_f64s(self.label[v], by), and_by);
         }
     }
 
@@ -1090,33 +1615,5 @@ impl<S: Simd> States<S> {
             self.label[v] = simd.mul_f64s(self.label[v], labels[v]);
         }
         self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_of_any_size_add_up() {
-        for (number, e) in [
-            (f64::MAX, -2000),
-            (1.5 * pow2(1023), -1227),
-            (pow2(1023), 0),
-            (pow2(-1022), 40),
-            (1.0, -3000),
-            (3.0, 5000),
-        ] {
-            let mut met = Met {
-                mantissa: 0.0,
-                exponent: NOWHERE,
-            };
-            met.add(number, e);
-            let ln = number.ln() + e as f64 * std::f64::consts::LN_2;
-            assert!((met.ln() - ln).abs() <= 1e-12, "{number:e} {e}");
-            met.add(number, e);
-            let twice = ln + std::f64::consts::LN_2;
-            assert!((met.ln() - twice).abs() <= 1e-12, "{number:e} {e}");
-        }
     }
 }
