@@ -854,3 +854,5 @@ mod tests {
         assert!(at_each_level(&plan, &data).0.is_nan());
     }
 }
+
+pub fn counts() -> Vec<usize> { tiles::COUNTS.iter().map(|c| c.swap(0, std::sync::atomic::Ordering::Relaxed)).collect() }

@@ -150,6 +150,22 @@ impl Row {
         }
     }
 
+    /// The exponent of the largest state of some tiles.
+    fn largest_exponent(&self, tiles: Range<usize>) -> f64 {
+        let mut largest = NOWHERE;
+        for b in tiles {
+            let (n, e) = (&self.numbers[b], self.exponents_of(b));
+            for (n, e) in [(&n.blank, &e.blank), (&n.label, &e.label)] {
+                for k in 0..PAIRS {
+                    if n.0[k] > 0.0 {
+                        largest = largest.max(exponent_of(n.0[k]) + e.0[k]);
+                    }
+                }
+            }
+        }
+        largest
+    }
+
     /// Gives each state of the live tiles an exponent of its own.
     #[inline(always)]
     fn separate(&mut self, live: Range<usize>) {
@@ -189,8 +205,71 @@ pub(super) struct Track {
     kept: Checkpoints,
     past: Past,
     patience: Patience,
-    /// The exponent of all that was forgone, by what it can add to `P` at most.
-    forgone: f64,
+    forgone: Forgone,
+}
+
+/// What was lost of the states of a direction, for it was not expected to count.
+#[derive(Debug, Clone, Copy)]
+struct Forgone {
+    /// The exponent of all of it, as it can have grown up to now.
+    exponent: f64,
+    /// Binary orders that it grew by, in so many frames.
+    grew: f64,
+    frames: f64,
+}
+
+const NOTHING_FORGONE: Forgone = Forgone {
+    exponent: NOWHERE,
+    grew: 0.0,
+    frames: 0.0,
+};
+
+impl Default for Forgone {
+    fn default() -> Self {
+        NOTHING_FORGONE
+    }
+}
+
+impl Forgone {
+    /// Takes it through the frames of a block. A state flows to three at most: all of different classes.
+    #[inline(always)]
+    fn grow<R: Real>(&mut self, entries: &[[R; RUN]], frames: usize) {
+        let mut sums = [0.0; RUN];
+        for entry in entries {
+            for k in 0..RUN {
+                sums[k] += entry[k].widen();
+            }
+        }
+        let mut product = 1.0;
+        for k in 0..frames {
+            product *= sums[k].min(3.0);
+        }
+        self.grow_by(exponent_of(product) + 1.0, frames);
+    }
+
+    fn grow_by(&mut self, orders: f64, frames: usize) {
+        if self.exponent > NOWHERE {
+            self.exponent += orders;
+        }
+        self.grew += orders;
+        self.frames += frames as f64;
+    }
+
+    /// Whether so much can be forgone, with so many frames behind and so many left up to the middle, when the
+    /// largest state is at 2^`largest`. It is held against `P` later, by [`Tiles::certain`]; this is a guess, that
+    /// what is left will be as what was, and half as bad again.
+    fn may_add(&mut self, lost: f64, largest: f64, consumed: f64, left: f64) -> bool {
+        if lost <= self.exponent {
+            return true;
+        }
+        let grows = 1.5 * left * self.grew / self.frames.max(1.0);
+        let shrinks = 1.5 * left * (largest / consumed).min(0.0);
+        let little = lost + grows < largest + shrinks - 3.0 * range::GUARD;
+        if little {
+            self.exponent = lost;
+        }
+        little
+    }
 }
 
 /// How finely the range of a block is kept: what does not hold is tried again with the next.
@@ -433,7 +512,7 @@ impl Tiles {
         track.trial.clear(tiles);
         track.kept.clear();
         track.past = Past::default();
-        track.forgone = NOWHERE;
+        track.forgone = NOTHING_FORGONE;
         track.patience = Patience::new(self.coarsest);
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
@@ -479,80 +558,21 @@ impl Tiles {
         })
     }
 
-    /// The exponent of all that may have been lost of the live states that are reached and not sure to be exact.
-    #[inline(never)]
-    fn lost<const FINE: bool>(
-        &self,
-        row: &Row,
-        least: &[Pairs],
-        reached: &Reached,
-        live: Range<usize>,
-    ) -> f64 {
-        let mut lost = NOWHERE;
-        for b in live {
-            let (n, e) = (&row.numbers[b], row.exponents_of(b));
-            let of_tile = range::LEAST_OF_TILES * row.scales[b].factor.max(1.0);
-            for k in 0..PAIRS {
-                let pair = b * PAIRS + k;
-                let least = if FINE { least[b].0[k] } else { of_tile };
-                let blank = reached.blanks.contains(&pair) && !(n.blank.0[k] >= least);
-                let label = reached.labels.contains(&pair) && !(n.label.0[k] >= least);
-                if blank || label {
-                    lost = lost.max(exponent_of(least) - range::GUARD + e.blank.0[k]);
-                }
-            }
-        }
-        lost
-    }
-
-    /// Whether what was lost up to the end of `run` is so little that it will not count in `P`, by what is known now.
-    /// What counts in the end is [`Self::certain`].
-    ///
-    /// The frames that are left multiply a state by at most 3 each, since no emission is above 1. `P` is expected to
-    /// be as much below the largest state in each of these frames as that is now, and a half more.
-    fn may_forgo<D: Direction>(
-        &self,
-        row: &Row,
-        lost: f64,
-        run: &Range<usize>,
-        live: Range<usize>,
-        forgone: &mut f64,
-    ) -> bool {
-        const LOG2_3: f64 = 1.585;
-        if !self.forgoes {
-            return false;
-        }
-        let left = if D::FORWARD {
-            self.runs.frames - run.end
-        } else {
-            run.start
-        } as f64;
-        let mut largest = NOWHERE;
-        for b in live {
-            let (n, e) = (&row.numbers[b], row.exponents_of(b));
-            for k in 0..PAIRS {
-                for (n, e) in [(n.blank.0[k], e.blank.0[k]), (n.label.0[k], e.label.0[k])] {
-                    if n > 0.0 {
-                        largest = largest.max(exponent_of(n) + e);
-                    }
-                }
-            }
-        }
-        let consumed = self.runs.frames as f64 - left;
-        let expected = largest + 1.5 * left * (largest / consumed).min(0.0);
-        let adds = lost + LOG2_3 * left;
-        let little = adds < expected - 2.0 * range::GUARD;
-        if little {
-            *forgone = forgone.max(adds);
-        }
-        little
-    }
-
-    /// Whether `P` is exact though something was forgone.
+    /// Whether `P` is exact though something was forgone: what was lost of one direction can meet the largest state of
+    /// the other, or what that lost.
     pub fn certain(&self, alpha: &Track, beta: &Track, met: Met) -> bool {
-        let forgone = alpha.forgone.max(beta.forgone);
-        // Fewer than 2^40 states, each lost once.
-        forgone <= NOWHERE_BELOW || forgone + 40.0 + range::GUARD <= met.exponent
+        // Fewer than 2^40 states, each lost once; and what flows there is a sum of three.
+        const SLACK: f64 = 42.0 + range::GUARD;
+        let [a, b] = [alpha.forgone.exponent, beta.forgone.exponent];
+        if a <= NOWHERE && b <= NOWHERE {
+            return true;
+        }
+        let middle = self.runs.middle();
+        let live = self.live(&(middle..middle));
+        let after = live.start..(live.end + 1).min(self.places.len());
+        let most_a = alpha.row.largest_exponent(live).max(a);
+        let most_b = beta.row.largest_exponent(after).max(b);
+        (a + most_b).max(b + most_a) + SLACK <= met.exponent
     }
 
     /// Takes `track` on past the middle, through the half that `other` has behind it. `half` has the emissions
@@ -770,7 +790,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             }
             scratch.emissions.set(simd, lattice, entries, live.clone());
             if first == Level::Tiles {
-                scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                let top = scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
                 let mark = track.kept.mark();
                 if keep {
                     track.kept.add_tiles(&track.trial, live.clone());
@@ -779,14 +799,23 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 let (trial, frames) = (&mut track.trial, 0..run.len());
                 lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
                 let reached = lattice.reached::<D>(&run, &mut track.past);
-                let exact = lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone());
-                if exact || track.forgoes::<D, false>(lattice, &run, &[], &reached) {
+                let forgoing = track.forgone.frames > 0.0;
+                if forgoing {
+                    track.forgone.grow(entries, run.len());
+                }
+                if (forgoing && top as f64 + range::LOST <= track.forgone.exponent)
+                    || lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone())
+                    || lattice.forgoes::<D, R>(track, top as f64, entries, &run)
+                {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
+                    COUNTS[0].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     continue;
                 }
                 track.kept.back_to(mark);
                 track.past = past;
+            } else if track.forgone.frames > 0.0 {
+                track.forgone.grow(entries, run.len());
             }
             track.sweep_finer::<D, R>(lattice, &run, entries, first, keep, scratch)?;
         }
@@ -794,20 +823,29 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
     }
 }
 
-impl Track {
-    /// Whether what the trial lost of the states that are not exact after `run` can be forgone.
-    fn forgoes<D: Direction, const FINE: bool>(
-        &mut self,
-        lattice: &Tiles,
-        run: &Range<usize>,
-        least: &[Pairs],
-        reached: &Reached,
-    ) -> bool {
-        let live = lattice.live(run);
-        let lost = lattice.lost::<FINE>(&self.trial, least, reached, live.clone());
-        lattice.may_forgo::<D>(&self.trial, lost, run, live, &mut self.forgone)
-    }
+pub static COUNTS: [std::sync::atomic::AtomicUsize; 6] = [const { std::sync::atomic::AtomicUsize::new(0) }; 6];
 
+impl Tiles {
+    /// Whether what a block at [`Level::Tiles`] lost can be forgone: `top` is the largest exponent of its tiles.
+    #[inline(never)]
+    fn forgoes<D: Direction, R: Real>(&self, track: &mut Track, top: f64, entries: &[[R; RUN]], run: &Range<usize>) -> bool {
+        if !self.forgoes {
+            return false;
+        }
+        if track.forgone.frames == 0.0 {
+            track.forgone.grow(entries, run.len());
+        }
+        let middle = self.runs.middle();
+        let (consumed, left) = if D::FORWARD {
+            (run.end, middle.saturating_sub(run.end))
+        } else {
+            (self.runs.frames - run.start, run.start.saturating_sub(middle))
+        };
+        track.forgone.may_add(top + range::LOST, top + TOP, consumed as f64, left as f64)
+    }
+}
+
+impl Track {
     /// Takes a block at a finer level than that of tiles.
     fn sweep_finer<D: Direction, R: Real>(
         &mut self,
@@ -831,6 +869,7 @@ impl Track {
             if held {
                 std::mem::swap(&mut self.row, &mut self.trial);
                 self.patience.done(first, Level::Pairs);
+                COUNTS[1].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 return Ok(());
             }
             self.kept.back_to(mark);
@@ -858,6 +897,10 @@ impl Track {
         let emissions = &mut scratch.emissions;
         emissions.set_extended(lattice, entries, raw, live.clone());
         lattice.advance_extended::<D, _>(&mut self.row, emissions, run.len(), live, Alone);
+        COUNTS[2].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if raw && self.forgone.frames > 0.0 {
+            self.forgone.grow_by(1.6 * run.len() as f64, run.len());
+        }
         lattice.reached::<D>(run, &mut self.past);
         Ok(())
     }
@@ -886,7 +929,6 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
                     trial,
                     kept,
                     past,
-                    forgone,
                     ..
                 },
             run,
@@ -913,10 +955,7 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
             let reached = lattice.reached::<D>(&part, past);
             let least = range.least.as_slice();
             if !lattice.check::<S, true>(simd, trial, least, &reached, live.clone()) {
-                let lost = lattice.lost::<true>(trial, least, &reached, live.clone());
-                if !lattice.may_forgo::<D>(trial, lost, &part, live.clone(), forgone) {
-                    return false;
-                }
+                return false;
             }
             begins = false;
         }
@@ -987,10 +1026,11 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..frames, live.clone(), &mut record);
                 let (row, trial) = (&track.row, &mut track.trial);
                 scale_tiles::<S, D>(simd, row, trial, live.clone(), TOP_OF_POSTERIORS);
+                let mut most = NOWHERE;
                 for b in live.clone() {
                     let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
-                    // Below 2^-1022 the scale is 0; posteriors that matter are then missing, too.
                     let e = both as f64 - met.exponent;
+                    most = if e > most { e } else { most };
                     scratch.tile_scales[b] = pow2(e);
                 }
                 let mut blanks = [ZEROS; RUN];
@@ -1003,9 +1043,10 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 };
                 let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
                 lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
-                if to.take(simd, lattice, table, &blanks, &part, scratch, true) {
+                if most <= range::MOST && to.take(simd, lattice, table, &blanks, &part, scratch, true) {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(Level::Tiles, Level::Tiles);
+                    COUNTS[3].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     continue;
                 }
             }
@@ -1043,9 +1084,11 @@ fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
         if held {
             std::mem::swap(&mut track.row, &mut track.trial);
             track.patience.done(first, Level::Pairs);
+            COUNTS[4].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return;
         }
     }
+    COUNTS[5].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if !raw {
         track.patience.done(first, Level::States);
     }
@@ -1103,16 +1146,21 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P
             if !range.scale::<S, D, false>(simd, trial, live.clone(), TOP_OF_POSTERIORS) {
                 return false;
             }
+            let mut most = simd.splat_f64s(NOWHERE);
             for b in live.clone() {
                 let own = load(simd, &trial.exponents[b].blank);
                 let mut both = load(simd, &scratch.part_exponents[frames.start / PART][b]);
                 for v in 0..vectors::<S>() {
                     both[v] = simd.add_f64s(simd.add_f64s(own[v], both[v]), minus_top);
+                    most = simd.max_f64s(most, both[v]);
                     // Posteriors below 2^-160 are 0: no product is below the normal numbers.
                     let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-700.0));
                     both[v] = simd.select_f64s(counts, powers(simd, both[v]), simd.splat_f64s(0.0));
                 }
                 store(simd, &mut scratch.scales[b], &both);
+            }
+            if simd.reduce_max_f64s(most) > range::MOST {
+                return false;
             }
             let with = (&mut scratch.emissions, range.factors.as_slice());
             let mut join = Join::<true> {
@@ -1272,7 +1320,7 @@ fn parts<D: Direction>(frames: usize) -> impl Iterator<Item = Range<usize>> {
     ordered::<D>(0..count).map(move |i| i * PART..((i + 1) * PART).min(frames))
 }
 
-/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`.
+/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`. The largest exponent.
 #[inline(always)]
 fn scale_tiles<S: Simd, D: Direction>(
     simd: S,
@@ -1280,7 +1328,7 @@ fn scale_tiles<S: Simd, D: Direction>(
     to: &mut Row,
     live: Range<usize>,
     top: f64,
-) {
+) -> i64 {
     if !from.uniform {
         return dispatch_simd(range::ScaleSeparate::<D> {
             from,
@@ -1291,7 +1339,7 @@ fn scale_tiles<S: Simd, D: Direction>(
         });
     }
     to.uniform = true;
-    let mut before = TileBefore::NONE;
+    let (mut before, mut largest_scale) = (TileBefore::NONE, NO_TILE);
     for b in ordered::<D>(live) {
         let mut states = States::load(simd, &from.numbers[b]);
         let (exponent, largest) = (from.scales[b].exponent, states.largest(simd));
@@ -1301,6 +1349,7 @@ fn scale_tiles<S: Simd, D: Direction>(
             NO_TILE
         };
         let scale = before.next(own, top as i64);
+        largest_scale = largest_scale.max(scale.exponent);
         // In two steps: a power alone may be beyond all numbers. Nothing is left of what is further below.
         let shift = (exponent - scale.exponent).max(-2044);
         let half = shift / 2;
@@ -1308,6 +1357,7 @@ fn scale_tiles<S: Simd, D: Direction>(
         states.store(simd, &mut to.numbers[b]);
         to.scales[b] = scale;
     }
+    largest_scale
 }
 
 /// `2^e`: 0 below the normal numbers, and no more than 2^1023.

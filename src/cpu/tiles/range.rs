@@ -45,7 +45,15 @@ pub(super) const LEAST_OF_TILES: f64 = f64::from_bits(((LEAST as i64 + 1023) as 
 
 /// Bits by which a state that counts is above all that may have been lost on the way to it.
 pub(super) const GUARD: f64 = 110.0;
-const LEAST: f64 = -1022.0 + 26.0 + GUARD;
+const LEAST: f64 = LOST + GUARD;
+
+/// What a block can lose at most, as an exponent over the largest one of its tiles.
+pub(super) const LOST: f64 = -1022.0 + 26.0;
+
+/// How far the exponents of a tile or pair, of both directions together, may be above that of `P` where posteriors are
+/// formed. What is lost of a state of one direction counts as much as the states of the other are large: no more than
+/// 2^(TOP_OF_ROWS + 14).
+pub(super) const MOST: f64 = -LOST - GUARD - (TOP_OF_ROWS + 14.0);
 
 /// The exponent of a neighbour may be no further above that of a pair, for a factor between them.
 pub(super) const FARTHEST: f64 = 1000.0;
@@ -206,13 +214,13 @@ pub(super) struct ScaleSeparate<'a, D> {
 }
 
 impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
-    type Output = ();
+    type Output = i64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> i64 {
         let Self { from, to, live, .. } = self;
         to.uniform = true;
-        let mut before = TileBefore::NONE;
+        let (mut before, mut largest_scale) = (TileBefore::NONE, NO_TILE);
         for b in ordered::<D>(live) {
             let own = largest(simd, from, b);
             let mut top = own[0];
@@ -222,6 +230,7 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
             let own = simd.reduce_max_f64s(top);
             let own = if own > NOWHERE_BELOW { own as i64 } else { NO_TILE };
             let scale = before.next(own, self.top);
+            largest_scale = largest_scale.max(scale.exponent);
             let exponent = simd.splat_f64s(scale.exponent as f64);
             let mut n = States::load(simd, &from.numbers[b]);
             let e = States::load(simd, &from.exponents[b]);
@@ -232,6 +241,7 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
             n.store(simd, &mut to.numbers[b]);
             to.scales[b] = scale;
         }
+        largest_scale
     }
 }
 
