@@ -262,6 +262,19 @@ fn scores<S: AsRef<[u32]> + Sync>(
     log_probs: &Tensor,
     lists: &[&[S]],
 ) -> Result<Vec<Vec<f64>>> {
+    let lists = lists.iter().map(|list| list.iter().map(AsRef::as_ref).collect());
+    let lists: Vec<Vec<&[u32]>> = lists.collect();
+    scores_of(call, plan, log_probs, &lists)
+}
+
+// Here and below the arithmetic is called from functions with no type parameters, so that it is compiled with this
+// crate and not again with each that uses it.
+fn scores_of(
+    call: &Call,
+    plan: &Plan,
+    log_probs: &Tensor,
+    lists: &[Vec<&[u32]>],
+) -> Result<Vec<Vec<f64>>> {
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     let scores: Result<_> = with_entries!(host, |data, layout| {
@@ -368,10 +381,14 @@ pub fn token_confidence(
 ) -> Result<Vec<Vec<TokenConfidence>>> {
     let call = opts.call("token_confidence");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    check_normalised(&call, &plan, log_probs, 0)?;
+    confidences_of(&call, &plan, log_probs)
+}
+
+fn confidences_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Vec<TokenConfidence>>> {
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::occupancy(&plan, data, plan.strides(layout))?;
+        let items = cpu::occupancy(plan, data, plan.strides(layout))?;
         let items = items.iter().enumerate();
         items
             .map(|(n, item)| confidences(plan.target(n), item))
@@ -436,10 +453,14 @@ pub fn state_posteriors(
 ) -> Result<Vec<Tensor>> {
     let call = opts.call("state_posteriors");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    check_normalised(&call, &plan, log_probs, 0)?;
+    states_of(&call, &plan, log_probs)
+}
+
+fn states_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Tensor>> {
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::state_posteriors(&plan, data, plan.strides(layout))?;
+        let items = cpu::state_posteriors(plan, data, plan.strides(layout))?;
         let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
             let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
             Tensor::from_vec(posterior, shape, &Device::Cpu)

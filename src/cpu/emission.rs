@@ -12,7 +12,7 @@ use super::fetch::{fetch, fetch_all};
 use super::isa::dispatch_simd;
 use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
-use super::runs::{RUN, Runs};
+use super::runs::{Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
@@ -92,7 +92,7 @@ impl<'a, E: Element> Source<'a, E> {
             width: self.entries(),
             entries: filled([E::Real::ZERO; RUN], runs.saturating_mul(self.entries()))?,
             stats: filled(Self::NO_STATS, stats)?,
-            raw: filled(false, runs)?,
+            kinds: filled(Entries::Plain, runs)?,
             log_scales: Vec::new(),
         })
     }
@@ -135,7 +135,7 @@ impl<'a, E: Element> Source<'a, E> {
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
     /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, the
     /// softmax denominators of logits among it, and `to.log_scales` that of each frame, where it has room. A run in
-    /// which one is below e^−87 keeps its entries as they are, and is marked in `to.raw`.
+    /// which one is below e^−87, and not 0, keeps its entries as they are.
     pub fn emissions<'b>(
         &self,
         runs: Range<usize>,
@@ -148,15 +148,20 @@ impl<'a, E: Element> Source<'a, E> {
         let EmissionsTo {
             entries,
             stats,
-            raw,
+            kinds,
             log_scales,
         } = to;
         self.gather(runs.clone(), entries, stats, split, buffers);
-        let RowBuffers { tops, raw_run, .. } = buffers;
+        let RowBuffers {
+            tops,
+            raw_run,
+            unmasked,
+            ..
+        } = buffers;
         tops.resize(runs.len(), [E::Real::ZERO; RUN]);
-        to_emissions(entries, self.entries(), tops, raw, split);
-        let marked = raw.iter().enumerate().filter(|(_, raw)| **raw);
-        for (i, _) in marked {
+        to_emissions(entries, self.entries(), tops, kinds, split);
+        let marked = kinds.iter_mut().enumerate();
+        for (i, kind) in marked.filter(|(_, kind)| **kind == Entries::Raw) {
             let run = &mut entries[i * self.entries()..(i + 1) * self.entries()];
             self.gather_run((runs.start + i) * RUN, run, raw_run);
             if run.as_flattened().iter().any(|x| x.is_poison()) {
@@ -166,6 +171,15 @@ impl<'a, E: Element> Source<'a, E> {
                 // Any finite number will do to measure from where there is none.
                 if top.widen() == f64::NEG_INFINITY {
                     *top = E::Real::ZERO;
+                }
+            }
+            if unmask(run, unmasked) {
+                let (mut top, mut still) = ([[E::Real::ZERO; RUN]], [Entries::Plain]);
+                to_emissions(unmasked, run.len(), &mut top, &mut still, false);
+                if still == [Entries::Plain] {
+                    tops[i] = top[0];
+                    mask(run, unmasked);
+                    *kind = Entries::Masked;
                 }
             }
         }
@@ -193,7 +207,7 @@ impl<'a, E: Element> Source<'a, E> {
         Ok(EmissionsTo {
             entries,
             stats,
-            raw,
+            kinds,
             log_scales,
         })
     }
@@ -346,31 +360,53 @@ fn in_registers<T: WithDType>(numbers: [T; RUN]) -> [T; RUN] {
     numbers
 }
 
-/// The second half of [`Source::emissions`]: what each frame was divided by goes to `tops`, and to `raw` whether an
-/// emission of the run is out of range.
+/// Whether each frame of a run has an entry above −inf. The run with the largest of its frame in place of −inf goes to
+/// `unmasked`.
+fn unmask<R: Real>(run: &[[R; RUN]], unmasked: &mut Vec<[R; RUN]>) -> bool {
+    let none = R::narrow(f64::NEG_INFINITY);
+    let tops = largest(run);
+    unmasked.clear();
+    unmasked.extend(run.iter().map(|entry| {
+        std::array::from_fn(|k| if entry[k] == none { tops[k] } else { entry[k] })
+    }));
+    !tops.contains(&none)
+}
+
+/// The emissions of `unmasked` in place of a run's entries, and 0 for −inf.
+fn mask<R: Real>(run: &mut [[R; RUN]], unmasked: &[[R; RUN]]) {
+    let none = R::narrow(f64::NEG_INFINITY);
+    for (entry, emission) in run.iter_mut().zip(unmasked) {
+        for k in 0..RUN {
+            entry[k] = if entry[k] == none { R::ZERO } else { emission[k] };
+        }
+    }
+}
+
+/// The second half of [`Source::emissions`]: what each frame was divided by goes to `tops`. A run of which an emission
+/// is out of range is [`Entries::Raw`], the others [`Entries::Plain`].
 fn to_emissions<R: Real>(
     table: &mut [[R; RUN]],
     entries: usize,
     tops: &mut [[R; RUN]],
-    raw: &mut [bool],
+    kinds: &mut [Entries],
     split: bool,
 ) {
     let share = (SHARE / (RUN * entries)).max(1);
-    let convert = |(table, tops, raw): (&mut [[R; RUN]], &mut [[R; RUN]], &mut [bool])| {
+    let convert = |(table, tops, kinds): (&mut [[R; RUN]], &mut [[R; RUN]], &mut [Entries])| {
         dispatch_simd(LinearRuns {
             table,
             entries,
             tops,
-            raw,
+            kinds,
         })
     };
     if !split || tops.len() <= share {
-        return convert((table, tops, raw));
+        return convert((table, tops, kinds));
     }
     let shares = (
         table.par_chunks_mut(share * entries),
         tops.par_chunks_mut(share),
-        raw.par_chunks_mut(share),
+        kinds.par_chunks_mut(share),
     );
     shares.into_par_iter().for_each(convert);
 }
@@ -379,7 +415,7 @@ struct LinearRuns<'a, R> {
     table: &'a mut [[R; RUN]],
     entries: usize,
     tops: &'a mut [[R; RUN]],
-    raw: &'a mut [bool],
+    kinds: &'a mut [Entries],
 }
 
 impl<R: Real> WithSimd for LinearRuns<'_, R> {
@@ -389,14 +425,14 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
     fn with_simd<S: Simd>(self, simd: S) {
         // First the largest of a few runs, then their exponentials: none of these waits for another.
         let few = self.table.chunks_mut(FEW * self.entries);
-        let to = self.tops.chunks_mut(FEW).zip(self.raw.chunks_mut(FEW));
-        for (runs, (to, raw)) in few.zip(to) {
+        let to = self.tops.chunks_mut(FEW).zip(self.kinds.chunks_mut(FEW));
+        for (runs, (to, kinds)) in few.zip(to) {
             let mut tops = [[R::ZERO; LANES]; FEW];
             for (run, tops) in runs.chunks_exact(self.entries).zip(&mut tops) {
                 *tops = largest(run);
             }
             let runs = runs.chunks_exact_mut(self.entries);
-            for (run, (tops, raw)) in runs.zip(tops.iter().zip(raw)) {
+            for (run, (tops, kind)) in runs.zip(tops.iter().zip(kinds)) {
                 let mut fit = [R::ONE; LANES];
                 let above = tops
                     .iter()
@@ -410,7 +446,7 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
                 for k in 0..LANES {
                     all &= fit[k] == R::ONE;
                 }
-                *raw = !all;
+                *kind = if all { Entries::Plain } else { Entries::Raw };
             }
             for (to, tops) in to.iter_mut().zip(&tops) {
                 to.copy_from_slice(&tops[..RUN]);
@@ -468,7 +504,7 @@ pub(super) struct EmissionsTo<'a, R> {
     pub entries: &'a mut [[R; RUN]],
     /// A place for each frame, or none for log-probabilities.
     pub stats: &'a mut [RowStats<R>],
-    pub raw: &'a mut [bool],
+    pub kinds: &'a mut [Entries],
     /// A place for each frame, or none.
     pub log_scales: &'a mut [f64],
 }
@@ -479,6 +515,7 @@ pub(super) struct RowBuffers<E: Element> {
     raw: Vec<E>,
     row: Vec<E::Real>,
     raw_run: Vec<[E; RUN]>,
+    unmasked: Vec<[E::Real; RUN]>,
     tops: Vec<[E::Real; RUN]>,
 }
 

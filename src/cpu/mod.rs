@@ -34,7 +34,7 @@ use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::Result as CandleResult;
 use emission::{EmissionsTo, RowBuffers, Source};
-use runs::{Backward, Direction, Forward, RUN, Runs, Table, ordered};
+use runs::{Backward, Direction, Entries, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
 use std::ops::Range;
 use tasks::{Threads, share_out};
@@ -208,7 +208,7 @@ struct Way<E: Element> {
 struct Read<R> {
     values: Vec<[R; RUN]>,
     stats: Vec<RowStats<R>>,
-    raw: Vec<bool>,
+    kinds: Vec<Entries>,
     /// The logarithm of what all those so far were divided by.
     log_scale: f64,
 }
@@ -299,8 +299,8 @@ struct Kept<R> {
     entries: Vec<[R; RUN]>,
     /// By frame, or none.
     stats: Vec<RowStats<R>>,
-    /// By run: see [`Table::raw`].
-    raw: Vec<bool>,
+    /// By run.
+    kinds: Vec<Entries>,
     /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
     log_scales: Vec<f64>,
 }
@@ -313,7 +313,7 @@ struct Half<'a, R> {
     first: usize,
     entries: &'a mut [[R; RUN]],
     stats: &'a mut [RowStats<R>],
-    raw: &'a mut [bool],
+    kinds: &'a mut [Entries],
     log_scales: &'a mut [f64],
 }
 
@@ -325,21 +325,21 @@ impl<R> Kept<R> {
         let (early, late) = self.entries.split_at_mut(middle * width);
         let frames = runs.middle().min(self.stats.len());
         let (early_stats, late_stats) = self.stats.split_at_mut(frames);
-        let (early_raw, late_raw) = self.raw.split_at_mut(middle);
+        let (early_kinds, late_kinds) = self.kinds.split_at_mut(middle);
         let frames = runs.middle().min(self.log_scales.len());
         let (early_scales, late_scales) = self.log_scales.split_at_mut(frames);
-        let half = |first, entries, stats, raw, log_scales| Half {
+        let half = |first, entries, stats, kinds, log_scales| Half {
             runs,
             width,
             first,
             entries,
             stats,
-            raw,
+            kinds,
             log_scales,
         };
         (
-            half(0, early, early_stats, early_raw, early_scales),
-            half(middle, late, late_stats, late_raw, late_scales),
+            half(0, early, early_stats, early_kinds, early_scales),
+            half(middle, late, late_stats, late_kinds, late_scales),
         )
     }
 }
@@ -354,7 +354,7 @@ impl<'a, R> Half<'a, R> {
         EmissionsTo {
             entries: &mut self.entries[entries],
             stats: self.stats.get_mut(frames.clone()).unwrap_or_default(),
-            raw: &mut self.raw[runs],
+            kinds: &mut self.kinds[runs],
             log_scales: self.log_scales.get_mut(frames).unwrap_or_default(),
         }
     }
@@ -362,7 +362,7 @@ impl<'a, R> Half<'a, R> {
     fn table(self) -> HalfTable<'a, R> {
         HalfTable {
             values: self.entries,
-            raw: self.raw,
+            kinds: self.kinds,
             log_scales: self.log_scales,
         }
     }
@@ -386,20 +386,20 @@ impl<E: Element> Source<'_, E> {
                 let frames = runs.frames_of(some.clone()).len();
                 let values = some.len() * entries;
                 read.values.resize(values, [E::Real::ZERO; RUN]);
-                read.raw.resize(some.len(), false);
+                read.kinds.resize(some.len(), Entries::Plain);
                 read.stats.clear();
                 read.stats.extend(self.no_stats(frames));
                 EmissionsTo {
                     entries: &mut read.values,
                     stats: &mut read.stats,
-                    raw: &mut read.raw,
+                    kinds: &mut read.kinds,
                     log_scales: &mut [],
                 }
             }
         };
         let EmissionsTo {
             entries: values,
-            raw,
+            kinds,
             ..
         } = self.emissions(some.clone(), to, scales, split, rows)?;
         // Run by run in the order of the direction, however many there are at a time.
@@ -410,7 +410,7 @@ impl<E: Element> Source<'_, E> {
             first: some.start,
             entries,
             values,
-            raw,
+            kinds,
         })
     }
 }

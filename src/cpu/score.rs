@@ -17,7 +17,7 @@
 
 use super::emission::Source;
 use super::real::{Element, Real};
-use super::runs::{Backward, Direction, Forward, RUN, Table};
+use super::runs::{Backward, Direction, Entries, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{
     ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Scratch, Tiles, Track,
@@ -270,7 +270,7 @@ fn sweep<D: Direction, E: Element>(
         let table = source
             .read::<D>(some.clone(), None, &mut read, &mut desk, threads > 1)
             .map_err(|_| OutOfRange)?;
-        if table.raw.contains(&true) {
+        if table.kinds.iter().any(|&kind| kind != Entries::Plain) {
             return Err(OutOfRange);
         }
         share_out(
@@ -369,7 +369,7 @@ mod tests {
                 let entries = classes.distinct.len() + 1;
                 let all = Runs { frames };
                 let values = vec![[0.9f32; RUN]; all.count() * entries];
-                let raw = vec![false; all.count()];
+                let kinds = vec![Entries::Plain; all.count()];
                 let mut lattice = Tiles::default();
                 lattice.prepare(frames, target, &classes.place, entries);
                 let (mut track, mut scratch) = (Track::default(), Scratch::default());
@@ -377,7 +377,7 @@ mod tests {
                     first: 0,
                     entries,
                     values: &values,
-                    raw: &raw,
+                    kinds: &kinds,
                 };
                 let start = Instant::now();
                 lattice.start::<D>(&mut track);

@@ -49,7 +49,7 @@ use super::Stop;
 use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
-use super::runs::{Direction, RUN, Runs, Table, nth, ordered};
+use super::runs::{Direction, Entries, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use checkpoints::{Checkpoint, Checkpoints};
@@ -150,6 +150,21 @@ impl Row {
         }
     }
 
+    /// Whether no state of these tiles is 0 in `scaled` that is not here.
+    #[inline(never)]
+    fn has_the_zeros_of(&self, scaled: &Row, tiles: Range<usize>) -> bool {
+        let mut same = true;
+        for b in tiles {
+            let (n, e, scaled) = (&self.numbers[b], self.exponents_of(b), &scaled.numbers[b]);
+            for k in 0..PAIRS {
+                let blank = (n.blank.0[k] > 0.0) & (e.blank.0[k] > NOWHERE_BELOW);
+                let label = (n.label.0[k] > 0.0) & (e.label.0[k] > NOWHERE_BELOW);
+                same &= (blank == (scaled.blank.0[k] > 0.0)) & (label == (scaled.label.0[k] > 0.0));
+            }
+        }
+        same
+    }
+
     /// The exponent of the largest state of some tiles.
     fn largest_exponent(&self, tiles: Range<usize>) -> f64 {
         let mut largest = NOWHERE;
@@ -206,6 +221,8 @@ pub(super) struct Track {
     past: Past,
     patience: Patience,
     forgone: Forgone,
+    /// Whether there were emissions of 0.
+    masked: bool,
 }
 
 /// What was lost of the states of a direction, for it was not expected to count.
@@ -264,11 +281,17 @@ impl Forgone {
         }
         let grows = 1.5 * left * self.grew / self.frames.max(1.0);
         let shrinks = 1.5 * left * (largest / consumed).min(0.0);
-        let little = lost + grows < largest + shrinks - 3.0 * range::GUARD;
-        if little {
-            self.exponent = lost;
+        let most = largest + shrinks - grows - 3.0 * range::GUARD;
+        if lost < most {
+            // More than this block lost: what is so small is dropped from here on, before it is subnormal.
+            self.exponent = lost.max(most.min(largest - range::DROPPED + range::COUNT));
         }
-        little
+        lost < most
+    }
+
+    /// What is smaller than this exponent makes no difference to all that is forgone.
+    fn negligible(&self) -> i64 {
+        (self.exponent - range::COUNT) as i64
     }
 }
 
@@ -368,6 +391,7 @@ pub(super) struct Scratch {
     /// By entry: the posterior of its class in each frame.
     classes: Vec<Pairs>,
     other: Row,
+    finer: Row,
 }
 
 /// The emissions of a run, as the tiles read them.
@@ -513,6 +537,7 @@ impl Tiles {
         track.kept.clear();
         track.past = Past::default();
         track.forgone = NOTHING_FORGONE;
+        track.masked = false;
         track.patience = Patience::new(self.coarsest);
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
@@ -562,10 +587,13 @@ impl Tiles {
     /// the other, or what that lost.
     pub fn certain(&self, alpha: &Track, beta: &Track, met: Met) -> bool {
         // Fewer than 2^40 states, each lost once; and what flows there is a sum of three.
-        const SLACK: f64 = 42.0 + range::GUARD;
+        const SLACK: f64 = range::COUNT + range::GUARD;
         let [a, b] = [alpha.forgone.exponent, beta.forgone.exponent];
         if a <= NOWHERE && b <= NOWHERE {
             return true;
+        }
+        if met.is_zero() {
+            return false;
         }
         let middle = self.runs.middle();
         let live = self.live(&(middle..middle));
@@ -685,6 +713,29 @@ impl Tiles {
         }
     }
 
+    /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. Whether all states are sure to be exact: none
+    /// came to 0 but by a factor of 0, since none is so small on the way that another frame could take it there.
+    #[inline(always)]
+    fn advance_masked<S: Simd, D: Direction>(
+        &self,
+        simd: S,
+        row: &mut Row,
+        with: (&mut Spread, &[Pairs]),
+        frames: Range<usize>,
+        live: Range<usize>,
+    ) -> bool {
+        let (mut near, mut largest) = (true, 1f64);
+        for b in live.clone() {
+            let factor = row.scales[b].factor;
+            near &= factor == 0.0 || factor >= whole_pow2(-100);
+            largest = largest.max(factor);
+        }
+        let mut smallest = Smallest(Pairs([1.0; PAIRS]));
+        self.advance::<S, D, _, false>(simd, row, with, frames, live, &mut smallest);
+        let least = range::LEAST_OF_TILES * largest;
+        near && smallest.0.0.iter().all(|&x| x >= least)
+    }
+
     /// Whether all live states that can be reached at the end of a run are sure to be exact: no less than `least` with
     /// `FINE`, else than what their tile asks for.
     #[inline(always)]
@@ -749,8 +800,8 @@ impl Tiles {
 /// The table of one half of an item.
 pub(super) struct HalfTable<'a, R> {
     pub values: &'a mut [[R; RUN]],
-    /// By run: whether its entries are no emissions but as they came, for they are too far apart.
-    pub raw: &'a [bool],
+    /// By run.
+    pub kinds: &'a [Entries],
     /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
     pub log_scales: &'a [f64],
 }
@@ -782,28 +833,40 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         for i in ordered::<D>(self.runs) {
             let run = lattice.runs.frames_of(i..i + 1);
             let live = lattice.live(&run);
-            let (entries, raw) = (table.run(i), table.is_raw(i));
+            let (entries, kind) = (table.run(i), table.kind(i));
+            track.masked |= kind != Entries::Plain;
             let (first, past) = (track.patience.first(), track.past);
-            if raw {
+            if kind == Entries::Raw {
                 track.sweep_states::<D, R>(lattice, &run, (entries, true), keep, scratch)?;
                 continue;
             }
             scratch.emissions.set(simd, lattice, entries, live.clone());
             if first == Level::Tiles {
                 let top = scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                if track.forgone.frames > 0.0 {
+                    let least = track.forgone.negligible();
+                    drop_below(simd, &mut track.trial, live.clone(), least, None);
+                }
                 let mark = track.kept.mark();
                 if keep {
                     track.kept.add_tiles(&track.trial, live.clone());
                 }
                 let with = (&mut scratch.emissions, [].as_slice());
                 let (trial, frames) = (&mut track.trial, 0..run.len());
-                lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
+                let mut exact = false;
+                if track.masked {
+                    exact = track.row.has_the_zeros_of(trial, live.clone())
+                        & lattice.advance_masked::<S, D>(simd, trial, with, frames, live.clone());
+                } else {
+                    lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
+                }
                 let reached = lattice.reached::<D>(&run, &mut track.past);
                 let forgoing = track.forgone.frames > 0.0;
                 if forgoing {
                     track.forgone.grow(entries, run.len());
                 }
                 if (forgoing && top as f64 + range::LOST <= track.forgone.exponent)
+                    || exact
                     || lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone())
                     || lattice.forgoes::<D, R>(track, top as f64, entries, &run)
                 {
@@ -993,6 +1056,7 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
         scratch.rows.resize(tiles, [EMPTY; RUN]);
         scratch.tile_scales.resize(tiles, 0.0);
         scratch.other.resize(tiles);
+        scratch.finer.resize(tiles);
         track.patience = Patience::new(lattice.coarsest);
         // The runs of the other direction, from the middle back to its start.
         let runs = lattice.runs.half::<D::Other>();
@@ -1017,15 +1081,28 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 log_scales: half.log_scales.get((i - first) * RUN..).unwrap_or_default(),
             };
             let table = &mut half.values[entries];
-            if kept.level() == Level::Tiles && track.patience.first() == Level::Tiles {
+            let raw = half.kinds[i - first] == Entries::Raw;
+            if !raw && track.patience.first() == Level::Tiles {
                 scratch.emissions.set(simd, lattice, table, live.clone());
-                kept.restore_tiles(&mut scratch.other, live.clone(), TOP_OF_ROWS);
+                let (row, trial, other) = (&track.row, &mut track.trial, &mut scratch.other);
+                if kept.level() == Level::Tiles {
+                    kept.restore_tiles(other, live.clone(), TOP_OF_ROWS);
+                } else {
+                    let finer = &mut scratch.finer;
+                    kept.restore_finer(finer, live.clone());
+                    scale_tiles::<S, D::Other>(simd, finer, other, live.clone(), TOP_OF_ROWS);
+                }
+                scale_tiles::<S, D>(simd, row, trial, live.clone(), TOP_OF_POSTERIORS);
+                if self.other.forgone.frames > 0.0 {
+                    // What cannot count beside the states of the other direction.
+                    let least = (met.exponent - range::GUARD - range::COUNT) as i64;
+                    let least_of = |top: f64| least - top as i64 - 14;
+                    drop_below(simd, trial, live.clone(), least_of(TOP_OF_ROWS), Some(&other.scales));
+                    drop_below(simd, other, live.clone(), least_of(TOP_OF_POSTERIORS), Some(&trial.scales));
+                }
                 let with = (&mut scratch.emissions, [].as_slice());
                 let mut record = Record(&mut scratch.rows);
-                let other = &mut scratch.other;
                 lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..frames, live.clone(), &mut record);
-                let (row, trial) = (&track.row, &mut track.trial);
-                scale_tiles::<S, D>(simd, row, trial, live.clone(), TOP_OF_POSTERIORS);
                 let mut most = NOWHERE;
                 for b in live.clone() {
                     let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
@@ -1050,7 +1127,7 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                     continue;
                 }
             }
-            walk_finer::<D, R, P>(lattice, track, &kept, (table, half.raw[i - first]), &part, to, scratch);
+            walk_finer::<D, R, P>(lattice, track, &kept, (table, raw), &part, to, scratch);
         }
     }
 }
@@ -1065,12 +1142,12 @@ fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
     to: &mut P,
     scratch: &mut Scratch,
 ) {
-    let first = track.patience.first().max(kept.level());
+    let first = track.patience.first();
     let level = match first {
         Level::Tiles => Level::Pairs,
         level => level,
     };
-    if level == Level::Pairs {
+    if level == Level::Pairs && kept.level() < Level::States && !raw {
         let held = dispatch_simd(WalkPairs::<D, R, P> {
             lattice,
             track,
@@ -1154,7 +1231,7 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P
                     both[v] = simd.add_f64s(simd.add_f64s(own[v], both[v]), minus_top);
                     most = simd.max_f64s(most, both[v]);
                     // Posteriors below 2^-160 are 0: no product is below the normal numbers.
-                    let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-700.0));
+                    let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-850.0));
                     both[v] = simd.select_f64s(counts, powers(simd, both[v]), simd.splat_f64s(0.0));
                 }
                 store(simd, &mut scratch.scales[b], &both);
@@ -1360,6 +1437,24 @@ fn scale_tiles<S: Simd, D: Direction>(
     largest_scale
 }
 
+/// Sets the states of the live tiles to 0 that are below 2^`least`, or with `over` that are once they are multiplied by
+/// the scales of that.
+#[inline(always)]
+fn drop_below<S: Simd>(simd: S, row: &mut Row, live: Range<usize>, least: i64, over: Option<&[Scale]>) {
+    let zero = simd.splat_f64s(0.0);
+    for b in live {
+        let by = over.map_or(0, |scales| scales[b].exponent);
+        let least = simd.splat_f64s(whole_pow2(least - row.scales[b].exponent - by));
+        let mut states = States::load(simd, &row.numbers[b]);
+        for v in 0..vectors::<S>() {
+            for state in [&mut states.blank[v], &mut states.label[v]] {
+                *state = simd.select_f64s(simd.less_than_f64s(*state, least), zero, *state);
+            }
+        }
+        states.store(simd, &mut row.numbers[b]);
+    }
+}
+
 /// `2^e`: 0 below the normal numbers, and no more than 2^1023.
 #[inline(always)]
 fn whole_pow2(e: i64) -> f64 {
@@ -1427,6 +1522,30 @@ impl Visitor for Record<'_> {
         _: &mut Pairs,
     ) {
         states.store(simd, &mut self.0[b][k]);
+    }
+}
+
+/// The smallest states that are not 0, lane by lane.
+struct Smallest(Pairs);
+
+impl Visitor for Smallest {
+    #[inline(always)]
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        _: (usize, usize),
+        _: &States<S>,
+        states: &States<S>,
+        _: &mut Pairs,
+    ) {
+        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        let (least, _) = S::as_mut_simd_f64s(&mut self.0.0);
+        for v in 0..vectors::<S>() {
+            for state in [states.blank[v], states.label[v]] {
+                let state = simd.select_f64s(simd.greater_than_f64s(state, zero), state, one);
+                least[v] = simd.min_f64s(least[v], state);
+            }
+        }
     }
 }
 

@@ -234,6 +234,14 @@ impl Checkpoint<'_> {
         row.uniform = false;
     }
 
+    /// Puts those of a finer level than [`Level::Tiles`] back.
+    pub fn restore_finer(&self, row: &mut Row, live: Range<usize>) {
+        match self.level() {
+            Level::Pairs => self.restore_pairs(row, live, TOP),
+            _ => self.restore_states(row, live),
+        }
+    }
+
     /// Puts those of [`Level::States`] back.
     #[inline(always)]
     pub fn restore_states(&self, row: &mut Row, live: Range<usize>) {

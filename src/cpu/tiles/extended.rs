@@ -326,6 +326,13 @@ impl Spread {
                 }
             }
             exponents.e.fill(ZEROS);
+            for (m, e) in exponents.m.iter_mut().zip(&mut exponents.e) {
+                for k in 0..RUN {
+                    if m.0[k] == 0.0 {
+                        (m.0[k], e.0[k]) = (1.0, NOWHERE);
+                    }
+                }
+            }
         }
         let blank = lattice.entries - 1;
         *blanks = exponents.m[blank].0;

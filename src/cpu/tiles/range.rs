@@ -35,7 +35,7 @@ pub(super) const NOWHERE_BELOW: f64 = NOWHERE / 2.0;
 pub(super) const TOP: f64 = 1008.0;
 /// The same where posteriors are formed: for the direction that forms them, and for the one whose rows are made
 /// again. With these, the number that makes a posterior of their product is in the middle of the range.
-pub(super) const TOP_OF_POSTERIORS: f64 = 0.0;
+pub(super) const TOP_OF_POSTERIORS: f64 = 150.0;
 pub(super) const TOP_OF_ROWS: f64 = 508.0;
 
 /// The exponent of a tile that holds nothing and receives nothing.
@@ -49,6 +49,13 @@ const LEAST: f64 = LOST + GUARD;
 
 /// What a block can lose at most, as an exponent over the largest one of its tiles.
 pub(super) const LOST: f64 = -1022.0 + 26.0;
+
+/// Fewer than 2^COUNT states are lost, each once; and what flows is a sum of three.
+pub(super) const COUNT: f64 = 42.0;
+
+/// States so far below the largest are dropped where something is forgone. In a block at [`Level::Tiles`] what is left
+/// then stays above the subnormal numbers, with which processors are slow: f32 has emissions of 2^-126 at least.
+pub(super) const DROPPED: f64 = TOP - (-1022.0 + 8.0 * 120.0);
 
 /// How far the exponents of a tile or pair, of both directions together, may be above that of `P` where posteriors are
 /// formed. What is lost of a state of one direction counts as much as the states of the other are large: no more than
