@@ -150,19 +150,24 @@ impl Row {
         }
     }
 
-    /// Whether no state of these tiles is 0 in `scaled` that is not here.
+    /// The smallest number of these tiles in `scaled` that is not 0; or 0, if a state is there that is not 0 here.
     #[inline(never)]
-    fn has_the_zeros_of(&self, scaled: &Row, tiles: Range<usize>) -> bool {
-        let mut same = true;
+    fn smallest_of(&self, scaled: &Row, tiles: Range<usize>) -> f64 {
+        let mut smallest = 1f64;
         for b in tiles {
             let (n, e, scaled) = (&self.numbers[b], self.exponents_of(b), &scaled.numbers[b]);
-            for k in 0..PAIRS {
-                let blank = (n.blank.0[k] > 0.0) & (e.blank.0[k] > NOWHERE_BELOW);
-                let label = (n.label.0[k] > 0.0) & (e.label.0[k] > NOWHERE_BELOW);
-                same &= (blank == (scaled.blank.0[k] > 0.0)) & (label == (scaled.label.0[k] > 0.0));
+            for (n, e, scaled) in [
+                (&n.blank, &e.blank, &scaled.blank),
+                (&n.label, &e.label, &scaled.label),
+            ] {
+                for k in 0..PAIRS {
+                    let alive = (n.0[k] > 0.0) & (e.0[k] > NOWHERE_BELOW);
+                    let number = if alive { scaled.0[k] } else { 1.0 };
+                    smallest = if number < smallest { number } else { smallest };
+                }
             }
         }
-        same
+        smallest
     }
 
     /// The exponent of the largest state of some tiles.
@@ -713,27 +718,29 @@ impl Tiles {
         }
     }
 
-    /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. Whether all states are sure to be exact: none
-    /// came to 0 but by a factor of 0, since none is so small on the way that another frame could take it there.
+    /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. `least` is the smallest state before it that is
+    /// not 0. Whether all states are sure to be exact: none came to 0 but by a factor of 0, for all stay so large that
+    /// an emission above 0, of 2^-126 at least, leaves a normal number.
     #[inline(always)]
     fn advance_masked<S: Simd, D: Direction>(
         &self,
         simd: S,
         row: &mut Row,
+        least: f64,
         with: (&mut Spread, &[Pairs]),
         frames: Range<usize>,
         live: Range<usize>,
     ) -> bool {
-        let (mut near, mut largest) = (true, 1f64);
+        let (mut smaller, mut larger) = (1f64, 1f64);
         for b in live.clone() {
             let factor = row.scales[b].factor;
-            near &= factor == 0.0 || factor >= whole_pow2(-100);
-            largest = largest.max(factor);
+            smaller = if factor > 0.0 { smaller.min(factor) } else { smaller };
+            larger = larger.max(factor);
         }
-        let mut smallest = Smallest(Pairs([1.0; PAIRS]));
+        let mut smallest = Smallest(Pairs([least; PAIRS]));
         self.advance::<S, D, _, false>(simd, row, with, frames, live, &mut smallest);
-        let least = range::LEAST_OF_TILES * largest;
-        near && smallest.0.0.iter().all(|&x| x >= least)
+        let least = range::LEAST_OF_TILES * larger;
+        smallest.0.0.iter().all(|&x| x * smaller >= least)
     }
 
     /// Whether all live states that can be reached at the end of a run are sure to be exact: no less than `least` with
@@ -842,7 +849,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             }
             scratch.emissions.set(simd, lattice, entries, live.clone());
             if first == Level::Tiles {
-                let top = scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                let scaled = scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
                 if track.forgone.frames > 0.0 {
                     let least = track.forgone.negligible();
                     drop_below(simd, &mut track.trial, live.clone(), least, None);
@@ -855,8 +862,8 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 let (trial, frames) = (&mut track.trial, 0..run.len());
                 let mut exact = false;
                 if track.masked {
-                    exact = track.row.has_the_zeros_of(trial, live.clone())
-                        & lattice.advance_masked::<S, D>(simd, trial, with, frames, live.clone());
+                    let least = track.row.smallest_of(trial, live.clone());
+                    exact = lattice.advance_masked::<S, D>(simd, trial, least, with, frames, live.clone());
                 } else {
                     lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
                 }
@@ -865,10 +872,15 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 if forgoing {
                     track.forgone.grow(entries, run.len());
                 }
-                if (forgoing && top as f64 + range::LOST <= track.forgone.exponent)
-                    || exact
-                    || lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone())
-                    || lattice.forgoes::<D, R>(track, top as f64, entries, &run)
+                let flows = scaled.stays == NO_TILE;
+                let top = scaled.largest as f64;
+                // What cannot flow on, and can have grown in this block.
+                let stays = scaled.stays as f64 + TOP + range::COUNT;
+                let lost = (top + range::LOST).max(stays);
+                if (forgoing && lost <= track.forgone.exponent)
+                    || (flows && exact)
+                    || (flows && lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone()))
+                    || lattice.forgoes::<D, R>(track, lost, top, entries, &run)
                 {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
@@ -891,7 +903,7 @@ pub static COUNTS: [std::sync::atomic::AtomicUsize; 6] = [const { std::sync::ato
 impl Tiles {
     /// Whether what a block at [`Level::Tiles`] lost can be forgone: `top` is the largest exponent of its tiles.
     #[inline(never)]
-    fn forgoes<D: Direction, R: Real>(&self, track: &mut Track, top: f64, entries: &[[R; RUN]], run: &Range<usize>) -> bool {
+    fn forgoes<D: Direction, R: Real>(&self, track: &mut Track, lost: f64, top: f64, entries: &[[R; RUN]], run: &Range<usize>) -> bool {
         if !self.forgoes {
             return false;
         }
@@ -904,7 +916,7 @@ impl Tiles {
         } else {
             (self.runs.frames - run.start, run.start.saturating_sub(middle))
         };
-        track.forgone.may_add(top + range::LOST, top + TOP, consumed as f64, left as f64)
+        track.forgone.may_add(lost, top + TOP, consumed as f64, left as f64)
     }
 }
 
@@ -1397,7 +1409,8 @@ fn parts<D: Direction>(frames: usize) -> impl Iterator<Item = Range<usize>> {
     ordered::<D>(0..count).map(move |i| i * PART..((i + 1) * PART).min(frames))
 }
 
-/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`. The largest exponent.
+/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`. What is to be known of the
+/// exponents.
 #[inline(always)]
 fn scale_tiles<S: Simd, D: Direction>(
     simd: S,
@@ -1405,7 +1418,7 @@ fn scale_tiles<S: Simd, D: Direction>(
     to: &mut Row,
     live: Range<usize>,
     top: f64,
-) -> i64 {
+) -> TileBefore {
     if !from.uniform {
         return dispatch_simd(range::ScaleSeparate::<D> {
             from,
@@ -1416,7 +1429,7 @@ fn scale_tiles<S: Simd, D: Direction>(
         });
     }
     to.uniform = true;
-    let (mut before, mut largest_scale) = (TileBefore::NONE, NO_TILE);
+    let mut before = TileBefore::NONE;
     for b in ordered::<D>(live) {
         let mut states = States::load(simd, &from.numbers[b]);
         let (exponent, largest) = (from.scales[b].exponent, states.largest(simd));
@@ -1426,7 +1439,6 @@ fn scale_tiles<S: Simd, D: Direction>(
             NO_TILE
         };
         let scale = before.next(own, top as i64);
-        largest_scale = largest_scale.max(scale.exponent);
         // In two steps: a power alone may be beyond all numbers. Nothing is left of what is further below.
         let shift = (exponent - scale.exponent).max(-2044);
         let half = shift / 2;
@@ -1434,7 +1446,7 @@ fn scale_tiles<S: Simd, D: Direction>(
         states.store(simd, &mut to.numbers[b]);
         to.scales[b] = scale;
     }
-    largest_scale
+    before
 }
 
 /// Sets the states of the live tiles to 0 that are below 2^`least`, or with `over` that are once they are multiplied by

@@ -3,7 +3,7 @@
 //! With lattices in lanes, what flows from pair to pair flows from vector to vector: no lane is turned, no
 //! pair waits for its neighbour, and scales and checks are made for eight at once.
 
-use super::range::{FARTHEST, LEAST_OF_TILES};
+use super::range::{FARTHEST, LEAST_OF_TILES, LOWEST};
 use super::{whole_exponent_of as exponent_of, whole_pow2 as pow2, *};
 
 /// Lattices side by side.
@@ -186,7 +186,7 @@ impl Abreast {
                 let change = before[j] - wanted;
                 let flows = live & (before[j] > NO_TILE) & (wanted > NO_TILE);
                 factor[j] = if flows { pow2(change) } else { 0.0 };
-                near[j] &= !flows | (change <= FARTHEST as i64);
+                near[j] &= !flows | ((LOWEST..=FARTHEST as i64).contains(&change));
                 own_before[j] = own;
                 before[j] = if live { wanted } else { NO_TILE };
             }

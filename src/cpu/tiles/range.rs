@@ -58,9 +58,10 @@ pub(super) const COUNT: f64 = 42.0;
 pub(super) const DROPPED: f64 = TOP - (-1022.0 + 8.0 * 120.0);
 
 /// How far the exponents of a tile or pair, of both directions together, may be above that of `P` where posteriors are
-/// formed. What is lost of a state of one direction counts as much as the states of the other are large: no more than
-/// 2^(TOP_OF_ROWS + 14).
-pub(super) const MOST: f64 = -LOST - GUARD - (TOP_OF_ROWS + 14.0);
+/// formed. What is lost of the states of one direction counts as much as those of the other are large. Most is lost of
+/// those that cannot flow on, since their exponent is more than 1022 below that of the next: all that they hold.
+pub(super) const MOST: f64 =
+    -(LOWEST as f64) - (TOP_OF_ROWS + 14.0) - (TOP_OF_POSTERIORS + 14.0) - COUNT - GUARD;
 
 /// The exponent of a neighbour may be no further above that of a pair, for a factor between them.
 pub(super) const FARTHEST: f64 = 1000.0;
@@ -142,7 +143,7 @@ impl Range8 {
         let (top, nowhere) = (simd.splat_f64s(top), simd.splat_f64s(NOWHERE));
         let (below, least) = (simd.splat_f64s(NOWHERE_BELOW), simd.splat_f64s(LEAST));
         let (mut own_window, mut window) = (Window::nothing(simd), Window::nothing(simd));
-        let (mut far, mut last) = (zero, nowhere);
+        let (mut far, mut near, mut last) = (zero, zero, nowhere);
         for b in ordered::<D>(live) {
             let mut n = States::load(simd, &row.numbers[b]);
             let mut e = States::load(simd, &row.exponents[b]);
@@ -175,6 +176,10 @@ impl Range8 {
                 factors[v] = simd.select_f64s(alive, powers(simd, change), zero);
                 far = simd.max_f64s(far, simd.select_f64s(alive, change, zero));
                 if BOUND {
+                    let flows = simd.and_m64s(alive, simd.greater_than_f64s(before, below));
+                    near = simd.min_f64s(near, simd.select_f64s(flows, change, zero));
+                }
+                if BOUND {
                     let above = simd.sub_f64s(above, largest);
                     leasts[v] = powers(simd, simd.add_f64s(above, least));
                 }
@@ -186,7 +191,7 @@ impl Range8 {
                 store(simd, &mut self.least[b], &leasts);
             }
         }
-        simd.reduce_max_f64s(far) <= 1020.0
+        simd.reduce_max_f64s(far) <= 1020.0 && (!BOUND || simd.reduce_min_f64s(near) >= LOWEST as f64)
     }
 
     /// The factors between the pairs of tiles whose exponents are fresh.
@@ -221,13 +226,13 @@ pub(super) struct ScaleSeparate<'a, D> {
 }
 
 impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
-    type Output = i64;
+    type Output = TileBefore;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> i64 {
+    fn with_simd<S: Simd>(self, simd: S) -> TileBefore {
         let Self { from, to, live, .. } = self;
         to.uniform = true;
-        let (mut before, mut largest_scale) = (TileBefore::NONE, NO_TILE);
+        let mut before = TileBefore::NONE;
         for b in ordered::<D>(live) {
             let own = largest(simd, from, b);
             let mut top = own[0];
@@ -237,7 +242,6 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
             let own = simd.reduce_max_f64s(top);
             let own = if own > NOWHERE_BELOW { own as i64 } else { NO_TILE };
             let scale = before.next(own, self.top);
-            largest_scale = largest_scale.max(scale.exponent);
             let exponent = simd.splat_f64s(scale.exponent as f64);
             let mut n = States::load(simd, &from.numbers[b]);
             let e = States::load(simd, &from.exponents[b]);
@@ -248,7 +252,7 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
             n.store(simd, &mut to.numbers[b]);
             to.scales[b] = scale;
         }
-        largest_scale
+        before
     }
 }
 
@@ -257,12 +261,21 @@ pub(super) struct TileBefore {
     /// The exponent of the largest state of the tile before, and the exponent of the tile.
     own: i64,
     exponent: i64,
+    /// The largest exponent of all tiles.
+    pub largest: i64,
+    /// The exponent of what cannot flow on, for the next tile is too far above.
+    pub stays: i64,
 }
+
+/// The lowest exponent of a factor between tiles or pairs.
+pub(super) const LOWEST: i64 = -1022;
 
 impl TileBefore {
     pub const NONE: Self = Self {
         own: NO_TILE,
         exponent: NO_TILE,
+        largest: NO_TILE,
+        stays: NO_TILE,
     };
 
     /// The scale of the next tile, whose largest state has this exponent.
@@ -275,8 +288,14 @@ impl TileBefore {
             true => (largest - top).max(before - FARTHEST as i64),
             false => NO_TILE,
         };
-        *self = Self { own, exponent };
         let flows = (before > NO_TILE) & (exponent > NO_TILE);
+        let stays = flows & (before - exponent < LOWEST);
+        *self = Self {
+            own,
+            exponent,
+            largest: self.largest.max(exponent),
+            stays: if stays { self.stays.max(before) } else { self.stays },
+        };
         Scale {
             exponent,
             factor: if flows { whole_pow2(before - exponent) } else { 0.0 },
