@@ -125,6 +125,3 @@ pub use score::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-#[doc(hidden)]
-pub fn counts() -> Vec<usize> { cpu::counts() }

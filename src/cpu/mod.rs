@@ -854,5 +854,3 @@ mod tests {
         assert!(at_each_level(&plan, &data).0.is_nan());
     }
 }
-
-pub fn counts() -> Vec<usize> { tiles::COUNTS.iter().map(|c| c.swap(0, std::sync::atomic::Ordering::Relaxed)).collect() }

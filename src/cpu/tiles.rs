@@ -22,11 +22,11 @@
 //! in each frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes
 //! the rows of a run again from there.
 //!
-//! **Range.** In a block each pair has a power of two that its states are multiplied by (`range.rs`), and a check at
-//! the end of the block says whether all states are exact. A block for which it does not hold is run again with an
-//! exponent for each state (`extended.rs`), as is one whose emissions are too far apart for plain numbers. On the
-//! way on, states that no path needs any more may vanish. That none is missed shows in each frame: the posteriors
-//! must add up to 1 within [`OFF`].
+//! **Range.** A tile has a power of two in each run (`range.rs`). On the way to the middle a check at the end of the run
+//! says whether all states are exact. If not, what was lost is either forgone ([`Forgone`]), and held against `P` in the
+//! middle, or the run is done again with a power of two for each pair, and then with one for each state
+//! (`extended.rs`). Past the middle `P` is known, and exponents alone say whether a run holds. So the time that an item
+//! takes hardly depends on how far its states are apart.
 
 #![allow(
     clippy::needless_range_loop,
@@ -66,7 +66,8 @@ use std::ops::Range;
 const PAIRS: usize = 8;
 const _: () = assert!(RUN == PAIRS);
 
-/// How far from 1 the posteriors of a frame may add up to. Rounding over 20000 frames takes 1e-12.
+/// How far from 1 the posteriors of a frame may add up to, else their block is done at a finer level. Rounding over 20000
+/// frames takes 1e-12.
 const OFF: f64 = 1e-10;
 
 /// This arithmetic does not hold the numbers.
@@ -884,7 +885,6 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
-                    COUNTS[0].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     continue;
                 }
                 track.kept.back_to(mark);
@@ -897,8 +897,6 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         Ok(())
     }
 }
-
-pub static COUNTS: [std::sync::atomic::AtomicUsize; 6] = [const { std::sync::atomic::AtomicUsize::new(0) }; 6];
 
 impl Tiles {
     /// Whether what a block at [`Level::Tiles`] lost can be forgone: `top` is the largest exponent of its tiles.
@@ -944,7 +942,6 @@ impl Track {
             if held {
                 std::mem::swap(&mut self.row, &mut self.trial);
                 self.patience.done(first, Level::Pairs);
-                COUNTS[1].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 return Ok(());
             }
             self.kept.back_to(mark);
@@ -972,7 +969,6 @@ impl Track {
         let emissions = &mut scratch.emissions;
         emissions.set_extended(lattice, entries, raw, live.clone());
         lattice.advance_extended::<D, _>(&mut self.row, emissions, run.len(), live, Alone);
-        COUNTS[2].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if raw && self.forgone.frames > 0.0 {
             self.forgone.grow_by(1.6 * run.len() as f64, run.len());
         }
@@ -1135,7 +1131,6 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 if most <= range::MOST && to.take(simd, lattice, table, &blanks, &part, scratch, true) {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(Level::Tiles, Level::Tiles);
-                    COUNTS[3].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     continue;
                 }
             }
@@ -1173,11 +1168,9 @@ fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
         if held {
             std::mem::swap(&mut track.row, &mut track.trial);
             track.patience.done(first, Level::Pairs);
-            COUNTS[4].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return;
         }
     }
-    COUNTS[5].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if !raw {
         track.patience.done(first, Level::States);
     }
@@ -1685,8 +1678,8 @@ fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
 
 /// `(row · scale) · flow`
 ///
-/// A posterior is at most 1. Where the first product is beyond all numbers or below the normal ones, and the posterior
-/// counts, the sum of its frame shows it.
+/// A posterior is at most 1. The first product is below 2^1023, and where it is below the normal numbers the posterior
+/// does not count: [`range::MOST`] sees to both.
 #[inline(always)]
 fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
     let mut row = load(simd, row);
