@@ -87,7 +87,12 @@ impl Shape {
 
     /// Log-probabilities (T, N, C).
     fn input(self, model: Model, targets: &[u32]) -> Result<Tensor> {
-        let Shape { frames, batch, classes, labels } = self;
+        let Shape {
+            frames,
+            batch,
+            classes,
+            labels,
+        } = self;
         let mut random = StdRng::seed_from_u64(2);
         let mut data = vec![0f32; frames * batch * classes];
         for (row, entries) in data.chunks_exact_mut(classes).enumerate() {
@@ -97,7 +102,9 @@ impl Shape {
                     entries.fill_with(|| random.random());
                     let place = t as f64 * labels as f64 / frames as f64;
                     // The first frame of a label is always its own.
-                    let first = t == 0 || place as usize > ((t - 1) as f64 * labels as f64 / frames as f64) as usize;
+                    let first = t == 0
+                        || place as usize
+                            > ((t - 1) as f64 * labels as f64 / frames as f64) as usize;
                     let leader = if first || place.fract() < 0.5 {
                         targets[n * labels + place as usize] as usize
                     } else {
@@ -136,13 +143,27 @@ struct Measured {
 }
 
 fn measure(shape: Shape, model: Model) -> Result<Measured> {
-    let Shape { frames, batch, classes, labels } = shape;
+    let Shape {
+        frames,
+        batch,
+        classes,
+        labels,
+    } = shape;
     let targets = shape.targets();
     let leaf = Var::from_tensor(&shape.input(model, &targets)?)?;
     let padded = Tensor::from_slice(&targets, (batch, labels), &Device::Cpu)?;
-    let opts = CtcLossOptions { reduction: Reduction::Sum, ..Default::default() };
+    let opts = CtcLossOptions {
+        reduction: Reduction::Sum,
+        ..Default::default()
+    };
     let step = || -> Result<()> {
-        let loss = ctc_loss(&leaf, &padded, vec![frames; batch], vec![labels; batch], opts)?;
+        let loss = ctc_loss(
+            &leaf,
+            &padded,
+            vec![frames; batch],
+            vec![labels; batch],
+            opts,
+        )?;
         assert!(loss.to_scalar::<f32>()?.is_finite());
         loss.backward()?;
         Ok(())
@@ -164,7 +185,10 @@ fn measure(shape: Shape, model: Model) -> Result<Measured> {
     step()?;
     GRADIENT.store(usize::MAX, SeqCst);
     let peak = PEAK.load(SeqCst) - before;
-    Ok(Measured { time: times[times.len() / 4], bytes: peak.saturating_sub(shape.table(&targets)) })
+    Ok(Measured {
+        time: times[times.len() / 4],
+        bytes: peak.saturating_sub(shape.table(&targets)),
+    })
 }
 
 fn main() -> Result<()> {
@@ -191,7 +215,12 @@ fn main() -> Result<()> {
     }
     let mut text = String::new();
     for ([frames, batch, classes, labels], models) in cases {
-        let shape = Shape { frames, batch, classes, labels };
+        let shape = Shape {
+            frames,
+            batch,
+            classes,
+            labels,
+        };
         let states = frames * batch * (2 * labels + 1);
         let (mut least_time, mut least_bytes) = (f64::INFINITY, usize::MAX);
         for &model in models {

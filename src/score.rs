@@ -262,7 +262,9 @@ fn scores<S: AsRef<[u32]> + Sync>(
     log_probs: &Tensor,
     lists: &[&[S]],
 ) -> Result<Vec<Vec<f64>>> {
-    let lists = lists.iter().map(|list| list.iter().map(AsRef::as_ref).collect());
+    let lists = lists
+        .iter()
+        .map(|list| list.iter().map(AsRef::as_ref).collect());
     let lists: Vec<Vec<&[u32]>> = lists.collect();
     scores_of(call, plan, log_probs, &lists)
 }
@@ -384,7 +386,11 @@ pub fn token_confidence(
     confidences_of(&call, &plan, log_probs)
 }
 
-fn confidences_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Vec<TokenConfidence>>> {
+fn confidences_of(
+    call: &Call,
+    plan: &Plan,
+    log_probs: &Tensor,
+) -> Result<Vec<Vec<TokenConfidence>>> {
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {

@@ -7,13 +7,13 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::{Kept, OutOfMemory, Poisoned, filled};
 use super::fetch::{fetch, fetch_all};
 use super::isa::dispatch_simd;
 use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
 use super::runs::{Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
+use super::{Kept, OutOfMemory, Poisoned, filled};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
 use pulp::{Simd, WithSimd};
@@ -366,9 +366,11 @@ fn unmask<R: Real>(run: &[[R; RUN]], unmasked: &mut Vec<[R; RUN]>) -> bool {
     let none = R::narrow(f64::NEG_INFINITY);
     let tops = largest(run);
     unmasked.clear();
-    unmasked.extend(run.iter().map(|entry| {
-        std::array::from_fn(|k| if entry[k] == none { tops[k] } else { entry[k] })
-    }));
+    unmasked.extend(
+        run.iter().map(|entry| {
+            std::array::from_fn(|k| if entry[k] == none { tops[k] } else { entry[k] })
+        }),
+    );
     !tops.contains(&none)
 }
 
@@ -377,7 +379,11 @@ fn mask<R: Real>(run: &mut [[R; RUN]], unmasked: &[[R; RUN]]) {
     let none = R::narrow(f64::NEG_INFINITY);
     for (entry, emission) in run.iter_mut().zip(unmasked) {
         for k in 0..RUN {
-            entry[k] = if entry[k] == none { R::ZERO } else { emission[k] };
+            entry[k] = if entry[k] == none {
+                R::ZERO
+            } else {
+                emission[k]
+            };
         }
     }
 }

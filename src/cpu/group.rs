@@ -297,7 +297,11 @@ mod tests {
             class: 1,
         };
         let mut buffers = super::super::Buffers::default();
-        let alone = |n| item(plan, data, strides, n, false, false, &mut buffers).unwrap().loss;
+        let alone = |n| {
+            item(plan, data, strides, n, false, false, &mut buffers)
+                .unwrap()
+                .loss
+        };
         let alone: Vec<f64> = (0..plan.batch).map(alone).collect();
         let together = losses(plan, data, strides).unwrap();
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());

@@ -681,14 +681,27 @@ mod tests {
     fn plain(plan: &Plan, data: &[f64]) -> (f64, Vec<f64>) {
         let add = |a: f64, b: f64| {
             let (high, low) = if a > b { (a, b) } else { (b, a) };
-            if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
+            if low == f64::NEG_INFINITY {
+                high
+            } else {
+                high + (low - high).exp().ln_1p()
+            }
         };
         let (frames, target) = (plan.frames, plan.target(0));
-        let class = |s: usize| if s % 2 == 0 { 0 } else { target[s / 2] as usize };
+        let class = |s: usize| {
+            if s % 2 == 0 {
+                0
+            } else {
+                target[s / 2] as usize
+            }
+        };
         let states = 2 * target.len() + 1;
         let may_skip = |s: usize| s >= 2 && class(s) != 0 && class(s) != class(s - 2);
         let never = f64::NEG_INFINITY;
-        let (mut alpha, mut beta) = (vec![vec![never; states]; frames + 1], vec![vec![never; states]; frames + 1]);
+        let (mut alpha, mut beta) = (
+            vec![vec![never; states]; frames + 1],
+            vec![vec![never; states]; frames + 1],
+        );
         for t in 0..frames {
             for s in 0..states {
                 let before = |back: usize| if s >= back { alpha[t][s - back] } else { never };
@@ -727,7 +740,11 @@ mod tests {
         let mut posteriors = vec![0.0; frames * width];
         for t in 0..frames {
             for s in 0..states {
-                let place = if s % 2 == 0 { width - 1 } else { used.place[s / 2] as usize };
+                let place = if s % 2 == 0 {
+                    width - 1
+                } else {
+                    used.place[s / 2] as usize
+                };
                 posteriors[t * width + place] += (product(t, s) - log_p).exp();
             }
         }
@@ -776,7 +793,8 @@ mod tests {
         // The path ahead of all others, or the blank ahead of every label.
         for ahead in [6.0, 14.0, 20.0, 40.0, 80.0, 86.0, 100.0, 1000.0, 1e6] {
             for path_only in [true, false] {
-                let mut data: Vec<f64> = (0..32 * frames).map(|_| -ahead - 3.0 * random()).collect();
+                let mut data: Vec<f64> =
+                    (0..32 * frames).map(|_| -ahead - 3.0 * random()).collect();
                 for (t, row) in data.chunks_exact_mut(32).enumerate() {
                     let label = target.get(t / 5).filter(|_| path_only && t % 5 == 2);
                     row[label.map_or(0, |&label| label as usize)] = -0.1 * random();
@@ -843,7 +861,10 @@ mod tests {
                 for class in [0, 2] {
                     let mut data = vec![-1.0; 4 * 40];
                     data[4 * frame + class] = bad;
-                    assert!(at_each_level(&plan, &data).0.is_nan(), "{bad} {frame} {class}");
+                    assert!(
+                        at_each_level(&plan, &data).0.is_nan(),
+                        "{bad} {frame} {class}"
+                    );
                 }
             }
         }

@@ -63,7 +63,9 @@ pub(crate) fn state_posteriors<E: Element>(
         let mut problem = Problem::new(plan, data, strides, n, &used, split);
         problem.source.kept = true;
         let (frames, states) = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
-        let count = frames.checked_mul(states).ok_or(OutOfMemory { bytes: usize::MAX })?;
+        let count = frames
+            .checked_mul(states)
+            .ok_or(OutOfMemory { bytes: usize::MAX })?;
         let mut posteriors = filled(E::Real::ZERO, count)?;
         let loss = if problem.has_lattice() {
             let kept = problem.source.room()?;

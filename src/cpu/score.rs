@@ -19,9 +19,7 @@ use super::emission::Source;
 use super::real::{Element, Real};
 use super::runs::{Backward, Direction, Entries, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{
-    ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Scratch, Tiles, Track,
-};
+use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Scratch, Tiles, Track};
 use super::{Desk, OutOfMemory, Read, both, item, loss_from};
 use crate::plan::{Plan, Strides, frames_needed};
 use std::cmp::Reverse;

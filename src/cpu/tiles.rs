@@ -735,7 +735,11 @@ impl Tiles {
         let (mut smaller, mut larger) = (1f64, 1f64);
         for b in live.clone() {
             let factor = row.scales[b].factor;
-            smaller = if factor > 0.0 { smaller.min(factor) } else { smaller };
+            smaller = if factor > 0.0 {
+                smaller.min(factor)
+            } else {
+                smaller
+            };
             larger = larger.max(factor);
         }
         let mut smallest = Smallest(Pairs([least; PAIRS]));
@@ -850,7 +854,8 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             }
             scratch.emissions.set(simd, lattice, entries, live.clone());
             if first == Level::Tiles {
-                let scaled = scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                let scaled =
+                    scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
                 if track.forgone.frames > 0.0 {
                     let least = track.forgone.negligible();
                     drop_below(simd, &mut track.trial, live.clone(), least, None);
@@ -864,9 +869,23 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 let mut exact = false;
                 if track.masked {
                     let least = track.row.smallest_of(trial, live.clone());
-                    exact = lattice.advance_masked::<S, D>(simd, trial, least, with, frames, live.clone());
+                    exact = lattice.advance_masked::<S, D>(
+                        simd,
+                        trial,
+                        least,
+                        with,
+                        frames,
+                        live.clone(),
+                    );
                 } else {
-                    lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
+                    lattice.advance::<S, D, _, false>(
+                        simd,
+                        trial,
+                        with,
+                        frames,
+                        live.clone(),
+                        &mut Alone,
+                    );
                 }
                 let reached = lattice.reached::<D>(&run, &mut track.past);
                 let forgoing = track.forgone.frames > 0.0;
@@ -880,7 +899,14 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 let lost = (top + range::LOST).max(stays);
                 if (forgoing && lost <= track.forgone.exponent)
                     || (flows && exact)
-                    || (flows && lattice.check::<S, false>(simd, &track.trial, &[], &reached, live.clone()))
+                    || (flows
+                        && lattice.check::<S, false>(
+                            simd,
+                            &track.trial,
+                            &[],
+                            &reached,
+                            live.clone(),
+                        ))
                     || lattice.forgoes::<D, R>(track, lost, top, entries, &run)
                 {
                     std::mem::swap(&mut track.row, &mut track.trial);
@@ -901,7 +927,14 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
 impl Tiles {
     /// Whether what a block at [`Level::Tiles`] lost can be forgone: `top` is the largest exponent of its tiles.
     #[inline(never)]
-    fn forgoes<D: Direction, R: Real>(&self, track: &mut Track, lost: f64, top: f64, entries: &[[R; RUN]], run: &Range<usize>) -> bool {
+    fn forgoes<D: Direction, R: Real>(
+        &self,
+        track: &mut Track,
+        lost: f64,
+        top: f64,
+        entries: &[[R; RUN]],
+        run: &Range<usize>,
+    ) -> bool {
         if !self.forgoes {
             return false;
         }
@@ -912,9 +945,14 @@ impl Tiles {
         let (consumed, left) = if D::FORWARD {
             (run.end, middle.saturating_sub(run.end))
         } else {
-            (self.runs.frames - run.start, run.start.saturating_sub(middle))
+            (
+                self.runs.frames - run.start,
+                run.start.saturating_sub(middle),
+            )
         };
-        track.forgone.may_add(lost, top + TOP, consumed as f64, left as f64)
+        track
+            .forgone
+            .may_add(lost, top + TOP, consumed as f64, left as f64)
     }
 }
 
@@ -1105,12 +1143,31 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                     // What cannot count beside the states of the other direction.
                     let least = (met.exponent - range::GUARD - range::COUNT) as i64;
                     let least_of = |top: f64| least - top as i64 - 14;
-                    drop_below(simd, trial, live.clone(), least_of(TOP_OF_ROWS), Some(&other.scales));
-                    drop_below(simd, other, live.clone(), least_of(TOP_OF_POSTERIORS), Some(&trial.scales));
+                    drop_below(
+                        simd,
+                        trial,
+                        live.clone(),
+                        least_of(TOP_OF_ROWS),
+                        Some(&other.scales),
+                    );
+                    drop_below(
+                        simd,
+                        other,
+                        live.clone(),
+                        least_of(TOP_OF_POSTERIORS),
+                        Some(&trial.scales),
+                    );
                 }
                 let with = (&mut scratch.emissions, [].as_slice());
                 let mut record = Record(&mut scratch.rows);
-                lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..frames, live.clone(), &mut record);
+                lattice.advance::<S, D::Other, _, false>(
+                    simd,
+                    other,
+                    with,
+                    0..frames,
+                    live.clone(),
+                    &mut record,
+                );
                 let mut most = NOWHERE;
                 for b in live.clone() {
                     let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
@@ -1128,7 +1185,9 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 };
                 let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
                 lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
-                if most <= range::MOST && to.take(simd, lattice, table, &blanks, &part, scratch, true) {
+                if most <= range::MOST
+                    && to.take(simd, lattice, table, &blanks, &part, scratch, true)
+                {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(Level::Tiles, Level::Tiles);
                     continue;
@@ -1294,7 +1353,14 @@ fn make_rows<S: Simd, D: Direction, R: Real>(
             }
         }
         let with = (&mut *emissions, [].as_slice());
-        lattice.advance::<S, D::Other, _, false>(simd, other, with, 0..part.frames, live, &mut record);
+        lattice.advance::<S, D::Other, _, false>(
+            simd,
+            other,
+            with,
+            0..part.frames,
+            live,
+            &mut record,
+        );
         return;
     }
     kept.restore_pairs(other, live.clone(), top);
@@ -1309,7 +1375,14 @@ fn make_rows<S: Simd, D: Direction, R: Real>(
             part_exponents[frames.start / PART][b] = other.exponents[b].blank;
         }
         let with = (&mut *emissions, range.factors.as_slice());
-        lattice.advance::<S, D::Other, _, true>(simd, other, with, frames, live.clone(), &mut record);
+        lattice.advance::<S, D::Other, _, true>(
+            simd,
+            other,
+            with,
+            frames,
+            live.clone(),
+            &mut record,
+        );
         begins = false;
     }
 }
@@ -1360,7 +1433,13 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkStates<'_, D, R, 
                 numbers: rows,
                 exponents: row_exponents,
             };
-            lattice.advance_extended::<D::Other, _>(other, emissions, part.frames, live.clone(), record);
+            lattice.advance_extended::<D::Other, _>(
+                other,
+                emissions,
+                part.frames,
+                live.clone(),
+                record,
+            );
         } else {
             for b in live.clone() {
                 for k in 0..part.frames {
@@ -1445,7 +1524,13 @@ fn scale_tiles<S: Simd, D: Direction>(
 /// Sets the states of the live tiles to 0 that are below 2^`least`, or with `over` that are once they are multiplied by
 /// the scales of that.
 #[inline(always)]
-fn drop_below<S: Simd>(simd: S, row: &mut Row, live: Range<usize>, least: i64, over: Option<&[Scale]>) {
+fn drop_below<S: Simd>(
+    simd: S,
+    row: &mut Row,
+    live: Range<usize>,
+    least: i64,
+    over: Option<&[Scale]>,
+) {
     let zero = simd.splat_f64s(0.0);
     for b in live {
         let by = over.map_or(0, |scales| scales[b].exponent);

@@ -176,7 +176,11 @@ impl Abreast {
                 let own = exponent[j] + exponent_of(top.0[j]);
                 let own = if held { own } else { NO_TILE };
                 let largest = own.max(own_before[j]);
-                let wanted = if largest > NO_TILE { largest - TOP as i64 } else { NO_TILE };
+                let wanted = if largest > NO_TILE {
+                    largest - TOP as i64
+                } else {
+                    NO_TILE
+                };
                 fresh[j] = if live { wanted } else { exponent[j] };
                 let shift = (exponent[j] - wanted).max(-2044);
                 let half = shift / 2;

@@ -227,7 +227,11 @@ impl Checkpoint<'_> {
             lower(n, from, top);
             for k in 0..PAIRS {
                 let exponent = base + f64::from(steps[k]) + (TOP - top);
-                e.blank.0[k] = if steps[k] == NO_PAIR { NOWHERE } else { exponent };
+                e.blank.0[k] = if steps[k] == NO_PAIR {
+                    NOWHERE
+                } else {
+                    exponent
+                };
             }
             e.label = e.blank;
         }

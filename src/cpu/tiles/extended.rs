@@ -7,9 +7,9 @@
 //! that holds the numbers.
 
 use super::super::isa::dispatch_simd;
-use super::super::runs::Backward;
 use super::super::lanes::larger;
 use super::super::real::{Real, exact_difference, exp_series_f64, reduce_f64};
+use super::super::runs::Backward;
 #[cfg(doc)]
 use super::power::NEGLIGIBLE;
 use super::power::{exponent_of, exponents, pow2, shifted, times_power};
@@ -172,7 +172,11 @@ pub(super) fn normalise_any(m: &mut Pairs, e: &mut Pairs) {
     const FRACTION: u64 = 0x000f_ffff_ffff_ffff;
     for k in 0..PAIRS {
         let small = m.0[k] < pow2(-500.0);
-        let (by, change) = if small { (pow2(500.0), 500.0) } else { (1.0, 0.0) };
+        let (by, change) = if small {
+            (pow2(500.0), 500.0)
+        } else {
+            (1.0, 0.0)
+        };
         let all = m.0[k] * by;
         let exponent = e.0[k] - change + exponent_of(all);
         let dead = (m.0[k] == 0.0) | (exponent < NOWHERE);
@@ -338,7 +342,10 @@ impl Spread {
         *blanks = exponents.m[blank].0;
         exponents.blanks = exponents.e[blank].0;
         for b in live {
-            let (mut m, mut e) = ([Pairs([1.0; PAIRS]); PAIRS], [Pairs([NOWHERE; PAIRS]); PAIRS]);
+            let (mut m, mut e) = (
+                [Pairs([1.0; PAIRS]); PAIRS],
+                [Pairs([NOWHERE; PAIRS]); PAIRS],
+            );
             let there = lattice.labels.saturating_sub(b * PAIRS).min(PAIRS);
             for i in 0..there {
                 let place = lattice.places[b][i] as usize;
@@ -542,7 +549,8 @@ impl<D: Direction, V: ExtendedVisitor> AdvanceExtended<'_, D, V> {
                     label: flow.label.times(simd, label),
                 };
                 let place = &mut labels[b][k];
-                self.visitor.visit(simd, (b, k, v), &flow, &states[i], place);
+                self.visitor
+                    .visit(simd, (b, k, v), &flow, &states[i], place);
             }
             if (j + 1).is_multiple_of(NORMALISE) {
                 for i in 0..N {
@@ -679,7 +687,10 @@ mod tests {
             let (mut n, mut e) = (Pairs([m; PAIRS]), Pairs([7.0; PAIRS]));
             normalise_any(&mut n, &mut e);
             assert!((1.0..2.0).contains(&n.0[3]), "{m}");
-            assert!((n.0[3].log2() + e.0[3] - 7.0 - m.log2()).abs() < 1e-12, "{m}");
+            assert!(
+                (n.0[3].log2() + e.0[3] - 7.0 - m.log2()).abs() < 1e-12,
+                "{m}"
+            );
         }
         let (mut n, mut e) = (ZEROS, ZEROS);
         normalise_any(&mut n, &mut e);

@@ -111,12 +111,7 @@ mod x86 {
 
     /// 0 where `d` is below `least`.
     #[inline(always)]
-    pub fn scalef_above<S: Simd>(
-        simd: S,
-        m: S::f64s,
-        d: S::f64s,
-        least: f64,
-    ) -> Option<S::f64s> {
+    pub fn scalef_above<S: Simd>(simd: S, m: S::f64s, d: S::f64s, least: f64) -> Option<S::f64s> {
         let simd = known::<S, V4>(simd)?.avx512f;
         // SAFETY: S is V4, whose vectors are eight f64.
         Some(unsafe {
@@ -148,7 +143,9 @@ mod x86 {
         let simd = known::<S, V3>(simd)?;
         // SAFETY: S is V3, whose vectors are four f64.
         Some(unsafe {
-            let bits = simd.avx._mm256_castpd_si256(transmute_copy::<_, __m256d>(&x));
+            let bits = simd
+                .avx
+                ._mm256_castpd_si256(transmute_copy::<_, __m256d>(&x));
             let bits = simd.avx2._mm256_slli_epi64::<52>(bits);
             transmute_copy(&simd.avx._mm256_castsi256_pd(bits))
         })
@@ -197,7 +194,11 @@ mod tests {
                 let counts = if d < NEGLIGIBLE { 0.0 } else { 1.75 * power };
                 assert_eq!((times[5], all[7]), (counts, 1.75 * power), "{isa:?} {e}");
                 let [.., exponents] = dispatch_simd(All([1.75 * power; PAIRS], [d; PAIRS]));
-                assert_eq!((exponents[0], exponent_of(1.75 * power)), (d, d), "{isa:?} {e}");
+                assert_eq!(
+                    (exponents[0], exponent_of(1.75 * power)),
+                    (d, d),
+                    "{isa:?} {e}"
+                );
             }
             for (x, d, want) in [
                 (1.5, -3000.0, 0.0),

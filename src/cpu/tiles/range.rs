@@ -14,14 +14,12 @@
 //! exact: not even its rounding differs from the one without loss, but in one case of 2^57. So it does not matter for
 //! the result which level an item was computed with.
 
-#[cfg(doc)]
-use super::Level;
 use super::super::runs::{Direction, ordered};
 use super::super::shift;
+#[cfg(doc)]
+use super::Level;
 use super::power::{exponents, powers, shifted};
-use super::{
-    PART, Pairs, Row, Scale, States, Vectors, ZEROS, load, store, vectors, whole_pow2,
-};
+use super::{PART, Pairs, Row, Scale, States, Vectors, ZEROS, load, store, vectors, whole_pow2};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -149,7 +147,11 @@ impl Range8 {
             let mut e = States::load(simd, &row.exponents[b]);
             let (mut factors, mut leasts) = (n.blank, n.blank);
             for j in 0..vectors::<S>() {
-                let v = if D::FORWARD { j } else { vectors::<S>() - 1 - j };
+                let v = if D::FORWARD {
+                    j
+                } else {
+                    vectors::<S>() - 1 - j
+                };
                 let blank = simd.add_f64s(exponents(simd, n.blank[v]), e.blank[v]);
                 let label = simd.add_f64s(exponents(simd, n.label[v]), e.label[v]);
                 let own = simd.max_f64s(simd.max_f64s(blank, label), nowhere);
@@ -191,7 +193,8 @@ impl Range8 {
                 store(simd, &mut self.least[b], &leasts);
             }
         }
-        simd.reduce_max_f64s(far) <= 1020.0 && (!BOUND || simd.reduce_min_f64s(near) >= LOWEST as f64)
+        simd.reduce_max_f64s(far) <= 1020.0
+            && (!BOUND || simd.reduce_min_f64s(near) >= LOWEST as f64)
     }
 
     /// The factors between the pairs of tiles whose exponents are fresh.
@@ -204,7 +207,11 @@ impl Range8 {
             let exponents = load(simd, &row.exponents[b].blank);
             let mut factors = exponents;
             for j in 0..vectors::<S>() {
-                let v = if D::FORWARD { j } else { vectors::<S>() - 1 - j };
+                let v = if D::FORWARD {
+                    j
+                } else {
+                    vectors::<S>() - 1 - j
+                };
                 let there = moved::<S, D>(simd, before, exponents[v]);
                 let alive = simd.greater_than_f64s(exponents[v], below);
                 let change = simd.sub_f64s(there, exponents[v]);
@@ -240,7 +247,11 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
                 top = simd.max_f64s(top, own[v]);
             }
             let own = simd.reduce_max_f64s(top);
-            let own = if own > NOWHERE_BELOW { own as i64 } else { NO_TILE };
+            let own = if own > NOWHERE_BELOW {
+                own as i64
+            } else {
+                NO_TILE
+            };
             let scale = before.next(own, self.top);
             let exponent = simd.splat_f64s(scale.exponent as f64);
             let mut n = States::load(simd, &from.numbers[b]);
@@ -294,11 +305,19 @@ impl TileBefore {
             own,
             exponent,
             largest: self.largest.max(exponent),
-            stays: if stays { self.stays.max(before) } else { self.stays },
+            stays: if stays {
+                self.stays.max(before)
+            } else {
+                self.stays
+            },
         };
         Scale {
             exponent,
-            factor: if flows { whole_pow2(before - exponent) } else { 0.0 },
+            factor: if flows {
+                whole_pow2(before - exponent)
+            } else {
+                0.0
+            },
         }
     }
 }
@@ -329,8 +348,8 @@ fn largest<S: Simd>(simd: S, row: &Row, b: usize) -> Vectors<S> {
 mod tests {
     use super::super::super::isa::{dispatch_simd, tests::on_each};
     use super::super::super::runs::{Backward, Forward};
-    use super::super::{PAIRS, Tile};
     use super::super::power::pow2;
+    use super::super::{PAIRS, Tile};
     use super::*;
 
     struct Windows<'a, D>(&'a [Pairs], PhantomData<D>);
@@ -369,7 +388,8 @@ mod tests {
                     let own: Vec<f64> = (0..pairs)
                         .map(|i| if i == top { 7.0 } else { -(i as f64) - 100.0 })
                         .collect();
-                    let of = |range: Range<usize>| own[range].iter().copied().fold(NOWHERE, f64::max);
+                    let of =
+                        |range: Range<usize>| own[range].iter().copied().fold(NOWHERE, f64::max);
                     let (forward, backward) = (windows::<Forward>(&own), windows::<Backward>(&own));
                     for i in 0..pairs {
                         assert_eq!(forward[1][i], of(i.saturating_sub(3)..i + 1));
