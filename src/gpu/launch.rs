@@ -70,7 +70,7 @@ pub(crate) fn lattice(
     let labels = sizes.labels as usize;
     if labels >= MOST_LABELS {
         candle_core::bail!(
-            "ctc_loss: {labels} labels are too many for a GPU; the limit is {MOST_LABELS}"
+            "ctc-loss: a target of {labels} labels; a GPU takes fewer than {MOST_LABELS}"
         );
     }
     let tiling = tiling(labels, real);
