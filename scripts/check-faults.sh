@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plants faults in the kernels, one at a time, and sees that tests/kernels.rs notices each. No GPU needed;
 # tools/softgpu/setup.sh must have run. FAULTS_OF=cuda or FAULTS_OF=metal does one side; with neither, both.
+# SAMPLE=K/N does every Nth fault from number K on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 prefix="${SOFTGPU_PREFIX:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/softgpu}"

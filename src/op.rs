@@ -104,13 +104,13 @@ impl CtcForward {
         data: &[E],
         layout: &Layout,
         wrap: fn(cpu::Saved<E::Real>) -> Saved,
-    ) -> (CpuStorage, Shape) {
+    ) -> Result<(CpuStorage, Shape)> {
         let strides = self.plan.strides(layout);
-        let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some());
+        let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some())?;
         self.keep(saved.map(wrap));
         let reduced = reduce::<E::Real>(&self.plan, losses);
         let reduced = reduced.into_iter().map(E::Real::narrow).collect();
-        (E::Real::to_cpu_storage_owned(reduced), self.shape())
+        Ok((E::Real::to_cpu_storage_owned(reduced), self.shape()))
     }
 
     #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
@@ -140,13 +140,13 @@ impl CustomOp1 for CtcForward {
             return Ok((losses.to_cpu()?, shape));
         }
         #[allow(unreachable_code)]
-        Ok(match storage {
+        match storage {
             CpuStorage::F32(data) => self.cpu(data, layout, Saved::F32),
             CpuStorage::F64(data) => self.cpu(data, layout, Saved::F64),
             CpuStorage::F16(data) => self.cpu(data, layout, Saved::F32),
             CpuStorage::BF16(data) => self.cpu(data, layout, Saved::F32),
             other => bail!("ctc-loss: unsupported dtype {:?}", other.dtype()),
-        })
+        }
     }
 
     #[cfg(feature = "cuda")]

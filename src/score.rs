@@ -262,16 +262,35 @@ fn scores<S: AsRef<[u32]> + Sync>(
     log_probs: &Tensor,
     lists: &[&[S]],
 ) -> Result<Vec<Vec<f64>>> {
+    let lists = lists
+        .iter()
+        .map(|list| list.iter().map(AsRef::as_ref).collect());
+    let lists: Vec<Vec<&[u32]>> = lists.collect();
+    scores_of(call, plan, log_probs, &lists)
+}
+
+// Here and below the arithmetic is called from functions with no type parameters, so that it is compiled with this
+// crate and not again with each that uses it.
+fn scores_of(
+    call: &Call,
+    plan: &Plan,
+    log_probs: &Tensor,
+    lists: &[Vec<&[u32]>],
+) -> Result<Vec<Vec<f64>>> {
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
-    with_entries!(host, |data, layout| {
+    let scores: Result<_> = with_entries!(host, |data, layout| {
         let strides = plan.strides(layout);
         lists
             .iter()
             .enumerate()
-            .map(|(n, list)| cpu::score(plan, data, strides, n, list))
+            .map(|(n, list)| {
+                let scores = cpu::score(plan, data, strides, n, list);
+                scores.map_err(|out| out.of_item(plan, n))
+            })
             .collect()
-    })
+    })?;
+    scores
 }
 
 /// What the options make of log-likelihoods.
@@ -364,10 +383,18 @@ pub fn token_confidence(
 ) -> Result<Vec<Vec<TokenConfidence>>> {
     let call = opts.call("token_confidence");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    check_normalised(&call, &plan, log_probs, 0)?;
+    confidences_of(&call, &plan, log_probs)
+}
+
+fn confidences_of(
+    call: &Call,
+    plan: &Plan,
+    log_probs: &Tensor,
+) -> Result<Vec<Vec<TokenConfidence>>> {
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::occupancy(&plan, data, plan.strides(layout));
+        let items = cpu::occupancy(plan, data, plan.strides(layout))?;
         let items = items.iter().enumerate();
         items
             .map(|(n, item)| confidences(plan.target(n), item))
@@ -387,27 +414,11 @@ fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
             expected_frames: nothing,
         })
         .collect();
-    if target.is_empty() || item.labels.is_empty() {
-        return tokens;
-    }
-    let width = target.len();
-    let rows = item.labels.chunks_exact(width);
-    for (t, (row, p)) in rows.zip(item.probabilities.chunks_exact(width)).enumerate() {
-        for (token, (gamma, p)) in tokens.iter_mut().zip(row.iter().zip(p)) {
-            let gamma = gamma.min(1.0);
-            if gamma == 0.0 {
-                // The probability of a raw score may be +inf, and 0 of it is none.
-                continue;
-            }
-            token.posterior = token.posterior.max(gamma);
-            token.probability += gamma * p;
-            token.expected_frame += gamma * t as f64;
-            token.expected_frames += gamma;
-        }
-    }
-    for token in &mut tokens {
-        token.probability /= token.expected_frames;
-        token.expected_frame /= token.expected_frames;
+    for (token, frames) in tokens.iter_mut().zip(&item.tokens) {
+        token.posterior = frames.largest;
+        token.probability = frames.times_probability / frames.sum;
+        token.expected_frame = frames.times_frame / frames.sum;
+        token.expected_frames = frames.sum;
     }
     tokens
 }
@@ -423,8 +434,7 @@ fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
 ///
 /// For each item a tensor `(T_n, 2 U_n + 1)` on the CPU, f64 for f64 and f32 for all other dtypes.
 /// All zero when the target does not fit into its frames or has probability 0, all NaN when an
-/// entry that it uses is NaN. It keeps two whole lattices of f64 while it works:
-/// 64 bytes for each frame and label.
+/// entry that it uses is NaN. Beside the result it takes the memory of a training step.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -449,21 +459,18 @@ pub fn state_posteriors(
 ) -> Result<Vec<Tensor>> {
     let call = opts.call("state_posteriors");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    check_normalised(&call, &plan, log_probs, 0)?;
+    states_of(&call, &plan, log_probs)
+}
+
+fn states_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Tensor>> {
+    check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
-    let dtype = match log_probs.dtype() {
-        candle_core::DType::F64 => candle_core::DType::F64,
-        _ => candle_core::DType::F32,
-    };
-    let items: Vec<Vec<f64>> = with_entries!(host, |data, layout| {
-        let strides = plan.strides(layout);
-        (0..plan.batch)
-            .map(|n| cpu::state_posteriors(&plan, data, strides, n))
-            .collect()
-    })?;
-    let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
-        let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
-        Tensor::from_vec(posterior, shape, &Device::Cpu)?.to_dtype(dtype)
-    });
-    tensors.collect()
+    with_entries!(host, |data, layout| {
+        let items = cpu::state_posteriors(plan, data, plan.strides(layout))?;
+        let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
+            let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
+            Tensor::from_vec(posterior, shape, &Device::Cpu)
+        });
+        tensors.collect::<Result<_>>()
+    })?
 }

@@ -23,6 +23,8 @@ use std::path::Path;
 
 /// Frames of a block, and pairs of a tile (`cpu/runs.rs`, `cpu/tiles.rs`).
 const RUN: usize = 8;
+/// Frames of a part of a block where pairs have exponents of their own (`cpu/tiles.rs`).
+const PART: usize = 3;
 /// Lanes of the widest loops (`cpu/lanes.rs`); pairs are rounded up to it in `cpu/viterbi.rs`.
 const LANES: usize = 16;
 /// Blocks of a half that are read at once: by one thread, and when threads share an item (`at_once` in `cpu/mod.rs`,
@@ -62,7 +64,7 @@ const WARP: usize = 32;
 
 /// Each constant as its file declares it. Those that only describe the processor are here too, so that the list is
 /// complete.
-const DECLARED: [&str; 29] = [
+const DECLARED: [&str; 33] = [
     "RUN: usize = 8",
     "PAIRS: usize = 8",
     "LANES: usize = 16",
@@ -82,18 +84,23 @@ const DECLARED: [&str; 29] = [
     "DENSE: usize = 1 << 16",
     "WORTH_A_THREAD: usize = 1 << 14",
     "LOWEST: f32 = -87.0",
+    // The least exponent of a factor between tiles: `models_that_are_sure_of_something_else`.
+    "LOWEST: i64 = -1022",
     // Registers of a square, blocks converted together, labels written together, blocks of a sum of exponentials,
-    // frames from one normalisation of wide numbers to the next: `frames_by_pairs`, `used_classes`,
-    // `classes_of_a_softmax`.
+    // frames from one normalisation of wide numbers to the next, frames and number of the parts of a block:
+    // `frames_by_pairs`, `used_classes`, `classes_of_a_softmax`.
     "SIDE: usize = 8",
     "HALF: usize = SIDE / 2",
     "FEW: usize = 4",
     "FEW: usize = 8",
     "BLOCKS: usize = 16",
-    "RENORMALISE: usize = 16",
-    // Sizes in tests of units.
+    "NORMALISE: usize = 2",
+    "PART: usize = 3",
+    "PARTS: usize = RUN.div_ceil(PART)",
+    // Sizes in tests of units, and of a message.
     "CLASSES: usize = 4",
     "JOBS: usize = 1 << 12",
+    "BYTES: usize = size_of::<(Tile, Scale, f64, [[i32; PAIRS]; 2])>()",
     // A line of the cache and a page of memory.
     "LINE: usize = 64",
     "PAGE: usize = 4096",
@@ -597,7 +604,21 @@ fn label_counts() -> Vec<usize> {
 
 fn frame_counts() -> Vec<usize> {
     let halves = AT_ONCE.map(|blocks| 2 * blocks * RUN);
-    let frames = [1, RUN, 2 * RUN, 3 * RUN, 4 * RUN, 5 * RUN, 72, 128, 512];
+    let frames = [
+        1,
+        PART,
+        2 * PART,
+        RUN + PART,
+        RUN + 2 * PART,
+        RUN,
+        2 * RUN,
+        3 * RUN,
+        4 * RUN,
+        5 * RUN,
+        72,
+        128,
+        512,
+    ];
     around(frames.into_iter().chain(halves))
 }
 

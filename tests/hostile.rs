@@ -4,8 +4,8 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss,
-    ctc_loss_with_logits, forced_align,
+    AlignOptions, Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ScoreOptions,
+    ctc_loss, ctc_loss_with_logits, forced_align, state_posteriors, token_confidence,
 };
 use common::{Entry, Rng, devices, holds, tensors};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -482,6 +482,41 @@ fn what_fits_no_memory_is_an_error() {
                 let on_cpu = format!("ctc-loss: the gradient of shape {:?} needs", input.dims());
                 assert!(
                     error.contains(&on_cpu) && error.contains(&format!(" {bytes} bytes"))
+                        || error.contains("a GPU takes fewer than 2^31"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lattice_that_fits_no_memory_is_an_error() {
+    let targets = Tensor::new(&[[1u32, 2]], &Device::Cpu).unwrap();
+    for frames in [1usize << 45, 1 << 61, 1 << 62] {
+        for dtype in [DType::F32, DType::F16, DType::F64] {
+            let zeros = Tensor::zeros((1, 1, 4), dtype, &Device::Cpu).unwrap();
+            let leaf = Var::from_tensor(&zeros).unwrap();
+            let tracked = leaf.as_tensor().broadcast_as((frames, 1, 4)).unwrap();
+            let plain = zeros.broadcast_as((frames, 1, 4)).unwrap();
+            let opts = ScoreOptions {
+                normalised: false,
+                ..Default::default()
+            };
+            let losses = Entry::ALL.map(|entry| {
+                let options = CtcLossOptions::default();
+                let loss = entry.loss(&tracked, &targets, &[frames], &[2], options);
+                loss.map(drop)
+            });
+            let results = losses.into_iter().chain([
+                token_confidence(&plain, &targets, frames, 2, opts).map(drop),
+                state_posteriors(&plain, &targets, frames, 2, opts).map(drop),
+            ]);
+            for result in results {
+                let error = result.expect_err("so much memory").to_string();
+                let item = format!("item 0 with {frames} frames and 2 labels needs ");
+                assert!(
+                    error.contains(&item) && error.contains(" bytes for its lattice")
                         || error.contains("a GPU takes fewer than 2^31"),
                     "{error}"
                 );

@@ -1,49 +1,20 @@
-//! What a loss keeps: nothing without a gradient, and nothing once its graph is dropped.
+//! What a loss keeps: nothing without a gradient, and nothing once its graph is dropped. And what a training step takes
+//! while it works, which is the same for all inputs of a shape.
 //!
 //! A counting allocator watches every allocation of this program, so the tests take turns.
 
 mod common;
+#[path = "../benches/common/heap.rs"]
+mod heap;
+#[path = "../benches/common/models.rs"]
+mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{CtcLossOptions, Reduction};
 use common::{Entry, Rng, tensors};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use heap::{live, peak_of, peak_without};
+use models::{CONFIDENCES, LENGTHS, Model, SHAPES, Shape, Step};
 use std::sync::{Mutex, MutexGuard};
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-fn grew(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, SeqCst) + bytes;
-    PEAK.fetch_max(live, SeqCst);
-}
-
-// SAFETY: every call goes to the system allocator unchanged; only counters are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grew(layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grew(layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), SeqCst);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -100,14 +71,14 @@ fn dropping_the_graph_frees_all_that_the_loss_kept() {
     for entry in Entry::ALL {
         let targets = targets();
         warm_up(entry, &targets);
-        let before = LIVE.load(SeqCst);
+        let before = live();
         for with_backward in [false, true] {
             let leaf = Var::from_tensor(&input()).unwrap();
             let loss = loss(entry, &leaf, &targets);
             let gradients = with_backward.then(|| loss.backward().unwrap());
-            assert!(LIVE.load(SeqCst) > before + NOISE, "the counter counts");
+            assert!(live() > before + NOISE, "the counter counts");
             drop((gradients, loss, leaf));
-            let after = LIVE.load(SeqCst);
+            let after = live();
             assert!(
                 after <= before + NOISE,
                 "{entry:?}: {} bytes stay",
@@ -125,7 +96,7 @@ fn dropping_the_loss_frees_its_state_while_the_input_and_gradient_live() {
             let targets = targets();
             warm_up(entry, &targets);
             let leaf = Var::from_tensor(&input()).unwrap();
-            let before = LIVE.load(SeqCst);
+            let before = live();
             let options = CtcLossOptions {
                 reduction,
                 ..Default::default()
@@ -135,7 +106,7 @@ fn dropping_the_loss_frees_its_state_while_the_input_and_gradient_live() {
             let gradients = loss.backward().unwrap();
             drop(loss);
             // The gradient itself has the size of the input.
-            let kept = LIVE.load(SeqCst).saturating_sub(before);
+            let kept = live().saturating_sub(before);
             assert!(
                 kept <= FRAMES * ITEMS * CLASSES * 4 + NOISE,
                 "{entry:?} {reduction:?}: {kept} bytes stay"
@@ -151,9 +122,9 @@ fn an_untracked_loss_keeps_nothing() {
     for entry in Entry::ALL {
         let (targets, x) = (targets(), input());
         warm_up(entry, &targets);
-        let before = LIVE.load(SeqCst);
+        let before = live();
         let loss = loss(entry, &x, &targets);
-        let after = LIVE.load(SeqCst);
+        let after = live();
         assert!(
             after <= before + NOISE,
             "{entry:?}: {} bytes stay",
@@ -169,10 +140,9 @@ fn an_untracked_loss_stores_no_lattice() {
     for entry in Entry::ALL {
         let (targets, x) = (targets(), input());
         warm_up(entry, &targets);
-        let before = LIVE.load(SeqCst);
-        PEAK.store(before, SeqCst);
-        loss(entry, &x, &targets);
-        let peak = PEAK.load(SeqCst) - before;
+        let peak = peak_of(|| {
+            loss(entry, &x, &targets);
+        });
         assert!(
             peak < LATTICE / 8,
             "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}"
@@ -187,13 +157,65 @@ fn a_training_step_keeps_no_lattice() {
         let targets = targets();
         warm_up(entry, &targets);
         let leaf = Var::from_tensor(&input()).unwrap();
-        let before = LIVE.load(SeqCst);
-        PEAK.store(before, SeqCst);
-        loss(entry, &leaf, &targets).backward().unwrap();
-        let peak = PEAK.load(SeqCst) - before;
+        let peak = peak_of(|| {
+            loss(entry, &leaf, &targets).backward().unwrap();
+        });
         assert!(
             peak < LATTICE / 2,
             "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}"
         );
+    }
+}
+
+/// The peak of a training step beside gradients and the table of posteriors.
+fn peak_of_step(shape: Shape, model: Model) -> usize {
+    let step = Step::new(shape, model).unwrap();
+    // What is made once is there before the counting.
+    step.run().unwrap();
+    let peak = peak_without(shape.gradient(), || step.run().unwrap());
+    peak.saturating_sub(step.posteriors())
+}
+
+/// Bytes of a training step for each frame and state, at most.
+const BYTES_OF_A_STATE: usize = 2;
+
+#[test]
+fn a_training_step_takes_the_same_memory_however_sure_a_model_is() {
+    let _turn = turn();
+    for (shape, models) in SHAPES {
+        let peaks: Vec<usize> = models.iter().map(|&m| peak_of_step(shape, m)).collect();
+        let (least, most) = (*peaks.iter().min().unwrap(), *peaks.iter().max().unwrap());
+        println!("{shape:?}: {peaks:?} bytes, {} states", shape.states());
+        assert!(
+            2 * most <= 3 * (least + NOISE),
+            "{shape:?}: {peaks:?} bytes"
+        );
+        let bound = BYTES_OF_A_STATE * shape.states() + NOISE;
+        assert!(most <= bound, "{shape:?}: {peaks:?} bytes of {bound}");
+    }
+}
+
+#[test]
+fn memory_of_a_training_step_grows_with_the_states_at_any_length() {
+    let _turn = turn();
+    for shape in LENGTHS {
+        let peak = peak_of_step(shape, Model::Noise(1.0));
+        let bound = BYTES_OF_A_STATE * shape.states() + NOISE;
+        assert!(peak <= bound, "{shape:?}: {peak} bytes of {bound}");
+    }
+}
+
+/// Bytes of the confidence of each token for each frame and label, at most.
+const BYTES_OF_A_LABEL: usize = 16;
+
+#[test]
+fn the_confidence_of_tokens_takes_less_memory_than_a_lattice() {
+    let _turn = turn();
+    for shape in CONFIDENCES {
+        let step = Step::new(shape, Model::Noise(1.0)).unwrap();
+        step.confidence().unwrap();
+        let peak = peak_of(|| step.confidence().unwrap());
+        let bound = BYTES_OF_A_LABEL * shape.frames * shape.batch * shape.labels;
+        assert!(peak < bound, "{shape:?}: {peak} bytes of {bound}");
     }
 }

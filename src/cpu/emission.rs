@@ -7,13 +7,13 @@
     reason = "loops of a fixed count over arrays are what becomes vector code"
 )]
 
-use super::Kept;
 use super::fetch::{fetch, fetch_all};
 use super::isa::dispatch_simd;
 use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
-use super::runs::{RUN, Runs};
+use super::runs::{Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
+use super::{Kept, OutOfMemory, Poisoned, filled};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
 use pulp::{Simd, WithSimd};
@@ -39,6 +39,11 @@ pub(super) struct Source<'a, E> {
 }
 
 impl<'a, E: Element> Source<'a, E> {
+    const NO_STATS: RowStats<E::Real> = RowStats {
+        maximum: E::Real::ZERO,
+        sum: 1.0,
+    };
+
     /// Of `item`, whose target uses the classes `used`.
     pub fn new(plan: &Plan, data: &'a [E], strides: Strides, item: usize, used: &'a [u32]) -> Self {
         let farthest = used.iter().fold(plan.blank, |a, &b| a.max(b as usize));
@@ -69,29 +74,27 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// Places for the row statistics of `frames` frames: none for log-probabilities.
     pub fn no_stats(&self, frames: usize) -> Vec<RowStats<E::Real>> {
-        let (maximum, sum) = (E::Real::ZERO, 1.0);
         match self.kind {
             InputKind::LogProbs => Vec::new(),
-            InputKind::Logits => vec![RowStats { maximum, sum }; frames],
+            InputKind::Logits => vec![Self::NO_STATS; frames],
         }
     }
 
     /// Room for all runs.
-    pub fn room(&self) -> Kept<E::Real> {
-        Kept {
+    pub fn room(&self) -> Result<Kept<E::Real>, OutOfMemory> {
+        let (runs, frames) = (self.runs.count(), self.runs.frames);
+        let stats = match self.kind {
+            InputKind::LogProbs => 0,
+            InputKind::Logits => frames,
+        };
+        Ok(Kept {
             runs: self.runs,
             width: self.entries(),
-            entries: vec![[E::Real::ZERO; RUN]; self.runs.count() * self.entries()],
-            stats: self.no_stats(self.runs.frames),
-        }
-    }
-
-    /// The entries of all runs.
-    pub fn gather_all(&self, split: bool) -> Kept<E::Real> {
-        let mut kept = self.room();
-        let (runs, buffers) = (0..self.runs.count(), &mut RowBuffers::default());
-        self.gather(runs, &mut kept.entries, &mut kept.stats, split, buffers);
-        kept
+            entries: filled([E::Real::ZERO; RUN], runs.saturating_mul(self.entries()))?,
+            stats: filled(Self::NO_STATS, stats)?,
+            kinds: filled(Entries::Plain, runs)?,
+            log_scales: Vec::new(),
+        })
     }
 
     /// How much work a frame is, in entries read.
@@ -131,32 +134,97 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
     /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, the
-    /// softmax denominators of logits among it: no finite number where a row has none. Says whether all
-    /// emissions are in range: no NaN, no −inf, none below e^−87.
-    pub fn emissions(
+    /// softmax denominators of logits among it, and `to.log_scales` that of each frame, where it has room. A run in
+    /// which one is below e^−87, and not 0, keeps its entries as they are.
+    pub fn emissions<'b>(
         &self,
         runs: Range<usize>,
-        to: &mut [[E::Real; RUN]],
-        stats: &mut [RowStats<E::Real>],
+        to: EmissionsTo<'b, E::Real>,
         scales: &mut Vec<f64>,
         split: bool,
         buffers: &mut RowBuffers<E>,
-    ) -> bool {
+    ) -> Result<EmissionsTo<'b, E::Real>, Poisoned> {
         let frames = self.runs.frames_of(runs.clone()).len();
-        self.gather(runs.clone(), to, stats, split, buffers);
-        let tops = &mut buffers.tops;
+        let EmissionsTo {
+            entries,
+            stats,
+            kinds,
+            log_scales,
+        } = to;
+        self.gather(runs.clone(), entries, stats, split, buffers);
+        let RowBuffers {
+            tops,
+            raw_run,
+            unmasked,
+            ..
+        } = buffers;
         tops.resize(runs.len(), [E::Real::ZERO; RUN]);
-        let fit = to_emissions(to, self.entries(), tops, split);
+        to_emissions(entries, self.entries(), tops, kinds, split);
+        let marked = kinds.iter_mut().enumerate();
+        for (i, kind) in marked.filter(|(_, kind)| **kind == Entries::Raw) {
+            let run = &mut entries[i * self.entries()..(i + 1) * self.entries()];
+            self.gather_run((runs.start + i) * RUN, run, raw_run);
+            if run.as_flattened().iter().any(|x| x.is_poison()) {
+                return Err(Poisoned);
+            }
+            for top in &mut tops[i] {
+                // Any finite number will do to measure from where there is none.
+                if top.widen() == f64::NEG_INFINITY {
+                    *top = E::Real::ZERO;
+                }
+            }
+            if unmask(run, unmasked) {
+                let (mut top, mut still) = ([[E::Real::ZERO; RUN]], [Entries::Plain]);
+                to_emissions(unmasked, run.len(), &mut top, &mut still, false);
+                if still == [Entries::Plain] {
+                    tops[i] = top[0];
+                    mask(run, unmasked);
+                    *kind = Entries::Masked;
+                }
+            }
+        }
         scales.clear();
-        scales.extend(tops.iter().enumerate().map(|(i, tops)| {
-            let frames = i * RUN..frames.min((i + 1) * RUN);
-            let scale = |(t, &top): (usize, &E::Real)| match stats.get(t) {
-                Some(stats) => stats.log_softmax(top),
-                None => top.widen(),
-            };
-            frames.zip(tops).map(scale).sum::<f64>()
-        }));
-        fit
+        let mut finite = true;
+        for (i, tops) in tops.iter().enumerate() {
+            let of_run = i * RUN..frames.min((i + 1) * RUN);
+            let mut sum = 0.0;
+            for (t, &top) in of_run.zip(tops) {
+                let scale = match stats.get(t) {
+                    Some(stats) => stats.log_softmax(top),
+                    None => top.widen(),
+                };
+                if let Some(to) = log_scales.get_mut(t) {
+                    *to = scale;
+                }
+                sum += scale;
+            }
+            finite &= sum.is_finite();
+            scales.push(sum);
+        }
+        if !finite && stats.iter().any(RowStats::is_poisoned) {
+            return Err(Poisoned);
+        }
+        Ok(EmissionsTo {
+            entries,
+            stats,
+            kinds,
+            log_scales,
+        })
+    }
+
+    /// Whether a NaN or +inf is among the entries, of logits in all rows.
+    pub fn is_poisoned(&self) -> bool {
+        const AT_ONCE: usize = 16;
+        let mut entries = vec![[E::Real::ZERO; RUN]; AT_ONCE * self.entries()];
+        let mut buffers = RowBuffers::default();
+        (0..self.runs.count()).step_by(AT_ONCE).any(|first| {
+            let runs = first..(first + AT_ONCE).min(self.runs.count());
+            let mut stats = self.no_stats(self.runs.frames_of(runs.clone()).len());
+            let entries = &mut entries[..runs.len() * self.entries()];
+            self.gather(runs, entries, &mut stats, false, &mut buffers);
+            stats.iter().any(RowStats::is_poisoned)
+                || entries.as_flattened().iter().any(|x| x.is_poison())
+        })
     }
 
     /// Asks for the memory of `runs`, whose entries will be gathered soon, where rows are short. Hardware does
@@ -233,27 +301,45 @@ impl<'a, E: Element> Source<'a, E> {
         // All rows are on their way from memory at the same time.
         let rows = rows_from(frame);
         let next = if AHEAD { rows_from(frame + RUN) } else { rows };
-        let gather = |to: &mut [T; RUN], class: usize| {
-            let column = class * self.strides.class;
-            if AHEAD {
-                for row in next {
-                    fetch(row.as_ptr().wrapping_add(column));
-                }
-            }
-            // SAFETY: no column is above `reach`.
-            *to = in_registers(rows.map(|row| unsafe { *row.get_unchecked(column) }));
-        };
+        let column = |class: usize| class * self.strides.class;
         let (labels, blank) = to.split_at_mut(self.used.len());
         for (to, &class) in labels.iter_mut().zip(self.used) {
-            gather(to, class as usize);
+            // SAFETY: no column is above `reach`.
+            unsafe { pick_column::<T, AHEAD>(&rows, &next, column(class as usize), to) };
         }
-        gather(&mut blank[0], self.blank);
+        // SAFETY: as above.
+        unsafe { pick_column::<T, AHEAD>(&rows, &next, column(self.blank), &mut blank[0]) };
     }
 
     /// From the first to the last that may be wanted of a row.
     fn row_bytes(&self) -> usize {
         (self.reach + 1) * size_of::<E>()
     }
+}
+
+/// One entry of each row. With `AHEAD` that of each of `next` is asked for.
+///
+/// # Safety
+///
+/// The rows have more than `column` entries.
+#[inline(always)]
+unsafe fn pick_column<T: WithDType, const AHEAD: bool>(
+    rows: &[&[T]; RUN],
+    next: &[&[T]; RUN],
+    column: usize,
+    to: &mut [T; RUN],
+) {
+    if AHEAD {
+        for row in next {
+            fetch(row.as_ptr().wrapping_add(column));
+        }
+    }
+    let mut numbers = [T::zero(); RUN];
+    for k in 0..RUN {
+        // SAFETY: the caller's.
+        numbers[k] = unsafe { *rows[k].get_unchecked(column) };
+    }
+    *to = in_registers(numbers);
 }
 
 /// The same numbers. They come together in registers, so that two stores take them to memory and not
@@ -274,54 +360,86 @@ fn in_registers<T: WithDType>(numbers: [T; RUN]) -> [T; RUN] {
     numbers
 }
 
-/// The second half of [`Source::emissions`]: what each frame was divided by goes to `tops`.
+/// Whether each frame of a run has an entry above −inf. The run with the largest of its frame in place of −inf goes to
+/// `unmasked`.
+fn unmask<R: Real>(run: &[[R; RUN]], unmasked: &mut Vec<[R; RUN]>) -> bool {
+    let none = R::narrow(f64::NEG_INFINITY);
+    let tops = largest(run);
+    unmasked.clear();
+    unmasked.extend(
+        run.iter().map(|entry| {
+            std::array::from_fn(|k| if entry[k] == none { tops[k] } else { entry[k] })
+        }),
+    );
+    !tops.contains(&none)
+}
+
+/// The emissions of `unmasked` in place of a run's entries, and 0 for −inf.
+fn mask<R: Real>(run: &mut [[R; RUN]], unmasked: &[[R; RUN]]) {
+    let none = R::narrow(f64::NEG_INFINITY);
+    for (entry, emission) in run.iter_mut().zip(unmasked) {
+        for k in 0..RUN {
+            entry[k] = if entry[k] == none {
+                R::ZERO
+            } else {
+                emission[k]
+            };
+        }
+    }
+}
+
+/// The second half of [`Source::emissions`]: what each frame was divided by goes to `tops`. A run of which an emission
+/// is out of range is [`Entries::Raw`], the others [`Entries::Plain`].
 fn to_emissions<R: Real>(
     table: &mut [[R; RUN]],
     entries: usize,
     tops: &mut [[R; RUN]],
+    kinds: &mut [Entries],
     split: bool,
-) -> bool {
+) {
     let share = (SHARE / (RUN * entries)).max(1);
-    let convert = |(table, tops): (&mut [[R; RUN]], &mut [[R; RUN]])| {
+    let convert = |(table, tops, kinds): (&mut [[R; RUN]], &mut [[R; RUN]], &mut [Entries])| {
         dispatch_simd(LinearRuns {
             table,
             entries,
             tops,
+            kinds,
         })
     };
     if !split || tops.len() <= share {
-        return convert((table, tops));
+        return convert((table, tops, kinds));
     }
     let shares = (
         table.par_chunks_mut(share * entries),
         tops.par_chunks_mut(share),
+        kinds.par_chunks_mut(share),
     );
-    shares
-        .into_par_iter()
-        .map(convert)
-        .reduce(|| true, |a, b| a & b)
+    shares.into_par_iter().for_each(convert);
 }
 
 struct LinearRuns<'a, R> {
     table: &'a mut [[R; RUN]],
     entries: usize,
     tops: &'a mut [[R; RUN]],
+    kinds: &'a mut [Entries],
 }
 
 impl<R: Real> WithSimd for LinearRuns<'_, R> {
-    type Output = bool;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> bool {
-        let mut fit = [R::ONE; LANES];
+    fn with_simd<S: Simd>(self, simd: S) {
         // First the largest of a few runs, then their exponentials: none of these waits for another.
         let few = self.table.chunks_mut(FEW * self.entries);
-        for (runs, to) in few.zip(self.tops.chunks_mut(FEW)) {
+        let to = self.tops.chunks_mut(FEW).zip(self.kinds.chunks_mut(FEW));
+        for (runs, (to, kinds)) in few.zip(to) {
             let mut tops = [[R::ZERO; LANES]; FEW];
             for (run, tops) in runs.chunks_exact(self.entries).zip(&mut tops) {
                 *tops = largest(run);
             }
-            for (run, tops) in runs.chunks_exact_mut(self.entries).zip(&tops) {
+            let runs = runs.chunks_exact_mut(self.entries);
+            for (run, (tops, kind)) in runs.zip(tops.iter().zip(kinds)) {
+                let mut fit = [R::ONE; LANES];
                 let above = tops
                     .iter()
                     .fold(false, |above, &top| above | (top > R::ZERO));
@@ -330,16 +448,16 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
                 } else {
                     linear_run::<S, R, true>(simd, run, tops, &mut fit);
                 }
+                let mut all = true;
+                for k in 0..LANES {
+                    all &= fit[k] == R::ONE;
+                }
+                *kind = if all { Entries::Plain } else { Entries::Raw };
             }
             for (to, tops) in to.iter_mut().zip(&tops) {
                 to.copy_from_slice(&tops[..RUN]);
             }
         }
-        let mut fits = true;
-        for k in 0..LANES {
-            fits &= fit[k] == R::ONE;
-        }
-        fits
     }
 }
 
@@ -387,12 +505,23 @@ fn linear_run<S: Simd, R: Real, const NOT_ABOVE_ZERO: bool>(
     }
 }
 
+/// Where [`Source::emissions`] puts what it makes.
+pub(super) struct EmissionsTo<'a, R> {
+    pub entries: &'a mut [[R; RUN]],
+    /// A place for each frame, or none for log-probabilities.
+    pub stats: &'a mut [RowStats<R>],
+    pub kinds: &'a mut [Entries],
+    /// A place for each frame, or none.
+    pub log_scales: &'a mut [f64],
+}
+
 /// Working memory for rows of the input.
 #[derive(Default)]
 pub(super) struct RowBuffers<E: Element> {
     raw: Vec<E>,
     row: Vec<E::Real>,
     raw_run: Vec<[E; RUN]>,
+    unmasked: Vec<[E::Real; RUN]>,
     tops: Vec<[E::Real; RUN]>,
 }
 

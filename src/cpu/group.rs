@@ -2,19 +2,25 @@
 //! by side. To the last bit they are those of the items one by one.
 
 use super::real::Element;
-use super::runs::{Backward, Direction, Forward, Table};
+use super::runs::{Backward, Direction, Entries, Forward, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Tiles, Track, Unfit};
-use super::{Desk, Problem, Read, Work, item};
+use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Tiles, Track};
+use super::{Desk, OutOfMemory, Problem, Read, Work};
 use crate::classes::{Classes, Numbering};
 use crate::plan::{Plan, Strides};
+use candle_core::Result as CandleResult;
 use std::cmp::Reverse;
 use std::ops::Range;
 
 /// The loss of each item.
-pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> Vec<f64> {
-    let mut losses = vec![0.0; plan.batch];
-    let mut items: Vec<(usize, &mut f64)> = losses.iter_mut().enumerate().collect();
+pub(super) fn losses<E: Element>(
+    plan: &Plan,
+    data: &[E],
+    strides: Strides,
+) -> CandleResult<Vec<f64>> {
+    let mut losses: Vec<Result<f64, OutOfMemory>> = vec![Ok(0.0); plan.batch];
+    let mut items: Vec<(usize, &mut Result<f64, OutOfMemory>)> =
+        losses.iter_mut().enumerate().collect();
     let work = Work::of(plan);
     // Those that go together should end together, and the longest not begin last.
     items.sort_by_key(|(n, _)| Reverse((plan.input_lengths[*n], plan.target_length(*n))));
@@ -25,7 +31,10 @@ pub(super) fn losses<E: Element>(plan: &Plan, data: &[E], strides: Strides) -> V
         work.is_small(),
         |some, buffers: &mut Buffers<E>| group(plan, data, strides, some, buffers),
     );
+    let losses = losses.into_iter().enumerate();
     losses
+        .map(|(n, loss)| loss.map_err(|out| out.of_item(plan, n)))
+        .collect()
 }
 
 /// Runs of each item whose emissions are in memory at a time.
@@ -77,8 +86,9 @@ struct Item<'a, E: Element> {
     problem: Problem<'a, E>,
     lattice: &'a Tiles,
     ways: &'a mut Ways<E::Real>,
-    fit: Result<(), Unfit>,
-    loss: &'a mut f64,
+    /// Whether it can go on side by side with the others.
+    fit: Result<(), OutOfRange>,
+    loss: &'a mut Result<f64, OutOfMemory>,
 }
 
 /// Up to [`ABREAST`] items.
@@ -86,7 +96,7 @@ fn group<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
-    items: &mut [(usize, &mut f64)],
+    items: &mut [(usize, &mut Result<f64, OutOfMemory>)],
     buffers: &mut Buffers<E>,
 ) {
     let Buffers {
@@ -116,22 +126,22 @@ fn group<E: Element>(
                 loss,
             });
         } else {
-            **loss = problem.loss_without_lattice();
+            **loss = Ok(problem.loss_without_lattice());
         }
     }
     if group.len() < FEWEST_ABREAST {
         for Item { problem, loss, .. } in group {
-            *loss = item(plan, data, strides, problem.n, false, false, alone).loss;
+            *loss = problem.loss_alone(alone);
         }
         return;
     }
     sweep::<Forward, E>(&mut group, abreast, desk);
     sweep::<Backward, E>(&mut group, abreast, desk);
     for item in group {
-        let log_p = item
-            .log_p()
-            .unwrap_or_else(|Unfit| item.problem.in_wide(false).0);
-        *item.loss = item.problem.loss(log_p);
+        *item.loss = match item.log_p() {
+            Ok(log_p) => Ok(item.problem.loss(log_p)),
+            Err(OutOfRange) => item.problem.loss_alone(alone),
+        };
     }
 }
 
@@ -166,15 +176,19 @@ impl<E: Element> Item<'_, E> {
     /// What is to be done with `runs`: nothing where they do not fit.
     fn lane<D: Direction>(&mut self, runs: Range<usize>, desk: &mut Desk<E>) -> Lane<'_, E::Real> {
         let Way { track, read } = self.ways.of::<D>();
-        // What does not fit is done in another way, and needs nothing more here.
+        // What does not fit is done alone, and needs nothing more here.
         let table = self.fit.and_then(|()| {
             let source = &self.problem.source;
-            source.read::<D>(runs.clone(), None, read, desk, false)
+            let table = source.read::<D>(runs.clone(), None, read, desk, false);
+            table
+                .ok()
+                .filter(|table| table.kinds.iter().all(|&kind| kind == Entries::Plain))
+                .ok_or(OutOfRange)
         });
         let (runs, table) = match table {
             Ok(table) => (runs, table),
-            Err(Unfit) => {
-                self.fit = Err(Unfit);
+            Err(OutOfRange) => {
+                self.fit = Err(OutOfRange);
                 (0..0, Table::default())
             }
         };
@@ -187,11 +201,11 @@ impl<E: Element> Item<'_, E> {
     }
 
     /// `ln P` where both directions are in the middle.
-    fn log_p(&self) -> Result<f64, Unfit> {
+    fn log_p(&self) -> Result<f64, OutOfRange> {
         self.fit?;
         let Ways { forward, backward } = &*self.ways;
-        let met = self.lattice.meet(&forward.track, &backward.track)?;
-        Ok(met.ln() + forward.read.and(&backward.read)?)
+        let met = self.lattice.meet(&forward.track, &backward.track);
+        Ok(met.ln() + (forward.read.log_scale + backward.read.log_scale))
     }
 }
 
@@ -199,6 +213,7 @@ impl<E: Element> Item<'_, E> {
 mod tests {
     use super::*;
     use crate::cpu::isa::tests::on_each;
+    use crate::cpu::item;
     use crate::options::Reduction;
     use crate::plan::{InputKind, frames_needed};
     use proptest::prelude::*;
@@ -282,9 +297,13 @@ mod tests {
             class: 1,
         };
         let mut buffers = super::super::Buffers::default();
-        let alone = |n| item(plan, data, strides, n, false, false, &mut buffers).loss;
+        let alone = |n| {
+            item(plan, data, strides, n, false, false, &mut buffers)
+                .unwrap()
+                .loss
+        };
         let alone: Vec<f64> = (0..plan.batch).map(alone).collect();
-        let together = losses(plan, data, strides);
+        let together = losses(plan, data, strides).unwrap();
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         prop_assert!(
             alone.iter().zip(&together).all(same),

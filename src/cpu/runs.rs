@@ -106,9 +106,28 @@ pub(super) struct Table<'a, R> {
     /// Entries of a frame.
     pub entries: usize,
     pub values: &'a [[R; RUN]],
+    /// By run.
+    pub kinds: &'a [Entries],
+}
+
+/// What the entries of a run are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Entries {
+    /// Emissions, all above 0.
+    #[default]
+    Plain,
+    /// Emissions, some of them 0.
+    Masked,
+    /// As they came, for they are too far apart for plain emissions.
+    Raw,
 }
 
 impl<'a, R> Table<'a, R> {
+    #[inline(always)]
+    pub fn kind(&self, run: usize) -> Entries {
+        self.kinds[run - self.first]
+    }
+
     #[inline(always)]
     pub fn run(&self, run: usize) -> &'a [[R; RUN]] {
         let start = (run - self.first) * self.entries;

@@ -17,10 +17,10 @@
 
 use super::emission::Source;
 use super::real::{Element, Real};
-use super::runs::{Backward, Direction, Forward, RUN, Table};
+use super::runs::{Backward, Direction, Entries, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
-use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, Scratch, Tiles, Track, Unfit};
-use super::{Desk, Read, both, item, loss_from};
+use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Scratch, Tiles, Track};
+use super::{Desk, OutOfMemory, Read, both, item, loss_from};
 use crate::plan::{Plan, Strides, frames_needed};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
     strides: Strides,
     n: usize,
     candidates: &[S],
-) -> Vec<f64> {
+) -> Result<Vec<f64>, OutOfMemory> {
     let frames = plan.input_lengths[n];
     let mut distinct: BTreeMap<&[u32], f64> = candidates
         .iter()
@@ -51,30 +51,39 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
         let scores = together(plan, data, strides, n, &targets);
         // For an entry that one candidate uses and another does not, when it is no number or too
         // far from the others, and for states too far apart: through the loss, one by one.
-        let mut missing: Vec<(&[u32], &mut f64)> = Vec::new();
+        let mut missing: Vec<(&[u32], Result<&mut f64, OutOfMemory>)> = Vec::new();
         for ((target, to), score) in distinct.iter_mut().zip(scores) {
             match score {
                 Ok(score) => *to = score,
-                Err(Unfit) => missing.push((*target, to)),
+                Err(OutOfRange) => missing.push((*target, Ok(to))),
             }
         }
-        let jobs = missing.into_iter();
         let most = usize::MAX;
         share_out(
-            jobs,
+            missing.iter_mut(),
             Threads::Rayon,
             most,
             false,
             |(target, to), buffers| {
                 let plan = alone(plan, n, target.to_vec());
                 let strides = item_strides(strides, n);
-                // 0 − x, so that a certain transcript has 0 and not −0.
-                *to = 0.0 - item(&plan, data, strides, 0, false, true, buffers).loss;
+                match item(&plan, data, strides, 0, false, true, buffers) {
+                    // 0 − x, so that a certain transcript has 0 and not −0.
+                    Ok(item) => {
+                        if let Ok(to) = to {
+                            **to = 0.0 - item.loss;
+                        }
+                    }
+                    Err(out) => *to = Err(out),
+                }
             },
         );
+        for (_, scored) in missing {
+            scored?;
+        }
     }
     let of = |candidate: &S| distinct[candidate.as_ref()];
-    candidates.iter().map(of).collect()
+    Ok(candidates.iter().map(of).collect())
 }
 
 /// The plan of item `n` alone, for a target of its own.
@@ -103,7 +112,7 @@ fn together<E: Element>(
     strides: Strides,
     n: usize,
     targets: &[&[u32]],
-) -> Vec<Result<f64, Unfit>> {
+) -> Vec<Result<f64, OutOfRange>> {
     let frames = plan.input_lengths[n];
     let mut used: Vec<u32> = targets.concat();
     used.sort_unstable();
@@ -130,19 +139,15 @@ fn together<E: Element>(
         || sweep::<Forward, E>(&source, &lattices, threads),
         || sweep::<Backward, E>(&source, &lattices, threads),
     );
-    let swept = early.and_then(|early| {
-        let late = late?;
-        let log_scale = early.read.and(&late.read)?;
-        Ok((early, late, log_scale))
-    });
-    let Ok((early, late, log_scale)) = swept else {
-        return vec![Err(Unfit); targets.len()];
+    let (Ok(early), Ok(late)) = (early, late) else {
+        return vec![Err(OutOfRange); targets.len()];
     };
+    let log_scale = early.read.log_scale + late.read.log_scale;
     let scores = lattices.iter().enumerate().map(|(i, lattice)| {
         let Some(lattice) = lattice else {
             return Ok(f64::NEG_INFINITY);
         };
-        let log_p = lattice.meet(early.track(i)?, late.track(i)?)?.ln() + log_scale;
+        let log_p = lattice.meet(early.track(i)?, late.track(i)?).ln() + log_scale;
         Ok(0.0 - loss_from(log_p, frames, plan.input, E::Real::EPSILON))
     });
     scores.collect()
@@ -151,12 +156,12 @@ fn together<E: Element>(
 /// One direction of all candidates.
 struct Swept<R> {
     tracks: Vec<Track>,
-    fit: Vec<Result<(), Unfit>>,
+    fit: Vec<Result<(), OutOfRange>>,
     read: Read<R>,
 }
 
 impl<R> Swept<R> {
-    fn track(&self, i: usize) -> Result<&Track, Unfit> {
+    fn track(&self, i: usize) -> Result<&Track, OutOfRange> {
         self.fit[i].map(|()| &self.tracks[i])
     }
 }
@@ -165,7 +170,7 @@ impl<R> Swept<R> {
 struct Candidate<'a> {
     lattice: &'a Tiles,
     track: &'a mut Track,
-    fit: &'a mut Result<(), Unfit>,
+    fit: &'a mut Result<(), OutOfRange>,
 }
 
 /// Some of them, side by side or one after the other.
@@ -189,7 +194,8 @@ impl Bunch<'_> {
             } in &mut self.candidates
             {
                 if fit.is_ok() {
-                    **fit = lattice.sweep::<D, _>(track, runs.clone(), table, false, scratch);
+                    let swept = lattice.sweep::<D, _>(track, runs.clone(), table, false, scratch);
+                    **fit = swept.map_err(|_| OutOfRange);
                 }
             }
             return;
@@ -208,13 +214,13 @@ impl Bunch<'_> {
     }
 }
 
-/// One direction of all lattices up to the middle. [`Unfit`] when an entry is no number, or too far
+/// One direction of all lattices up to the middle. [`OutOfRange`] when an entry is no number, or too far
 /// from the others.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
     lattices: &[Option<Tiles>],
     threads: usize,
-) -> Result<Swept<E::Real>, Unfit> {
+) -> Result<Swept<E::Real>, OutOfRange> {
     let mut swept = Swept {
         tracks: lattices.iter().map(|_| Track::default()).collect(),
         fit: vec![Ok(()); lattices.len()],
@@ -259,7 +265,12 @@ fn sweep<D: Direction, E: Element>(
     let (mut read, mut desk) = (Read::default(), Desk::default());
     let at_once = (TABLE / (RUN * entries)).clamp(1, 64);
     for some in runs.chunks::<D>(at_once) {
-        let table = source.read::<D>(some.clone(), None, &mut read, &mut desk, threads > 1)?;
+        let table = source
+            .read::<D>(some.clone(), None, &mut read, &mut desk, threads > 1)
+            .map_err(|_| OutOfRange)?;
+        if table.kinds.iter().any(|&kind| kind != Entries::Plain) {
+            return Err(OutOfRange);
+        }
         share_out(
             bunches.iter_mut(),
             Threads::Rayon,
@@ -334,7 +345,7 @@ mod tests {
             let (mut whole, mut alone) = (Duration::MAX, Duration::MAX);
             for _ in 0..15 {
                 let start = Instant::now();
-                let scores = score(&plan, &data, strides, 0, &targets);
+                let scores = score(&plan, &data, strides, 0, &targets).unwrap();
                 whole = whole.min(start.elapsed());
                 assert!(scores.iter().all(|score| score.is_finite()));
                 alone = alone.min(lattices(frames, &targets));
@@ -356,6 +367,7 @@ mod tests {
                 let entries = classes.distinct.len() + 1;
                 let all = Runs { frames };
                 let values = vec![[0.9f32; RUN]; all.count() * entries];
+                let kinds = vec![Entries::Plain; all.count()];
                 let mut lattice = Tiles::default();
                 lattice.prepare(frames, target, &classes.place, entries);
                 let (mut track, mut scratch) = (Track::default(), Scratch::default());
@@ -363,6 +375,7 @@ mod tests {
                     first: 0,
                     entries,
                     values: &values,
+                    kinds: &kinds,
                 };
                 let start = Instant::now();
                 lattice.start::<D>(&mut track);

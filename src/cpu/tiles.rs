@@ -22,19 +22,11 @@
 //! in each frame. Only the states at the start of each run are kept (a *checkpoint*); the walk makes
 //! the rows of a run again from there.
 //!
-//! **Scale.** Each tile has a power of two, set anew before each run so that its largest state is near
-//! 2^[`TOP`], or less where a neighbour is far ahead: a tile's exponent is at most [`AHEAD`] below that
-//! of the tile from which states flow into it. In the 8 frames of a run states flow no further than
-//! one tile, and no state grows by more than 3^8 < 2^13, so nothing exceeds
-//! 2^(TOP + AHEAD + 13) < 2^1023.
-//!
-//! **What is lost.** A state below 2^-1022 may vanish. What vanishes in a run can reach a state of
-//! the next tile multiplied by at most 2^(AHEAD + 26). So it is less than 2^-60 of any state that
-//! ends the run above [`LEAST`] = 2^(-1022 + AHEAD + 26 + 60). On the way to the middle, a run that
-//! ends with a live state below that is [`Unfit`], as is one with tiles too far apart for a factor
-//! between them, and a meeting where dead states hide what counts; so `P` is exact. On the way on, states that no path needs any more may vanish.
-//! That none is missed shows in each frame: the posteriors must add up to 1 within [`OFF`]. An item that does not
-//! fit is computed in numbers with exponents of their own (`wide`).
+//! **Range.** A tile has a power of two in each run (`range.rs`). On the way to the middle a check at the end of the run
+//! says whether all states are exact. If not, what was lost is either forgone ([`Forgone`]), and held against `P` in the
+//! middle, or the run is done again with a power of two for each pair, and then with one for each state
+//! (`extended.rs`). Past the middle `P` is known, and exponents alone say whether a run holds. So the time that an item
+//! takes hardly depends on how far its states are apart.
 
 #![allow(
     clippy::needless_range_loop,
@@ -43,16 +35,30 @@
 )]
 
 mod abreast;
+mod checkpoints;
+mod extended;
+mod posteriors;
+mod power;
+mod range;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
+pub(crate) use posteriors::TokenOccupancy;
+pub(super) use posteriors::{ClassPosteriors, Posteriors, StatePosteriors, TokenSums};
 
+use super::Stop;
 use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
-use super::runs::{Backward, Direction, RUN, Runs, Table, nth, ordered};
+use super::runs::{Direction, Entries, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
+use checkpoints::{Checkpoint, Checkpoints};
+use extended::{JoinExtended, RecordExtended, SpreadExponents, normalise_tile};
+use power::{exponent_of, pow2, powers};
 use pulp::{Simd, WithSimd};
+use range::{
+    NO_TILE, NOWHERE, NOWHERE_BELOW, Range8, TOP, TOP_OF_POSTERIORS, TOP_OF_ROWS, TileBefore,
+};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -60,23 +66,16 @@ use std::ops::Range;
 const PAIRS: usize = 8;
 const _: () = assert!(RUN == PAIRS);
 
-/// The largest state of a tile is brought to between 2^TOP and 2^(TOP + 1).
-const TOP: i64 = 350;
-/// The most that the exponent of a tile may be below that of the tile it receives from.
-const AHEAD: i64 = 300;
-/// The exponent of the least state that is sure to be exact.
-const LEAST: i64 = -1022 + AHEAD + 26 + 60;
-/// The exponent of a tile that holds nothing and receives nothing.
-const NOWHERE: i64 = -(1 << 40);
-/// How far from 1 the posteriors of a frame may add up to. Rounding over 20000 frames takes 1e-12.
+/// How far from 1 the posteriors of a frame may add up to, else their block is done at a finer level. Rounding over 20000
+/// frames takes 1e-12.
 const OFF: f64 = 1e-10;
 
-/// This arithmetic does not hold the item's numbers.
+/// This arithmetic does not hold the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unfit;
+pub(super) struct OutOfRange;
 
-fn fits(fit: bool) -> Result<(), Unfit> {
-    if fit { Ok(()) } else { Err(Unfit) }
+fn in_range(holds: bool) -> Result<(), OutOfRange> {
+    if holds { Ok(()) } else { Err(OutOfRange) }
 }
 
 /// One value for each state of a tile.
@@ -92,7 +91,7 @@ const EMPTY: Tile = Tile {
     label: ZEROS,
 };
 
-/// What the numbers of a tile stand for: a state is `number · 2^(exponent − TOP)`.
+/// What the numbers of a tile stand for where they share an exponent: a state is `number · 2^exponent`.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
     exponent: i64,
@@ -101,39 +100,120 @@ struct Scale {
 }
 
 const UNSCALED: Scale = Scale {
-    exponent: TOP,
+    exponent: 0,
     factor: 1.0,
 };
 
-/// The tiles of a row of the lattice.
+/// A row of the lattice, tile by tile.
 #[derive(Debug, Default)]
 struct Row {
     numbers: Vec<Tile>,
+    /// Whether the numbers of a tile share an exponent, so that `scales` say what they stand for. Else `exponents`
+    /// do: a state is `number · 2^exponent`.
+    uniform: bool,
     scales: Vec<Scale>,
+    exponents: Vec<Tile>,
 }
+
+const FAR: Tile = Tile {
+    blank: Pairs([NOWHERE; PAIRS]),
+    label: Pairs([NOWHERE; PAIRS]),
+};
 
 impl Row {
     fn resize(&mut self, tiles: usize) {
         self.numbers.resize(tiles, EMPTY);
         self.scales.resize(tiles, UNSCALED);
+        self.exponents.resize(tiles, FAR);
     }
 
-    fn clear(&mut self) {
+    /// Becomes a row of zeros.
+    fn clear(&mut self, tiles: usize) {
         self.numbers.clear();
         self.scales.clear();
+        self.exponents.clear();
+        self.resize(tiles);
+        self.uniform = true;
     }
 
-    /// Adds some tiles of another.
-    fn extend(&mut self, from: &Row, tiles: Range<usize>) {
-        self.numbers.extend_from_slice(&from.numbers[tiles.clone()]);
-        self.scales.extend_from_slice(&from.scales[tiles]);
+    /// The exponents of tile `b`.
+    #[inline(always)]
+    fn exponents_of(&self, b: usize) -> Tile {
+        if self.uniform {
+            let exponent = self.scales[b].exponent as f64;
+            let exponents = Pairs([exponent; PAIRS]);
+            Tile {
+                blank: exponents,
+                label: exponents,
+            }
+        } else {
+            self.exponents[b]
+        }
     }
 
-    /// Replaces `tiles` by those of another from `start` on.
-    fn copy(&mut self, tiles: Range<usize>, from: &Row, start: usize) {
-        let source = start..start + tiles.len();
-        self.numbers[tiles.clone()].copy_from_slice(&from.numbers[source.clone()]);
-        self.scales[tiles].copy_from_slice(&from.scales[source]);
+    /// The smallest number of these tiles in `scaled` that is not 0; or 0, if a state is there that is not 0 here.
+    #[inline(never)]
+    fn smallest_of(&self, scaled: &Row, tiles: Range<usize>) -> f64 {
+        let mut smallest = 1f64;
+        for b in tiles {
+            let (n, e, scaled) = (&self.numbers[b], self.exponents_of(b), &scaled.numbers[b]);
+            for (n, e, scaled) in [
+                (&n.blank, &e.blank, &scaled.blank),
+                (&n.label, &e.label, &scaled.label),
+            ] {
+                for k in 0..PAIRS {
+                    let alive = (n.0[k] > 0.0) & (e.0[k] > NOWHERE_BELOW);
+                    let number = if alive { scaled.0[k] } else { 1.0 };
+                    smallest = if number < smallest { number } else { smallest };
+                }
+            }
+        }
+        smallest
+    }
+
+    /// The exponent of the largest state of some tiles.
+    fn largest_exponent(&self, tiles: Range<usize>) -> f64 {
+        let mut largest = NOWHERE;
+        for b in tiles {
+            let (n, e) = (&self.numbers[b], self.exponents_of(b));
+            for (n, e) in [(&n.blank, &e.blank), (&n.label, &e.label)] {
+                for k in 0..PAIRS {
+                    if n.0[k] > 0.0 {
+                        largest = largest.max(exponent_of(n.0[k]) + e.0[k]);
+                    }
+                }
+            }
+        }
+        largest
+    }
+
+    /// Gives each state of the live tiles an exponent of its own.
+    #[inline(always)]
+    fn separate(&mut self, live: Range<usize>) {
+        if self.uniform {
+            for b in live {
+                self.exponents[b] = self.exponents_of(b);
+            }
+            self.uniform = false;
+        }
+    }
+
+    /// Becomes the live tiles of `other`, each state with an exponent of its own.
+    #[inline(always)]
+    fn separate_from(&mut self, other: &Row, live: Range<usize>) {
+        self.numbers[live.clone()].copy_from_slice(&other.numbers[live.clone()]);
+        for b in live {
+            self.exponents[b] = other.exponents_of(b);
+        }
+        self.uniform = false;
+    }
+
+    /// Becomes what `other` is.
+    fn copy_from(&mut self, other: &Row) {
+        self.numbers.clone_from(&other.numbers);
+        self.scales.clone_from(&other.scales);
+        self.exponents.clone_from(&other.exponents);
+        self.uniform = other.uniform;
     }
 }
 
@@ -141,14 +221,153 @@ impl Row {
 #[derive(Debug, Default)]
 pub(super) struct Track {
     row: Row,
-    /// The live tiles at the start of each run, and where each run begins.
-    kept: Row,
-    starts: Vec<usize>,
+    /// Where a block is tried that may not hold.
+    trial: Row,
+    kept: Checkpoints,
     past: Past,
+    patience: Patience,
+    forgone: Forgone,
+    /// Whether there were emissions of 0.
+    masked: bool,
+}
+
+/// What was lost of the states of a direction, for it was not expected to count.
+#[derive(Debug, Clone, Copy)]
+struct Forgone {
+    /// The exponent of all of it, as it can have grown up to now.
+    exponent: f64,
+    /// Binary orders that it grew by, in so many frames.
+    grew: f64,
+    frames: f64,
+}
+
+const NOTHING_FORGONE: Forgone = Forgone {
+    exponent: NOWHERE,
+    grew: 0.0,
+    frames: 0.0,
+};
+
+impl Default for Forgone {
+    fn default() -> Self {
+        NOTHING_FORGONE
+    }
+}
+
+impl Forgone {
+    /// Takes it through the frames of a block. A state flows to three at most: all of different classes.
+    #[inline(always)]
+    fn grow<R: Real>(&mut self, entries: &[[R; RUN]], frames: usize) {
+        let mut sums = [0.0; RUN];
+        for entry in entries {
+            for k in 0..RUN {
+                sums[k] += entry[k].widen();
+            }
+        }
+        let mut product = 1.0;
+        for k in 0..frames {
+            product *= sums[k].min(3.0);
+        }
+        self.grow_by(exponent_of(product) + 1.0, frames);
+    }
+
+    fn grow_by(&mut self, orders: f64, frames: usize) {
+        if self.exponent > NOWHERE {
+            self.exponent += orders;
+        }
+        self.grew += orders;
+        self.frames += frames as f64;
+    }
+
+    /// Whether so much can be forgone, with so many frames behind and so many left up to the middle, when the
+    /// largest state is at 2^`largest`. It is held against `P` later, by [`Tiles::certain`]; this is a guess, that
+    /// what is left will be as what was, and half as bad again.
+    fn may_add(&mut self, lost: f64, largest: f64, consumed: f64, left: f64) -> bool {
+        if lost <= self.exponent {
+            return true;
+        }
+        let grows = 1.5 * left * self.grew / self.frames.max(1.0);
+        let shrinks = 1.5 * left * (largest / consumed).min(0.0);
+        let most = largest + shrinks - grows - 3.0 * range::GUARD;
+        if lost < most {
+            // More than this block lost: what is so small is dropped from here on, before it is subnormal.
+            self.exponent = lost.max(most.min(largest - range::DROPPED + range::COUNT));
+        }
+        lost < most
+    }
+
+    /// What is smaller than this exponent makes no difference to all that is forgone.
+    fn negligible(&self) -> i64 {
+        (self.exponent - range::COUNT) as i64
+    }
+}
+
+/// How finely the range of a block is kept: what does not hold is tried again with the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Level {
+    /// An exponent for each tile and block.
+    #[default]
+    Tiles,
+    /// One for each pair and 3 frames.
+    Pairs,
+    /// One for each state and frame, which always holds.
+    States,
+}
+
+impl Level {
+    fn coarser(self) -> Self {
+        match self {
+            Self::States => Self::Pairs,
+            _ => Self::Tiles,
+        }
+    }
+}
+
+/// Frames of a part of a block at [`Level::Pairs`].
+const PART: usize = 3;
+const PARTS: usize = RUN.div_ceil(PART);
+
+/// The level to begin a block with: where a coarser one did not hold, it rarely does in the next few.
+#[derive(Debug, Clone, Copy, Default)]
+struct Patience {
+    coarsest: Level,
+    level: Level,
+    wait: u32,
+    left: u32,
+}
+
+impl Patience {
+    const LONGEST: u32 = 16;
+
+    fn new(coarsest: Level) -> Self {
+        Self {
+            coarsest,
+            level: coarsest,
+            ..Default::default()
+        }
+    }
+
+    fn first(&self) -> Level {
+        match self.left {
+            0 => self.level.coarser().max(self.coarsest),
+            _ => self.level,
+        }
+    }
+
+    /// A block was begun with `first` and held with `held`.
+    fn done(&mut self, first: Level, held: Level) {
+        self.left = self.left.saturating_sub(1);
+        if held > first {
+            self.wait = (2 * self.wait).clamp(1, Self::LONGEST);
+            self.left = self.wait;
+        } else if held < self.level {
+            self.wait = 0;
+        }
+        self.level = held;
+    }
 }
 
 /// How far a direction can have come.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Past {
     /// The labels that it can reach before the frame that it consumed last.
     labels: usize,
@@ -166,13 +385,19 @@ impl Default for Past {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     emissions: Spread,
-    /// `[tile][frame]`: the rows of the other direction.
+    range: Range8,
+    /// `[tile][frame]`: the rows of the other direction, and their exponents where each state has its own.
     rows: Vec<[Tile; RUN]>,
-    /// By tile: what makes posteriors of products.
-    scales: Vec<f64>,
+    row_exponents: Vec<[Tile; RUN]>,
+    /// What makes posteriors of products: by tile, and by pair.
+    tile_scales: Vec<f64>,
+    scales: Vec<Pairs>,
+    /// Of each part of the block: the exponents of the other direction's pairs.
+    part_exponents: [Vec<Pairs>; PARTS],
     /// By entry: the posterior of its class in each frame.
     classes: Vec<Pairs>,
     other: Row,
+    finer: Row,
 }
 
 /// The emissions of a run, as the tiles read them.
@@ -181,47 +406,29 @@ struct Spread {
     /// `[tile][frame]`
     labels: Vec<Square>,
     blanks: [f64; RUN],
+    exponents: SpreadExponents,
 }
 
-/// Where the two directions met: `P = mantissa · 2^exponent`.
+/// Where the two directions met: `P = mantissa · 2^exponent`, with a mantissa in [1, 2), or 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Met {
     mantissa: f64,
-    exponent: i64,
+    exponent: f64,
 }
+
+const NO_PATH: Met = Met {
+    mantissa: 0.0,
+    exponent: 0.0,
+};
 
 impl Met {
-    /// Adds `number · 2^e`.
-    fn add(&mut self, number: f64, e: i64) {
-        if number > 0.0 {
-            let own = exponent_of(number);
-            let top = self.exponent.max(own + e);
-            // In two steps: 2^-1023 is no normal number.
-            self.mantissa = self.mantissa * pow2(self.exponent - top)
-                + number * 0.5 * pow2(1 - own) * pow2(own + e - top);
-            self.exponent = top;
-        }
-    }
-
     pub fn ln(self) -> f64 {
-        self.mantissa.ln() + self.exponent as f64 * std::f64::consts::LN_2
+        self.mantissa.ln() + self.exponent * std::f64::consts::LN_2
     }
-}
 
-/// `2^e`: 0 below the normal numbers, and no more than 2^1023.
-#[inline(always)]
-fn pow2(e: i64) -> f64 {
-    if e < -1022 {
-        0.0
-    } else {
-        f64::from_bits(((e.min(1023) + 1023) as u64) << 52)
+    pub fn is_zero(self) -> bool {
+        self.mantissa == 0.0
     }
-}
-
-/// The exponent of a normal number above 0.
-#[inline(always)]
-fn exponent_of(x: f64) -> i64 {
-    (x.to_bits() >> 52) as i64 - 1023
 }
 
 /// The pairs whose blanks, and those whose labels, can be reached.
@@ -239,6 +446,10 @@ pub(super) struct Tiles {
     labels: usize,
     /// Emissions of a frame; the blank's is the last.
     entries: usize,
+    /// The coarsest level that is tried.
+    pub coarsest: Level,
+    /// Whether states may be lost that are not expected to count.
+    pub forgoes: bool,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
     /// By pair: 1 where its label may follow the one before it with no blank between, in the order of
@@ -326,13 +537,25 @@ impl Tiles {
 
     /// Sets `track` to before the first frame of `D`.
     pub fn start<D: Direction>(&self, track: &mut Track) {
-        track.row.clear();
-        track.row.resize(self.places.len());
+        let tiles = self.places.len();
+        track.row.clear(tiles);
+        track.trial.clear(tiles);
         track.kept.clear();
-        track.starts.clear();
         track.past = Past::default();
+        track.forgone = NOTHING_FORGONE;
+        track.masked = false;
+        track.patience = Patience::new(self.coarsest);
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
+    }
+
+    /// Makes room for the checkpoints of all runs of `D`.
+    pub fn reserve<D: Direction>(&self, track: &mut Track) -> Result<(), Stop> {
+        let runs = self.runs.half::<D>();
+        let tiles = runs
+            .clone()
+            .map(|i| self.live(&self.runs.frames_of(i..i + 1)).len());
+        track.kept.reserve(runs.len(), tiles.sum())
     }
 
     /// `U_n`.
@@ -354,7 +577,7 @@ impl Tiles {
         table: Table<R>,
         keep: bool,
         scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), Stop> {
         dispatch_simd(Sweep::<D, R> {
             lattice: self,
             track,
@@ -366,96 +589,63 @@ impl Tiles {
         })
     }
 
-    /// `P`, where the two directions have met.
-    pub fn meet(&self, alpha: &Track, beta: &Track) -> Result<Met, Unfit> {
-        const SMALLER: i64 = 480;
+    /// Whether `P` is exact though something was forgone: what was lost of one direction can meet the largest state of
+    /// the other, or what that lost.
+    pub fn certain(&self, alpha: &Track, beta: &Track, met: Met) -> bool {
+        // Fewer than 2^40 states, each lost once; and what flows there is a sum of three.
+        const SLACK: f64 = range::COUNT + range::GUARD;
+        let [a, b] = [alpha.forgone.exponent, beta.forgone.exponent];
+        if a <= NOWHERE && b <= NOWHERE {
+            return true;
+        }
+        if met.is_zero() {
+            return false;
+        }
         let middle = self.runs.middle();
-        let mut met = Met {
-            mantissa: 0.0,
-            exponent: NOWHERE,
-        };
-        // The exponent of what may have vanished: each of the 16 products (of up to 3 terms) of a tile
-        // loses what is below 2^-1022.
-        let mut lost = NOWHERE;
-        let (alpha, beta) = (&alpha.row, &beta.row);
-        for b in self.live(&(middle..middle)) {
-            let sum = self.products(b, alpha, beta, 1.0);
-            let e = alpha.scales[b].exponent + beta.scales[b].exponent - 2 * TOP;
-            let (sum, e) = if sum.is_finite() {
-                (sum, e)
-            } else {
-                let sum = self.products(b, alpha, beta, pow2(-SMALLER));
-                fits(sum.is_finite())?;
-                (sum, e + 2 * SMALLER)
-            };
-            met.add(sum, e);
-            lost = lost.max(e - 1022 + 6);
-        }
-        // States that no path needs may hide those that it does.
-        fits(met.mantissa > 0.0 && met.exponent >= lost + 60)?;
-        Ok(met)
+        let live = self.live(&(middle..middle));
+        let after = live.start..(live.end + 1).min(self.places.len());
+        let most_a = alpha.row.largest_exponent(live).max(a);
+        let most_b = beta.row.largest_exponent(after).max(b);
+        (a + most_b).max(b + most_a) + SLACK <= met.exponent
     }
 
-    /// The sum of the products of the alphas of tile `b` and what flows into its betas, both multiplied
-    /// by `scale` first.
-    fn products(&self, b: usize, alpha: &Row, beta: &Row, scale: f64) -> f64 {
-        let factor = spread::<Backward>(beta.scales[b].factor).0;
-        let skip = &self.backward_skip[b].0;
-        let (alpha, beta, above) = (
-            &alpha.numbers[b],
-            &beta.numbers[b],
-            beta.numbers.get(b + 1).unwrap_or(&EMPTY),
-        );
-        let (blank, label) = (&beta.blank.0, &beta.label.0);
-        let mut sum = 0.0;
-        for k in 0..PAIRS {
-            let (next_blank, next_label) = if k + 1 < PAIRS {
-                (blank[k + 1], label[k + 1])
-            } else {
-                (above.blank.0[0], above.label.0[0])
-            };
-            let to_blank = blank[k] + label[k];
-            let to_label = label[k] + next_blank * factor[k] + next_label * (skip[k] * factor[k]);
-            sum += (alpha.blank.0[k] * scale) * (to_blank * scale);
-            sum += (alpha.label.0[k] * scale) * (to_label * scale);
-        }
-        sum
-    }
-
-    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` is the
-    /// table of the emissions there and receives the posteriors of the classes in their place.
-    pub fn walk<D: Direction, R: Real>(
+    /// Takes `track` on past the middle, through the half that `other` has behind it. `half` has the emissions
+    /// there, and `to` takes the posteriors.
+    pub fn walk<D: Direction, R: Real, P: Posteriors<R>>(
         &self,
         track: &mut Track,
         other: &Track,
         met: Met,
-        half: &mut [[R; RUN]],
+        half: HalfTable<R>,
+        to: &mut P,
         scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
-        dispatch_simd(Walk::<D, R> {
+    ) {
+        dispatch_simd(Walk::<D, R, P> {
             lattice: self,
             track,
             other,
             met,
             half,
+            to,
             scratch,
             direction: PhantomData,
         })
     }
 
-    /// Takes the live tiles through the frames of a run, and `visitor` along.
+    /// Takes the live tiles through `frames` of a run, and `visitor` along. With `FINE`, pairs have the factors of
+    /// their own that are in `factors`; else tiles have.
     #[inline(always)]
-    fn advance<S: Simd, D: Direction, V: Visitor>(
+    fn advance<S: Simd, D: Direction, V: Visitor, const FINE: bool>(
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &mut Spread,
-        frames: usize,
+        (emissions, factors): (&mut Spread, &[Pairs]),
+        frames: Range<usize>,
         live: Range<usize>,
         visitor: &mut V,
     ) {
-        let mut edges = [[simd.splat_f64s(0.0); 2]; RUN];
-        let edges = &mut edges[..frames];
+        let (mut edges, first) = ([[simd.splat_f64s(0.0); 2]; RUN], frames.start);
+        let edges = &mut edges[..frames.len()];
         // As many tiles together as there are registers for: one would wait for its own results.
         let mut left = live;
         while !left.is_empty() {
@@ -465,11 +655,13 @@ impl Tiles {
             } else {
                 left.end - count
             };
+            let with = (&mut *emissions, factors);
+            let edges = (first, &mut *edges);
             match count {
-                1 => self.pass::<S, D, V, 1>(simd, row, emissions, low, edges, visitor),
-                2 => self.pass::<S, D, V, 2>(simd, row, emissions, low, edges, visitor),
-                3 => self.pass::<S, D, V, 3>(simd, row, emissions, low, edges, visitor),
-                _ => self.pass::<S, D, V, 4>(simd, row, emissions, low, edges, visitor),
+                1 => self.pass::<S, D, V, 1, FINE>(simd, row, with, low, edges, visitor),
+                2 => self.pass::<S, D, V, 2, FINE>(simd, row, with, low, edges, visitor),
+                3 => self.pass::<S, D, V, 3, FINE>(simd, row, with, low, edges, visitor),
+                _ => self.pass::<S, D, V, 4, FINE>(simd, row, with, low, edges, visitor),
             }
             left = if D::FORWARD {
                 left.start + count..left.end
@@ -479,32 +671,37 @@ impl Tiles {
         }
     }
 
-    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame, the end of the
+    /// The same for `N` neighbours from tile `low` on. `edges` holds, for each frame from `first` on, the end of the
     /// neighbour that flows into them, and then their own.
     // No closures here or below: what the compiler does not inline loses its instruction set.
     #[inline(always)]
-    fn pass<S: Simd, D: Direction, V: Visitor, const N: usize>(
+    fn pass<S: Simd, D: Direction, V: Visitor, const N: usize, const FINE: bool>(
         &self,
         simd: S,
         row: &mut Row,
-        emissions: &mut Spread,
+        (emissions, factors): (&mut Spread, &[Pairs]),
         low: usize,
-        edges: &mut [[S::f64s; 2]],
+        (first, edges): (usize, &mut [[S::f64s; 2]]),
         visitor: &mut V,
     ) {
         let skip = &self.skip::<D>()[low..low + N];
         let numbers = &mut row.numbers[low..low + N];
         let scales = &row.scales[low..low + N];
         let labels = &mut emissions.labels[low..low + N];
-        let mut links = [Links::new::<D>(simd, &skip[0], scales[0]); N];
+        let mut links = [Links::new(simd, &skip[0], &ZEROS); N];
         let mut states = [States::load(simd, &numbers[0]); N];
-        for i in 1..N {
-            links[i] = Links::new::<D>(simd, &skip[i], scales[i]);
+        for i in 0..N {
+            let factors = if FINE {
+                factors[low + i]
+            } else {
+                spread::<D>(scales[i].factor)
+            };
+            links[i] = Links::new(simd, &skip[i], &factors);
             states[i] = States::load(simd, &numbers[i]);
         }
         let frames = edges.len();
         for (j, edge) in edges.iter_mut().enumerate() {
-            let k = if D::FORWARD { j } else { frames - 1 - j };
+            let k = first + if D::FORWARD { j } else { frames - 1 - j };
             let mut flows = states;
             for j in 0..N {
                 let i = if D::FORWARD { j } else { N - 1 - j };
@@ -522,15 +719,46 @@ impl Tiles {
         }
     }
 
-    /// Whether all live states that can be reached at the end of a run are sure to be exact.
+    /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. `least` is the smallest state before it that is
+    /// not 0. Whether all states are sure to be exact: none came to 0 but by a factor of 0, for all stay so large that
+    /// an emission above 0, of 2^-126 at least, leaves a normal number.
     #[inline(always)]
-    fn check<S: Simd>(
+    fn advance_masked<S: Simd, D: Direction>(
         &self,
         simd: S,
-        tiles: &[Tile],
+        row: &mut Row,
+        least: f64,
+        with: (&mut Spread, &[Pairs]),
+        frames: Range<usize>,
+        live: Range<usize>,
+    ) -> bool {
+        let (mut smaller, mut larger) = (1f64, 1f64);
+        for b in live.clone() {
+            let factor = row.scales[b].factor;
+            smaller = if factor > 0.0 {
+                smaller.min(factor)
+            } else {
+                smaller
+            };
+            larger = larger.max(factor);
+        }
+        let mut smallest = Smallest(Pairs([least; PAIRS]));
+        self.advance::<S, D, _, false>(simd, row, with, frames, live, &mut smallest);
+        let least = range::LEAST_OF_TILES * larger;
+        smallest.0.0.iter().all(|&x| x * smaller >= least)
+    }
+
+    /// Whether all live states that can be reached at the end of a run are sure to be exact: no less than `least` with
+    /// `FINE`, else than what their tile asks for.
+    #[inline(always)]
+    fn check<S: Simd, const FINE: bool>(
+        &self,
+        simd: S,
+        row: &Row,
+        least: &[Pairs],
         reached: &Reached,
         live: Range<usize>,
-    ) -> Result<(), Unfit> {
+    ) -> bool {
         const PLACES: Pairs = {
             let mut places = ZEROS;
             let mut k = 0;
@@ -541,7 +769,6 @@ impl Tiles {
             places
         };
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
-        let least = simd.splat_f64s(pow2(LEAST));
         let [blanks, labels] = [&reached.blanks, &reached.labels];
         let bounds = [
             simd.splat_f64s(blanks.start as f64),
@@ -553,7 +780,16 @@ impl Tiles {
         let mut fit = one;
         for b in live {
             let first = simd.splat_f64s((b * PAIRS) as f64);
-            let [blank, label] = [load(simd, &tiles[b].blank), load(simd, &tiles[b].label)];
+            let states = States::load(simd, &row.numbers[b]);
+            let [blank, label] = [states.blank, states.label];
+            let least = if FINE {
+                load(simd, &least[b])
+            } else {
+                // What vanishes in the tile before may be larger than what does here.
+                let factor = row.scales[b].factor;
+                let larger = if factor > 1.0 { factor } else { 1.0 };
+                [simd.splat_f64s(range::LEAST_OF_TILES * larger); PAIRS]
+            };
             for v in 0..vectors::<S>() {
                 let place = simd.add_f64s(places[v], first);
                 for (m, start, end) in [
@@ -561,7 +797,7 @@ impl Tiles {
                     (label[v], bounds[2], bounds[3]),
                 ] {
                     // A NaN is not.
-                    let exact = simd.greater_than_or_equal_f64s(m, least);
+                    let exact = simd.greater_than_or_equal_f64s(m, least[v]);
                     let below = simd.less_than_f64s(place, start);
                     let above = simd.greater_than_or_equal_f64s(place, end);
                     let elsewhere = simd.or_m64s(below, above);
@@ -569,90 +805,17 @@ impl Tiles {
                 }
             }
         }
-        fits(simd.reduce_min_f64s(fit) == 1.0)
+        simd.reduce_min_f64s(fit) == 1.0
     }
+}
 
-    /// The posteriors of the classes in the frames of a run, from those of the states. `blanks` are
-    /// those of all blanks, pair by pair.
-    #[inline(always)]
-    fn write<S: Simd, R: Real>(
-        &self,
-        simd: S,
-        to: &mut [[R; RUN]],
-        blanks: &Square,
-        (met, frames): (Met, usize),
-        live: Range<usize>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Unfit> {
-        let blank = self.entries - 1;
-        scratch.classes.clear();
-        scratch.classes.resize(self.entries.max(PAIRS), ZEROS);
-        let classes = scratch.classes.as_mut_slice();
-        for b in live {
-            // Pairs behind the last label have a posterior of 0.
-            let labels = transpose(simd, &scratch.emissions.labels[b]);
-            for i in 0..PAIRS {
-                // SAFETY: `prepare` has seen that all places are below `entries`.
-                let class = unsafe { classes.get_unchecked_mut(self.places[b][i] as usize) };
-                add_to(simd, class, &load(simd, &labels[i]));
-            }
-        }
-        let blanks = transpose(simd, blanks);
-        for i in 0..PAIRS {
-            add_to(simd, &mut classes[blank], &load(simd, &blanks[i]));
-        }
-        // Four at a time, so that additions do not wait for each other.
-        let mut sums = [[0.0; RUN]; 4];
-        let (fours, rest) = classes.as_chunks::<4>();
-        for four in fours {
-            for c in 0..4 {
-                for k in 0..RUN {
-                    sums[c][k] += four[c].0[k];
-                }
-            }
-        }
-        for class in rest {
-            for k in 0..RUN {
-                sums[0][k] += class.0[k];
-            }
-        }
-        let (mut fit, mut scale) = (true, ZEROS);
-        for k in 0..RUN {
-            let sum = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
-            fit &= k >= frames || (sum / met.mantissa - 1.0).abs() <= OFF;
-            // Dividing by the frame's own sum takes out the rounding that all its states share.
-            scale.0[k] = 1.0 / sum;
-        }
-        let scales = load(simd, &scale);
-        // Columns become rows, eight at a time; the last eight, some of them again.
-        let (to, entries) = (to.as_flattened_mut(), self.entries);
-        for first in (0..entries).step_by(PAIRS) {
-            let first = first.min(entries.saturating_sub(PAIRS));
-            let mut square = [ZEROS; PAIRS];
-            square.copy_from_slice(&scratch.classes[first..first + PAIRS]);
-            for class in &mut square {
-                let mut scaled = load(simd, class);
-                for v in 0..vectors::<S>() {
-                    scaled[v] = simd.mul_f64s(scaled[v], scales[v]);
-                }
-                store(simd, class, &scaled);
-            }
-            let rows = transpose(simd, &square);
-            if entries < PAIRS {
-                for (to, row) in to.chunks_exact_mut(entries).zip(&rows) {
-                    for (to, &x) in to.iter_mut().zip(&row.0) {
-                        *to = R::narrow(x);
-                    }
-                }
-                continue;
-            }
-            for k in 0..RUN {
-                let start = k * entries + first;
-                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k].0));
-            }
-        }
-        fits(fit)
-    }
+/// The table of one half of an item.
+pub(super) struct HalfTable<'a, R> {
+    pub values: &'a mut [[R; RUN]],
+    /// By run.
+    pub kinds: &'a [Entries],
+    /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
+    pub log_scales: &'a [f64],
 }
 
 /// [`Tiles::sweep`].
@@ -667,112 +830,735 @@ struct Sweep<'a, D, R> {
 }
 
 impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
-    type Output = Result<(), Unfit>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let (lattice, track) = (self.lattice, self.track);
-        let emissions = &mut self.scratch.emissions;
-        for i in ordered::<D>(self.runs) {
-            let run = lattice.runs.frames_of(i..i + 1);
-            let live = lattice.live(&run);
-            fits(track.row.scale::<S, D>(simd, live.clone()))?;
-            if self.keep {
-                track.starts.push(track.kept.scales.len());
-                track.kept.extend(&track.row, live.clone());
-            }
-            emissions.set(simd, lattice, self.table.run(i), live.clone());
-            let (row, frames) = (&mut track.row, run.len());
-            lattice.advance::<S, D, _>(simd, row, emissions, frames, live.clone(), &mut Alone);
-            let reached = lattice.reached::<D>(&run, &mut track.past);
-            lattice.check(simd, &track.row.numbers, &reached, live)?;
-        }
-        Ok(())
-    }
-}
-
-/// [`Tiles::walk`].
-struct Walk<'a, D, R> {
-    lattice: &'a Tiles,
-    track: &'a mut Track,
-    other: &'a Track,
-    met: Met,
-    half: &'a mut [[R; RUN]],
-    scratch: &'a mut Scratch,
-    direction: PhantomData<D>,
-}
-
-impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
-    type Output = Result<(), Unfit>;
+    type Output = Result<(), Stop>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let Self {
             lattice,
             track,
+            table,
+            keep,
+            scratch,
+            ..
+        } = self;
+        for i in ordered::<D>(self.runs) {
+            let run = lattice.runs.frames_of(i..i + 1);
+            let live = lattice.live(&run);
+            let (entries, kind) = (table.run(i), table.kind(i));
+            track.masked |= kind != Entries::Plain;
+            let (first, past) = (track.patience.first(), track.past);
+            if kind == Entries::Raw {
+                track.sweep_states::<D, R>(lattice, &run, (entries, true), keep, scratch)?;
+                continue;
+            }
+            scratch.emissions.set(simd, lattice, entries, live.clone());
+            if first == Level::Tiles {
+                let scaled =
+                    scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
+                if track.forgone.frames > 0.0 {
+                    let least = track.forgone.negligible();
+                    drop_below(simd, &mut track.trial, live.clone(), least, None);
+                }
+                let mark = track.kept.mark();
+                if keep {
+                    track.kept.add_tiles(&track.trial, live.clone());
+                }
+                let with = (&mut scratch.emissions, [].as_slice());
+                let (trial, frames) = (&mut track.trial, 0..run.len());
+                let mut exact = false;
+                if track.masked {
+                    let least = track.row.smallest_of(trial, live.clone());
+                    exact = lattice.advance_masked::<S, D>(
+                        simd,
+                        trial,
+                        least,
+                        with,
+                        frames,
+                        live.clone(),
+                    );
+                } else {
+                    lattice.advance::<S, D, _, false>(
+                        simd,
+                        trial,
+                        with,
+                        frames,
+                        live.clone(),
+                        &mut Alone,
+                    );
+                }
+                let reached = lattice.reached::<D>(&run, &mut track.past);
+                let forgoing = track.forgone.frames > 0.0;
+                if forgoing {
+                    track.forgone.grow(entries, run.len());
+                }
+                let flows = scaled.stays == NO_TILE;
+                let top = scaled.largest as f64;
+                // What cannot flow on, and can have grown in this block.
+                let stays = scaled.stays as f64 + TOP + range::COUNT;
+                let lost = (top + range::LOST).max(stays);
+                if (forgoing && lost <= track.forgone.exponent)
+                    || (flows && exact)
+                    || (flows
+                        && lattice.check::<S, false>(
+                            simd,
+                            &track.trial,
+                            &[],
+                            &reached,
+                            live.clone(),
+                        ))
+                    || lattice.forgoes::<D, R>(track, lost, top, entries, &run)
+                {
+                    std::mem::swap(&mut track.row, &mut track.trial);
+                    track.patience.done(first, first);
+                    continue;
+                }
+                track.kept.back_to(mark);
+                track.past = past;
+            } else if track.forgone.frames > 0.0 {
+                track.forgone.grow(entries, run.len());
+            }
+            track.sweep_finer::<D, R>(lattice, &run, entries, first, keep, scratch)?;
+        }
+        Ok(())
+    }
+}
+
+impl Tiles {
+    /// Whether what a block at [`Level::Tiles`] lost can be forgone: `top` is the largest exponent of its tiles.
+    #[inline(never)]
+    fn forgoes<D: Direction, R: Real>(
+        &self,
+        track: &mut Track,
+        lost: f64,
+        top: f64,
+        entries: &[[R; RUN]],
+        run: &Range<usize>,
+    ) -> bool {
+        if !self.forgoes {
+            return false;
+        }
+        if track.forgone.frames == 0.0 {
+            track.forgone.grow(entries, run.len());
+        }
+        let middle = self.runs.middle();
+        let (consumed, left) = if D::FORWARD {
+            (run.end, middle.saturating_sub(run.end))
+        } else {
+            (
+                self.runs.frames - run.start,
+                run.start.saturating_sub(middle),
+            )
+        };
+        track
+            .forgone
+            .may_add(lost, top + TOP, consumed as f64, left as f64)
+    }
+}
+
+impl Track {
+    /// Takes a block at a finer level than that of tiles.
+    fn sweep_finer<D: Direction, R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        run: &Range<usize>,
+        entries: &[[R; RUN]],
+        first: Level,
+        keep: bool,
+        scratch: &mut Scratch,
+    ) -> Result<(), Stop> {
+        if first < Level::States {
+            let (mark, past) = (self.kept.mark(), self.past);
+            let held = dispatch_simd(SweepPairs::<D> {
+                lattice,
+                track: self,
+                run,
+                keep,
+                scratch,
+                direction: PhantomData,
+            });
+            if held {
+                std::mem::swap(&mut self.row, &mut self.trial);
+                self.patience.done(first, Level::Pairs);
+                return Ok(());
+            }
+            self.kept.back_to(mark);
+            self.past = past;
+        }
+        self.sweep_states::<D, R>(lattice, run, (entries, false), keep, scratch)?;
+        self.patience.done(first, Level::States);
+        Ok(())
+    }
+
+    /// Takes a block with an exponent for each state.
+    fn sweep_states<D: Direction, R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        run: &Range<usize>,
+        (entries, raw): (&[[R; RUN]], bool),
+        keep: bool,
+        scratch: &mut Scratch,
+    ) -> Result<(), Stop> {
+        let live = lattice.live(run);
+        self.row.separate(live.clone());
+        if keep {
+            self.kept.add_states(&self.row, live.clone());
+        }
+        let emissions = &mut scratch.emissions;
+        emissions.set_extended(lattice, entries, raw, live.clone());
+        lattice.advance_extended::<D, _>(&mut self.row, emissions, run.len(), live, Alone);
+        if raw && self.forgone.frames > 0.0 {
+            self.forgone.grow_by(1.6 * run.len() as f64, run.len());
+        }
+        lattice.reached::<D>(run, &mut self.past);
+        Ok(())
+    }
+}
+
+/// A block of [`Sweep`] in parts, with exponents of pairs. Whether it holds.
+struct SweepPairs<'a, D> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    run: &'a Range<usize>,
+    keep: bool,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for SweepPairs<'_, D> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self {
+            lattice,
+            track:
+                Track {
+                    row,
+                    trial,
+                    kept,
+                    past,
+                    ..
+                },
+            run,
+            scratch: Scratch {
+                emissions, range, ..
+            },
+            ..
+        } = self;
+        let (live, mut begins) = (lattice.live(run), true);
+        for part in parts::<D>(run.len()) {
+            if begins {
+                trial.separate_from(row, live.clone());
+            }
+            if !range.scale::<S, D, true>(simd, trial, live.clone(), TOP) {
+                return false;
+            }
+            if begins && self.keep && !kept.add_pairs(trial, live.clone()) {
+                return false;
+            }
+            let with = (&mut *emissions, range.factors.as_slice());
+            let frames = part.clone();
+            lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut Alone);
+            let part = run.start + part.start..run.start + part.end;
+            let reached = lattice.reached::<D>(&part, past);
+            let least = range.least.as_slice();
+            if !lattice.check::<S, true>(simd, trial, least, &reached, live.clone()) {
+                return false;
+            }
+            begins = false;
+        }
+        true
+    }
+}
+
+/// [`Tiles::walk`].
+struct Walk<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    other: &'a Track,
+    met: Met,
+    half: HalfTable<'a, R>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            lattice,
+            track,
             half,
             scratch,
+            met,
+            to,
             ..
         } = self;
         let tiles = lattice.places.len();
         scratch.rows.resize(tiles, [EMPTY; RUN]);
-        scratch.scales.resize(tiles, 0.0);
+        scratch.tile_scales.resize(tiles, 0.0);
         scratch.other.resize(tiles);
+        scratch.finer.resize(tiles);
+        track.patience = Patience::new(lattice.coarsest);
         // The runs of the other direction, from the middle back to its start.
         let runs = lattice.runs.half::<D::Other>();
         let first = runs.start;
-        for (i, &start) in ordered::<D>(runs).zip(self.other.starts.iter().rev()) {
+        for (step, i) in ordered::<D>(runs).enumerate() {
             let run = lattice.runs.frames_of(i..i + 1);
             let (live, frames) = (lattice.live(&run), run.len());
             let place = (i - first) * lattice.entries;
-            let table = &half[place..place + lattice.entries];
-            scratch.emissions.set(simd, lattice, table, live.clone());
+            let entries = place..place + lattice.entries;
             let next = if D::FORWARD {
                 place.checked_add(lattice.entries)
             } else {
                 place.checked_sub(lattice.entries)
             };
-            ask_for_run(next.and_then(|next| half.get(next..next + lattice.entries)));
-            scratch.other.copy(live.clone(), &self.other.kept, start);
-            lattice.advance::<S, D::Other, _>(
-                simd,
-                &mut scratch.other,
-                &mut scratch.emissions,
+            ask_for_run(next.and_then(|next| half.values.get(next..next + lattice.entries)));
+            let kept = self.other.kept.from_the_last(step);
+            let part = Part {
+                run: i,
                 frames,
-                live.clone(),
-                &mut Record(&mut scratch.rows),
-            );
-            // Tiles too far apart: what does not flow then is missing from the sums, if it matters.
-            let _ = track.row.scale::<S, D>(simd, live.clone());
-            for b in live.clone() {
-                let both = track.row.scales[b].exponent + scratch.other.scales[b].exponent;
-                let e = both - 2 * TOP - self.met.exponent;
-                // See `product`. Below 2^-1022 the scale is 0; posteriors that matter are then
-                // missing from the sum of their frame, which is checked.
-                fits(e <= 350)?;
-                scratch.scales[b] = pow2(e);
+                live: live.clone(),
+                met,
+                log_scales: half.log_scales.get((i - first) * RUN..).unwrap_or_default(),
+            };
+            let table = &mut half.values[entries];
+            let raw = half.kinds[i - first] == Entries::Raw;
+            if !raw && track.patience.first() == Level::Tiles {
+                scratch.emissions.set(simd, lattice, table, live.clone());
+                let (row, trial, other) = (&track.row, &mut track.trial, &mut scratch.other);
+                if kept.level() == Level::Tiles {
+                    kept.restore_tiles(other, live.clone(), TOP_OF_ROWS);
+                } else {
+                    let finer = &mut scratch.finer;
+                    kept.restore_finer(finer, live.clone());
+                    scale_tiles::<S, D::Other>(simd, finer, other, live.clone(), TOP_OF_ROWS);
+                }
+                scale_tiles::<S, D>(simd, row, trial, live.clone(), TOP_OF_POSTERIORS);
+                if self.other.forgone.frames > 0.0 {
+                    // What cannot count beside the states of the other direction.
+                    let least = (met.exponent - range::GUARD - range::COUNT) as i64;
+                    let least_of = |top: f64| least - top as i64 - 14;
+                    drop_below(
+                        simd,
+                        trial,
+                        live.clone(),
+                        least_of(TOP_OF_ROWS),
+                        Some(&other.scales),
+                    );
+                    drop_below(
+                        simd,
+                        other,
+                        live.clone(),
+                        least_of(TOP_OF_POSTERIORS),
+                        Some(&trial.scales),
+                    );
+                }
+                let with = (&mut scratch.emissions, [].as_slice());
+                let mut record = Record(&mut scratch.rows);
+                lattice.advance::<S, D::Other, _, false>(
+                    simd,
+                    other,
+                    with,
+                    0..frames,
+                    live.clone(),
+                    &mut record,
+                );
+                let mut most = NOWHERE;
+                for b in live.clone() {
+                    let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
+                    let e = both as f64 - met.exponent;
+                    most = if e > most { e } else { most };
+                    scratch.tile_scales[b] = pow2(e);
+                }
+                let mut blanks = [ZEROS; RUN];
+                let mut join = Join::<false> {
+                    rows: &mut scratch.rows,
+                    tile_scales: &scratch.tile_scales,
+                    scales: &[],
+                    blanks: &mut blanks,
+                    states: P::STATES,
+                };
+                let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
+                lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
+                if most <= range::MOST
+                    && to.take(simd, lattice, table, &blanks, &part, scratch, true)
+                {
+                    std::mem::swap(&mut track.row, &mut track.trial);
+                    track.patience.done(Level::Tiles, Level::Tiles);
+                    continue;
+                }
             }
-            let mut blanks = [ZEROS; RUN];
-            let mut join = Join {
-                rows: &scratch.rows,
+            walk_finer::<D, R, P>(lattice, track, &kept, (table, raw), &part, to, scratch);
+        }
+    }
+}
+
+/// Takes a block of [`Walk`] at a finer level than that of tiles.
+fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
+    lattice: &Tiles,
+    track: &mut Track,
+    kept: &Checkpoint,
+    (table, raw): (&mut [[R; RUN]], bool),
+    part: &Part,
+    to: &mut P,
+    scratch: &mut Scratch,
+) {
+    let first = track.patience.first();
+    let level = match first {
+        Level::Tiles => Level::Pairs,
+        level => level,
+    };
+    if level == Level::Pairs && kept.level() < Level::States && !raw {
+        let held = dispatch_simd(WalkPairs::<D, R, P> {
+            lattice,
+            track,
+            kept,
+            table,
+            part,
+            to,
+            scratch,
+            direction: PhantomData,
+        });
+        if held {
+            std::mem::swap(&mut track.row, &mut track.trial);
+            track.patience.done(first, Level::Pairs);
+            return;
+        }
+    }
+    if !raw {
+        track.patience.done(first, Level::States);
+    }
+    dispatch_simd(WalkStates::<D, R, P> {
+        lattice,
+        track,
+        kept,
+        table,
+        raw,
+        part,
+        to,
+        scratch,
+        direction: PhantomData,
+    });
+}
+
+/// A block of [`Walk`] in parts, with exponents of pairs. Whether it holds.
+struct WalkPairs<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    kept: &'a Checkpoint<'a>,
+    table: &'a mut [[R; RUN]],
+    part: &'a Part<'a>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self {
+            lattice,
+            track: Track { row, trial, .. },
+            kept,
+            table,
+            part,
+            to,
+            scratch,
+            ..
+        } = self;
+        let live = part.live.clone();
+        make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP_OF_ROWS, scratch);
+        scratch.scales.resize(lattice.places.len(), ZEROS);
+        let mut blanks = [ZEROS; RUN];
+        let minus_top = simd.splat_f64s(-part.met.exponent);
+        let mut begins = true;
+        for frames in parts::<D>(part.frames) {
+            let range = &mut scratch.range;
+            if begins {
+                trial.separate_from(row, live.clone());
+            }
+            if !range.scale::<S, D, false>(simd, trial, live.clone(), TOP_OF_POSTERIORS) {
+                return false;
+            }
+            let mut most = simd.splat_f64s(NOWHERE);
+            for b in live.clone() {
+                let own = load(simd, &trial.exponents[b].blank);
+                let mut both = load(simd, &scratch.part_exponents[frames.start / PART][b]);
+                for v in 0..vectors::<S>() {
+                    both[v] = simd.add_f64s(simd.add_f64s(own[v], both[v]), minus_top);
+                    most = simd.max_f64s(most, both[v]);
+                    // Posteriors below 2^-160 are 0: no product is below the normal numbers.
+                    let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-850.0));
+                    both[v] = simd.select_f64s(counts, powers(simd, both[v]), simd.splat_f64s(0.0));
+                }
+                store(simd, &mut scratch.scales[b], &both);
+            }
+            if simd.reduce_max_f64s(most) > range::MOST {
+                return false;
+            }
+            let with = (&mut scratch.emissions, range.factors.as_slice());
+            let mut join = Join::<true> {
+                rows: &mut scratch.rows,
+                tile_scales: &[],
                 scales: &scratch.scales,
                 blanks: &mut blanks,
+                states: P::STATES,
             };
-            let emissions = &mut scratch.emissions;
-            lattice.advance::<S, D, _>(
-                simd,
-                &mut track.row,
-                emissions,
-                frames,
-                live.clone(),
-                &mut join,
-            );
-            let met = (self.met, frames);
-            let table = &mut half[place..place + lattice.entries];
-            lattice.write(simd, table, &blanks, met, live, scratch)?;
+            lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut join);
+            begins = false;
         }
-        Ok(())
+        to.take(simd, lattice, table, &blanks, part, scratch, true)
     }
+}
+
+/// Makes the rows of a block of the other direction again, from its checkpoint, and their exponents by part of the
+/// block.
+#[inline(always)]
+fn make_rows<S: Simd, D: Direction, R: Real>(
+    simd: S,
+    lattice: &Tiles,
+    kept: &Checkpoint,
+    table: &[[R; RUN]],
+    part: &Part,
+    top: f64,
+    scratch: &mut Scratch,
+) {
+    let Scratch {
+        emissions,
+        range,
+        other,
+        rows,
+        part_exponents,
+        ..
+    } = scratch;
+    let (tiles, live) = (lattice.places.len(), part.live.clone());
+    emissions.set(simd, lattice, table, live.clone());
+    for exponents in &mut *part_exponents {
+        exponents.resize(tiles, ZEROS);
+    }
+    let mut record = Record(rows);
+    if kept.level() == Level::Tiles {
+        kept.restore_tiles(other, live.clone(), top);
+        for b in live.clone() {
+            let exponents = other.exponents_of(b).blank;
+            for part in &mut *part_exponents {
+                part[b] = exponents;
+            }
+        }
+        let with = (&mut *emissions, [].as_slice());
+        lattice.advance::<S, D::Other, _, false>(
+            simd,
+            other,
+            with,
+            0..part.frames,
+            live,
+            &mut record,
+        );
+        return;
+    }
+    kept.restore_pairs(other, live.clone(), top);
+    let mut begins = true;
+    for frames in parts::<D::Other>(part.frames) {
+        if begins {
+            range.factors_of::<S, D::Other>(simd, other, live.clone());
+        } else {
+            range.scale::<S, D::Other, false>(simd, other, live.clone(), top);
+        }
+        for b in live.clone() {
+            part_exponents[frames.start / PART][b] = other.exponents[b].blank;
+        }
+        let with = (&mut *emissions, range.factors.as_slice());
+        lattice.advance::<S, D::Other, _, true>(
+            simd,
+            other,
+            with,
+            frames,
+            live.clone(),
+            &mut record,
+        );
+        begins = false;
+    }
+}
+
+/// A block of [`Walk`] with an exponent for each state.
+struct WalkStates<'a, D, R, P> {
+    lattice: &'a Tiles,
+    track: &'a mut Track,
+    kept: &'a Checkpoint<'a>,
+    table: &'a mut [[R; RUN]],
+    raw: bool,
+    part: &'a Part<'a>,
+    to: &'a mut P,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkStates<'_, D, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            lattice,
+            track,
+            kept,
+            table,
+            raw,
+            part,
+            to,
+            scratch,
+            ..
+        } = self;
+        let live = part.live.clone();
+        let of_states = kept.level() == Level::States;
+        if !of_states {
+            // Nothing that counts is lost from the full range.
+            make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP, scratch);
+        }
+        let emissions = &mut scratch.emissions;
+        emissions.set_extended(lattice, table, raw, live.clone());
+        let (rows, row_exponents) = (&mut scratch.rows, &mut scratch.row_exponents);
+        row_exponents.resize(lattice.places.len(), [FAR; RUN]);
+        if of_states {
+            let other = &mut scratch.other;
+            kept.restore_states(other, live.clone());
+            let record = RecordExtended {
+                numbers: rows,
+                exponents: row_exponents,
+            };
+            lattice.advance_extended::<D::Other, _>(
+                other,
+                emissions,
+                part.frames,
+                live.clone(),
+                record,
+            );
+        } else {
+            for b in live.clone() {
+                for k in 0..part.frames {
+                    let exponents = scratch.part_exponents[k / PART][b];
+                    let e = &mut row_exponents[b][k];
+                    (e.blank, e.label) = (exponents, exponents);
+                    normalise_tile(simd, &mut rows[b][k], e);
+                }
+            }
+        }
+        track.row.separate(live.clone());
+        let mut blanks = [ZEROS; RUN];
+        let join = JoinExtended {
+            numbers: rows,
+            exponents: row_exponents,
+            top: part.met.exponent,
+            blanks: &mut blanks,
+            states: P::STATES,
+        };
+        lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
+        to.take(simd, lattice, table, &blanks, part, scratch, false);
+    }
+}
+
+/// A run whose posteriors are formed.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub run: usize,
+    pub frames: usize,
+    pub live: Range<usize>,
+    met: Met,
+    /// By frame, where it is wanted: the logarithm of what its emissions were divided by.
+    pub log_scales: &'a [f64],
+}
+
+/// The parts of a block of so many frames, in the order of `D`.
+fn parts<D: Direction>(frames: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = frames.div_ceil(PART);
+    ordered::<D>(0..count).map(move |i| i * PART..((i + 1) * PART).min(frames))
+}
+
+/// Gives each of the live tiles of `from` a fresh exponent, and puts the result in `to`. What is to be known of the
+/// exponents.
+#[inline(always)]
+fn scale_tiles<S: Simd, D: Direction>(
+    simd: S,
+    from: &Row,
+    to: &mut Row,
+    live: Range<usize>,
+    top: f64,
+) -> TileBefore {
+    if !from.uniform {
+        return dispatch_simd(range::ScaleSeparate::<D> {
+            from,
+            to,
+            live,
+            top: top as i64,
+            direction: PhantomData,
+        });
+    }
+    to.uniform = true;
+    let mut before = TileBefore::NONE;
+    for b in ordered::<D>(live) {
+        let mut states = States::load(simd, &from.numbers[b]);
+        let (exponent, largest) = (from.scales[b].exponent, states.largest(simd));
+        let own = if largest > 0.0 {
+            exponent + whole_exponent_of(largest)
+        } else {
+            NO_TILE
+        };
+        let scale = before.next(own, top as i64);
+        // In two steps: a power alone may be beyond all numbers. Nothing is left of what is further below.
+        let shift = (exponent - scale.exponent).max(-2044);
+        let half = shift / 2;
+        states.multiply(simd, whole_pow2(half), whole_pow2(shift - half));
+        states.store(simd, &mut to.numbers[b]);
+        to.scales[b] = scale;
+    }
+    before
+}
+
+/// Sets the states of the live tiles to 0 that are below 2^`least`, or with `over` that are once they are multiplied by
+/// the scales of that.
+#[inline(always)]
+fn drop_below<S: Simd>(
+    simd: S,
+    row: &mut Row,
+    live: Range<usize>,
+    least: i64,
+    over: Option<&[Scale]>,
+) {
+    let zero = simd.splat_f64s(0.0);
+    for b in live {
+        let by = over.map_or(0, |scales| scales[b].exponent);
+        let least = simd.splat_f64s(whole_pow2(least - row.scales[b].exponent - by));
+        let mut states = States::load(simd, &row.numbers[b]);
+        for v in 0..vectors::<S>() {
+            for state in [&mut states.blank[v], &mut states.label[v]] {
+                *state = simd.select_f64s(simd.less_than_f64s(*state, least), zero, *state);
+            }
+        }
+        states.store(simd, &mut row.numbers[b]);
+    }
+}
+
+/// `2^e`: 0 below the normal numbers, and no more than 2^1023.
+#[inline(always)]
+fn whole_pow2(e: i64) -> f64 {
+    if e < -1022 {
+        0.0
+    } else {
+        f64::from_bits(((e.min(1023) + 1023) as u64) << 52)
+    }
+}
+
+/// The exponent of a normal number above 0.
+#[inline(always)]
+fn whole_exponent_of(x: f64) -> i64 {
+    (x.to_bits() >> 52) as i64 - 1023
 }
 
 /// Asks for the table of the run that comes next, if it is a long one: it is read class by class in the order of
@@ -829,15 +1615,43 @@ impl Visitor for Record<'_> {
     }
 }
 
-/// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions.
-struct Join<'a> {
-    rows: &'a [[Tile; RUN]],
-    scales: &'a [f64],
-    /// Of all tiles: the blanks, pair by pair.
-    blanks: &'a mut Square,
+/// The smallest states that are not 0, lane by lane.
+struct Smallest(Pairs);
+
+impl Visitor for Smallest {
+    #[inline(always)]
+    fn visit<S: Simd>(
+        &mut self,
+        simd: S,
+        _: (usize, usize),
+        _: &States<S>,
+        states: &States<S>,
+        _: &mut Pairs,
+    ) {
+        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        let (least, _) = S::as_mut_simd_f64s(&mut self.0.0);
+        for v in 0..vectors::<S>() {
+            for state in [states.blank[v], states.label[v]] {
+                let state = simd.select_f64s(simd.greater_than_f64s(state, zero), state, one);
+                least[v] = simd.min_f64s(least[v], state);
+            }
+        }
+    }
 }
 
-impl Visitor for Join<'_> {
+/// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions, and with
+/// `states` those of the blanks in place of the rows.
+struct Join<'a, const FINE: bool> {
+    rows: &'a mut [[Tile; RUN]],
+    /// By tile, and with `FINE` by pair.
+    tile_scales: &'a [f64],
+    scales: &'a [Pairs],
+    /// Of all tiles: the blanks, pair by pair.
+    blanks: &'a mut Square,
+    states: bool,
+}
+
+impl<const FINE: bool> Visitor for Join<'_, FINE> {
     #[inline(always)]
     fn visit<S: Simd>(
         &mut self,
@@ -847,58 +1661,28 @@ impl Visitor for Join<'_> {
         _: &States<S>,
         place: &mut Pairs,
     ) {
-        let (row, scale) = (&self.rows[b][k], simd.splat_f64s(self.scales[b]));
-        let blank = product(simd, &flow.blank, &row.blank, scale);
-        let label = product(simd, &flow.label, &row.label, scale);
+        let row = &mut self.rows[b][k];
+        let scale = if FINE {
+            load(simd, &self.scales[b])
+        } else {
+            [simd.splat_f64s(self.tile_scales[b]); PAIRS]
+        };
+        let blank = product(simd, &flow.blank, &row.blank, &scale);
+        let label = product(simd, &flow.label, &row.label, &scale);
         store(simd, place, &label);
         add_to(simd, &mut self.blanks[k], &blank);
+        if self.states {
+            store(simd, &mut row.blank, &blank);
+        }
     }
 }
 
 impl Track {
     /// Becomes what `other` is, without its checkpoints.
     pub fn follow(&mut self, other: &Track) {
-        self.row.clear();
-        self.row.extend(&other.row, 0..other.row.scales.len());
+        self.row.copy_from(&other.row);
+        self.trial.clear(other.row.numbers.len());
         self.kept.clear();
-        self.starts.clear();
-    }
-}
-
-impl Row {
-    /// Gives each of the live tiles a fresh exponent. Whether there is a factor between all neighbours:
-    /// where a tile is too far below the next, nothing flows.
-    #[inline(always)]
-    fn scale<S: Simd, D: Direction>(&mut self, simd: S, live: Range<usize>) -> bool {
-        let mut before: Option<i64> = None;
-        let mut near = true;
-        for b in ordered::<D>(live) {
-            let (numbers, scale) = (&mut self.numbers[b], &mut self.scales[b]);
-            let mut states = States::load(simd, numbers);
-            let top = states.largest(simd);
-            let own = scale.exponent - TOP + exponent_of(top);
-            let wanted = match (top > 0.0, before) {
-                (true, Some(before)) => own.max(before - AHEAD),
-                (true, None) => own,
-                // Nothing here yet: what flows in brings its scale.
-                (false, Some(before)) => before,
-                (false, None) => NOWHERE,
-            };
-            let shift = if top > 0.0 {
-                (scale.exponent - wanted).min(1000)
-            } else {
-                scale.exponent - wanted
-            };
-            let by = pow2(shift);
-            states.multiply(simd, by);
-            states.store(simd, numbers);
-            scale.exponent -= shift;
-            let change = before.map_or(0, |before| before - scale.exponent);
-            near &= change >= -1022;
-            scale.factor = pow2(change);
-            before = Some(scale.exponent).filter(|&e| e > NOWHERE);
-        }
-        near
     }
 }
 
@@ -979,13 +1763,13 @@ fn add_to<S: Simd>(simd: S, to: &mut Pairs, from: &Vectors<S>) {
 
 /// `(row · scale) · flow`
 ///
-/// In this order nothing overflows: `scale` is at most 2^350. A first product that vanishes is below
-/// 2^-1022, so the second would be below 2^-359.
+/// A posterior is at most 1. The first product is below 2^1023, and where it is below the normal numbers the posterior
+/// does not count: [`range::MOST`] sees to both.
 #[inline(always)]
-fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: S::f64s) -> Vectors<S> {
+fn product<S: Simd>(simd: S, flow: &Vectors<S>, row: &Pairs, scale: &Vectors<S>) -> Vectors<S> {
     let mut row = load(simd, row);
     for v in 0..vectors::<S>() {
-        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale), flow[v]);
+        row[v] = simd.mul_f64s(simd.mul_f64s(row[v], scale[v]), flow[v]);
     }
     row
 }
@@ -1000,8 +1784,8 @@ struct Links<S: Simd> {
 
 impl<S: Simd> Links<S> {
     #[inline(always)]
-    fn new<D: Direction>(simd: S, skip: &Pairs, scale: Scale) -> Self {
-        let blank = load(simd, &spread::<D>(scale.factor));
+    fn new(simd: S, skip: &Pairs, factors: &Pairs) -> Self {
+        let blank = load(simd, factors);
         let mut label = load(simd, skip);
         for v in 0..vectors::<S>() {
             label[v] = simd.mul_f64s(label[v], blank[v]);
@@ -1043,11 +1827,11 @@ impl<S: Simd> States<S> {
     }
 
     #[inline(always)]
-    fn multiply(&mut self, simd: S, by: f64) {
-        let by = simd.splat_f64s(by);
+    fn multiply(&mut self, simd: S, by: f64, and_by: f64) {
+        let (by, and_by) = (simd.splat_f64s(by), simd.splat_f64s(and_by));
         for v in 0..vectors::<S>() {
-            self.blank[v] = simd.mul_f64s(self.blank[v], by);
-            self.label[v] = simd.mul_f64s(self.label[v], by);
+            self.blank[v] = simd.mul_f64s(simd.mul_f64s(self.blank[v], by), and_by);
+            self.label[v] = simd.mul_f64s(simd.mul_f64s(self.label[v], by), and_by);
         }
     }
 
@@ -1090,33 +1874,5 @@ impl<S: Simd> States<S> {
             self.label[v] = simd.mul_f64s(self.label[v], labels[v]);
         }
         self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_of_any_size_add_up() {
-        for (number, e) in [
-            (f64::MAX, -2000),
-            (1.5 * pow2(1023), -1227),
-            (pow2(1023), 0),
-            (pow2(-1022), 40),
-            (1.0, -3000),
-            (3.0, 5000),
-        ] {
-            let mut met = Met {
-                mantissa: 0.0,
-                exponent: NOWHERE,
-            };
-            met.add(number, e);
-            let ln = number.ln() + e as f64 * std::f64::consts::LN_2;
-            assert!((met.ln() - ln).abs() <= 1e-12, "{number:e} {e}");
-            met.add(number, e);
-            let twice = ln + std::f64::consts::LN_2;
-            assert!((met.ln() - twice).abs() <= 1e-12, "{number:e} {e}");
-        }
     }
 }

@@ -5,11 +5,11 @@
 #   fault NAME FILE SED TEST EXPECT      after `sed -z SED` on FILE, TEST must fail, and EXPECT (an extended
 #                                        regular expression, case ignored) must be in its output
 # Prints a line for each, then `N passed, M failed`; exits 1 if M is not 0. ONLY=text runs the faults whose
-# name holds it.
+# name holds it, SAMPLE=K/N every Nth of them from number K on (0 is the first).
 set -euo pipefail
 . "$(dirname "$0")/common.sh"; tools
 [[ $# -eq 2 ]] || die "usage: mutate.sh FAULTS CRATE"
-faults=$(realpath "$1") crate=$(realpath "$2") passed=0 failed=0
+faults=$(realpath "$1") crate=$(realpath "$2") passed=0 failed=0 sample=${SAMPLE:-0/1} nth=0
 WORK=$PREFIX/mutate/$(cksum <<<"$crate $faults" | cut -d' ' -f1)
 rm -rf "$WORK"; mkdir -p "$WORK"; tar -C "$crate" --exclude=./target --exclude=./.git -cf - . | tar -C "$WORK" -mxf -
 cd "$WORK"
@@ -24,6 +24,7 @@ baseline() {
 }
 fault() {
   [[ $1 == *${ONLY:-}* ]] || return 0
+  ((nth++ % ${sample#*/} == ${sample%/*})) || return 0
   local from out hit; from=$(date +%s%N)
   # Written anew each time, so that its time of change is new: cargo goes by that.
   sed -z "$3" "$crate/$2" > "$2"

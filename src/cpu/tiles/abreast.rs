@@ -3,7 +3,8 @@
 //! With lattices in lanes, what flows from pair to pair flows from vector to vector: no lane is turned, no
 //! pair waits for its neighbour, and scales and checks are made for eight at once.
 
-use super::*;
+use super::range::{FARTHEST, LEAST_OF_TILES, LOWEST};
+use super::{whole_exponent_of as exponent_of, whole_pow2 as pow2, *};
 
 /// Lattices side by side.
 pub(in super::super) const LANES: usize = 8;
@@ -23,15 +24,16 @@ struct Block {
     label: Numbers,
 }
 
-/// The [`Scale`] of a tile of each lattice.
+/// What the numbers of a tile of each lattice stand for: a state is `number · 2^exponent`.
 #[derive(Debug, Clone, Copy)]
 struct Scales {
     exponent: [i64; LANES],
     factor: Lanes,
     /// The largest state.
     top: Lanes,
-    /// What states are multiplied by before the next run.
+    /// What states are multiplied by before the next run, in two steps.
     by: Lanes,
+    and_by: Lanes,
 }
 
 /// What does not change on the way.
@@ -102,8 +104,8 @@ impl Abreast {
     }
 
     /// Whether what a lane did so far is sure to be exact.
-    pub fn fits(&self, lane: usize) -> Result<(), Unfit> {
-        fits(self.fit[lane])
+    pub fn fits(&self, lane: usize) -> Result<(), OutOfRange> {
+        in_range(self.fit[lane])
     }
 
     /// The `i`th run of each lane that has one; `None` if none has.
@@ -157,39 +159,47 @@ impl Abreast {
         }
     }
 
-    /// [`Row::scale`] of the live tiles of each lane. States are not multiplied yet.
+    /// Gives each of the live tiles of each lane a fresh exponent. States are not multiplied yet.
     #[inline(always)]
     fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
-        let mut before = [NOWHERE; LANES];
+        // As [`TileBefore`] has it.
+        let (mut own_before, mut before) = ([NO_TILE; LANES], [NO_TILE; LANES]);
         let mut near = [true; LANES];
         for b in ordered::<D>(step.live()) {
             let Scales { exponent, top, .. } = self.scales[b];
             let at = b as i64;
-            let (mut by, mut factor, mut fresh) = ([0.0; LANES], [0.0; LANES], exponent);
+            let (mut by, mut and_by, mut factor) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            let mut fresh = exponent;
             for j in 0..LANES {
                 let live = (step.low[j] <= at) & (at < step.high[j]);
-                let held = top.0[j] > 0.0;
-                let own = exponent[j] - TOP + exponent_of(top.0[j]);
-                // Where nothing is before it, `before` is lower than anything.
-                let own = own.max(before[j] - AHEAD);
-                let wanted = if held { own } else { before[j] };
-                let shift = exponent[j] - wanted;
-                let shift = if held { shift.min(1000) } else { shift };
-                let shift = if live { shift } else { 0 };
-                fresh[j] = exponent[j] - shift;
+                let held = (top.0[j] > 0.0) & live;
+                let own = exponent[j] + exponent_of(top.0[j]);
+                let own = if held { own } else { NO_TILE };
+                let largest = own.max(own_before[j]);
+                let wanted = if largest > NO_TILE {
+                    largest - TOP as i64
+                } else {
+                    NO_TILE
+                };
+                fresh[j] = if live { wanted } else { exponent[j] };
+                let shift = (exponent[j] - wanted).max(-2044);
+                let half = shift / 2;
                 // What is not live any more must not grow.
-                by[j] = if live { pow2(shift) } else { 0.0 };
-                let change = before[j] - fresh[j];
-                let flows = live & (before[j] > NOWHERE);
+                by[j] = if live { pow2(half) } else { 0.0 };
+                and_by[j] = pow2(shift - half);
+                let change = before[j] - wanted;
+                let flows = live & (before[j] > NO_TILE) & (wanted > NO_TILE);
                 factor[j] = if flows { pow2(change) } else { 0.0 };
-                near[j] &= !flows | (change >= -1022);
-                before[j] = if live { fresh[j] } else { NOWHERE };
+                near[j] &= !flows | ((LOWEST..=FARTHEST as i64).contains(&change));
+                own_before[j] = own;
+                before[j] = if live { wanted } else { NO_TILE };
             }
             self.scales[b] = Scales {
                 exponent: fresh,
                 factor: Pairs(factor),
                 top,
                 by: Pairs(by),
+                and_by: Pairs(and_by),
             };
         }
         for j in 0..LANES {
@@ -217,10 +227,11 @@ const NO_BLOCK: Block = Block {
     label: [ZEROS; PAIRS],
 };
 const NO_SCALES: Scales = Scales {
-    exponent: [TOP; LANES],
+    exponent: [0; LANES],
     factor: ZEROS,
     top: ZEROS,
     by: ZEROS,
+    and_by: ZEROS,
 };
 const NO_LINKS: Links = Links {
     skip: [ZEROS; PAIRS],
@@ -428,14 +439,19 @@ impl Part<'_> {
     /// Vector `v` of the lanes. With `PARTIAL`, lanes may have fewer frames than the run.
     #[inline(always)]
     fn pass<S: Simd, D: Direction, const PARTIAL: bool>(self, simd: S, v: usize) {
-        let (zero, least) = (simd.splat_f64s(0.0), simd.splat_f64s(pow2(LEAST)));
+        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
         let by = part(simd, &self.scales.by, v);
+        let and_by = part(simd, &self.scales.and_by, v);
         let factor = part(simd, &self.scales.factor, v);
+        let least = simd.splat_f64s(LEAST_OF_TILES);
+        let least = simd.mul_f64s(least, simd.max_f64s(factor, one));
         let frames = part(simd, self.frames, v);
         let (mut blank, mut label) = ([zero; PAIRS], [zero; PAIRS]);
         for i in 0..PAIRS {
             blank[i] = simd.mul_f64s(part(simd, &self.block.blank[i], v), by);
             label[i] = simd.mul_f64s(part(simd, &self.block.label[i], v), by);
+            blank[i] = simd.mul_f64s(blank[i], and_by);
+            label[i] = simd.mul_f64s(label[i], and_by);
         }
         for j in 0..RUN {
             let k = if D::FORWARD { j } else { RUN - 1 - j };

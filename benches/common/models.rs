@@ -1,0 +1,213 @@
+//! Inputs as sure and unsure models give them, and the shapes at which the cost of a training step must not depend on
+//! them.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_ctc::{CtcLossOptions, Reduction, ScoreOptions, ctc_loss, token_confidence};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::StandardNormal;
+
+/// How sure a model is.
+#[derive(Debug, Clone, Copy)]
+pub enum Model {
+    /// Logits of the right class are higher by so many nats in each frame, over noise from 0 to 1. A label leads in
+    /// half of its frames, the blank in the others.
+    Lead(f64),
+    /// Logits are normal with this standard deviation.
+    Noise(f64),
+}
+
+pub const LEADS: [Model; 8] = [
+    Model::Lead(0.0),
+    Model::Lead(6.0),
+    Model::Lead(12.0),
+    Model::Lead(14.0),
+    Model::Lead(16.0),
+    Model::Lead(20.0),
+    Model::Lead(30.0),
+    Model::Lead(80.0),
+];
+
+pub const NOISE: [Model; 4] = [
+    Model::Noise(0.5),
+    Model::Noise(1.0),
+    Model::Noise(2.0),
+    Model::Noise(4.0),
+];
+
+impl std::fmt::Display for Model {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Lead(nats) => write!(to, "lead {nats}"),
+            Self::Noise(deviation) => write!(to, "noise {deviation}"),
+        }
+    }
+}
+
+/// (T, N, C) log-probabilities in f32 with targets of the same length.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub frames: usize,
+    pub batch: usize,
+    pub classes: usize,
+    pub labels: usize,
+}
+
+const fn shape(frames: usize, batch: usize, classes: usize, labels: usize) -> Shape {
+    Shape {
+        frames,
+        batch,
+        classes,
+        labels,
+    }
+}
+
+/// The shapes, each with the models that must cost the same there.
+pub const SHAPES: [(Shape, &[Model]); 9] = [
+    (shape(1000, 16, 32, 120), &LEADS),
+    (shape(1667, 16, 6, 400), &LEADS),
+    (shape(1667, 1, 6, 400), &LEADS),
+    (shape(150, 64, 80, 20), &LEADS),
+    (shape(500, 16, 5000, 60), &LEADS),
+    (shape(4000, 1, 30, 2000), &LEADS),
+    (shape(8000, 1, 32, 200), &NOISE),
+    (shape(40000, 1, 32, 4000), &NOISE),
+    (shape(200000, 1, 32, 10000), &NOISE),
+];
+
+/// Targets that take three fifths of their frames, at any length, before training.
+pub const LENGTHS: [Shape; 5] = [
+    shape(2500, 1, 30, 1500),
+    shape(5000, 1, 30, 3000),
+    shape(10000, 1, 30, 6000),
+    shape(20000, 1, 30, 12000),
+    shape(40000, 1, 30, 24000),
+];
+
+/// Where the confidence of each token is measured beside a training step.
+pub const CONFIDENCES: [Shape; 2] = [shape(1500, 64, 32, 300), shape(40000, 1, 32, 6000)];
+
+impl Shape {
+    fn targets(self) -> Vec<u32> {
+        let mut random = StdRng::seed_from_u64(1);
+        let labels = 1..self.classes as u32;
+        (0..self.batch * self.labels)
+            .map(|_| random.random_range(labels.clone()))
+            .collect()
+    }
+
+    fn log_probs(self, model: Model, targets: &[u32]) -> Result<Tensor> {
+        let Shape {
+            frames,
+            batch,
+            classes,
+            labels,
+        } = self;
+        let mut random = StdRng::seed_from_u64(2);
+        let mut data = vec![0f32; frames * batch * classes];
+        for (row, entries) in data.chunks_exact_mut(classes).enumerate() {
+            let (t, n) = (row / batch, row % batch);
+            match model {
+                Model::Lead(lead) => {
+                    entries.fill_with(|| random.random());
+                    // In which label frame t lies, and how far.
+                    let place = |t: usize| t as f64 * labels as f64 / frames as f64;
+                    // The first frame of a label is always its own.
+                    let first = t == 0 || place(t) as usize > place(t - 1) as usize;
+                    let leader = if first || place(t).fract() < 0.5 {
+                        targets[n * labels + place(t) as usize] as usize
+                    } else {
+                        0
+                    };
+                    entries[leader] += lead as f32;
+                }
+                Model::Noise(deviation) => {
+                    entries.fill_with(|| deviation as f32 * random.sample::<f32, _>(StandardNormal))
+                }
+            }
+            let top = entries.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = entries.iter().map(|x| (x - top).exp()).sum();
+            let log_sum = top + sum.ln();
+            entries.iter_mut().for_each(|x| *x -= log_sum);
+        }
+        Tensor::from_vec(data, (frames, batch, classes), &Device::Cpu)
+    }
+
+    /// States of the lattices, as the sum over all frames.
+    pub fn states(self) -> usize {
+        self.frames * self.batch * (2 * self.labels + 1)
+    }
+
+    /// Bytes of the gradient.
+    pub fn gradient(self) -> usize {
+        DType::F32.size_in_bytes() * self.frames * self.batch * self.classes
+    }
+}
+
+/// A training step.
+pub struct Step {
+    shape: Shape,
+    log_probs: Var,
+    targets: Vec<u32>,
+}
+
+impl Step {
+    pub fn new(shape: Shape, model: Model) -> Result<Self> {
+        let targets = shape.targets();
+        let log_probs = Var::from_tensor(&shape.log_probs(model, &targets)?)?;
+        Ok(Self {
+            shape,
+            log_probs,
+            targets,
+        })
+    }
+
+    /// The loss and its gradient.
+    pub fn run(&self) -> Result<()> {
+        let Shape {
+            frames,
+            batch,
+            labels,
+            ..
+        } = self.shape;
+        let targets = Tensor::from_slice(&self.targets, (batch, labels), &Device::Cpu)?;
+        let opts = CtcLossOptions {
+            reduction: Reduction::Sum,
+            ..Default::default()
+        };
+        let lengths = (vec![frames; batch], vec![labels; batch]);
+        let loss = ctc_loss(&self.log_probs, &targets, lengths.0, lengths.1, opts)?;
+        assert!(loss.to_scalar::<f32>()?.is_finite());
+        loss.backward()?;
+        Ok(())
+    }
+
+    /// The confidence of each token.
+    pub fn confidence(&self) -> Result<()> {
+        let Shape {
+            frames,
+            batch,
+            labels,
+            ..
+        } = self.shape;
+        let targets = Tensor::from_slice(&self.targets, (batch, labels), &Device::Cpu)?;
+        let lengths = (vec![frames; batch], vec![labels; batch]);
+        let opts = ScoreOptions::default();
+        let input = self.log_probs.as_detached_tensor();
+        let tokens = token_confidence(&input, &targets, lengths.0, lengths.1, opts)?;
+        assert!(tokens.iter().flatten().all(|token| token.posterior > 0.0));
+        Ok(())
+    }
+
+    /// Bytes of the posteriors that the forward pass keeps: one f32 for each frame and class in use, in whole blocks
+    /// of 8 frames.
+    pub fn posteriors(&self) -> usize {
+        let of_item = |target: &[u32]| {
+            let mut used = target.to_vec();
+            used.sort_unstable();
+            used.dedup();
+            4 * self.shape.frames.next_multiple_of(8) * (used.len() + 1)
+        };
+        self.targets.chunks(self.shape.labels).map(of_item).sum()
+    }
+}

@@ -1,0 +1,312 @@
+//! What becomes of the posteriors of a block: those of classes, for the gradient; those of states; or sums over the
+//! frames of each token.
+
+use super::super::real::Real;
+use super::super::runs::RUN;
+use super::*;
+
+/// Takes the posteriors of the states, block by block.
+pub(in super::super) trait Posteriors<R> {
+    /// Whether those of the blanks are wanted one by one.
+    const STATES: bool;
+
+    /// Takes those of a part. `table` has its emissions, the labels' posteriors stand in the place of the lattice's
+    /// emissions, `blanks` are those of all blanks, pair by pair, and with `STATES` those of each stand in the place
+    /// of the rows. With `check` it takes nothing, and says no, where those of a frame do not add up to 1.
+    #[allow(clippy::too_many_arguments)]
+    fn take<S: Simd>(
+        &mut self,
+        simd: S,
+        lattice: &Tiles,
+        table: &mut [[R; RUN]],
+        blanks: &Square,
+        part: &Part,
+        scratch: &mut Scratch,
+        check: bool,
+    ) -> bool;
+}
+
+/// What the posteriors of each frame are multiplied by, from their sums: dividing by the frame's own sum takes out
+/// the rounding that all its states share. `None` where a sum is not 1.
+#[inline(always)]
+fn scales(sums: &[f64; RUN], part: &Part, check: bool) -> Option<Pairs> {
+    let (mut fit, mut scale) = (true, ZEROS);
+    for k in 0..RUN {
+        fit &= k >= part.frames || (sums[k] / part.met.mantissa - 1.0).abs() <= OFF;
+        scale.0[k] = 1.0 / sums[k];
+    }
+    (fit || !check).then_some(scale)
+}
+
+/// Writes those of the classes in the place of their emissions, frame by frame.
+pub(in super::super) struct ClassPosteriors;
+
+impl<R: Real> Posteriors<R> for ClassPosteriors {
+    const STATES: bool = false;
+
+    #[inline(always)]
+    fn take<S: Simd>(
+        &mut self,
+        simd: S,
+        lattice: &Tiles,
+        to: &mut [[R; RUN]],
+        blanks: &Square,
+        part: &Part,
+        scratch: &mut Scratch,
+        check: bool,
+    ) -> bool {
+        let blank = lattice.entries - 1;
+        scratch.classes.clear();
+        scratch.classes.resize(lattice.entries.max(PAIRS), ZEROS);
+        let classes = scratch.classes.as_mut_slice();
+        for b in part.live.clone() {
+            // Pairs behind the last label have a posterior of 0.
+            let labels = transpose(simd, &scratch.emissions.labels[b]);
+            for i in 0..PAIRS {
+                // SAFETY: `prepare` has seen that all places are below `entries`.
+                let class = unsafe { classes.get_unchecked_mut(lattice.places[b][i] as usize) };
+                add_to(simd, class, &load(simd, &labels[i]));
+            }
+        }
+        let blanks = transpose(simd, blanks);
+        for i in 0..PAIRS {
+            add_to(simd, &mut classes[blank], &load(simd, &blanks[i]));
+        }
+        // Four at a time, so that additions do not wait for each other.
+        let mut sums = [[0.0; RUN]; 4];
+        let (fours, rest) = classes.as_chunks::<4>();
+        for four in fours {
+            for c in 0..4 {
+                for k in 0..RUN {
+                    sums[c][k] += four[c].0[k];
+                }
+            }
+        }
+        for class in rest {
+            for k in 0..RUN {
+                sums[0][k] += class.0[k];
+            }
+        }
+        for k in 0..RUN {
+            sums[0][k] = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
+        }
+        let Some(scale) = scales(&sums[0], part, check) else {
+            return false;
+        };
+        let scales = load(simd, &scale);
+        // Columns become rows, eight at a time; the last eight, some of them again.
+        let (to, entries) = (to.as_flattened_mut(), lattice.entries);
+        for first in (0..entries).step_by(PAIRS) {
+            let first = first.min(entries.saturating_sub(PAIRS));
+            let mut square = [ZEROS; PAIRS];
+            square.copy_from_slice(&scratch.classes[first..first + PAIRS]);
+            for class in &mut square {
+                let mut scaled = load(simd, class);
+                for v in 0..vectors::<S>() {
+                    scaled[v] = simd.mul_f64s(scaled[v], scales[v]);
+                }
+                store(simd, class, &scaled);
+            }
+            let rows = transpose(simd, &square);
+            if entries < PAIRS {
+                for (to, row) in to.chunks_exact_mut(entries).zip(&rows) {
+                    for (to, &x) in to.iter_mut().zip(&row.0) {
+                        *to = R::narrow(x);
+                    }
+                }
+                continue;
+            }
+            for k in 0..RUN {
+                let start = k * entries + first;
+                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k].0));
+            }
+        }
+        true
+    }
+}
+
+/// The sums over all states, frame by frame.
+#[inline(always)]
+fn sums<S: Simd>(simd: S, emissions: &Spread, blanks: &Square, live: Range<usize>) -> [f64; RUN] {
+    let mut sums = *blanks;
+    for b in live {
+        for k in 0..RUN {
+            add_to(simd, &mut sums[k], &load(simd, &emissions.labels[b][k]));
+        }
+    }
+    let columns = transpose(simd, &sums);
+    let mut sums = [0.0; RUN];
+    for column in &columns {
+        for k in 0..RUN {
+            sums[k] += column.0[k];
+        }
+    }
+    sums
+}
+
+/// Writes those of all states, frame by frame: blank, label, blank, …, blank.
+pub(in super::super) struct StatePosteriors<'a, R> {
+    /// `(frames, 2 U + 1)`
+    pub to: &'a mut [R],
+    /// The first frame.
+    pub first: usize,
+}
+
+impl<R: Real> Posteriors<R> for StatePosteriors<'_, R> {
+    const STATES: bool = true;
+
+    #[inline(always)]
+    fn take<S: Simd>(
+        &mut self,
+        simd: S,
+        lattice: &Tiles,
+        _table: &mut [[R; RUN]],
+        blanks: &Square,
+        part: &Part,
+        scratch: &mut Scratch,
+        check: bool,
+    ) -> bool {
+        let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
+        let Some(scales) = scales(&sums, part, check) else {
+            return false;
+        };
+        let (width, frame) = (2 * lattice.labels + 1, part.run * RUN - self.first);
+        let rows = self.to[frame * width..].chunks_exact_mut(width);
+        for (k, row) in rows.take(part.frames).enumerate() {
+            for b in part.live.clone() {
+                let (blanks, labels) = (&scratch.rows[b][k].blank, &scratch.emissions.labels[b][k]);
+                let states = row[2 * b * PAIRS..].chunks_mut(2);
+                for (to, (blank, label)) in states.zip(blanks.0.iter().zip(&labels.0)) {
+                    to[0] = R::narrow(blank * scales.0[k]);
+                    // There is no label behind the last blank.
+                    if let [_, to] = to {
+                        *to = R::narrow(label * scales.0[k]);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Sums over the frames of one direction, for each token.
+#[derive(Default)]
+pub(in super::super) struct TokenSums {
+    /// By pair and place in a block: the largest posterior; the sums of the posterior, of the frame times it, and
+    /// of the probability of the label times it.
+    sums: Vec<[Pairs; 4]>,
+    /// By entry: the probability of its class in each frame of a block.
+    probabilities: Vec<Pairs>,
+}
+
+impl<R: Real> Posteriors<R> for TokenSums {
+    const STATES: bool = false;
+
+    #[inline(always)]
+    fn take<S: Simd>(
+        &mut self,
+        simd: S,
+        lattice: &Tiles,
+        table: &mut [[R; RUN]],
+        blanks: &Square,
+        part: &Part,
+        scratch: &mut Scratch,
+        check: bool,
+    ) -> bool {
+        let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
+        let Some(mut scales) = scales(&sums, part, check) else {
+            return false;
+        };
+        let start = part.run * RUN;
+        let (mut log_scales, mut frames) = ([0.0; RUN], ZEROS);
+        log_scales[..part.frames].copy_from_slice(&part.log_scales[..part.frames]);
+        for k in 0..RUN {
+            frames.0[k] = (start + k) as f64;
+            if k >= part.frames {
+                scales.0[k] = 0.0;
+            }
+        }
+        self.probabilities.resize(table.len(), ZEROS);
+        if check {
+            let mut powers = ZEROS;
+            for k in 0..RUN {
+                powers.0[k] = log_scales[k].exp();
+            }
+            for (to, emissions) in self.probabilities.iter_mut().zip(&*table) {
+                for k in 0..RUN {
+                    to.0[k] = emissions[k].widen() * powers.0[k];
+                }
+            }
+        } else {
+            let exponents = scratch.emissions.exponents.entries();
+            for (to, (m, e)) in self.probabilities.iter_mut().zip(exponents) {
+                for k in 0..RUN {
+                    let ln = e.0[k] * std::f64::consts::LN_2 + log_scales[k];
+                    to.0[k] = m.0[k] * ln.exp();
+                }
+            }
+        }
+        self.sums.resize(lattice.places.len() * PAIRS, [ZEROS; 4]);
+        for b in part.live.clone() {
+            let labels = transpose(simd, &scratch.emissions.labels[b]);
+            for i in 0..PAIRS {
+                let [largest, sum, times_frame, times_p] = &mut self.sums[b * PAIRS + i];
+                let p = &self.probabilities[lattice.places[b][i] as usize];
+                for k in 0..RUN {
+                    let posterior = if k < part.frames { labels[i].0[k] } else { 0.0 };
+                    let posterior = posterior * scales.0[k];
+                    let posterior = if posterior < 1.0 { posterior } else { 1.0 };
+                    let top = largest.0[k];
+                    largest.0[k] = if posterior > top { posterior } else { top };
+                    sum.0[k] += posterior;
+                    times_frame.0[k] += posterior * frames.0[k];
+                    // A probability beyond all numbers, of an input that holds none, counts where it is used.
+                    let weighted = posterior * p.0[k];
+                    times_p.0[k] += if posterior > 0.0 { weighted } else { 0.0 };
+                }
+            }
+        }
+        true
+    }
+}
+
+/// What the frames say of a token.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TokenOccupancy {
+    /// The largest posterior.
+    pub largest: f64,
+    /// The sum of the posteriors.
+    pub sum: f64,
+    /// The sum of frame times posterior.
+    pub times_frame: f64,
+    /// The sum of the probability of the label times its posterior.
+    pub times_probability: f64,
+}
+
+impl TokenSums {
+    /// The sums of token `i`.
+    pub fn token(&self, i: usize) -> TokenOccupancy {
+        let Some([largest, rest @ ..]) = self.sums.get(i) else {
+            return TokenOccupancy::default();
+        };
+        let [sum, times_frame, times_probability] = rest.each_ref().map(|x| x.0.iter().sum());
+        TokenOccupancy {
+            largest: largest.0.iter().copied().fold(0.0, f64::max),
+            sum,
+            times_frame,
+            times_probability,
+        }
+    }
+}
+
+impl TokenOccupancy {
+    /// That of the frames of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            largest: self.largest.max(other.largest),
+            sum: self.sum + other.sum,
+            times_frame: self.times_frame + other.times_frame,
+            times_probability: self.times_probability + other.times_probability,
+        }
+    }
+}
