@@ -110,13 +110,16 @@ struct SavedItem<R> {
     stats: Vec<RowStats<R>>,
 }
 
-/// The loss of each item, and what the backward pass needs when `keep` is set.
+/// The loss of each item, and what the backward pass needs.
+pub(crate) type Losses<R> = (Vec<f64>, Option<Saved<R>>);
+
+/// The loss of each item, with what the backward pass needs when `keep` is set.
 pub(crate) fn forward<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     keep: bool,
-) -> CandleResult<(Vec<f64>, Option<Saved<E::Real>>)> {
+) -> CandleResult<Losses<E::Real>> {
     // With posteriors, an item is in the cache from one pass over it to the next.
     if !keep && plan.batch >= ABREAST * rayon::current_num_threads() {
         return Ok((group::losses(plan, data, strides)?, None));
@@ -305,6 +308,9 @@ struct Kept<R> {
     log_scales: Vec<f64>,
 }
 
+/// A loss, and where there is one the table of all frames.
+type Solved<R> = (f64, Option<Kept<R>>);
+
 /// What one direction has of it on its way to the middle.
 struct Half<'a, R> {
     runs: Runs,
@@ -479,13 +485,13 @@ impl<'a, E: Element> Problem<'a, E> {
 
     /// The loss, and where there is one the table of all frames, behind the posteriors that `early` and `late`
     /// took of its halves.
-    fn solve<P: Posteriors<E::Real> + Send>(
+    fn solve(
         &self,
         buffers: &mut Buffers<E>,
         mut kept: Kept<E::Real>,
-        early: &mut P,
-        late: &mut P,
-    ) -> Result<(f64, Option<Kept<E::Real>>), OutOfMemory> {
+        early: &mut (dyn Posteriors<E::Real> + Send),
+        late: &mut (dyn Posteriors<E::Real> + Send),
+    ) -> Result<Solved<E::Real>, OutOfMemory> {
         self.lattice(&mut buffers.lattice);
         let halves = kept.halves();
         let met = self.to_the_middle(buffers, Some(halves.0), Some(halves.1));
@@ -508,8 +514,8 @@ impl<'a, E: Element> Problem<'a, E> {
         let (alpha_on, beta_on) = (&mut forward.on, &mut backward.on);
         both(
             self.split,
-            || lattice.walk::<Forward, _, _>(alpha_on, beta, met, late_half.table(), late, f),
-            || lattice.walk::<Backward, _, _>(beta_on, alpha, met, early_half.table(), early, b),
+            || lattice.walk::<Forward, _>(alpha_on, beta, met, late_half.table(), late, f),
+            || lattice.walk::<Backward, _>(beta_on, alpha, met, early_half.table(), early, b),
         );
         Ok((loss, Some(kept)))
     }
@@ -689,7 +695,7 @@ mod tests {
         };
         let (frames, target) = (plan.frames, plan.target(0));
         let class = |s: usize| {
-            if s % 2 == 0 {
+            if s.is_multiple_of(2) {
                 0
             } else {
                 target[s / 2] as usize
@@ -717,9 +723,7 @@ mod tests {
             }
         }
         // Beta without the emission of its own frame.
-        for s in states.saturating_sub(2)..states {
-            beta[frames][s] = 0.0;
-        }
+        beta[frames][states.saturating_sub(2)..].fill(0.0);
         for t in (1..frames).rev() {
             for s in 0..states {
                 let next = |on: usize| match s + on {
@@ -740,7 +744,7 @@ mod tests {
         let mut posteriors = vec![0.0; frames * width];
         for t in 0..frames {
             for s in 0..states {
-                let place = if s % 2 == 0 {
+                let place = if s.is_multiple_of(2) {
                     width - 1
                 } else {
                     used.place[s / 2] as usize

@@ -42,6 +42,7 @@ mod power;
 mod range;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
+use posteriors::Block;
 pub(crate) use posteriors::TokenOccupancy;
 pub(super) use posteriors::{ClassPosteriors, Posteriors, StatePosteriors, TokenSums};
 
@@ -53,7 +54,7 @@ use super::runs::{Direction, Entries, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use checkpoints::{Checkpoint, Checkpoints};
-use extended::{JoinExtended, RecordExtended, SpreadExponents, normalise_tile};
+use extended::{JoinExtended, RecordExtended, SpreadExponents};
 use power::{exponent_of, pow2, powers};
 use pulp::{Simd, WithSimd};
 use range::{
@@ -611,16 +612,16 @@ impl Tiles {
 
     /// Takes `track` on past the middle, through the half that `other` has behind it. `half` has the emissions
     /// there, and `to` takes the posteriors.
-    pub fn walk<D: Direction, R: Real, P: Posteriors<R>>(
+    pub fn walk<D: Direction, R: Real>(
         &self,
         track: &mut Track,
         other: &Track,
         met: Met,
         half: HalfTable<R>,
-        to: &mut P,
+        to: &mut dyn Posteriors<R>,
         scratch: &mut Scratch,
     ) {
-        dispatch_simd(Walk::<D, R, P> {
+        dispatch_simd(Walk::<D, R> {
             lattice: self,
             track,
             other,
@@ -1073,18 +1074,18 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
 }
 
 /// [`Tiles::walk`].
-struct Walk<'a, D, R, P> {
+struct Walk<'a, D, R> {
     lattice: &'a Tiles,
     track: &'a mut Track,
     other: &'a Track,
     met: Met,
     half: HalfTable<'a, R>,
-    to: &'a mut P,
+    to: &'a mut dyn Posteriors<R>,
     scratch: &'a mut Scratch,
     direction: PhantomData<D>,
 }
 
-impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
+impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
     type Output = ();
 
     #[inline(always)]
@@ -1098,7 +1099,7 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
             to,
             ..
         } = self;
-        let tiles = lattice.places.len();
+        let (tiles, states) = (lattice.places.len(), to.of_states());
         scratch.rows.resize(tiles, [EMPTY; RUN]);
         scratch.tile_scales.resize(tiles, 0.0);
         scratch.other.resize(tiles);
@@ -1118,7 +1119,7 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                 place.checked_sub(lattice.entries)
             };
             ask_for_run(next.and_then(|next| half.values.get(next..next + lattice.entries)));
-            let kept = self.other.kept.from_the_last(step);
+            let kept = self.other.kept.nth_back(step);
             let part = Part {
                 run: i,
                 frames,
@@ -1181,50 +1182,48 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for Walk<'_, D, R, P> {
                     tile_scales: &scratch.tile_scales,
                     scales: &[],
                     blanks: &mut blanks,
-                    states: P::STATES,
+                    states,
                 };
                 let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
                 lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
                 if most <= range::MOST
-                    && to.take(simd, lattice, table, &blanks, &part, scratch, true)
+                    && to.take(Block::new(lattice, table, &blanks, &part, scratch, true))
                 {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(Level::Tiles, Level::Tiles);
                     continue;
                 }
             }
-            walk_finer::<D, R, P>(lattice, track, &kept, (table, raw), &part, to, scratch);
+            walk_finer::<D, R>(lattice, track, &kept, (table, raw), &part, to, scratch);
         }
     }
 }
 
 /// Takes a block of [`Walk`] at a finer level than that of tiles.
-fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
+fn walk_finer<D: Direction, R: Real>(
     lattice: &Tiles,
     track: &mut Track,
     kept: &Checkpoint,
     (table, raw): (&mut [[R; RUN]], bool),
     part: &Part,
-    to: &mut P,
+    to: &mut dyn Posteriors<R>,
     scratch: &mut Scratch,
 ) {
     let first = track.patience.first();
-    let level = match first {
-        Level::Tiles => Level::Pairs,
-        level => level,
-    };
-    if level == Level::Pairs && kept.level() < Level::States && !raw {
-        let held = dispatch_simd(WalkPairs::<D, R, P> {
+    if first < Level::States && kept.level() < Level::States && !raw {
+        scratch.emissions.set_plain(lattice, table, &part.live);
+        make_rows::<D>(lattice, kept, part, TOP_OF_ROWS, scratch);
+        let mut blanks = [ZEROS; RUN];
+        let joined = dispatch_simd(JoinPairs::<D> {
             lattice,
             track,
-            kept,
-            table,
             part,
-            to,
+            states: to.of_states(),
+            blanks: &mut blanks,
             scratch,
             direction: PhantomData,
         });
-        if held {
+        if joined && to.take(Block::new(lattice, table, &blanks, part, scratch, true)) {
             std::mem::swap(&mut track.row, &mut track.trial);
             track.patience.done(first, Level::Pairs);
             return;
@@ -1233,32 +1232,21 @@ fn walk_finer<D: Direction, R: Real, P: Posteriors<R>>(
     if !raw {
         track.patience.done(first, Level::States);
     }
-    dispatch_simd(WalkStates::<D, R, P> {
-        lattice,
-        track,
-        kept,
-        table,
-        raw,
-        part,
-        to,
-        scratch,
-        direction: PhantomData,
-    });
+    walk_states::<D, R>(lattice, track, kept, (table, raw), part, to, scratch);
 }
 
-/// A block of [`Walk`] in parts, with exponents of pairs. Whether it holds.
-struct WalkPairs<'a, D, R, P> {
+/// Forms the posteriors of a block of [`Walk`] in parts, with exponents of pairs. Whether they hold.
+struct JoinPairs<'a, D> {
     lattice: &'a Tiles,
     track: &'a mut Track,
-    kept: &'a Checkpoint<'a>,
-    table: &'a mut [[R; RUN]],
     part: &'a Part<'a>,
-    to: &'a mut P,
+    states: bool,
+    blanks: &'a mut Square,
     scratch: &'a mut Scratch,
     direction: PhantomData<D>,
 }
 
-impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P> {
+impl<D: Direction> WithSimd for JoinPairs<'_, D> {
     type Output = bool;
 
     #[inline(always)]
@@ -1266,17 +1254,14 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P
         let Self {
             lattice,
             track: Track { row, trial, .. },
-            kept,
-            table,
             part,
-            to,
+            states,
+            blanks,
             scratch,
             ..
         } = self;
         let live = part.live.clone();
-        make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP_OF_ROWS, scratch);
         scratch.scales.resize(lattice.places.len(), ZEROS);
-        let mut blanks = [ZEROS; RUN];
         let minus_top = simd.splat_f64s(-part.met.exponent);
         let mut begins = true;
         for frames in parts::<D>(part.frames) {
@@ -1308,160 +1293,147 @@ impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkPairs<'_, D, R, P
                 rows: &mut scratch.rows,
                 tile_scales: &[],
                 scales: &scratch.scales,
-                blanks: &mut blanks,
-                states: P::STATES,
+                blanks: &mut *blanks,
+                states,
             };
             lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut join);
             begins = false;
         }
-        to.take(simd, lattice, table, &blanks, part, scratch, true)
+        true
     }
 }
 
-/// Makes the rows of a block of the other direction again, from its checkpoint, and their exponents by part of the
-/// block.
-#[inline(always)]
-fn make_rows<S: Simd, D: Direction, R: Real>(
-    simd: S,
+/// Makes the rows of a block of the other direction than `D` again, from its checkpoint, and their exponents by part of
+/// the block. The emissions of the block are those of `scratch`.
+fn make_rows<D: Direction>(
     lattice: &Tiles,
     kept: &Checkpoint,
-    table: &[[R; RUN]],
     part: &Part,
     top: f64,
     scratch: &mut Scratch,
 ) {
-    let Scratch {
-        emissions,
-        range,
-        other,
-        rows,
-        part_exponents,
-        ..
-    } = scratch;
-    let (tiles, live) = (lattice.places.len(), part.live.clone());
-    emissions.set(simd, lattice, table, live.clone());
-    for exponents in &mut *part_exponents {
-        exponents.resize(tiles, ZEROS);
-    }
-    let mut record = Record(rows);
-    if kept.level() == Level::Tiles {
-        kept.restore_tiles(other, live.clone(), top);
-        for b in live.clone() {
-            let exponents = other.exponents_of(b).blank;
-            for part in &mut *part_exponents {
-                part[b] = exponents;
-            }
-        }
-        let with = (&mut *emissions, [].as_slice());
-        lattice.advance::<S, D::Other, _, false>(
-            simd,
-            other,
-            with,
-            0..part.frames,
-            live,
-            &mut record,
-        );
-        return;
-    }
-    kept.restore_pairs(other, live.clone(), top);
-    let mut begins = true;
-    for frames in parts::<D::Other>(part.frames) {
-        if begins {
-            range.factors_of::<S, D::Other>(simd, other, live.clone());
-        } else {
-            range.scale::<S, D::Other, false>(simd, other, live.clone(), top);
-        }
-        for b in live.clone() {
-            part_exponents[frames.start / PART][b] = other.exponents[b].blank;
-        }
-        let with = (&mut *emissions, range.factors.as_slice());
-        lattice.advance::<S, D::Other, _, true>(
-            simd,
-            other,
-            with,
-            frames,
-            live.clone(),
-            &mut record,
-        );
-        begins = false;
-    }
+    dispatch_simd(MakeRows::<D::Other> {
+        lattice,
+        kept,
+        part,
+        top,
+        scratch,
+        direction: PhantomData,
+    });
 }
 
-/// A block of [`Walk`] with an exponent for each state.
-struct WalkStates<'a, D, R, P> {
+/// [`make_rows`] of `D`.
+struct MakeRows<'a, D> {
     lattice: &'a Tiles,
-    track: &'a mut Track,
     kept: &'a Checkpoint<'a>,
-    table: &'a mut [[R; RUN]],
-    raw: bool,
     part: &'a Part<'a>,
-    to: &'a mut P,
+    top: f64,
     scratch: &'a mut Scratch,
     direction: PhantomData<D>,
 }
 
-impl<D: Direction, R: Real, P: Posteriors<R>> WithSimd for WalkStates<'_, D, R, P> {
+impl<D: Direction> WithSimd for MakeRows<'_, D> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             lattice,
-            track,
             kept,
-            table,
-            raw,
             part,
-            to,
-            scratch,
+            top,
+            scratch:
+                Scratch {
+                    emissions,
+                    range,
+                    other,
+                    rows,
+                    part_exponents,
+                    ..
+                },
             ..
         } = self;
-        let live = part.live.clone();
-        let of_states = kept.level() == Level::States;
-        if !of_states {
-            // Nothing that counts is lost from the full range.
-            make_rows::<S, D, R>(simd, lattice, kept, table, part, TOP, scratch);
+        let (tiles, live) = (lattice.places.len(), part.live.clone());
+        for exponents in &mut *part_exponents {
+            exponents.resize(tiles, ZEROS);
         }
-        let emissions = &mut scratch.emissions;
-        emissions.set_extended(lattice, table, raw, live.clone());
-        let (rows, row_exponents) = (&mut scratch.rows, &mut scratch.row_exponents);
-        row_exponents.resize(lattice.places.len(), [FAR; RUN]);
-        if of_states {
-            let other = &mut scratch.other;
-            kept.restore_states(other, live.clone());
-            let record = RecordExtended {
-                numbers: rows,
-                exponents: row_exponents,
-            };
-            lattice.advance_extended::<D::Other, _>(
-                other,
-                emissions,
-                part.frames,
-                live.clone(),
-                record,
-            );
-        } else {
+        let mut record = Record(rows);
+        if kept.level() == Level::Tiles {
+            kept.restore_tiles(other, live.clone(), top);
             for b in live.clone() {
-                for k in 0..part.frames {
-                    let exponents = scratch.part_exponents[k / PART][b];
-                    let e = &mut row_exponents[b][k];
-                    (e.blank, e.label) = (exponents, exponents);
-                    normalise_tile(simd, &mut rows[b][k], e);
+                let exponents = other.exponents_of(b).blank;
+                for part in &mut *part_exponents {
+                    part[b] = exponents;
                 }
             }
+            let with = (&mut *emissions, [].as_slice());
+            let frames = 0..part.frames;
+            lattice.advance::<S, D, _, false>(simd, other, with, frames, live, &mut record);
+            return;
         }
-        track.row.separate(live.clone());
-        let mut blanks = [ZEROS; RUN];
-        let join = JoinExtended {
+        kept.restore_pairs(other, live.clone(), top);
+        let mut begins = true;
+        for frames in parts::<D>(part.frames) {
+            if begins {
+                range.factors_of::<S, D>(simd, other, live.clone());
+            } else {
+                range.scale::<S, D, false>(simd, other, live.clone(), top);
+            }
+            for b in live.clone() {
+                part_exponents[frames.start / PART][b] = other.exponents[b].blank;
+            }
+            let with = (&mut *emissions, range.factors.as_slice());
+            lattice.advance::<S, D, _, true>(simd, other, with, frames, live.clone(), &mut record);
+            begins = false;
+        }
+    }
+}
+
+/// Takes a block of [`Walk`] with an exponent for each state.
+fn walk_states<D: Direction, R: Real>(
+    lattice: &Tiles,
+    track: &mut Track,
+    kept: &Checkpoint,
+    (table, raw): (&mut [[R; RUN]], bool),
+    part: &Part,
+    to: &mut dyn Posteriors<R>,
+    scratch: &mut Scratch,
+) {
+    let live = part.live.clone();
+    let of_states = kept.level() == Level::States;
+    scratch
+        .row_exponents
+        .resize(lattice.places.len(), [FAR; RUN]);
+    if !of_states {
+        // Nothing that counts is lost from the full range.
+        scratch.emissions.set_plain(lattice, table, &live);
+        make_rows::<D>(lattice, kept, part, TOP, scratch);
+        scratch.normalise_rows(part);
+    }
+    let emissions = &mut scratch.emissions;
+    emissions.set_extended(lattice, table, raw, live.clone());
+    let (rows, row_exponents) = (&mut scratch.rows, &mut scratch.row_exponents);
+    if of_states {
+        let other = &mut scratch.other;
+        kept.restore_states(other, live.clone());
+        let record = RecordExtended {
             numbers: rows,
             exponents: row_exponents,
-            top: part.met.exponent,
-            blanks: &mut blanks,
-            states: P::STATES,
         };
-        lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
-        to.take(simd, lattice, table, &blanks, part, scratch, false);
+        let (frames, live) = (part.frames, live.clone());
+        lattice.advance_extended::<D::Other, _>(other, emissions, frames, live, record);
     }
+    track.row.separate(live.clone());
+    let mut blanks = [ZEROS; RUN];
+    let join = JoinExtended {
+        numbers: rows,
+        exponents: row_exponents,
+        top: part.met.exponent,
+        blanks: &mut blanks,
+        states: to.of_states(),
+    };
+    lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
+    to.take(Block::new(lattice, table, &blanks, part, scratch, false));
 }
 
 /// A run whose posteriors are formed.
@@ -1686,7 +1658,34 @@ impl Track {
     }
 }
 
+/// [`Spread::set`].
+struct SetPlain<'a, R> {
+    spread: &'a mut Spread,
+    lattice: &'a Tiles,
+    run: &'a [[R; RUN]],
+    live: Range<usize>,
+}
+
+impl<R: Real> WithSimd for SetPlain<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.spread.set(simd, self.lattice, self.run, self.live);
+    }
+}
+
 impl Spread {
+    /// [`Self::set`] with the instruction set in use.
+    fn set_plain<R: Real>(&mut self, lattice: &Tiles, run: &[[R; RUN]], live: &Range<usize>) {
+        dispatch_simd(SetPlain {
+            spread: self,
+            lattice,
+            run,
+            live: live.clone(),
+        });
+    }
+
     /// Becomes the emissions of a run at the pairs of the live tiles.
     #[inline(always)]
     fn set<S: Simd, R: Real>(

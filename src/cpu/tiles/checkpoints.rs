@@ -149,7 +149,7 @@ impl Checkpoints {
     }
 
     /// The last checkpoint, the one before it, and so on.
-    pub fn from_the_last(&self, nth: usize) -> Checkpoint<'_> {
+    pub fn nth_back(&self, nth: usize) -> Checkpoint<'_> {
         Checkpoint {
             of: self,
             start: self.starts[self.starts.len() - 1 - nth],

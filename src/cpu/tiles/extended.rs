@@ -158,11 +158,36 @@ impl<S: Simd> Number<S> {
     }
 }
 
-/// Brings the mantissas of a tile to [1, 2).
-#[inline(always)]
-pub(super) fn normalise_tile<S: Simd>(simd: S, m: &mut Tile, e: &mut Tile) {
-    for v in 0..vectors::<S>() {
-        Extended::load(simd, m, e, v).store(simd, m, e, v);
+/// [`Scratch::normalise_rows`].
+struct NormaliseRows<'a> {
+    scratch: &'a mut Scratch,
+    part: &'a super::Part<'a>,
+}
+
+impl WithSimd for NormaliseRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { scratch, part } = self;
+        for b in part.live.clone() {
+            for k in 0..part.frames {
+                let exponents = scratch.part_exponents[k / PART][b];
+                let (m, e) = (&mut scratch.rows[b][k], &mut scratch.row_exponents[b][k]);
+                (e.blank, e.label) = (exponents, exponents);
+                for v in 0..vectors::<S>() {
+                    Extended::load(simd, m, e, v).store(simd, m, e, v);
+                }
+            }
+        }
+    }
+}
+
+impl Scratch {
+    /// Gives each state of the rows of a block an exponent of its own, with a mantissa in [1, 2).
+    pub(super) fn normalise_rows(&mut self, part: &super::Part) {
+        let scratch = self;
+        dispatch_simd(NormaliseRows { scratch, part });
     }
 }
 

@@ -5,25 +5,79 @@ use super::super::real::Real;
 use super::super::runs::RUN;
 use super::*;
 
+/// A block of the walk whose posteriors have been formed.
+pub(in super::super) struct Block<'a, R> {
+    lattice: &'a Tiles,
+    /// Its emissions.
+    table: &'a mut [[R; RUN]],
+    /// The posteriors of all blanks, pair by pair.
+    blanks: &'a Square,
+    part: &'a Part<'a>,
+    /// Those of the labels stand in the place of the lattice's emissions, and where they are wanted those of each blank
+    /// in the place of the rows.
+    scratch: &'a mut Scratch,
+    /// Take nothing where those of a frame do not add up to 1.
+    check: bool,
+}
+
+impl<'a, R> Block<'a, R> {
+    pub(super) fn new(
+        lattice: &'a Tiles,
+        table: &'a mut [[R; RUN]],
+        blanks: &'a Square,
+        part: &'a Part<'a>,
+        scratch: &'a mut Scratch,
+        check: bool,
+    ) -> Self {
+        Self {
+            lattice,
+            table,
+            blanks,
+            part,
+            scratch,
+            check,
+        }
+    }
+}
+
 /// Takes the posteriors of the states, block by block.
 pub(in super::super) trait Posteriors<R> {
     /// Whether those of the blanks are wanted one by one.
-    const STATES: bool;
+    fn of_states(&self) -> bool;
 
-    /// Takes those of a part. `table` has its emissions, the labels' posteriors stand in the place of the lattice's
-    /// emissions, `blanks` are those of all blanks, pair by pair, and with `STATES` those of each stand in the place
-    /// of the rows. With `check` it takes nothing, and says no, where those of a frame do not add up to 1.
-    #[allow(clippy::too_many_arguments)]
-    fn take<S: Simd>(
-        &mut self,
-        simd: S,
-        lattice: &Tiles,
-        table: &mut [[R; RUN]],
-        blanks: &Square,
-        part: &Part,
-        scratch: &mut Scratch,
-        check: bool,
-    ) -> bool;
+    /// Takes those of a block. No where it was to be checked, and is not right.
+    fn take(&mut self, block: Block<R>) -> bool;
+}
+
+/// [`Posteriors`] in vector code.
+trait Take<R> {
+    const OF_STATES: bool;
+
+    fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool;
+}
+
+impl<R: Real, T: Take<R>> Posteriors<R> for T {
+    fn of_states(&self) -> bool {
+        T::OF_STATES
+    }
+
+    fn take(&mut self, block: Block<R>) -> bool {
+        dispatch_simd(TakeBlock { to: self, block })
+    }
+}
+
+struct TakeBlock<'a, 'b, T, R> {
+    to: &'a mut T,
+    block: Block<'b, R>,
+}
+
+impl<R: Real, T: Take<R>> WithSimd for TakeBlock<'_, '_, T, R> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        self.to.take_with(simd, self.block)
+    }
 }
 
 /// What the posteriors of each frame are multiplied by, from their sums: dividing by the frame's own sum takes out
@@ -41,20 +95,19 @@ fn scales(sums: &[f64; RUN], part: &Part, check: bool) -> Option<Pairs> {
 /// Writes those of the classes in the place of their emissions, frame by frame.
 pub(in super::super) struct ClassPosteriors;
 
-impl<R: Real> Posteriors<R> for ClassPosteriors {
-    const STATES: bool = false;
+impl<R: Real> Take<R> for ClassPosteriors {
+    const OF_STATES: bool = false;
 
     #[inline(always)]
-    fn take<S: Simd>(
-        &mut self,
-        simd: S,
-        lattice: &Tiles,
-        to: &mut [[R; RUN]],
-        blanks: &Square,
-        part: &Part,
-        scratch: &mut Scratch,
-        check: bool,
-    ) -> bool {
+    fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool {
+        let Block {
+            lattice,
+            table: to,
+            blanks,
+            part,
+            scratch,
+            check,
+        } = block;
         let blank = lattice.entries - 1;
         scratch.classes.clear();
         scratch.classes.resize(lattice.entries.max(PAIRS), ZEROS);
@@ -152,20 +205,19 @@ pub(in super::super) struct StatePosteriors<'a, R> {
     pub first: usize,
 }
 
-impl<R: Real> Posteriors<R> for StatePosteriors<'_, R> {
-    const STATES: bool = true;
+impl<R: Real> Take<R> for StatePosteriors<'_, R> {
+    const OF_STATES: bool = true;
 
     #[inline(always)]
-    fn take<S: Simd>(
-        &mut self,
-        simd: S,
-        lattice: &Tiles,
-        _table: &mut [[R; RUN]],
-        blanks: &Square,
-        part: &Part,
-        scratch: &mut Scratch,
-        check: bool,
-    ) -> bool {
+    fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool {
+        let Block {
+            lattice,
+            blanks,
+            part,
+            scratch,
+            check,
+            ..
+        } = block;
         let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
         let Some(scales) = scales(&sums, part, check) else {
             return false;
@@ -199,20 +251,19 @@ pub(in super::super) struct TokenSums {
     probabilities: Vec<Pairs>,
 }
 
-impl<R: Real> Posteriors<R> for TokenSums {
-    const STATES: bool = false;
+impl<R: Real> Take<R> for TokenSums {
+    const OF_STATES: bool = false;
 
     #[inline(always)]
-    fn take<S: Simd>(
-        &mut self,
-        simd: S,
-        lattice: &Tiles,
-        table: &mut [[R; RUN]],
-        blanks: &Square,
-        part: &Part,
-        scratch: &mut Scratch,
-        check: bool,
-    ) -> bool {
+    fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool {
+        let Block {
+            lattice,
+            table,
+            blanks,
+            part,
+            scratch,
+            check,
+        } = block;
         let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
         let Some(mut scales) = scales(&sums, part, check) else {
             return false;
