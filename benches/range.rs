@@ -17,8 +17,12 @@ use models::{CONFIDENCES, LENGTHS, Model, SHAPES, Shape, Step};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// How much longer the slowest model of a shape may take than the fastest.
-const MOST: f64 = 2.0;
+/// How much longer the slowest model of a shape may take than the fastest, and how much more memory.
+const MOST_TIME: f64 = 2.0;
+const MOST_MEMORY: f64 = 1.5;
+
+/// Bytes for each frame and state, at most.
+const BYTES_OF_A_STATE: f64 = 2.0;
 
 /// How much longer the confidences may take than a training step.
 const MOST_OF_CONFIDENCE: f64 = 3.0;
@@ -105,7 +109,8 @@ fn main() -> Result<()> {
             let line = row(shape, model, measured, [times, memory]);
             println!("{line}");
             writeln!(text, "{line}").expect("a string grows");
-            if times > MOST {
+            let bytes = measured.bytes as f64 / shape.states() as f64;
+            if times > MOST_TIME || memory > MOST_MEMORY || bytes > BYTES_OF_A_STATE {
                 faults.push(line);
             }
         }
@@ -144,7 +149,7 @@ fn main() -> Result<()> {
     faults.extend(
         slopes
             .iter()
-            .filter(|&slope| slope / least > MOST)
+            .filter(|&slope| slope / least > MOST_TIME)
             .map(|slope| format!("{slope:.0} ps for each frame and state, {least:.0} at best")),
     );
     writeln!(

@@ -24,7 +24,7 @@ use std::path::Path;
 /// Frames of a block, and pairs of a tile (`cpu/runs.rs`, `cpu/tiles.rs`).
 const RUN: usize = 8;
 /// Frames of a part of a block where pairs have exponents of their own (`cpu/tiles.rs`).
-const PART: usize = 3;
+const PART: usize = 4;
 /// Lanes of the widest loops (`cpu/lanes.rs`); pairs are rounded up to it in `cpu/viterbi.rs`.
 const LANES: usize = 16;
 /// Blocks of a half that are read at once: by one thread, and when threads share an item (`at_once` in `cpu/mod.rs`,
@@ -95,12 +95,12 @@ const DECLARED: [&str; 33] = [
     "FEW: usize = 8",
     "BLOCKS: usize = 16",
     "NORMALISE: usize = 2",
-    "PART: usize = 3",
+    "PART: usize = 4",
     "PARTS: usize = RUN.div_ceil(PART)",
     // Sizes in tests of units, and of a message.
     "CLASSES: usize = 4",
     "JOBS: usize = 1 << 12",
-    "BYTES: usize = size_of::<(Tile, Scale, f64, [[i32; PAIRS]; 2])>()",
+    "BYTES: usize = size_of::<(Tile, Scale, f64, Pairs)>()",
     // A line of the cache and a page of memory.
     "LINE: usize = 64",
     "PAGE: usize = 4096",
@@ -128,7 +128,9 @@ fn constants_are_those_of_the_source() {
         }
     }
     let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-    let mut text = std::fs::read_to_string(source.join("classes.rs")).unwrap();
+    let [mut text, memory] =
+        ["classes.rs", "memory.rs"].map(|file| std::fs::read_to_string(source.join(file)).unwrap());
+    text.push_str(&memory);
     files(&source.join("cpu"), &mut text);
     let found: BTreeSet<&str> = text
         .lines()

@@ -9,7 +9,7 @@ use super::real::{Element, Real};
 use super::softmax::{RowStats, block_from, softmax, stream_softmax, written};
 use super::stream::Stream;
 use super::tasks::{Threads, share_out};
-use crate::memory::room_for;
+use crate::memory::{prefer_huge_pages, room_for};
 use crate::options::GradientKind;
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::Result;
@@ -67,30 +67,6 @@ pub(crate) fn gradient<E: Element>(
     // each row was written.
     unsafe { gradient.set_len(count) };
     Ok(gradient)
-}
-
-/// Asks the system for huge pages under large fresh memory. A gradient of 160 MB is otherwise mapped in
-/// 40000 pieces, at the first write to each, which takes as long as the writing.
-fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    #[cfg(target_os = "linux")]
-    {
-        const LEAST: usize = 4 << 20;
-        const PAGE: usize = 4096;
-        let bytes = size_of_val(memory);
-        if bytes >= LEAST {
-            let start = memory.as_mut_ptr() as usize;
-            let skipped = start.next_multiple_of(PAGE) - start;
-            let whole = (bytes - skipped) / PAGE * PAGE;
-            // SAFETY: whole pages inside the memory, which stays what it is; where the system refuses,
-            // nothing changes.
-            unsafe {
-                let first = memory.as_mut_ptr().cast::<u8>().add(skipped);
-                libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE);
-            }
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
 }
 
 /// Fills memory with a number.

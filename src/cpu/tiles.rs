@@ -308,7 +308,7 @@ pub(super) enum Level {
     /// An exponent for each tile and block.
     #[default]
     Tiles,
-    /// One for each pair and 3 frames.
+    /// One for each pair and 4 frames.
     Pairs,
     /// One for each state and frame, which always holds.
     States,
@@ -324,7 +324,7 @@ impl Level {
 }
 
 /// Frames of a part of a block at [`Level::Pairs`].
-const PART: usize = 3;
+const PART: usize = 4;
 const PARTS: usize = RUN.div_ceil(PART);
 
 /// The level to begin a block with: where a coarser one did not hold, it rarely does in the next few.
@@ -1055,8 +1055,8 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
             if !range.scale::<S, D, true>(simd, trial, live.clone(), TOP) {
                 return false;
             }
-            if begins && self.keep && !kept.add_pairs(trial, live.clone()) {
-                return false;
+            if begins && self.keep {
+                kept.add_pairs(trial, live.clone());
             }
             let with = (&mut *emissions, range.factors.as_slice());
             let frames = part.clone();

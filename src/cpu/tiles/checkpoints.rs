@@ -7,6 +7,7 @@ use super::extended::normalise_any;
 use super::power::pow2;
 use super::range::{NOWHERE, NOWHERE_BELOW, TOP};
 use super::{Level, PAIRS, Pairs, Row, Scale, Tile};
+use crate::memory::prefer_huge_pages;
 use std::ops::Range;
 
 /// The checkpoints of one direction, in its order.
@@ -16,19 +17,42 @@ pub(super) struct Checkpoints {
     numbers: Vec<Tile>,
     /// Of each tile at [`Level::Tiles`].
     scales: Vec<Scale>,
-    /// Of each tile at the other levels.
+    /// Of each tile at [`Level::States`].
     bases: Vec<f64>,
-    /// How far the exponents of its states are above the base: of pairs, or of blanks and then of labels in units of
-    /// 2^[`STEP`].
-    steps: Vec<[[i32; PAIRS]; 2]>,
+    /// Of each tile at [`Level::Pairs`] the exponents of its pairs; at [`Level::States`] the [`Steps`] of its states.
+    exponents: Vec<Pairs>,
+}
+
+/// How far the exponents of a blank and of a label are above the base of their tile, in units of [`STEP`]: as many
+/// bytes as one exponent.
+type Steps = [i32; 2];
+
+fn packed([blank, label]: Steps) -> f64 {
+    f64::from_bits(u64::from(blank as u32) << 32 | u64::from(label as u32))
+}
+
+fn unpacked(steps: f64) -> Steps {
+    [(steps.to_bits() >> 32) as i32, steps.to_bits() as i32]
+}
+
+/// How many of each a [`Checkpoints`] holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    starts: usize,
+    numbers: usize,
+    scales: usize,
+    bases: usize,
+    exponents: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Start {
     level: Level,
     tile: usize,
-    /// The first of its scales, or of its bases and steps.
+    /// The first of its scales or exponents.
     scale: usize,
+    /// The first of its bases.
+    base: usize,
 }
 
 const STEP: f64 = 512.0;
@@ -36,54 +60,52 @@ const STEP: f64 = 512.0;
 /// A state further below the largest of its tile counts as 0: 7e11 nats.
 const FARTHEST: f64 = STEP * (i32::MAX as f64 - 1.0);
 
-/// The step of a pair that holds nothing.
-const NO_PAIR: i32 = i32::MIN;
-
 impl Checkpoints {
     pub fn clear(&mut self) {
         self.starts.clear();
         self.numbers.clear();
         self.scales.clear();
         self.bases.clear();
-        self.steps.clear();
+        self.exponents.clear();
     }
 
     /// Makes room for so many blocks, with so many live tiles in all.
     pub fn reserve(&mut self, blocks: usize, tiles: usize) -> Result<(), Stop> {
-        const BYTES: usize = size_of::<(Tile, Scale, f64, [[i32; PAIRS]; 2])>();
+        const BYTES: usize = size_of::<(Tile, Scale, f64, Pairs)>();
         let tried = [
             self.starts.try_reserve_exact(blocks),
             self.numbers.try_reserve_exact(tiles),
             self.scales.try_reserve_exact(tiles),
             self.bases.try_reserve_exact(tiles),
-            self.steps.try_reserve_exact(tiles),
+            self.exponents.try_reserve_exact(tiles),
         ];
         if tried.iter().any(Result::is_err) {
             let bytes = tiles.saturating_mul(BYTES);
             return Err(OutOfMemory { bytes }.into());
         }
+        prefer_huge_pages(self.numbers.spare_capacity_mut());
+        prefer_huge_pages(self.exponents.spare_capacity_mut());
         Ok(())
     }
 
     /// What to go back to.
-    pub fn mark(&self) -> [usize; 4] {
-        let Self {
-            starts,
-            numbers,
-            scales,
-            bases,
-            ..
-        } = self;
-        [starts.len(), numbers.len(), scales.len(), bases.len()]
+    pub fn mark(&self) -> Mark {
+        Mark {
+            starts: self.starts.len(),
+            numbers: self.numbers.len(),
+            scales: self.scales.len(),
+            bases: self.bases.len(),
+            exponents: self.exponents.len(),
+        }
     }
 
     /// Forgets the checkpoints that came after `mark`.
-    pub fn back_to(&mut self, [starts, numbers, scales, bases]: [usize; 4]) {
-        self.starts.truncate(starts);
-        self.numbers.truncate(numbers);
-        self.scales.truncate(scales);
-        self.bases.truncate(bases);
-        self.steps.truncate(bases);
+    pub fn back_to(&mut self, mark: Mark) {
+        self.starts.truncate(mark.starts);
+        self.numbers.truncate(mark.numbers);
+        self.scales.truncate(mark.scales);
+        self.bases.truncate(mark.bases);
+        self.exponents.truncate(mark.exponents);
     }
 
     fn begin(&mut self, level: Level) {
@@ -92,8 +114,9 @@ impl Checkpoints {
             tile: self.numbers.len(),
             scale: match level {
                 Level::Tiles => self.scales.len(),
-                _ => self.bases.len(),
+                _ => self.exponents.len(),
             },
+            base: self.bases.len(),
         });
     }
 
@@ -105,26 +128,13 @@ impl Checkpoints {
         self.scales.extend_from_slice(&row.scales[live]);
     }
 
-    /// Adds those of a row in which pairs share an exponent. Whether they are near enough to each other.
+    /// Adds those of a row in which pairs share an exponent.
     #[inline(always)]
-    pub fn add_pairs(&mut self, row: &Row, live: Range<usize>) -> bool {
+    pub fn add_pairs(&mut self, row: &Row, live: Range<usize>) {
         self.begin(Level::Pairs);
         self.numbers.extend_from_slice(&row.numbers[live.clone()]);
-        let mut near = true;
-        for exponents in &row.exponents[live] {
-            let exponents = &exponents.blank.0;
-            let base = largest(exponents);
-            let mut steps = [0; PAIRS];
-            for k in 0..PAIRS {
-                let step = exponents[k] - base;
-                let dead = exponents[k] <= NOWHERE_BELOW;
-                near &= dead | (step > -f64::from(i32::MAX));
-                steps[k] = if dead { NO_PAIR } else { step as i32 };
-            }
-            self.bases.push(base);
-            self.steps.push([steps, [0; PAIRS]]);
-        }
-        near
+        let exponents = row.exponents[live].iter().map(|e| e.blank);
+        self.exponents.extend(exponents);
     }
 
     /// Adds those of a row in which each state has an exponent of its own.
@@ -140,9 +150,10 @@ impl Checkpoints {
                     let base = larger(largest(&e.blank.0), largest(&e.label.0));
                     let blanks = steps_of(&mut m.blank, &e.blank, base);
                     let labels = steps_of(&mut m.label, &e.label, base);
+                    let steps = |k: usize| packed([blanks[k], labels[k]]);
                     self.numbers.push(m);
                     self.bases.push(base);
-                    self.steps.push([blanks, labels]);
+                    self.exponents.push(Pairs(std::array::from_fn(steps)));
                 }
             },
         );
@@ -193,7 +204,7 @@ impl Checkpoint<'_> {
         self.start.level
     }
 
-    /// The numbers of its tiles, and where their exponents are.
+    /// The numbers of its tiles, and where their scales or exponents are.
     fn parts(&self, live: &Range<usize>) -> (&[Tile], Range<usize>) {
         let Start { tile, scale, .. } = self.start;
         let numbers = &self.of.numbers[tile..tile + live.len()];
@@ -221,16 +232,16 @@ impl Checkpoint<'_> {
     #[inline(always)]
     pub fn restore_pairs(&self, row: &mut Row, live: Range<usize>, top: f64) {
         let (numbers, from) = self.parts(&live);
-        let of = (&self.of.bases[from.clone()], &self.of.steps[from]);
-        for ((b, from), (base, [steps, _])) in live.zip(numbers).zip(of.0.iter().zip(of.1)) {
+        for ((b, from), exponents) in live.zip(numbers).zip(&self.of.exponents[from]) {
             let (n, e) = (&mut row.numbers[b], &mut row.exponents[b]);
             lower(n, from, top);
             for k in 0..PAIRS {
-                let exponent = base + f64::from(steps[k]) + (TOP - top);
-                e.blank.0[k] = if steps[k] == NO_PAIR {
+                let exponent = exponents.0[k];
+                let dead = exponent <= NOWHERE_BELOW;
+                e.blank.0[k] = if dead {
                     NOWHERE
                 } else {
-                    exponent
+                    exponent + (TOP - top)
                 };
             }
             e.label = e.blank;
@@ -240,10 +251,13 @@ impl Checkpoint<'_> {
 
     /// Puts those of a finer level than [`Level::Tiles`] back.
     pub fn restore_finer(&self, row: &mut Row, live: Range<usize>) {
-        match self.level() {
-            Level::Pairs => self.restore_pairs(row, live, TOP),
-            _ => self.restore_states(row, live),
-        }
+        dispatch(
+            #[inline(always)]
+            || match self.level() {
+                Level::Pairs => self.restore_pairs(row, live, TOP),
+                _ => self.restore_states(row, live),
+            },
+        );
     }
 
     /// Puts those of [`Level::States`] back.
@@ -251,12 +265,14 @@ impl Checkpoint<'_> {
     pub fn restore_states(&self, row: &mut Row, live: Range<usize>) {
         let (numbers, from) = self.parts(&live);
         row.numbers[live.clone()].copy_from_slice(numbers);
-        let of = (&self.of.bases[from.clone()], &self.of.steps[from]);
-        for (e, (base, steps)) in row.exponents[live].iter_mut().zip(of.0.iter().zip(of.1)) {
-            let of = |steps: &[i32; PAIRS]| {
-                Pairs(std::array::from_fn(|k| base + STEP * f64::from(steps[k])))
-            };
-            (e.blank, e.label) = (of(&steps[0]), of(&steps[1]));
+        let bases = &self.of.bases[self.start.base..];
+        let of = bases.iter().zip(&self.of.exponents[from]);
+        for (e, (base, steps)) in row.exponents[live].iter_mut().zip(of) {
+            for k in 0..PAIRS {
+                let [blank, label] = unpacked(steps.0[k]);
+                e.blank.0[k] = base + STEP * f64::from(blank);
+                e.label.0[k] = base + STEP * f64::from(label);
+            }
         }
         row.uniform = false;
     }
