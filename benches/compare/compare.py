@@ -32,6 +32,7 @@ LATTICE = [(50, 16, 20, 30), (150, 64, 80, 20), (500, 16, 32, 80), (1000, 16, 32
 WIDE = [(500, 16, 5000, 60), (1500, 8, 1000, 200)]
 CONTENDERS = {
     "ours": "candle-ctc",
+    "before": "candle-ctc before",
     "torch": "PyTorch",
     "jax": "JAX optax (from logits)",
     "burn": "burn",
@@ -40,7 +41,13 @@ CONTENDERS = {
 # How far a contender may be from PyTorch in f64, on the same f32 input: the loss as a share of
 # itself, and an entry of the gradient. The others work in log space, where f32 loses digits as
 # the log-probabilities of long sequences grow; burn's gradient loses most.
-BOUNDS = {"ours": (1e-6, 5e-6), "torch": (1e-4, 2e-2), "jax": (1e-4, 2e-2), "burn": (1e-4, 2e-1)}
+BOUNDS = {
+    "ours": (1e-6, 5e-6),
+    "before": (1e-6, 5e-6),
+    "torch": (1e-4, 2e-2),
+    "jax": (1e-4, 2e-2),
+    "burn": (1e-4, 2e-1),
+}
 
 
 class Worker:
@@ -78,7 +85,7 @@ def build(with_burn):
     return ours, target / "burn" / "release" / "compare-burn"
 
 
-def start(ours, burn, without, keep_heap):
+def start(ours, burn, before, without, keep_heap):
     """The workers, each on the same two cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
@@ -94,6 +101,7 @@ def start(ours, burn, without, keep_heap):
             env[name] = str(4 << 30)
     commands = {
         "ours": [ours, "worker"],
+        "before": [before, "worker"],
         "torch": [sys.executable, HERE / "worker_torch.py"],
         "jax": [sys.executable, HERE / "worker_jax.py"],
         "burn": [burn],
@@ -133,7 +141,7 @@ def check(workers, folder, case, shape, mode):
     # PyTorch's gradient at log-probabilities is that of logits behind a log_softmax:
     # exp(log p) − posterior. JAX has a log_softmax, so it gives the same; burn and this crate
     # give the derivative itself, −posterior.
-    exact = {"ours", "burn"} if mode == "train" else set()
+    exact = {"ours", "before", "burn"} if mode == "train" else set()
     extra = np.exp(load_file(case)["input"].astype(np.float64)) if exact else 0.0
     workers["torch"].ask(case=str(case), mode=f"truth-{mode}", save=str(path))
     truth = load_file(path)
@@ -289,11 +297,16 @@ def main():
     parser.add_argument("--json", type=Path, help="a file for every median of every round")
     parser.add_argument("--heap", choices=["kept", "default"], default="kept")
     parser.add_argument("--without", nargs="*", default=[], choices=["jax", "burn"])
+    parser.add_argument(
+        "--before", type=Path, help="the program `compare` of another state of the crate, to measure beside this one"
+    )
     args = parser.parse_args()
+    if args.before is None:
+        args.without.append("before")
 
     programs = build("burn" not in args.without)
     where = machine()
-    workers = start(*programs, args.without, args.heap == "kept")
+    workers = start(*programs, args.before, args.without, args.heap == "kept")
     parts = {"train": {}, "score": {}, "logits": {}}
     errors = {}
     with tempfile.TemporaryDirectory() as folder:

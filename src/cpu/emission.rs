@@ -13,7 +13,7 @@ use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
 use super::runs::{Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
-use super::{Kept, OutOfMemory, Poisoned, filled};
+use super::{Kept, OutOfMemory, Poisoned, filled, zeroed};
 use crate::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
 use pulp::{Simd, WithSimd};
@@ -90,7 +90,7 @@ impl<'a, E: Element> Source<'a, E> {
         Ok(Kept {
             runs: self.runs,
             width: self.entries(),
-            entries: filled([E::Real::ZERO; RUN], runs.saturating_mul(self.entries()))?,
+            entries: zeroed(runs.saturating_mul(self.entries()))?,
             stats: filled(Self::NO_STATS, stats)?,
             kinds: filled(Entries::Plain, runs)?,
             log_scales: Vec::new(),

@@ -32,6 +32,7 @@ pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
 use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use candle_core::Result as CandleResult;
 use emission::{EmissionsTo, RowBuffers, Source};
 use runs::{Backward, Direction, Entries, Forward, RUN, Runs, Table, ordered};
@@ -92,6 +93,13 @@ fn filled<T: Clone>(value: T, count: usize) -> Result<Vec<T>, OutOfMemory> {
     }
     vec.resize(count, value);
     Ok(vec)
+}
+
+/// `count` zeros, if there is memory for them: fresh memory from the system is not written to.
+fn zeroed<T: Zeroable>(count: usize) -> Result<Vec<T>, OutOfMemory> {
+    try_zeroed_vec(count).map_err(|()| OutOfMemory {
+        bytes: count.saturating_mul(size_of::<T>()),
+    })
 }
 
 /// What the backward pass needs of the forward pass.

@@ -3,7 +3,7 @@
 
 use super::real::{Element, Real};
 use super::tiles::{StatePosteriors, TokenSums};
-use super::{Buffers, OutOfMemory, Problem, each_item, filled};
+use super::{Buffers, OutOfMemory, Problem, each_item, zeroed};
 use crate::classes::Classes;
 use crate::plan::{Plan, Strides};
 use candle_core::Result;
@@ -35,7 +35,7 @@ pub(crate) fn occupancy<E: Element>(
             });
         }
         let mut kept = problem.source.room()?;
-        kept.log_scales = filled(0.0, plan.input_lengths[n])?;
+        kept.log_scales = zeroed(plan.input_lengths[n])?;
         let (mut early, mut late) = (TokenSums::default(), TokenSums::default());
         let (loss, kept) = problem.solve(buffers, kept, &mut early, &mut late)?;
         let tokens = match kept {
@@ -66,7 +66,7 @@ pub(crate) fn state_posteriors<E: Element>(
         let count = frames
             .checked_mul(states)
             .ok_or(OutOfMemory { bytes: usize::MAX })?;
-        let mut posteriors = filled(E::Real::ZERO, count)?;
+        let mut posteriors: Vec<E::Real> = zeroed(count)?;
         let loss = if problem.has_lattice() {
             let kept = problem.source.room()?;
             let middle = problem.source.runs().middle();

@@ -128,13 +128,21 @@ impl Row {
         self.exponents.resize(tiles, FAR);
     }
 
-    /// Becomes a row of zeros.
+    /// Becomes a row of zeros. A zero has any exponent.
     fn clear(&mut self, tiles: usize) {
         self.numbers.clear();
         self.scales.clear();
-        self.exponents.clear();
         self.resize(tiles);
         self.uniform = true;
+    }
+
+    /// Says that the numbers of a tile share an exponent.
+    #[inline(always)]
+    fn set_uniform(&mut self) {
+        // Not written where it is so already: a row is exchanged for another soon after, and would wait for the byte.
+        if !self.uniform {
+            self.uniform = true;
+        }
     }
 
     /// The exponents of tile `b`.
@@ -213,7 +221,10 @@ impl Row {
     fn copy_from(&mut self, other: &Row) {
         self.numbers.clone_from(&other.numbers);
         self.scales.clone_from(&other.scales);
-        self.exponents.clone_from(&other.exponents);
+        self.exponents.resize(other.numbers.len(), FAR);
+        if !other.uniform {
+            self.exponents.copy_from_slice(&other.exponents);
+        }
         self.uniform = other.uniform;
     }
 }
@@ -221,9 +232,10 @@ impl Row {
 /// The states of one direction, and its checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    row: Row,
+    // In boxes, since the two are exchanged after each block.
+    row: Box<Row>,
     /// Where a block is tried that may not hold.
-    trial: Row,
+    trial: Box<Row>,
     kept: Checkpoints,
     past: Past,
     patience: Patience,
@@ -355,7 +367,11 @@ impl Patience {
     }
 
     /// A block was begun with `first` and held with `held`.
+    #[inline(always)]
     fn done(&mut self, first: Level, held: Level) {
+        if (self.left == 0) & (self.level == first) & (first == held) {
+            return;
+        }
         self.left = self.left.saturating_sub(1);
         if held > first {
             self.wait = (2 * self.wait).clamp(1, Self::LONGEST);
@@ -709,11 +725,14 @@ impl Tiles {
                 flows[i] = states[i].inflow::<D>(simd, edge, &links[i]);
             }
             // In the same order however many go together: visitors add up.
+            let mut sum = visitor.sum(simd, k);
             for j in 0..N {
                 let i = if D::FORWARD { j } else { N - 1 - j };
                 states[i] = flows[i].times(simd, emissions.blanks[k], &labels[i][k]);
-                visitor.visit(simd, (low + i, k), &flows[i], &states[i], &mut labels[i][k]);
+                let (at, place) = ((low + i, k), &mut labels[i][k]);
+                sum = visitor.visit(simd, at, &flows[i], &states[i], place, sum);
             }
+            visitor.keep(simd, k, &sum);
         }
         for i in 0..N {
             states[i].store(simd, &mut numbers[i]);
@@ -1177,15 +1196,20 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                     scratch.tile_scales[b] = pow2(e);
                 }
                 let mut blanks = [ZEROS; RUN];
-                let mut join = Join::<false> {
-                    rows: &mut scratch.rows,
-                    tile_scales: &scratch.tile_scales,
-                    scales: &[],
+                let trial = &mut *track.trial;
+                let join = JoinTiles::<D> {
+                    lattice,
+                    trial,
+                    part: &part,
                     blanks: &mut blanks,
-                    states,
+                    scratch,
+                    direction: PhantomData,
                 };
-                let (trial, with) = (&mut track.trial, (&mut scratch.emissions, [].as_slice()));
-                lattice.advance::<S, D, _, false>(simd, trial, with, 0..frames, live, &mut join);
+                if states {
+                    dispatch_simd(join);
+                } else {
+                    join.join::<S, false>(simd);
+                }
                 if most <= range::MOST
                     && to.take(Block::new(lattice, table, &blanks, &part, scratch, true))
                 {
@@ -1196,6 +1220,49 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
             }
             walk_finer::<D, R>(lattice, track, &kept, (table, raw), &part, to, scratch);
         }
+    }
+}
+
+/// Forms the posteriors of a block of [`Walk`] at [`Level::Tiles`]: as vector code of its own those of the blanks one by
+/// one, too.
+struct JoinTiles<'a, D> {
+    lattice: &'a Tiles,
+    trial: &'a mut Row,
+    part: &'a Part<'a>,
+    blanks: &'a mut Square,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> JoinTiles<'_, D> {
+    #[inline(always)]
+    fn join<S: Simd, const STATES: bool>(self, simd: S) {
+        let Self {
+            lattice,
+            trial,
+            part,
+            blanks,
+            scratch,
+            ..
+        } = self;
+        let mut join = Join::<false, STATES> {
+            rows: &mut scratch.rows,
+            tile_scales: &scratch.tile_scales,
+            scales: &[],
+            blanks,
+        };
+        let (with, frames) = ((&mut scratch.emissions, [].as_slice()), 0..part.frames);
+        let live = part.live.clone();
+        lattice.advance::<S, D, _, false>(simd, trial, with, frames, live, &mut join);
+    }
+}
+
+impl<D: Direction> WithSimd for JoinTiles<'_, D> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.join::<S, true>(simd);
     }
 }
 
@@ -1218,7 +1285,6 @@ fn walk_finer<D: Direction, R: Real>(
             lattice,
             track,
             part,
-            states: to.of_states(),
             blanks: &mut blanks,
             scratch,
             direction: PhantomData,
@@ -1240,7 +1306,6 @@ struct JoinPairs<'a, D> {
     lattice: &'a Tiles,
     track: &'a mut Track,
     part: &'a Part<'a>,
-    states: bool,
     blanks: &'a mut Square,
     scratch: &'a mut Scratch,
     direction: PhantomData<D>,
@@ -1255,7 +1320,6 @@ impl<D: Direction> WithSimd for JoinPairs<'_, D> {
             lattice,
             track: Track { row, trial, .. },
             part,
-            states,
             blanks,
             scratch,
             ..
@@ -1289,12 +1353,11 @@ impl<D: Direction> WithSimd for JoinPairs<'_, D> {
                 return false;
             }
             let with = (&mut scratch.emissions, range.factors.as_slice());
-            let mut join = Join::<true> {
+            let mut join = Join::<true, true> {
                 rows: &mut scratch.rows,
                 tile_scales: &[],
                 scales: &scratch.scales,
                 blanks: &mut *blanks,
-                states,
             };
             lattice.advance::<S, D, _, true>(simd, trial, with, frames, live.clone(), &mut join);
             begins = false;
@@ -1472,7 +1535,7 @@ fn scale_tiles<S: Simd, D: Direction>(
             direction: PhantomData,
         });
     }
-    to.uniform = true;
+    to.set_uniform();
     let mut before = TileBefore::NONE;
     for b in ordered::<D>(live) {
         let mut states = States::load(simd, &from.numbers[b]);
@@ -1483,10 +1546,15 @@ fn scale_tiles<S: Simd, D: Direction>(
             NO_TILE
         };
         let scale = before.next(own, top as i64);
-        // In two steps: a power alone may be beyond all numbers. Nothing is left of what is further below.
-        let shift = (exponent - scale.exponent).max(-2044);
-        let half = shift / 2;
-        states.multiply(simd, whole_pow2(half), whole_pow2(shift - half));
+        let shift = exponent - scale.exponent;
+        if (-1022..=1023).contains(&shift) {
+            states.multiply(simd, whole_pow2(shift));
+        } else {
+            // In two steps: the power alone is beyond all numbers. Nothing is left of what is further below.
+            let shift = shift.max(-2044);
+            states.multiply(simd, whole_pow2(shift / 2));
+            states.multiply(simd, whole_pow2(shift - shift / 2));
+        }
         states.store(simd, &mut to.numbers[b]);
         to.scales[b] = scale;
     }
@@ -1543,8 +1611,14 @@ fn ask_for_run<R>(run: Option<&[[R; RUN]]>) {
 
 /// What is done with each tile in each frame of a run.
 trait Visitor {
+    /// What has been added up in frame `k`, pair by pair.
+    #[inline(always)]
+    fn sum<S: Simd>(&self, simd: S, _k: usize) -> Vectors<S> {
+        [simd.splat_f64s(0.0); PAIRS]
+    }
+
     /// Tile `b` in frame `k` of the run: what flows into its states, and then the states. The emissions of its
-    /// labels in this frame are not needed any more: their place is the visitor's.
+    /// labels in this frame are not needed any more: their place is the visitor's. It adds to the sum of the frame.
     fn visit<S: Simd>(
         &mut self,
         simd: S,
@@ -1552,7 +1626,12 @@ trait Visitor {
         flow: &States<S>,
         states: &States<S>,
         place: &mut Pairs,
-    );
+        sum: Vectors<S>,
+    ) -> Vectors<S>;
+
+    /// Keeps the sum of frame `k`.
+    #[inline(always)]
+    fn keep<S: Simd>(&mut self, _: S, _k: usize, _sum: &Vectors<S>) {}
 }
 
 struct Alone;
@@ -1566,7 +1645,9 @@ impl Visitor for Alone {
         _: &States<S>,
         _: &States<S>,
         _: &mut Pairs,
-    ) {
+        sum: Vectors<S>,
+    ) -> Vectors<S> {
+        sum
     }
 }
 
@@ -1582,8 +1663,10 @@ impl Visitor for Record<'_> {
         _: &States<S>,
         states: &States<S>,
         _: &mut Pairs,
-    ) {
+        sum: Vectors<S>,
+    ) -> Vectors<S> {
         states.store(simd, &mut self.0[b][k]);
+        sum
     }
 }
 
@@ -1599,7 +1682,8 @@ impl Visitor for Smallest {
         _: &States<S>,
         states: &States<S>,
         _: &mut Pairs,
-    ) {
+        sum: Vectors<S>,
+    ) -> Vectors<S> {
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
         let (least, _) = S::as_mut_simd_f64s(&mut self.0.0);
         for v in 0..vectors::<S>() {
@@ -1608,22 +1692,27 @@ impl Visitor for Smallest {
                 least[v] = simd.min_f64s(least[v], state);
             }
         }
+        sum
     }
 }
 
 /// Forms posteriors with the rows of the other direction: those of the labels in place of their emissions, and with
-/// `states` those of the blanks in place of the rows.
-struct Join<'a, const FINE: bool> {
+/// `STATES` those of the blanks in place of the rows.
+struct Join<'a, const FINE: bool, const STATES: bool> {
     rows: &'a mut [[Tile; RUN]],
     /// By tile, and with `FINE` by pair.
     tile_scales: &'a [f64],
     scales: &'a [Pairs],
     /// Of all tiles: the blanks, pair by pair.
     blanks: &'a mut Square,
-    states: bool,
 }
 
-impl<const FINE: bool> Visitor for Join<'_, FINE> {
+impl<const FINE: bool, const STATES: bool> Visitor for Join<'_, FINE, STATES> {
+    #[inline(always)]
+    fn sum<S: Simd>(&self, simd: S, k: usize) -> Vectors<S> {
+        load(simd, &self.blanks[k])
+    }
+
     #[inline(always)]
     fn visit<S: Simd>(
         &mut self,
@@ -1632,7 +1721,8 @@ impl<const FINE: bool> Visitor for Join<'_, FINE> {
         flow: &States<S>,
         _: &States<S>,
         place: &mut Pairs,
-    ) {
+        mut sum: Vectors<S>,
+    ) -> Vectors<S> {
         let row = &mut self.rows[b][k];
         let scale = if FINE {
             load(simd, &self.scales[b])
@@ -1642,10 +1732,18 @@ impl<const FINE: bool> Visitor for Join<'_, FINE> {
         let blank = product(simd, &flow.blank, &row.blank, &scale);
         let label = product(simd, &flow.label, &row.label, &scale);
         store(simd, place, &label);
-        add_to(simd, &mut self.blanks[k], &blank);
-        if self.states {
+        if STATES {
             store(simd, &mut row.blank, &blank);
         }
+        for v in 0..vectors::<S>() {
+            sum[v] = simd.add_f64s(sum[v], blank[v]);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn keep<S: Simd>(&mut self, simd: S, k: usize, sum: &Vectors<S>) {
+        store(simd, &mut self.blanks[k], sum);
     }
 }
 
@@ -1826,11 +1924,11 @@ impl<S: Simd> States<S> {
     }
 
     #[inline(always)]
-    fn multiply(&mut self, simd: S, by: f64, and_by: f64) {
-        let (by, and_by) = (simd.splat_f64s(by), simd.splat_f64s(and_by));
+    fn multiply(&mut self, simd: S, by: f64) {
+        let by = simd.splat_f64s(by);
         for v in 0..vectors::<S>() {
-            self.blank[v] = simd.mul_f64s(simd.mul_f64s(self.blank[v], by), and_by);
-            self.label[v] = simd.mul_f64s(simd.mul_f64s(self.label[v], by), and_by);
+            self.blank[v] = simd.mul_f64s(self.blank[v], by);
+            self.label[v] = simd.mul_f64s(self.label[v], by);
         }
     }
 

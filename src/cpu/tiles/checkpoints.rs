@@ -225,7 +225,7 @@ impl Checkpoint<'_> {
                 factor: from.factor,
             };
         }
-        row.uniform = true;
+        row.set_uniform();
     }
 
     /// Puts those of [`Level::Pairs`] back, with the largest state that can reach a pair at 2^`top`.

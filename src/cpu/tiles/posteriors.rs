@@ -163,15 +163,14 @@ impl<R: Real> Take<R> for ClassPosteriors {
             let rows = transpose(simd, &square);
             if entries < PAIRS {
                 for (to, row) in to.chunks_exact_mut(entries).zip(&rows) {
-                    for (to, &x) in to.iter_mut().zip(&row.0) {
-                        *to = R::narrow(x);
-                    }
+                    let row = R::narrow_posteriors(simd, &row.0);
+                    to.copy_from_slice(&row[..entries]);
                 }
                 continue;
             }
             for k in 0..RUN {
                 let start = k * entries + first;
-                to[start..start + PAIRS].copy_from_slice(&R::narrow_all(simd, &rows[k].0));
+                to[start..start + PAIRS].copy_from_slice(&R::narrow_posteriors(simd, &rows[k].0));
             }
         }
         true

@@ -244,7 +244,7 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> TileBefore {
         let Self { from, to, live, .. } = self;
-        to.uniform = true;
+        to.set_uniform();
         let mut before = TileBefore::NONE;
         for b in ordered::<D>(live) {
             let own = largest(simd, from, b);
