@@ -1,5 +1,6 @@
 //! The forms in which a caller may give lengths.
 
+use crate::memory::room_for;
 use crate::op;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -110,6 +111,11 @@ fn values(tensor: &Tensor) -> Result<Vec<i64>> {
     if tensor.elem_count() == 0 {
         return Ok(Vec::new());
     }
+    // A view of stride 0 may be of any size: asked for here, since to copy it would end the process.
+    drop(room_for::<i64>(
+        "a tensor of labels or lengths",
+        tensor.dims(),
+    )?);
     let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
     match flat.dtype() {
         DType::U8 => read::<u8>(&flat),

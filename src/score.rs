@@ -353,7 +353,7 @@ pub struct TokenConfidence {
 ///
 /// For each item one [`TokenConfidence`] for each label of its target. When the target does not
 /// fit into its frames, or has probability 0, all figures but the token are 0; when an entry that
-/// it uses is NaN, they are NaN.
+/// it uses is NaN, they are NaN. It takes the memory of a training step.
 ///
 /// # Errors
 ///

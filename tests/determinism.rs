@@ -2,8 +2,11 @@
 
 mod common;
 
-use candle_core::{DType, Device};
-use candle_ctc::{CtcLossOptions, GradientKind, InputLayout, Reduction};
+use candle_core::{DType, Device, Tensor};
+use candle_ctc::{
+    CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction, ScoreOptions,
+    score_transcripts,
+};
 use common::oracle::{Problem, repeats};
 use common::{Entry, Outcome, Rng, bits, devices, holds, run_problem, tensors};
 
@@ -301,4 +304,45 @@ fn calls_from_several_threads_at_once_agree() {
         }));
         assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
     });
+}
+
+/// Candidates some of which leave the range of the scaled lattice: whether they go side by side depends on the number of
+/// threads.
+#[test]
+fn the_number_of_threads_changes_no_bits_of_scores_of_hard_candidates() {
+    let (frames, classes) = (33, 3);
+    let mut values = vec![0f32; frames * classes];
+    for t in [1, 4].into_iter().chain(6..=14).chain(18..=24) {
+        values[t * classes] = -80.0;
+    }
+    values[24 * classes + 1] = -80.0;
+    let raw = Tensor::from_vec(values, (frames, classes), &Device::Cpu).unwrap();
+    let candidates: [&[u32]; 8] = [
+        &[1, 1],
+        &[2],
+        &[2, 2, 1],
+        &[1, 2, 2],
+        &[2, 2],
+        &[1, 2],
+        &[1],
+        &[],
+    ];
+    for input in [InputKind::LogProbs, InputKind::Logits] {
+        let opts = ScoreOptions {
+            input,
+            normalised: false,
+            ..Default::default()
+        };
+        let scores = |threads: usize| -> Vec<u64> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let scores = pool
+                .unwrap()
+                .install(|| score_transcripts(&raw, &candidates, opts).unwrap());
+            scores.into_iter().map(f64::to_bits).collect()
+        };
+        let one = scores(1);
+        for threads in [2, 3, 4, 8] {
+            assert_eq!(one, scores(threads), "{threads} threads");
+        }
+    }
 }

@@ -1001,3 +1001,115 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() {
         }
     }
 }
+
+/// An item whose path runs along a diagonal, through three tiles of the lattice in a block of frames: a state counts
+/// there that is only large enough beside the states of the next tile.
+#[test]
+fn a_path_along_a_diagonal_keeps_its_posteriors() {
+    let file: serde_json::Value = serde_json::from_str(include_str!("data/diagonal.json")).unwrap();
+    let numbers = |name: &str| file[name].as_array().unwrap().iter();
+    // There is no −inf in JSON.
+    let number = |x: &serde_json::Value| x.as_f64().unwrap_or(f64::NEG_INFINITY);
+    let target = numbers("target").map(|x| x.as_u64().unwrap() as usize);
+    let (frames, classes) = (93, 7);
+    let problem = Problem {
+        frames,
+        classes,
+        blank: 0,
+        values: numbers("log_probs").map(number).collect(),
+        targets: vec![target.collect()],
+        input_lengths: vec![frames],
+    };
+    let options = none(GradientKind::Exact, false);
+    for device in devices()
+        .into_iter()
+        .filter(|device| holds(device, DType::F64))
+    {
+        let outcome = run_problem(
+            Entry::LogProbs,
+            &problem,
+            options,
+            DType::F64,
+            &device,
+            None,
+        )
+        .unwrap();
+        let (_, want) = problem.expected(&options, None);
+        for (i, (got, want)) in outcome.gradient.iter().zip(&want).enumerate() {
+            let near = (got - want).abs() <= 1e-12 + 1e-9 * want.abs();
+            assert!(
+                near,
+                "frame {}, class {}: {got} {want}",
+                i / classes,
+                i % classes
+            );
+        }
+    }
+}
+
+/// The path is a label that costs 1e9 nats in each of hundreds of frames, beside one that costs nothing and leads
+/// nowhere: 1e12 binary orders lie between the two.
+#[test]
+fn states_as_far_apart_as_masks_in_hundreds_of_frames_have_posteriors() {
+    for (each, period) in [(-1e9, 755), (-1e9, 770), (-1e9, 900), (-1.48e9, 520)] {
+        for dtype in [DType::F32, DType::F64] {
+            let (frames, classes) = (2 * period + 20, 5);
+            let mut values = vec![f64::NEG_INFINITY; frames * classes];
+            let mut path = vec![1, 2];
+            values[classes + 2] = 0.0;
+            for t in 0..frames {
+                values[t * classes + 1] = 0.0;
+                if (2..2 + period).contains(&t) {
+                    values[t * classes + 3] = each;
+                    path.push(3);
+                } else if t >= 2 + period {
+                    values[t * classes + 4] = 0.0;
+                    path.push(4);
+                }
+            }
+            let x = tensors::floats(&values, &[frames, 1, classes], dtype, &Device::Cpu);
+            let targets = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu).unwrap();
+            let options = none(GradientKind::Exact, false);
+            let leaf = candle_core::Var::from_tensor(&x).unwrap();
+            let loss = Entry::LogProbs
+                .loss(&leaf, &targets, &[frames], &[4], options)
+                .unwrap();
+            let want = -f64::from(each as f32) * period as f64;
+            let got = loss.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()[0];
+            assert!(
+                (got / want - 1.0).abs() < 1e-6,
+                "{each} {period}: {got} {want}"
+            );
+            let gradients = loss.backward().unwrap();
+            let gradient = gradients.get(&leaf).unwrap().to_dtype(DType::F64).unwrap();
+            let gradient = gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            for (t, (row, &class)) in gradient.chunks_exact(classes).zip(&path).enumerate() {
+                for (c, &got) in row.iter().enumerate() {
+                    let want = if c == class { -1.0 } else { 0.0 };
+                    assert!(
+                        (got - want).abs() < 1e-6,
+                        "{each} {period}: frame {t}, class {c}: {got}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(ctc_softgpu, ignore = "the kernels have no f64 beyond that of log-probabilities")]
+fn entries_near_the_largest_f64_that_cancel_give_a_number() {
+    let (frames, classes) = (32, 2);
+    let values: Vec<f64> = (0..frames * classes)
+        .map(|i| if i < frames { 1e308 } else { -1e308 })
+        .collect();
+    let x = tensors::floats(&values, &[frames, 1, classes], DType::F64, &Device::Cpu);
+    let targets = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    let options = none(GradientKind::Exact, false);
+    let loss = Entry::LogProbs
+        .loss(&x, &targets, &[frames], &[1], options)
+        .unwrap();
+    // 1e308 and −1e308 sixteen times each are nothing; what is left is below one of their roundings.
+    let loss = loss.to_vec1::<f64>().unwrap()[0];
+    assert!(loss.is_finite(), "{loss}");
+}

@@ -526,6 +526,32 @@ fn a_lattice_that_fits_no_memory_is_an_error() {
 }
 
 #[test]
+fn labels_and_lengths_that_fit_no_memory_are_an_error() {
+    let one = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    let wide = one.broadcast_as((1, 1 << 42)).unwrap();
+    let x = Tensor::zeros((3, 1, 3), DType::F32, &Device::Cpu).unwrap();
+    let many = one.flatten_all().unwrap().broadcast_as(1 << 42).unwrap();
+    let batch = x.broadcast_as((3, 1 << 42, 3)).unwrap();
+    let labels = one.broadcast_as((1 << 42, 1)).unwrap();
+    let opts = ScoreOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let results = [
+        ctc_loss(&x, &wide, 3, 1, CtcLossOptions::default()).map(drop),
+        ctc_loss(&batch, &labels, &many, &many, CtcLossOptions::default()).map(drop),
+        token_confidence(&batch, &labels, &many, &many, opts).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("so much memory").to_string();
+        assert!(
+            error.contains("a tensor of labels or lengths of shape [") && error.contains("bytes"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn an_alignment_that_fits_no_memory_is_an_error() {
     for frames in [1usize << 45, 1 << 61, 1 << 62] {
         let zeros = Tensor::zeros((1, 1, 4), DType::F32, &Device::Cpu).unwrap();

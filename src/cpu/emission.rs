@@ -20,6 +20,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Logarithms are added up with this factor, so that sums of entries near ±1e308 stay finite: 2^−64.
+pub(super) const LOG_UNIT: f64 = 1.0 / (1u128 << 64) as f64;
+
 /// The entries of one item in the input, and which of them its target uses.
 pub(super) struct Source<'a, E> {
     data: &'a [E],
@@ -133,7 +136,7 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
-    /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, the
+    /// frame. `scales` receives for each run the logarithm, in units of 1 / [`LOG_UNIT`], of all that its frames were divided by, the
     /// softmax denominators of logits among it, and `to.log_scales` that of each frame, where it has room. A run in
     /// which one is below e^−87, and not 0, keeps its entries as they are.
     pub fn emissions<'b>(
@@ -196,7 +199,7 @@ impl<'a, E: Element> Source<'a, E> {
                 if let Some(to) = log_scales.get_mut(t) {
                     *to = scale;
                 }
-                sum += scale;
+                sum += scale * LOG_UNIT;
             }
             finite &= sum.is_finite();
             scales.push(sum);

@@ -205,7 +205,7 @@ impl<E: Element> Item<'_, E> {
         self.fit?;
         let Ways { forward, backward } = &*self.ways;
         let met = self.lattice.meet(&forward.track, &backward.track);
-        Ok(met.ln() + (forward.read.log_scale + backward.read.log_scale))
+        Ok(met.ln() + forward.read.log_scale_with(&backward.read))
     }
 }
 

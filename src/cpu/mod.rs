@@ -34,7 +34,7 @@ use crate::classes::{Classes, Numbering};
 use crate::plan::{InputKind, Plan, Strides};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use candle_core::Result as CandleResult;
-use emission::{EmissionsTo, RowBuffers, Source};
+use emission::{EmissionsTo, LOG_UNIT, RowBuffers, Source};
 use runs::{Backward, Direction, Entries, Forward, RUN, Runs, Table, ordered};
 use softmax::RowStats;
 use std::ops::Range;
@@ -68,6 +68,8 @@ struct Poisoned;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     Poisoned,
+    /// The coarsest level does not hold a block, and no other was to be tried.
+    OutOfRange,
     OutOfMemory(OutOfMemory),
 }
 
@@ -220,14 +222,21 @@ struct Read<R> {
     values: Vec<[R; RUN]>,
     stats: Vec<RowStats<R>>,
     kinds: Vec<Entries>,
-    /// The logarithm of what all those so far were divided by.
+    /// The logarithm of what all those so far were divided by, times [`LOG_UNIT`].
     log_scale: f64,
+}
+
+impl<R> Read<R> {
+    /// The logarithm of what those of both were divided by.
+    fn log_scale_with(&self, other: &Self) -> f64 {
+        (self.log_scale + other.log_scale) / LOG_UNIT
+    }
 }
 
 /// What it takes to read them.
 #[derive(Default)]
 struct Desk<E: Element> {
-    /// The logarithm of what each run was divided by.
+    /// The logarithm of what each run was divided by, times [`LOG_UNIT`].
     scales: Vec<f64>,
     rows: RowBuffers<E>,
 }
@@ -555,7 +564,7 @@ impl<'a, E: Element> Problem<'a, E> {
             early.and(late)?;
             let met = lattice.meet(&forward.track, &backward.track);
             if lattice.certain(&forward.track, &backward.track, met) {
-                return Ok((met, forward.read.log_scale + backward.read.log_scale));
+                return Ok((met, forward.read.log_scale_with(&backward.read)));
             }
         }
         unreachable!("nothing is forgone the second time")
@@ -604,6 +613,7 @@ impl<'a, E: Element> Problem<'a, E> {
 fn log_p_of(met: Result<(Met, f64), Stop>) -> Result<(f64, Option<Met>), OutOfMemory> {
     match met {
         Err(Stop::Poisoned) => Ok((f64::NAN, None)),
+        Err(Stop::OutOfRange) => unreachable!("all levels are tried"),
         Err(Stop::OutOfMemory(out)) => Err(out),
         Ok((met, _)) if met.is_zero() => Ok((f64::NEG_INFINITY, None)),
         Ok((met, log_scale)) => Ok((met.ln() + log_scale, Some(met))),

@@ -128,6 +128,8 @@ fn together<E: Element>(
                 let columns: Vec<u32> = target.iter().map(|&label| column(label)).collect();
                 let mut lattice = Tiles::default();
                 lattice.prepare(frames, target, &columns, source.entries());
+                // As side by side, where there is no other level: the rest is done alone, whoever is in the list.
+                lattice.coarse_only = true;
                 lattice
             })
         })
@@ -142,7 +144,7 @@ fn together<E: Element>(
     let (Ok(early), Ok(late)) = (early, late) else {
         return vec![Err(OutOfRange); targets.len()];
     };
-    let log_scale = early.read.log_scale + late.read.log_scale;
+    let log_scale = early.read.log_scale_with(&late.read);
     let scores = lattices.iter().enumerate().map(|(i, lattice)| {
         let Some(lattice) = lattice else {
             return Ok(f64::NEG_INFINITY);

@@ -59,6 +59,7 @@ use power::{exponent_of, pow2, powers};
 use pulp::{Simd, WithSimd};
 use range::{
     NO_TILE, NOWHERE, NOWHERE_BELOW, Range8, TOP, TOP_OF_POSTERIORS, TOP_OF_ROWS, TileBefore,
+    Window,
 };
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -467,6 +468,8 @@ pub(super) struct Tiles {
     pub coarsest: Level,
     /// Whether states may be lost that are not expected to count.
     pub forgoes: bool,
+    /// Whether a block that [`Level::Tiles`] does not hold ends a sweep.
+    pub coarse_only: bool,
     /// For each pair, which of them is its label's.
     places: Vec<[u32; PAIRS]>,
     /// By pair: 1 where its label may follow the one before it with no blank between, in the order of
@@ -878,7 +881,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                     scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
                 if track.forgone.frames > 0.0 {
                     let least = track.forgone.negligible();
-                    drop_below(simd, &mut track.trial, live.clone(), least, None);
+                    drop_below::<S, D>(simd, &mut track.trial, live.clone(), least, None);
                 }
                 let mark = track.kept.mark();
                 if keep {
@@ -932,6 +935,9 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
                     continue;
+                }
+                if lattice.coarse_only {
+                    return Err(Stop::OutOfRange);
                 }
                 track.kept.back_to(mark);
                 track.past = past;
@@ -1163,14 +1169,14 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                     // What cannot count beside the states of the other direction.
                     let least = (met.exponent - range::GUARD - range::COUNT) as i64;
                     let least_of = |top: f64| least - top as i64 - 14;
-                    drop_below(
+                    drop_below::<S, D>(
                         simd,
                         trial,
                         live.clone(),
                         least_of(TOP_OF_ROWS),
                         Some(&other.scales),
                     );
-                    drop_below(
+                    drop_below::<S, D::Other>(
                         simd,
                         other,
                         live.clone(),
@@ -1190,10 +1196,11 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 );
                 let mut most = NOWHERE;
                 for b in live.clone() {
-                    let both = track.trial.scales[b].exponent + scratch.other.scales[b].exponent;
-                    let e = both as f64 - met.exponent;
+                    let (own, other) = (track.trial.scales[b].exponent, &scratch.other.scales);
+                    scratch.tile_scales[b] = pow2((own + other[b].exponent) as f64 - met.exponent);
+                    let ahead = own + scale_ahead::<D>(other, &live, b);
+                    let e = ahead as f64 - met.exponent;
                     most = if e > most { e } else { most };
-                    scratch.tile_scales[b] = pow2(e);
                 }
                 let mut blanks = [ZEROS; RUN];
                 let trial = &mut *track.trial;
@@ -1336,13 +1343,21 @@ impl<D: Direction> WithSimd for JoinPairs<'_, D> {
             if !range.scale::<S, D, false>(simd, trial, live.clone(), TOP_OF_POSTERIORS) {
                 return false;
             }
-            let mut most = simd.splat_f64s(NOWHERE);
-            for b in live.clone() {
+            let (mut most, mut window) = (simd.splat_f64s(NOWHERE), Window::nothing(simd));
+            for b in ordered::<D::Other>(live.clone()) {
                 let own = load(simd, &trial.exponents[b].blank);
                 let mut both = load(simd, &scratch.part_exponents[frames.start / PART][b]);
-                for v in 0..vectors::<S>() {
-                    both[v] = simd.add_f64s(simd.add_f64s(own[v], both[v]), minus_top);
-                    most = simd.max_f64s(most, both[v]);
+                for j in 0..vectors::<S>() {
+                    let v = if D::FORWARD {
+                        vectors::<S>() - 1 - j
+                    } else {
+                        j
+                    };
+                    let own = simd.add_f64s(own[v], minus_top);
+                    // In a part a state comes as far as the fourth pair ahead.
+                    let (_, ahead) = window.next::<D::Other>(simd, both[v]);
+                    most = simd.max_f64s(most, simd.add_f64s(own, ahead));
+                    both[v] = simd.add_f64s(own, both[v]);
                     // Posteriors below 2^-160 are 0: no product is below the normal numbers.
                     let counts = simd.greater_than_f64s(both[v], simd.splat_f64s(-850.0));
                     both[v] = simd.select_f64s(counts, powers(simd, both[v]), simd.splat_f64s(0.0));
@@ -1562,9 +1577,9 @@ fn scale_tiles<S: Simd, D: Direction>(
 }
 
 /// Sets the states of the live tiles to 0 that are below 2^`least`, or with `over` that are once they are multiplied by
-/// the scales of that.
+/// the scale of the tile of that which they meet: in a block of `D` a state comes as far as the next tile.
 #[inline(always)]
-fn drop_below<S: Simd>(
+fn drop_below<S: Simd, D: Direction>(
     simd: S,
     row: &mut Row,
     live: Range<usize>,
@@ -1572,8 +1587,8 @@ fn drop_below<S: Simd>(
     over: Option<&[Scale]>,
 ) {
     let zero = simd.splat_f64s(0.0);
-    for b in live {
-        let by = over.map_or(0, |scales| scales[b].exponent);
+    for b in live.clone() {
+        let by = over.map_or(0, |scales| scale_ahead::<D>(scales, &live, b));
         let least = simd.splat_f64s(whole_pow2(least - row.scales[b].exponent - by));
         let mut states = States::load(simd, &row.numbers[b]);
         for v in 0..vectors::<S>() {
@@ -1583,6 +1598,17 @@ fn drop_below<S: Simd>(
         }
         states.store(simd, &mut row.numbers[b]);
     }
+}
+
+/// The larger exponent of live tile `b` and of the next in the order of `D`.
+#[inline(always)]
+fn scale_ahead<D: Direction>(scales: &[Scale], live: &Range<usize>, b: usize) -> i64 {
+    let next = if D::FORWARD {
+        (b + 1).min(live.end - 1)
+    } else {
+        b.saturating_sub(1).max(live.start)
+    };
+    scales[b].exponent.max(scales[next].exponent)
 }
 
 /// `2^e`: 0 below the normal numbers, and no more than 2^1023.

@@ -21,6 +21,8 @@ pub(super) struct Checkpoints {
     bases: Vec<f64>,
     /// Of each tile at [`Level::Pairs`] the exponents of its pairs; at [`Level::States`] the [`Steps`] of its states.
     exponents: Vec<Pairs>,
+    /// Of each tile in place of steps, where these do not reach from one state of a tile to the other.
+    far: Vec<Tile>,
 }
 
 /// How far the exponents of a blank and of a label are above the base of their tile, in units of [`STEP`]: as many
@@ -43,6 +45,7 @@ pub(super) struct Mark {
     scales: usize,
     bases: usize,
     exponents: usize,
+    far: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +54,14 @@ struct Start {
     tile: usize,
     /// The first of its scales or exponents.
     scale: usize,
-    /// The first of its bases.
+    /// The first of its bases, or of its exponents in `far`.
     base: usize,
+    far: bool,
 }
 
 const STEP: f64 = 512.0;
 
-/// A state further below the largest of its tile counts as 0: 7e11 nats.
+/// How far a state may be below the largest of its tile for steps: 7e11 nats.
 const FARTHEST: f64 = STEP * (i32::MAX as f64 - 1.0);
 
 impl Checkpoints {
@@ -67,6 +71,7 @@ impl Checkpoints {
         self.scales.clear();
         self.bases.clear();
         self.exponents.clear();
+        self.far.clear();
     }
 
     /// Makes room for so many blocks, with so many live tiles in all.
@@ -96,6 +101,7 @@ impl Checkpoints {
             scales: self.scales.len(),
             bases: self.bases.len(),
             exponents: self.exponents.len(),
+            far: self.far.len(),
         }
     }
 
@@ -106,6 +112,7 @@ impl Checkpoints {
         self.scales.truncate(mark.scales);
         self.bases.truncate(mark.bases);
         self.exponents.truncate(mark.exponents);
+        self.far.truncate(mark.far);
     }
 
     fn begin(&mut self, level: Level) {
@@ -117,6 +124,7 @@ impl Checkpoints {
                 _ => self.exponents.len(),
             },
             base: self.bases.len(),
+            far: false,
         });
     }
 
@@ -139,17 +147,17 @@ impl Checkpoints {
 
     /// Adds those of a row in which each state has an exponent of its own.
     pub fn add_states(&mut self, row: &Row, live: Range<usize>) {
+        let mark = self.mark();
         self.begin(Level::States);
+        let mut near = true;
         dispatch(
             #[inline(always)]
             || {
-                for b in live {
-                    let (mut m, mut e) = (row.numbers[b], row.exponents[b]);
-                    normalise_any(&mut m.blank, &mut e.blank);
-                    normalise_any(&mut m.label, &mut e.label);
+                for b in live.clone() {
+                    let (mut m, e) = normalised(row, b);
                     let base = larger(largest(&e.blank.0), largest(&e.label.0));
-                    let blanks = steps_of(&mut m.blank, &e.blank, base);
-                    let labels = steps_of(&mut m.label, &e.label, base);
+                    let blanks = steps_of(&mut m.blank, &e.blank, base, &mut near);
+                    let labels = steps_of(&mut m.label, &e.label, base, &mut near);
                     let steps = |k: usize| packed([blanks[k], labels[k]]);
                     self.numbers.push(m);
                     self.bases.push(base);
@@ -157,6 +165,20 @@ impl Checkpoints {
                 }
             },
         );
+        if !near {
+            self.back_to(mark);
+            self.starts.push(Start {
+                level: Level::States,
+                tile: self.numbers.len(),
+                scale: 0,
+                base: self.far.len(),
+                far: true,
+            });
+            for (m, e) in live.map(|b| normalised(row, b)) {
+                self.numbers.push(m);
+                self.far.push(e);
+            }
+        }
     }
 
     /// The last checkpoint, the one before it, and so on.
@@ -178,13 +200,24 @@ fn largest(exponents: &[f64; PAIRS]) -> f64 {
     fold_lanes(*exponents, larger)
 }
 
-/// How many steps exponents are above `base`; what is left of them goes to the mantissas.
+/// The states of tile `b` with mantissas in [1, 2).
 #[inline(always)]
-fn steps_of(m: &mut Pairs, e: &Pairs, base: f64) -> [i32; PAIRS] {
+fn normalised(row: &Row, b: usize) -> (Tile, Tile) {
+    let (mut m, mut e) = (row.numbers[b], row.exponents[b]);
+    normalise_any(&mut m.blank, &mut e.blank);
+    normalise_any(&mut m.label, &mut e.label);
+    (m, e)
+}
+
+/// How many steps exponents are above `base`; what is left of them goes to the mantissas. `near` says no where steps do
+/// not reach.
+#[inline(always)]
+fn steps_of(m: &mut Pairs, e: &Pairs, base: f64, near: &mut bool) -> [i32; PAIRS] {
     let mut steps = [0; PAIRS];
     for k in 0..PAIRS {
         let above = e.0[k] - base;
-        let zero = (e.0[k] <= NOWHERE_BELOW) | (above < -FARTHEST);
+        let zero = e.0[k] <= NOWHERE_BELOW;
+        *near &= zero | (above >= -FARTHEST);
         let above = if zero { 0.0 } else { above };
         let step = (above * (1.0 / STEP)).floor();
         let rest = m.0[k] * pow2(above - STEP * step);
@@ -265,6 +298,12 @@ impl Checkpoint<'_> {
     pub fn restore_states(&self, row: &mut Row, live: Range<usize>) {
         let (numbers, from) = self.parts(&live);
         row.numbers[live.clone()].copy_from_slice(numbers);
+        row.uniform = false;
+        if self.start.far {
+            let far = &self.of.far[self.start.base..][..live.len()];
+            row.exponents[live].copy_from_slice(far);
+            return;
+        }
         let bases = &self.of.bases[self.start.base..];
         let of = bases.iter().zip(&self.of.exponents[from]);
         for (e, (base, steps)) in row.exponents[live].iter_mut().zip(of) {
@@ -274,7 +313,6 @@ impl Checkpoint<'_> {
                 e.label.0[k] = base + STEP * f64::from(label);
             }
         }
-        row.uniform = false;
     }
 }
 

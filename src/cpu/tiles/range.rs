@@ -76,7 +76,7 @@ pub(super) struct Range8 {
 /// A vector of pairs, the larger of each pair and the one before it, these moved by one lane, and the largest of each
 /// pair and the three before it.
 #[derive(Clone, Copy)]
-struct Window<S: Simd> {
+pub(super) struct Window<S: Simd> {
     here: S::f64s,
     two: S::f64s,
     two_before: S::f64s,
@@ -86,7 +86,7 @@ struct Window<S: Simd> {
 impl<S: Simd> Window<S> {
     /// What stands before the first vector: nothing.
     #[inline(always)]
-    fn nothing(simd: S) -> Self {
+    pub fn nothing(simd: S) -> Self {
         let nowhere = simd.splat_f64s(NOWHERE);
         Self {
             here: nowhere,
@@ -98,7 +98,7 @@ impl<S: Simd> Window<S> {
 
     /// Goes on to the next vector. The pairs before its pairs, and the largest of each pair and the four before it.
     #[inline(always)]
-    fn next<D: Direction>(&mut self, simd: S, here: S::f64s) -> (S::f64s, S::f64s) {
+    pub fn next<D: Direction>(&mut self, simd: S, here: S::f64s) -> (S::f64s, S::f64s) {
         const { assert!(PART == 4) };
         let before = moved::<S, D>(simd, self.here, here);
         let two = simd.max_f64s(here, before);
