@@ -1097,7 +1097,10 @@ fn states_as_far_apart_as_masks_in_hundreds_of_frames_have_posteriors() {
 }
 
 #[test]
-#[cfg_attr(ctc_softgpu, ignore = "the kernels have no f64 beyond that of log-probabilities")]
+#[cfg_attr(
+    ctc_softgpu,
+    ignore = "the kernels have no f64 beyond that of log-probabilities"
+)]
 fn entries_near_the_largest_f64_that_cancel_give_a_number() {
     let (frames, classes) = (32, 2);
     let values: Vec<f64> = (0..frames * classes)
