@@ -64,7 +64,8 @@
 //! [`score_transcripts`] weighs together share their emissions: there a score may differ from that of the
 //! candidate alone, for f32 and half-precision input by up to 3e-8 nats a frame, 5.5e-4 at T = 20000.)
 //!
-//! An entry that is more than 1.4e9 nats below the largest one that its frame uses counts as −inf.
+//! An entry that is more than 1.4e9 nats below the largest one that its frame uses counts as −inf. So does a
+//! log-probability of a target that is more than 3.9e14 below the sum of those largest ones.
 //!
 //! # Devices
 //!
