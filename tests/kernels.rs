@@ -132,6 +132,30 @@ fn frames_that_a_warp_takes_together() {
     check(Entry::Logits, &many, options(Reduction::Mean));
 }
 
+/// A row that a warp takes together with others, with NaN or +inf in a class that no target has.
+#[test]
+fn a_short_row_that_is_spoilt_where_no_target_looks() {
+    let mut lengths: Vec<usize> = (0..150).map(|n| [2, 1, 4, 3, 1][n % 5]).collect();
+    lengths[7] = 110;
+    let mut many = problem(32, &lengths, 9, 20);
+    assert!(many.frames * lengths.len() >= 2 * 8192);
+    for (n, bad) in [(3, f64::NAN), (77, f64::INFINITY), (149, f64::NAN)] {
+        let unused = (2..9)
+            .find(|class| !many.targets[n].contains(class))
+            .unwrap();
+        let at = many.at(many.input_lengths[n] - 1, n, unused);
+        many.values[at] = bad;
+    }
+    for device in devices() {
+        let opts = options(Reduction::None);
+        let out = run_problem(Entry::Logits, &many, opts, DType::F32, &device, None).unwrap();
+        for (n, loss) in out.loss.iter().enumerate() {
+            let spoilt = [3, 77, 149].contains(&n);
+            assert_eq!(loss.is_nan(), spoilt, "item {n}: {loss}");
+        }
+    }
+}
+
 /// Entries too far apart for exponents of 32 bits; differences that f32 cannot split; masks.
 #[test]
 fn entries_far_apart() {

@@ -85,5 +85,6 @@ both "no way for entries far apart" $K 's/peak > M(CTC_PATH_LIMIT)/peak > ctc_re
 both "the sign of a far difference" $A 's/if (d < 0.0f) r = -r;//' "$WRONG"
 both "the largest entry is left out" $K 's/if (v\[b\] == reference) s.ones += M(1);/if (v[b] == reference) s.ones += M(0);/' "$WRONG"
 both "the largest entry of a short row is left out" $K 's/if (v\[j\] == reference) s.ones += M(1);/if (v[j] == reference) s.ones += M(0);/' "$WRONG"
+both "NaN in a short row is passed over" $K 's/s.others = top != top ? top : M(0);/s.others = M(0);/' "$WRONG"
 both "the frames' scales are not added" $K 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
 both "NaN is passed over" $K 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
