@@ -62,11 +62,11 @@ pub(super) fn shifted<S: Simd>(simd: S, x: S::f64s, d: S::f64s) -> S::f64s {
 /// The exponent of each number, of a 0 that of a zero. (That of a number below the normal ones may be too low.)
 #[inline(always)]
 pub(super) fn exponents<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
-    let nowhere = simd.splat_f64s(NOWHERE);
     #[cfg(target_arch = "x86_64")]
     if let Some(exponents) = x86::getexp(simd, x) {
-        return simd.max_f64s(exponents, nowhere);
+        return simd.max_f64s(exponents, simd.splat_f64s(NOWHERE));
     }
+    let _ = simd;
     let mut lanes = [0.0; PAIRS];
     S::as_mut_simd_f64s(&mut lanes).0[0] = x;
     for x in &mut lanes[..S::F64_LANES] {
