@@ -75,16 +75,10 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn row(shape: Shape, model: Model, measured: &Measured, relative: [f64; 2]) -> String {
-    let Shape {
-        frames,
-        batch,
-        classes,
-        labels,
-    } = shape;
     let Measured { time, bytes } = measured;
     let [times, memory] = relative;
     format!(
-        "| {frames}, {batch}, {classes}, {labels} | {model} | {:.3} | {times:.2} | {:.0} | {memory:.2} | {:.2} |",
+        "| {shape} | {model} | {:.3} | {times:.2} | {:.0} | {memory:.2} | {:.2} |",
         milliseconds(*time),
         *bytes as f64 / 1024.0,
         *bytes as f64 / shape.states() as f64,
@@ -129,14 +123,8 @@ fn main() -> Result<()> {
         };
         let states = shape.states() as f64;
         let slope = 1e12 * time.as_secs_f64() / states;
-        let Shape {
-            frames,
-            batch,
-            classes,
-            labels,
-        } = shape;
         let line = format!(
-            "| {frames}, {batch}, {classes}, {labels} | {:.2} | {slope:.0} | {:.0} | {:.2} |",
+            "| {shape} | {:.2} | {slope:.0} | {:.0} | {:.2} |",
             milliseconds(time),
             bytes as f64 / 1024.0,
             bytes as f64 / states,
@@ -170,18 +158,12 @@ fn main() -> Result<()> {
         let bytes = heap::peak_of(|| ran = step.confidence());
         ran?;
         let ratio = confidences.as_secs_f64() / steps.as_secs_f64();
-        let Shape {
-            frames,
-            batch,
-            classes,
-            labels,
-        } = shape;
         let line = format!(
-            "| {frames}, {batch}, {classes}, {labels} | {:.2} | {:.2} | {ratio:.2} | {:.0} | {:.2} |",
+            "| {shape} | {:.2} | {:.2} | {ratio:.2} | {:.0} | {:.2} |",
             milliseconds(steps),
             milliseconds(confidences),
             bytes as f64 / 1024.0,
-            bytes as f64 / (frames * batch * labels) as f64,
+            bytes as f64 / (shape.frames * shape.batch * shape.labels) as f64,
         );
         println!("{line}");
         writeln!(text, "{line}").expect("a string grows");

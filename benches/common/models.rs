@@ -87,6 +87,18 @@ pub const LENGTHS: [Shape; 5] = [
 /// Where the confidence of each token is measured beside a training step.
 pub const CONFIDENCES: [Shape; 2] = [shape(1500, 64, 32, 300), shape(40000, 1, 32, 6000)];
 
+impl std::fmt::Display for Shape {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self {
+            frames,
+            batch,
+            classes,
+            labels,
+        } = self;
+        write!(to, "{frames}, {batch}, {classes}, {labels}")
+    }
+}
+
 impl Shape {
     fn targets(self) -> Vec<u32> {
         let mut random = StdRng::seed_from_u64(1);
@@ -144,39 +156,45 @@ impl Shape {
     }
 }
 
-/// A training step.
+/// A training step, and the inputs that it shares with [`Step::confidence`].
 pub struct Step {
     shape: Shape,
     log_probs: Var,
-    targets: Vec<u32>,
+    labels: Vec<u32>,
+    /// `(N, S)`
+    targets: Tensor,
+    input_lengths: Vec<usize>,
+    target_lengths: Vec<usize>,
 }
 
 impl Step {
     pub fn new(shape: Shape, model: Model) -> Result<Self> {
-        let targets = shape.targets();
-        let log_probs = Var::from_tensor(&shape.log_probs(model, &targets)?)?;
+        let labels = shape.targets();
+        let size = (shape.batch, shape.labels);
         Ok(Self {
             shape,
-            log_probs,
-            targets,
+            log_probs: Var::from_tensor(&shape.log_probs(model, &labels)?)?,
+            targets: Tensor::from_slice(&labels, size, &Device::Cpu)?,
+            labels,
+            input_lengths: vec![shape.frames; shape.batch],
+            target_lengths: vec![shape.labels; shape.batch],
         })
     }
 
     /// The loss and its gradient.
     pub fn run(&self) -> Result<()> {
-        let Shape {
-            frames,
-            batch,
-            labels,
-            ..
-        } = self.shape;
-        let targets = Tensor::from_slice(&self.targets, (batch, labels), &Device::Cpu)?;
         let opts = CtcLossOptions {
             reduction: Reduction::Sum,
             ..Default::default()
         };
-        let lengths = (vec![frames; batch], vec![labels; batch]);
-        let loss = ctc_loss(&self.log_probs, &targets, lengths.0, lengths.1, opts)?;
+        let (input, targets) = (&self.log_probs, &self.targets);
+        let loss = ctc_loss(
+            input,
+            targets,
+            &self.input_lengths,
+            &self.target_lengths,
+            opts,
+        )?;
         assert!(loss.to_scalar::<f32>()?.is_finite());
         loss.backward()?;
         Ok(())
@@ -184,17 +202,10 @@ impl Step {
 
     /// The confidence of each token.
     pub fn confidence(&self) -> Result<()> {
-        let Shape {
-            frames,
-            batch,
-            labels,
-            ..
-        } = self.shape;
-        let targets = Tensor::from_slice(&self.targets, (batch, labels), &Device::Cpu)?;
-        let lengths = (vec![frames; batch], vec![labels; batch]);
+        let (input, targets) = (&self.log_probs.as_detached_tensor(), &self.targets);
         let opts = ScoreOptions::default();
-        let input = self.log_probs.as_detached_tensor();
-        let tokens = token_confidence(&input, &targets, lengths.0, lengths.1, opts)?;
+        let lengths = (&self.input_lengths, &self.target_lengths);
+        let tokens = token_confidence(input, targets, lengths.0, lengths.1, opts)?;
         assert!(tokens.iter().flatten().all(|token| token.posterior > 0.0));
         Ok(())
     }
@@ -208,6 +219,6 @@ impl Step {
             used.dedup();
             4 * self.shape.frames.next_multiple_of(8) * (used.len() + 1)
         };
-        self.targets.chunks(self.shape.labels).map(of_item).sum()
+        self.labels.chunks(self.shape.labels).map(of_item).sum()
     }
 }

@@ -136,9 +136,9 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
-    /// frame. `scales` receives for each run the logarithm, in units of 1 / [`LOG_UNIT`], of all that its frames were divided by, the
-    /// softmax denominators of logits among it, and `to.log_scales` that of each frame, where it has room. A run in
-    /// which one is below e^−87, and not 0, keeps its entries as they are.
+    /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, times [`LOG_UNIT`],
+    /// the softmax denominators of logits among it; `to.log_scales` receives the plain logarithm of each frame, where it
+    /// has room. A run in which an entry is below e^−87, and not 0, keeps its entries as they are.
     pub fn emissions<'b>(
         &self,
         runs: Range<usize>,

@@ -609,7 +609,7 @@ impl<'a, E: Element> Problem<'a, E> {
     }
 }
 
-/// `ln P`, NaN where an entry is no number, and `P` where it is above 0.
+/// `ln P`, which is NaN for a poisoned item, and `P` itself unless it is 0.
 fn log_p_of(met: Result<(Met, f64), Stop>) -> Result<(f64, Option<Met>), OutOfMemory> {
     match met {
         Err(Stop::Poisoned) => Ok((f64::NAN, None)),

@@ -216,8 +216,8 @@ impl Bunch<'_> {
     }
 }
 
-/// One direction of all lattices up to the middle. [`OutOfRange`] when an entry is no number, or too far
-/// from the others.
+/// One direction of all lattices up to the middle. [`OutOfRange`] for a NaN or +inf among the entries, for a mask, and
+/// for entries too far apart for plain emissions.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
     lattices: &[Option<Tiles>],

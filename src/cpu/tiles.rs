@@ -293,8 +293,8 @@ impl Forgone {
     }
 
     /// Whether so much can be forgone, with so many frames behind and so many left up to the middle, when the
-    /// largest state is at 2^`largest`. It is held against `P` later, by [`Tiles::certain`]; this is a guess, that
-    /// what is left will be as what was, and half as bad again.
+    /// largest state is at 2^`largest`. This is a guess: [`Tiles::certain`] holds it against `P` later. The guess is that
+    /// the frames to come grow and shrink states half as much again as the frames so far.
     fn may_add(&mut self, lost: f64, largest: f64, consumed: f64, left: f64) -> bool {
         if lost <= self.exponent {
             return true;
@@ -1202,27 +1202,26 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                     let e = ahead as f64 - met.exponent;
                     most = if e > most { e } else { most };
                 }
-                let mut blanks = [ZEROS; RUN];
-                let trial = &mut *track.trial;
-                let join = JoinTiles::<D> {
-                    lattice,
-                    trial,
-                    part: &part,
-                    blanks: &mut blanks,
-                    scratch,
-                    direction: PhantomData,
-                };
-                if states {
-                    dispatch_simd(join);
-                } else {
-                    join.join::<S, false>(simd);
-                }
-                if most <= range::MOST
-                    && to.take(Block::new(lattice, table, &blanks, &part, scratch, true))
-                {
-                    std::mem::swap(&mut track.row, &mut track.trial);
-                    track.patience.done(Level::Tiles, Level::Tiles);
-                    continue;
+                if most <= range::MOST {
+                    let mut blanks = [ZEROS; RUN];
+                    let join = JoinTiles::<D> {
+                        lattice,
+                        trial: &mut track.trial,
+                        part: &part,
+                        blanks: &mut blanks,
+                        scratch,
+                        direction: PhantomData,
+                    };
+                    if states {
+                        dispatch_simd(join);
+                    } else {
+                        join.join::<S, false>(simd);
+                    }
+                    if to.take(Block::new(lattice, table, &blanks, &part, scratch, true)) {
+                        std::mem::swap(&mut track.row, &mut track.trial);
+                        track.patience.done(Level::Tiles, Level::Tiles);
+                        continue;
+                    }
                 }
             }
             walk_finer::<D, R>(lattice, track, &kept, (table, raw), &part, to, scratch);
@@ -1230,8 +1229,8 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
     }
 }
 
-/// Forms the posteriors of a block of [`Walk`] at [`Level::Tiles`]: as vector code of its own those of the blanks one by
-/// one, too.
+/// Forms the posteriors of a block of [`Walk`] at [`Level::Tiles`]. Dispatched as a function of its own, it also writes
+/// those of each blank; inlined into the walk it does not.
 struct JoinTiles<'a, D> {
     lattice: &'a Tiles,
     trial: &'a mut Row,

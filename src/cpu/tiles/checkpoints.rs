@@ -209,8 +209,8 @@ fn normalised(row: &Row, b: usize) -> (Tile, Tile) {
     (m, e)
 }
 
-/// How many steps exponents are above `base`; what is left of them goes to the mantissas. `near` says no where steps do
-/// not reach.
+/// The exponents over `base` in whole steps; the remainder is multiplied into the mantissas. `near` becomes false where
+/// the steps do not reach.
 #[inline(always)]
 fn steps_of(m: &mut Pairs, e: &Pairs, base: f64, near: &mut bool) -> [i32; PAIRS] {
     let mut steps = [0; PAIRS];

@@ -177,23 +177,26 @@ impl<R: Real> Take<R> for ClassPosteriors {
     }
 }
 
-/// The sums over all states, frame by frame.
-#[inline(always)]
-fn sums<S: Simd>(simd: S, emissions: &Spread, blanks: &Square, live: Range<usize>) -> [f64; RUN] {
-    let mut sums = *blanks;
-    for b in live {
-        for k in 0..RUN {
-            add_to(simd, &mut sums[k], &load(simd, &emissions.labels[b][k]));
+impl<R> Block<'_, R> {
+    /// [`scales`] of the sums over all states, frame by frame.
+    #[inline(always)]
+    fn scales<S: Simd>(&self, simd: S) -> Option<Pairs> {
+        let mut sums = *self.blanks;
+        for b in self.part.live.clone() {
+            for k in 0..RUN {
+                let labels = &self.scratch.emissions.labels[b][k];
+                add_to(simd, &mut sums[k], &load(simd, labels));
+            }
         }
-    }
-    let columns = transpose(simd, &sums);
-    let mut sums = [0.0; RUN];
-    for column in &columns {
-        for k in 0..RUN {
-            sums[k] += column.0[k];
+        let columns = transpose(simd, &sums);
+        let mut sums = [0.0; RUN];
+        for column in &columns {
+            for k in 0..RUN {
+                sums[k] += column.0[k];
+            }
         }
+        scales(&sums, self.part, self.check)
     }
-    sums
 }
 
 /// Writes those of all states, frame by frame: blank, label, blank, …, blank.
@@ -209,18 +212,15 @@ impl<R: Real> Take<R> for StatePosteriors<'_, R> {
 
     #[inline(always)]
     fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool {
-        let Block {
-            lattice,
-            blanks,
-            part,
-            scratch,
-            check,
-            ..
-        } = block;
-        let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
-        let Some(scales) = scales(&sums, part, check) else {
+        let Some(scales) = block.scales(simd) else {
             return false;
         };
+        let Block {
+            lattice,
+            part,
+            scratch,
+            ..
+        } = block;
         let (width, frame) = (2 * lattice.labels + 1, part.run * RUN - self.first);
         let rows = self.to[frame * width..].chunks_exact_mut(width);
         for (k, row) in rows.take(part.frames).enumerate() {
@@ -255,18 +255,17 @@ impl<R: Real> Take<R> for TokenSums {
 
     #[inline(always)]
     fn take_with<S: Simd>(&mut self, simd: S, block: Block<R>) -> bool {
+        let Some(mut scales) = block.scales(simd) else {
+            return false;
+        };
         let Block {
             lattice,
             table,
-            blanks,
             part,
             scratch,
             check,
+            ..
         } = block;
-        let sums = sums(simd, &scratch.emissions, blanks, part.live.clone());
-        let Some(mut scales) = scales(&sums, part, check) else {
-            return false;
-        };
         let start = part.run * RUN;
         let (mut log_scales, mut frames) = ([0.0; RUN], ZEROS);
         log_scales[..part.frames].copy_from_slice(&part.log_scales[..part.frames]);

@@ -51,8 +51,8 @@ pub(super) const LOST: f64 = -1022.0 + 26.0;
 /// Fewer than 2^COUNT states are lost, each once; and what flows is a sum of three.
 pub(super) const COUNT: f64 = 42.0;
 
-/// States so far below the largest are dropped where something is forgone. In a block at [`Level::Tiles`] what is left
-/// then stays above the subnormal numbers, with which processors are slow: f32 has emissions of 2^-126 at least.
+/// Where something is forgone, states this far below the largest are set to 0. The other states of a block at
+/// [`Level::Tiles`] then never become subnormal, which processors are slow with: an emission in f32 is at least 2^-126.
 pub(super) const DROPPED: f64 = TOP - (-1022.0 + 8.0 * 120.0);
 
 /// How far the exponents of a tile or pair, of both directions together, may be above that of `P` where posteriors are
