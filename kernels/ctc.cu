@@ -48,7 +48,7 @@ CTC_KERNEL __launch_bounds__(256)
 #endif
 
 // The blocks of 256 threads that a multiprocessor is to hold at once set how many registers a thread may have.
-#define CTC_ROWS(NAME, M, E, GATHER, GRADIENT)                                                      \
+#define CTC_ROWS(NAME, M, E, GATHER, GRADIENT, SHORT)                                               \
   CTC_KERNEL __launch_bounds__(256, GATHER)                                                         \
       ctc_gather_##NAME(ctc_sizes p, const E* input, const uint* tables, ctc_emission<M>* emissions, \
                         M* records, M* stats, uint wide) {                                          \
@@ -60,10 +60,24 @@ CTC_KERNEL __launch_bounds__(256)
                           const ctc_real<M>::word* kept, const M* stats, const M* losses,           \
                           const M* upstream, E* gradient, uint wide) {                              \
     __shared__ M shared[32];                                                                        \
+    ctc_gradient_body<M, E, true>(p, input, tables, kept, stats, losses, upstream, gradient, 0,     \
+                                  wide != 0u, ctc_here(), shared);                                  \
+  }                                                                                                 \
+  CTC_KERNEL __launch_bounds__(32 * CTC_SHORT_WARPS, 2 * GATHER)                                    \
+      ctc_gather_short_##NAME(ctc_sizes p, const E* input, const uint* tables,                      \
+                              ctc_emission<M>* emissions, M* records, M* stats) {                   \
+    __shared__ M shared[32];                                                                        \
+    ctc_gather_short_body<M, E>(p, input, tables, emissions, records, stats, ctc_here(), shared);   \
+  }                                                                                                 \
+  CTC_KERNEL __launch_bounds__(32 * CTC_SHORT_WARPS, 2 * SHORT)                                     \
+      ctc_gradient_short_##NAME(ctc_sizes p, const E* input, const uint* tables,                    \
+                                const ctc_real<M>::word* kept, const M* stats, const M* losses,     \
+                                const M* upstream, E* gradient) {                                   \
+    __shared__ M shared[32];                                                                        \
     __shared__ M posteriors[CTC_SHORT_WARPS * CTC_SHORT_LABELS];                                    \
     __shared__ uint places[CTC_SHORT_WARPS * (CTC_SHORT_LABELS + CTC_LONG_ROW)];                    \
-    ctc_gradient_body<M, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u,  \
-                            ctc_here(), shared, posteriors, places);                                \
+    ctc_gradient_short_body<M, E>(p, input, tables, kept, stats, losses, upstream, gradient,        \
+                                  ctc_here(), shared, posteriors, places);                          \
   }
 
 #define CTC_REDUCE(NAME, M)                                                                         \
@@ -105,7 +119,7 @@ CTC_WIDEN(i64, i64)
 CTC_REDUCE(f32, float)
 #endif
 #if CTC_IN(CTC_ROWS_F32)
-CTC_ROWS(f32, float, float, 5, 4)
+CTC_ROWS(f32, float, float, 4, 3, 4)
 #endif
 
 // Pairs a thread, frames of a block (of which two are in registers), and the most threads, so that registers suffice.
@@ -133,13 +147,13 @@ CTC_LATTICE_SPILL(f32, float, 2, 4, 256)
 CTC_REDUCE(f64, double)
 #endif
 #if CTC_IN(CTC_ROWS_F16)
-CTC_ROWS(f16, float, __half, 4, 4)
+CTC_ROWS(f16, float, __half, 4, 3, 4)
 #endif
 #if CTC_IN(CTC_ROWS_BF16)
-CTC_ROWS(bf16, float, bfloat, 4, 4)
+CTC_ROWS(bf16, float, bfloat, 4, 3, 4)
 #endif
 #if CTC_IN(CTC_ROWS_F64)
-CTC_ROWS(f64, double, double, 2, 2)
+CTC_ROWS(f64, double, double, 2, 2, 2)
 #endif
 #if CTC_IN(CTC_LATTICE_F64)
 CTC_LATTICE(f64, double, 1, 2, 64)

@@ -46,10 +46,28 @@ kernel void ctc_prepare(constant ctc_sizes& p [[buffer(0)]], constant i64& row [
                                   device E* gradient [[buffer(7)]], constant uint& wide [[buffer(8)]], \
                                   CTC_POSITION_ARGUMENTS) {                                         \
     threadgroup float shared[32];                                                                   \
+    ctc_gradient_body<float, E, true>(p, input, tables, kept, stats, losses, upstream, gradient, 0, \
+                                      wide != 0u, CTC_HERE, shared);                                \
+  }                                                                                                 \
+  kernel void ctc_gather_short_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
+                                      const device uint* tables [[buffer(2)]],                      \
+                                      device ctc_emission<float>* emissions [[buffer(3)]],          \
+                                      device float* records [[buffer(4)]], device float* stats [[buffer(5)]], \
+                                      CTC_POSITION_ARGUMENTS) {                                     \
+    threadgroup float shared[32];                                                                   \
+    ctc_gather_short_body<float, E>(p, input, tables, emissions, records, stats, CTC_HERE, shared); \
+  }                                                                                                 \
+  kernel void ctc_gradient_short_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
+                                        const device uint* tables [[buffer(2)]],                    \
+                                        const device uint* kept [[buffer(3)]], const device float* stats [[buffer(4)]], \
+                                        const device float* losses [[buffer(5)]],                   \
+                                        const device float* upstream [[buffer(6)]],                 \
+                                        device E* gradient [[buffer(7)]], CTC_POSITION_ARGUMENTS) { \
+    threadgroup float shared[32];                                                                   \
     threadgroup float posteriors[CTC_SHORT_WARPS * CTC_SHORT_LABELS];                               \
     threadgroup uint places[CTC_SHORT_WARPS * (CTC_SHORT_LABELS + CTC_LONG_ROW)];                   \
-    ctc_gradient_body<float, E>(p, input, tables, kept, stats, losses, upstream, gradient, wide != 0u, \
-                                CTC_HERE, shared, posteriors, places);                              \
+    ctc_gradient_short_body<float, E>(p, input, tables, kept, stats, losses, upstream, gradient, CTC_HERE, shared, \
+                                      posteriors, places);                                          \
   }
 
 kernel void ctc_reduce_f32(constant i64& count [[buffer(0)]], const device float* losses [[buffer(1)]],

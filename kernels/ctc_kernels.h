@@ -4,21 +4,23 @@
 //   widen     integers of any type to i64, for lengths and targets that are on the device
 //   prepare   tables of each target, where the host does not know it
 //   gather    one row of classes a frame: its log-sum-exp (logits), and the emissions of the classes
-//             that the target uses, relative to the largest of them
+//             that the target uses, relative to the largest of them; gather_short where rows are short
 //   lattice   one block an item: both directions, the loss, and the posterior of each state
 //   reduce    the sum of the losses of a batch
-//   gradient  one row of classes a frame, written once
+//   gradient  one row of classes a frame, written once; gradient_short where rows are short
 //
 // What it costs. T frames, K pairs of states a thread.
 //
 //   gather, gradient: bandwidth. From logits, two reads and one write of (T, N, C) between them, in vectors
-//     of 16 bytes where rows are long. By the machine code for compute capability 9.0 a lane spends 14
+//     of 16 bytes where rows are long. Measured on an H200, whose copies run at 4.2 TB/s, in rows of 10000 classes and
+//     200 labels of f32: 3.2 TB/s and 3.4. By the machine code for compute capability 9.0 a lane spends 14
 //     instructions on an entry in gather and 11 in gradient (f32; bf16 13 and 11): a GPU of 132
-//     multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.0e12 entries a second, and a memory of 4.3 TB/s
-//     brings 1.1e12 of f32. Exponentials are the device's own.
+//     multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.0e12 entries a second, and its memory brings 1.1e12 of
+//     f32. Exponentials are the device's own.
 //     Short rows are bound by issue: a warp takes up to 8 frames of an item, with the item's tables in registers or
 //     shared memory. By the machine code (estimates), a row of 32 classes takes near 350 instructions in gradient with
-//     120 labels and near 190 in gather, and beside that a few hundred for each 8 frames.
+//     120 labels and near 190 in gather, and beside that a few hundred for each 8 frames. They have kernels of their
+//     own, since long rows are the faster the more registers they have.
 //   lattice: latency and issue. T frames, not 2 T, since both directions run at once: half of them in a sweep that
 //     keeps states, half in a walk that makes posteriors. A frame is one shuffle, then a chain of 10 dependent
 //     operations (skip, maximum, difference, power of two, two multiply-adds, emission). Instructions of a frame, and
@@ -278,6 +280,14 @@ template <typename E> struct ctc_chunk<E, false> { E entries[ctc_vector<E>::COUN
 template <typename E> CTC_FN void ctc_read(const CTC_DEVICE E* x, i64, CTC_THREAD ctc_chunk<E, true>& to) {
   to.words = *(const CTC_DEVICE uint4*)x;
 }
+// The same for a row that is not read again before much else was.
+template <typename E> CTC_FN void ctc_read_once(const CTC_DEVICE E* x, i64, CTC_THREAD ctc_chunk<E, true>& to) {
+  to.words = ctc_load_once((const CTC_DEVICE uint4*)x);
+}
+template <typename E> CTC_FN void ctc_read_once(const CTC_DEVICE E* x, i64 stride, CTC_THREAD ctc_chunk<E, false>& to) {
+  CTC_UNROLL
+  for (int b = 0; b < ctc_vector<E>::COUNT; b++) to.entries[b] = x[b * stride];
+}
 template <typename E> CTC_FN void ctc_read(const CTC_DEVICE E* x, i64 stride, CTC_THREAD ctc_chunk<E, false>& to) {
   CTC_UNROLL
   for (int b = 0; b < ctc_vector<E>::COUNT; b++) to.entries[b] = x[b * stride];
@@ -330,8 +340,8 @@ CTC_FN void ctc_take_vectors(const CTC_DEVICE E* x, i64 stride, uint count, uint
   M v[2 * N];
   uint i = lane;
   if (i + lanes < count) {
-    ctc_read(x, stride, a);
-    ctc_read(x + step, stride, b);
+    ctc_read_once(x, stride, a);
+    ctc_read_once(x + step, stride, b);
   }
   while (i + lanes < count) {
     ctc_values(a, v);
@@ -339,13 +349,13 @@ CTC_FN void ctc_take_vectors(const CTC_DEVICE E* x, i64 stride, uint count, uint
     i += 2u * lanes;
     x += 2 * step;
     if (i + lanes < count) {
-      ctc_read(x, stride, a);
-      ctc_read(x + step, stride, b);
+      ctc_read_once(x, stride, a);
+      ctc_read_once(x + step, stride, b);
     }
     ctc_take<M, 2 * N>(s, v);
   }
   if (i < count) {
-    ctc_read(x, stride, a);
+    ctc_read_once(x, stride, a);
     ctc_values(a, v);
     ctc_take<M, N>(s, v);
   }
@@ -520,11 +530,10 @@ CTC_FN void ctc_leave(bool logits, M largest, M peak, CTC_THREAD const ctc_row_s
   record[2] = peak;
 }
 
-// Rows of few classes, or of which only the emissions are wanted: a warp takes some frames of an item one after the
-// other, and the last steps of all of them together, a lane each.
-#define CTC_FEW_CLASSES 128
+// Rows of up to 128 classes, or of which only the emissions are wanted: a warp takes some frames of an item one after
+// the other, and the last steps of all of them together, a lane each.
 template <typename M, typename E>
-CTC_FN void ctc_gather_frames(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
+CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                               CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
                               ctc_thread at, CTC_SHARED M* shared) {
   uint classes = (uint)p.classes;
@@ -563,7 +572,7 @@ CTC_FN void ctc_gather_frames(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
   }
 }
 
-// A row is a frame of an item: a warp's, or with `wide` a block's.
+// A row is a frame of an item: a warp's, or with `wide` a block's. This and ctc_gather_short_body do the same.
 //
 // Writes for each row the emissions, and three numbers: the logarithm of what they were divided by, in two
 // parts, and how far the lowest of them is below the largest, or +inf where the row holds a NaN or +inf.
@@ -573,10 +582,6 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
                             CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
                             bool wide, ctc_thread at, CTC_SHARED M* shared) {
   bool logits = (p.flags & CTC_LOGITS) != 0u;
-  if (!wide && (!logits || p.classes <= CTC_FEW_CLASSES)) {
-    ctc_gather_frames<M, E>(p, input, tables, emissions, records, stats, at, shared);
-    return;
-  }
   uint lane = wide ? at.index : at.lane;
   uint lanes = wide ? at.threads : 32u;
   u64 per_block = wide ? 1u : at.warps;
@@ -1043,14 +1048,16 @@ template <int PART, typename M> CTC_FN M ctc_dense(M x, M largest, M factor) {
   if (PART == CTC_EXP_PART) return x == -ctc_real<M>::infinity() ? ctc_real<M>::nan() : ctc_real<M>::exp(x) * factor;
   return factor;
 }
-template <typename M, typename E>
-CTC_FN M ctc_dense_at(int part, const CTC_DEVICE E* x, M largest, M factor) {
-  if (part == CTC_SOFTMAX_PART) return ctc_dense<CTC_SOFTMAX_PART, M>(ctc_widen(*x), largest, factor);
-  if (part == CTC_EXP_PART) return ctc_dense<CTC_EXP_PART, M>(ctc_widen(*x), largest, factor);
+template <typename M> CTC_FN M ctc_dense_of(int part, M x, M largest, M factor) {
+  if (part == CTC_SOFTMAX_PART) return ctc_dense<CTC_SOFTMAX_PART, M>(x, largest, factor);
+  if (part == CTC_EXP_PART) return ctc_dense<CTC_EXP_PART, M>(x, largest, factor);
   return factor;
 }
 
-// Vectors of a row, as ctc_take_vectors reads them.
+// Vectors of a row that are on their way for each lane.
+#define CTC_ON_THEIR_WAY 4
+
+// Vectors of a row: each is asked for CTC_ON_THEIR_WAY turns before it is used.
 template <int PART, bool PACKED, typename M, typename E>
 CTC_FN void ctc_dense_vectors(const CTC_DEVICE E* x, i64 stride, CTC_DEVICE E* y, uint count, uint lane, uint lanes,
                               M largest, M factor) {
@@ -1059,27 +1066,25 @@ CTC_FN void ctc_dense_vectors(const CTC_DEVICE E* x, i64 stride, CTC_DEVICE E* y
   i64 from = (i64)lanes * N * stride, to = (i64)lanes * N;
   x += (i64)lane * N * stride;
   y += (i64)lane * N;
-  ctc_chunk<E, PACKED> a, b;
-  M v[2 * N];
+  ctc_chunk<E, PACKED> chunk[CTC_ON_THEIR_WAY];
   CTC_UNROLL
-  for (int j = 0; j < 2 * N; j++) v[j] = M(0);
-  uint i = lane;
-  if (READ && i < count) ctc_read(x, stride, a);
-  if (READ && i + lanes < count) ctc_read(x + from, stride, b);
-  for (; i < count; i += 2u * lanes) {
-    bool both = i + lanes < count;
-    if (READ) {
-      ctc_values(a, v);
-      if (both) ctc_values(b, v + N);
-      x += 2 * from;
-      if (i + 2u * lanes < count) ctc_read(x, stride, a);
-      if (i + 3u * lanes < count) ctc_read(x + from, stride, b);
-    }
+  for (uint d = 0u; d < CTC_ON_THEIR_WAY; d++) {
+    if (READ && lane + d * lanes < count) ctc_read(x + d * from, stride, chunk[d]);
+  }
+  for (uint i = lane; i < count; i += CTC_ON_THEIR_WAY * lanes) {
+    x += CTC_ON_THEIR_WAY * from;
     CTC_UNROLL
-    for (int j = 0; j < 2 * N; j++) v[j] = ctc_dense<PART, M>(v[j], largest, factor);
-    *(CTC_DEVICE uint4*)y = ctc_vector<E>::put(v);
-    if (both) *(CTC_DEVICE uint4*)(y + to) = ctc_vector<E>::put(v + N);
-    y += 2 * to;
+    for (uint d = 0u; d < CTC_ON_THEIR_WAY; d++) {
+      M v[N];
+      CTC_UNROLL
+      for (int j = 0; j < N; j++) v[j] = M(0);
+      if (READ) ctc_values(chunk[d], v);
+      if (READ && i + (CTC_ON_THEIR_WAY + d) * lanes < count) ctc_read(x + d * from, stride, chunk[d]);
+      CTC_UNROLL
+      for (int j = 0; j < N; j++) v[j] = ctc_dense<PART, M>(v[j], largest, factor);
+      if (i + d * lanes < count) ctc_store_once((CTC_DEVICE uint4*)(y + d * to), ctc_vector<E>::put(v));
+    }
+    y += CTC_ON_THEIR_WAY * to;
   }
 }
 
@@ -1100,10 +1105,10 @@ CTC_FN void ctc_dense_entries(const CTC_DEVICE E* x, i64 stride, CTC_DEVICE E* y
 
 // A whole row. In a long one what stands before the first whole vector of the gradient, and behind the last, is
 // written entry by entry. No result depends on which lane writes it.
-template <int PART, typename M, typename E>
+template <int PART, bool LONG, typename M, typename E>
 CTC_FN void ctc_dense_row(const CTC_DEVICE E* x, i64 stride, uint x_phase, CTC_DEVICE E* y, uint y_phase, uint classes,
                           uint lane, uint lanes, M largest, M factor) {
-  if (classes < CTC_LONG_ROW) {
+  if (!LONG) {
     if (classes <= lanes) ctc_dense_entries<PART, 1, M, E>(x, stride, y, 0u, classes, lane, lanes, largest, factor);
     else ctc_dense_entries<PART, 4, M, E>(x, stride, y, 0u, classes, lane, lanes, largest, factor);
     return;
@@ -1136,6 +1141,64 @@ CTC_FN M ctc_class_sum(const CTC_DEVICE typename ctc_real<M>::word* states, int 
     for (uint j = 0u; j < 4u; j++) sum += i + j * step < to ? part[j] : M(0);
   }
   return sum;
+}
+
+// The gradient of a target's classes, over what is written for them already: a class a lane, four at a time. Three
+// reads wait for one another, and those of four classes go together.
+template <typename M, typename E>
+CTC_FN void ctc_used_gradient(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables, i64 n,
+                              const CTC_DEVICE typename ctc_real<M>::word* states, int next, const CTC_DEVICE E* x,
+                              CTC_DEVICE E* y, int part, M largest, M factor, M posterior, uint lane, uint lanes) {
+  const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+  const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
+  const CTC_DEVICE uint* end = tables + CTC_END(p, n);
+  uint used = tables[CTC_USED(p, n)];
+  for (uint k = lane; k < used; k += 4u * lanes) {
+    uint c[4], from[4], to[4], place[4];
+    M entry[4], sum[4];
+    CTC_UNROLL
+    for (uint j = 0u; j < 4u; j++) {
+      uint i = ctc_min(k + j * lanes, used - 1u);
+      c[j] = distinct[i];
+      from[j] = i > 0u ? end[i - 1u] : 0u;
+      to[j] = end[i];
+    }
+    CTC_UNROLL
+    for (uint j = 0u; j < 4u; j++) {
+      place[j] = position[from[j]];
+      entry[j] = part == CTC_CONSTANT_PART ? M(0) : ctc_widen(x[(i64)c[j] * p.x_class]);
+    }
+    CTC_UNROLL
+    for (uint j = 0u; j < 4u; j++) sum[j] = ctc_real<M>::from_bits(states[next * (int)place[j]]);
+    CTC_UNROLL
+    for (uint j = 0u; j < 4u; j++) {
+      sum[j] += ctc_class_sum<M>(states, next, position, from[j] + 1u, to[j], 1u);
+      if (k + j * lanes < used)
+        ctc_narrow(ctc_dense_of<M>(part, entry[j], largest, factor) - posterior * sum[j], y + c[j]);
+    }
+  }
+}
+
+// The same where classes come often: a class a warp, its labels by lane.
+template <typename M, typename E>
+CTC_FN void ctc_often_used_gradient(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables, i64 n,
+                                    const CTC_DEVICE typename ctc_real<M>::word* states, int next,
+                                    const CTC_DEVICE E* x, CTC_DEVICE E* y, int part, M largest, M factor, M posterior,
+                                    uint lane, uint warp, uint warps) {
+  const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
+  const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
+  const CTC_DEVICE uint* end = tables + CTC_END(p, n);
+  uint used = tables[CTC_USED(p, n)];
+  for (uint k = warp; k < used; k += warps) {
+    uint start = k > 0u ? end[k - 1u] : 0u;
+    M sum = ctc_class_sum<M>(states, next, position, start + lane, end[k], 32u);
+    sum = ctc_warp_sum(sum);
+    if (lane == 0u) {
+      i64 c = (i64)distinct[k];
+      M entry = part == CTC_CONSTANT_PART ? M(0) : ctc_widen(x[c * p.x_class]);
+      ctc_narrow(ctc_dense_of<M>(part, entry, largest, factor) - posterior * sum, y + c);
+    }
+  }
 }
 
 // A row is short where it has fewer classes than CTC_LONG_ROW, and its target up to so many labels. Short rows are for
@@ -1297,22 +1360,13 @@ CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* 
   }
 }
 
-// A row is a frame of an item, in the order of the gradient: a warp's, or with `wide` a block's. `posteriors` and
-// `places` have room for the short rows of CTC_SHORT_WARPS warps.
-template <typename M, typename E>
+// A row is a frame of an item, in the order of the gradient: a warp's, or with `wide` a block's. Leaves out the items with
+// fewer labels than `fewest`. LONG says whether rows have CTC_LONG_ROW classes or more.
+template <typename M, typename E, bool LONG>
 CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                               const CTC_DEVICE typename ctc_real<M>::word* kept, const CTC_DEVICE M* stats,
-                              const CTC_DEVICE M* losses, const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient, bool wide,
-                              ctc_thread at, CTC_SHARED M* shared, CTC_SHARED M* posteriors, CTC_SHARED uint* places) {
-  bool short_rows = !wide && p.classes < CTC_LONG_ROW && at.warps <= CTC_SHORT_WARPS;
-  if (short_rows) {
-    ctc_short<M> own;
-    own.posteriors = posteriors + at.warp * CTC_SHORT_LABELS;
-    own.rank = places + at.warp * (CTC_SHORT_LABELS + CTC_LONG_ROW);
-    own.span = own.rank + CTC_SHORT_LABELS;
-    ctc_short_rows<M, E>(p, input, tables, (const CTC_DEVICE ctc_words<M>*)kept, stats, losses, upstream, gradient, at, own);
-    if (p.labels <= CTC_SHORT_LABELS) return;
-  }
+                              const CTC_DEVICE M* losses, const CTC_DEVICE M* upstream, CTC_DEVICE E* gradient,
+                              int fewest, bool wide, ctc_thread at, CTC_SHARED M* shared) {
   uint lane = wide ? at.index : at.lane;
   uint lanes = wide ? at.threads : 32u;
   uint warp = wide ? at.warp : 0u;
@@ -1335,14 +1389,14 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     const CTC_DEVICE E* x = input + offset;
     uint x_phase = ctc_phase(input, offset);
     int labels = (int)tables[CTC_TARGET_LENGTH(p, n)];
-    if (short_rows && labels <= CTC_SHORT_LABELS) continue;
+    if (labels < fewest) continue;
     M loss = losses[n];
     bool used_frame = t < (i64)tables[CTC_INPUT_LENGTH(p, n)];
     bool infinite = loss == ctc_real<M>::infinity();
     if (!used_frame || infinite || loss != loss) {
       // The loss does not depend on these frames; PyTorch has NaN where it is infinite.
       bool nan = used_frame && (!infinite || (torch && !(p.flags & CTC_ZERO_INFINITY)));
-      ctc_dense_row<CTC_CONSTANT_PART, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, M(0),
+      ctc_dense_row<CTC_CONSTANT_PART, LONG, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, M(0),
                                           nan ? ctc_real<M>::nan() : M(0));
       continue;
     }
@@ -1368,12 +1422,12 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     if (logits) {
       largest = stats[2 * at_row];
       factor = scale / stats[2 * at_row + 1];
-      ctc_dense_row<CTC_SOFTMAX_PART, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
+      ctc_dense_row<CTC_SOFTMAX_PART, LONG, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
     } else if (torch) {
       factor = scale;
-      ctc_dense_row<CTC_EXP_PART, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
+      ctc_dense_row<CTC_EXP_PART, LONG, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
     } else {
-      ctc_dense_row<CTC_CONSTANT_PART, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
+      ctc_dense_row<CTC_CONSTANT_PART, LONG, M>(x, p.x_class, x_phase, y, y_phase, classes, lane, lanes, largest, factor);
     }
     // The classes of the target once more, now that all are written.
     if (wide) ctc_barrier();
@@ -1381,22 +1435,31 @@ CTC_FN void ctc_gradient_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE 
     // The posterior of a frame is divided by its own sum: that takes out the rounding that all share.
     ctc_row_sums(blank, rest, wide, at, shared);
     M posterior = scale / (blank + rest);
-    const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
-    const CTC_DEVICE uint* position = tables + CTC_POSITION(p, n);
-    const CTC_DEVICE uint* end = tables + CTC_END(p, n);
-    // One class a lane, or, where classes come often, one a warp. Either way in an order that is the item's own.
-    bool often = (uint)labels >= 8u * used;
-    uint stride = often ? warps : lanes;
-    for (uint k = often ? warp : lane; k < used; k += stride) {
-      uint start = k > 0u ? end[k - 1u] : 0u;
-      M sum = ctc_class_sum<M>(states, next, position, start + (often ? at.lane : 0u), end[k], often ? 32u : 1u);
-      if (often) sum = ctc_warp_sum(sum);
-      if (!often || at.lane == 0u) {
-        i64 c = (i64)distinct[k];
-        ctc_narrow(ctc_dense_at<M>(part, x + c * p.x_class, largest, factor) - posterior * sum, y + c);
-      }
+    // Where all classes of the target come often, a warp takes one of them. Either way sums have an order of their own.
+    if ((uint)labels >= 8u * used)
+      ctc_often_used_gradient<M>(p, tables, n, states, next, x, y, part, largest, factor, posterior, at.lane, warp, warps);
+    else ctc_used_gradient<M>(p, tables, n, states, next, x, y, part, largest, factor, posterior, lane, lanes);
+    if (lane == 0u) {
+      M entry = part == CTC_CONSTANT_PART ? M(0) : ctc_widen(x[(i64)p.blank * p.x_class]);
+      ctc_narrow(ctc_dense_of<M>(part, entry, largest, factor) - posterior * blank, y + p.blank);
     }
-    if (lane == 0u)
-      ctc_narrow(ctc_dense_at<M>(part, x + (i64)p.blank * p.x_class, largest, factor) - posterior * blank, y + p.blank);
   }
+}
+
+// Short rows, and those of items whose targets are too long for that. `posteriors` and `places` have room for the
+// short rows of CTC_SHORT_WARPS warps.
+template <typename M, typename E>
+CTC_FN void ctc_gradient_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input,
+                                    const CTC_DEVICE uint* tables, const CTC_DEVICE typename ctc_real<M>::word* kept,
+                                    const CTC_DEVICE M* stats, const CTC_DEVICE M* losses, const CTC_DEVICE M* upstream,
+                                    CTC_DEVICE E* gradient, ctc_thread at, CTC_SHARED M* shared, CTC_SHARED M* posteriors,
+                                    CTC_SHARED uint* places) {
+  ctc_short<M> own;
+  own.posteriors = posteriors + at.warp * CTC_SHORT_LABELS;
+  own.rank = places + at.warp * (CTC_SHORT_LABELS + CTC_LONG_ROW);
+  own.span = own.rank + CTC_SHORT_LABELS;
+  ctc_short_rows<M, E>(p, input, tables, (const CTC_DEVICE ctc_words<M>*)kept, stats, losses, upstream, gradient, at, own);
+  if (p.labels > CTC_SHORT_LABELS)
+    ctc_gradient_body<M, E, false>(p, input, tables, kept, stats, losses, upstream, gradient, CTC_SHORT_LABELS + 1, false,
+                                   at, shared);
 }

@@ -102,6 +102,10 @@ template <typename T> CTC_FN void ctc_store_if(bool yes, T* to, T low, T high) {
 }
 #endif
 
+// A vector that is read once, or written and not read: the cache keeps others.
+CTC_FN uint4 ctc_load_once(const uint4* from) { return __ldcs(from); }
+CTC_FN void ctc_store_once(uint4* to, uint4 w) { __stcs(to, w); }
+
 CTC_FN float ctc_widen(float x) { return x; }
 CTC_FN double ctc_widen(double x) { return x; }
 CTC_FN float ctc_widen(__half x) { return __half2float(x); }

@@ -78,6 +78,9 @@ CTC_FN uint4 ctc_uint4(uint a, uint b, uint c, uint d) {
 }
 
 // 16 bytes of entries, which are read and written at once.
+CTC_FN uint4 ctc_load_once(const device uint4* from) { return *from; }
+CTC_FN void ctc_store_once(device uint4* to, uint4 w) { *to = w; }
+
 template <typename E> struct ctc_vector;
 template <> struct ctc_vector<float> {
   enum { COUNT = 4 };

@@ -29,13 +29,42 @@ const IMAGES: [(&[&str], &[u8]); 9] = [
         &["ctc_prepare", "ctc_widen_", "ctc_reduce_"],
         image!("common"),
     ),
-    (&["ctc_gather_f32", "ctc_gradient_f32"], image!("rows_f32")),
-    (&["ctc_gather_f16", "ctc_gradient_f16"], image!("rows_f16")),
     (
-        &["ctc_gather_bf16", "ctc_gradient_bf16"],
+        &[
+            "ctc_gather_f32",
+            "ctc_gradient_f32",
+            "ctc_gather_short_f32",
+            "ctc_gradient_short_f32",
+        ],
+        image!("rows_f32"),
+    ),
+    (
+        &[
+            "ctc_gather_f16",
+            "ctc_gradient_f16",
+            "ctc_gather_short_f16",
+            "ctc_gradient_short_f16",
+        ],
+        image!("rows_f16"),
+    ),
+    (
+        &[
+            "ctc_gather_bf16",
+            "ctc_gradient_bf16",
+            "ctc_gather_short_bf16",
+            "ctc_gradient_short_bf16",
+        ],
         image!("rows_bf16"),
     ),
-    (&["ctc_gather_f64", "ctc_gradient_f64"], image!("rows_f64")),
+    (
+        &[
+            "ctc_gather_f64",
+            "ctc_gradient_f64",
+            "ctc_gather_short_f64",
+            "ctc_gradient_short_f64",
+        ],
+        image!("rows_f64"),
+    ),
     (&["ctc_lattice_f32_1"], image!("lattice_f32_1")),
     (&["ctc_lattice_f32_2"], image!("lattice_f32_2")),
     (&["ctc_lattice_f32_4"], image!("lattice_f32_4")),

@@ -107,19 +107,25 @@ fn four_pairs_a_lane_and_edges_in_device_memory() {
 }
 
 #[test]
-fn rows_of_a_whole_block() {
-    let wide = problem(6, &[12, 30], 1500, 9);
-    check(Entry::Logits, &wide, options(Reduction::None));
-    // Few classes beside the blank, each many times.
-    let mut often = problem(7, &[40], 1500, 9);
-    for label in &mut often.targets[0] {
-        *label = 2 + *label % 3;
+fn long_rows_of_a_warp_and_of_a_block() {
+    for classes in [300, 4500] {
+        let long = problem(6, &[12, 30], classes, 9);
+        check(Entry::Logits, &long, options(Reduction::None));
+        // Few classes beside the blank, each many times.
+        let mut often = problem(7, &[40], classes, 9);
+        for label in &mut often.targets[0] {
+            *label = 2 + *label % 3;
+        }
+        often.input_lengths[0] = often.frames;
+        often.frames += 40;
+        often.input_lengths[0] += 40;
+        let values = Rng::new(8).values(often.frames * classes, 3.0);
+        often.values = tensors::rounded(&values, DType::F32);
+        check(Entry::Logits, &often, options(Reduction::None));
     }
-    often.input_lengths[0] = often.frames;
-    often.frames += 40;
-    often.input_lengths[0] += 40;
-    often.values = tensors::rounded(&Rng::new(8).values(often.frames * 1500, 3.0), DType::F32);
-    check(Entry::Logits, &often, options(Reduction::None));
+    // More classes of the target than the lanes of a warp take at once, some of them several times.
+    let many = problem(19, &[170], 300, 5);
+    check(Entry::Logits, &many, options(Reduction::None));
 }
 
 /// So many rows that a warp takes several frames of an item; most of them behind the item's end.
@@ -382,7 +388,7 @@ fn a_large_loss_is_rounded_once() {
 /// other or not.
 #[test]
 fn long_rows_that_start_anywhere() {
-    for (seed, classes) in [(15, 1501), (16, 301)] {
+    for (seed, classes) in [(15, 4101), (16, 301)] {
         let odd = problem(seed, &[3, 0, 2], classes, 2);
         let dims = [odd.frames, 3, classes];
         for (entry, problem) in [

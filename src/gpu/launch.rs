@@ -18,8 +18,16 @@ pub(crate) struct Launch {
 const WARP: usize = 32;
 /// Pairs that two neighbouring tiles of a lattice share: `CTC_HALO`.
 const HALO: usize = 16;
-/// Rows longer than this have a block for themselves, the others a warp.
-const WIDE: usize = 1024;
+/// Rows of a gradient with fewer classes are short: `CTC_LONG_ROW`.
+const LONG_ROW: usize = 256;
+/// Rows of logits with up to so many classes are short for the sum of their exponentials.
+const FEW_CLASSES: usize = 128;
+/// Rows of which only so many emissions are wanted, or fewer, are short too.
+const FEW_EMISSIONS: usize = 1024;
+/// Warps of a block for short rows: `CTC_SHORT_WARPS`.
+const SHORT_WARPS: usize = 4;
+/// Consecutive frames of an item that a warp takes where rows are short, at most: `CTC_MOST_FRAMES`.
+const MOST_FRAMES: usize = 8;
 /// Blocks beyond this take several rows.
 const MOST_BLOCKS: usize = 1 << 20;
 
@@ -93,20 +101,69 @@ pub(crate) fn lattice(
     Ok((launch, if fits { 0 } else { edges }))
 }
 
-/// The launch of a kernel that has a row of classes for each frame and item, of which it reads `entries`;
-/// and whether a row is a block's.
-pub(crate) fn rows(name: &str, dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, bool) {
+/// The launch that gathers emissions, of which a frame has `entries`; and whether a row is a block's, which is said to a
+/// kernel for long rows alone.
+pub(crate) fn gather(dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, Option<bool>) {
+    let classes = sizes.classes as usize;
+    let short = match sizes.is_logits() {
+        true => classes <= FEW_CLASSES,
+        false => entries <= FEW_EMISSIONS,
+    };
+    match (short, sizes.is_logits()) {
+        (true, _) => (short_rows("gather", dtype, sizes), None),
+        (false, true) => long_rows("gather", dtype, sizes, classes, GATHERED_BYTES),
+        (false, false) => long_rows("gather", dtype, sizes, entries, GATHERED_BYTES),
+    }
+}
+
+/// The launch that writes the gradient, as [`gather`].
+pub(crate) fn gradient(dtype: DType, sizes: &Sizes) -> (Launch, Option<bool>) {
+    let classes = sizes.classes as usize;
+    match classes < LONG_ROW {
+        true => (short_rows("gradient", dtype, sizes), None),
+        false => long_rows("gradient", dtype, sizes, classes, WRITTEN_BYTES),
+    }
+}
+
+/// A warp takes some frames of an item, as `ctc_frames_of_a_warp` and `ctc_runs_of_an_item` say.
+fn short_rows(name: &str, dtype: DType, sizes: &Sizes) -> Launch {
+    let (frames, batch) = (sizes.frames as usize, sizes.batch as usize);
+    let run = ((frames * batch) >> 13).clamp(1, MOST_FRAMES);
+    let warps = frames.div_ceil(run) * batch;
+    Launch {
+        kernel: format!("ctc_{name}_short_{}", dtype.as_str()),
+        blocks: warps.div_ceil(SHORT_WARPS).min(MOST_BLOCKS),
+        threads: WARP * SHORT_WARPS,
+        shared_bytes: 0,
+    }
+}
+
+/// A thread for so many bytes of a row, from a warp to a block of 8. Beside the reading itself a row waits for memory a
+/// few times, and many rows at once hide that. They should not be so many that the cache does not hold their gradients: a
+/// target's classes are written last.
+const GATHERED_BYTES: usize = 256;
+const WRITTEN_BYTES: usize = 128;
+
+/// A sum depends on the number of its threads, so that hangs on the length of a row alone.
+fn long_rows(
+    name: &str,
+    dtype: DType,
+    sizes: &Sizes,
+    entries: usize,
+    bytes: usize,
+) -> (Launch, Option<bool>) {
     let rows = (sizes.frames * sizes.batch) as usize;
-    let wide = entries > WIDE;
-    let threads = if wide { 256 } else { 128 };
-    let rows_of_a_block = if wide { 1 } else { threads / WARP };
+    let threads = (entries * dtype.size_in_bytes() / bytes).clamp(WARP, 256);
+    let of_a_row = 1 << threads.ilog2();
+    let wide = of_a_row > WARP;
+    let of_a_block = if wide { 1 } else { SHORT_WARPS };
     let launch = Launch {
         kernel: format!("ctc_{name}_{}", dtype.as_str()),
-        blocks: rows.div_ceil(rows_of_a_block).min(MOST_BLOCKS),
-        threads,
+        blocks: rows.div_ceil(of_a_block).min(MOST_BLOCKS),
+        threads: of_a_row * of_a_block,
         shared_bytes: 0,
     };
-    (launch, wide)
+    (launch, Some(wide))
 }
 
 /// The launch that adds up the losses of a batch.
@@ -211,13 +268,39 @@ mod tests {
 
     #[test]
     fn rows_fill_warps_or_blocks() {
-        let (launch, wide) = rows("gather", DType::BF16, &sizes(7, 5, 3), 40);
-        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, false));
-        assert_eq!(launch.kernel, "ctc_gather_bf16");
-        let (launch, wide) = rows("gradient", DType::F32, &sizes(7, 5, 3), 1025);
-        assert_eq!((launch.blocks, launch.threads, wide), (35, 256, true));
-        let (launch, _) = rows("gradient", DType::F32, &sizes(1 << 20, 8, 3), 1025);
+        let of = |frames, batch, classes| {
+            let mut sizes = sizes(frames, batch, 3);
+            sizes.classes = classes;
+            sizes
+        };
+        let (launch, wide) = gradient(DType::F32, &of(7, 5, 256));
+        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, Some(false)));
+        assert_eq!(launch.kernel, "ctc_gradient_f32");
+        let (launch, wide) = gradient(DType::F32, &of(7, 5, 2047));
+        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, Some(false)));
+        let (launch, wide) = gradient(DType::F32, &of(7, 5, 2048));
+        assert_eq!((launch.blocks, launch.threads, wide), (35, 64, Some(true)));
+        let (launch, _) = gradient(DType::BF16, &of(7, 5, 10_000));
+        assert_eq!(launch.threads, 128);
+        let (launch, wide) = gradient(DType::F32, &of(7, 5, 1 << 20));
+        assert_eq!((launch.blocks, launch.threads, wide), (35, 256, Some(true)));
+        let (launch, _) = gradient(DType::F32, &of(1 << 20, 8, 5000));
         assert_eq!(launch.blocks, MOST_BLOCKS);
+        let (launch, wide) = gather(DType::BF16, &of(7, 5, 10_000), FEW_EMISSIONS + 1);
+        assert_eq!((launch.threads, wide), (128, Some(false)));
+        assert_eq!(launch.kernel, "ctc_gather_bf16");
+    }
+
+    #[test]
+    fn short_rows_have_the_warps_that_their_frames_take() {
+        let (launch, wide) = gather(DType::BF16, &sizes(7, 5, 3), 4);
+        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, None));
+        assert_eq!(launch.kernel, "ctc_gather_short_bf16");
+        let (launch, _) = gradient(DType::F64, &sizes(8192, 2, 3));
+        assert_eq!((launch.blocks, launch.threads), (4096 * 2 / 4, 128));
+        assert_eq!(launch.kernel, "ctc_gradient_short_f64");
+        let (launch, _) = gradient(DType::F32, &sizes(1001, 100, 3));
+        assert_eq!(launch.blocks, 126 * 100 / 4);
     }
 
     #[test]

@@ -197,27 +197,19 @@ pub(crate) fn forward<B: Backend>(
         Content::Room(batch, real),
         Content::Room(some(spilled > 0, &[batch, spilled / 8])?, DType::I64),
     ])?;
-    let reads = if sizes.is_logits() {
-        plan.classes
-    } else {
-        entries
-    };
-    let (launch, wide) = launch::rows("gather", dtype, &sizes, reads);
+    let (launch, wide) = launch::gather(dtype, &sizes, entries);
+    let mut arguments = [
+        Arg::Sizes(sizes),
+        Arg::In(input),
+        Arg::From(&tables),
+        Arg::To(&mut emissions),
+        Arg::To(&mut records),
+        Arg::To(&mut stats),
+        Arg::U32(wide.unwrap_or_default().into()),
+    ];
+    let count = arguments.len() - usize::from(wide.is_none());
     // SAFETY: the arguments are those of the kernel; the buffers hold a place for each row and entry.
-    unsafe {
-        backend.launch(
-            &launch,
-            &mut [
-                Arg::Sizes(sizes),
-                Arg::In(input),
-                Arg::From(&tables),
-                Arg::To(&mut emissions),
-                Arg::To(&mut records),
-                Arg::To(&mut stats),
-                Arg::U32(wide.into()),
-            ],
-        )?;
-    }
+    unsafe { backend.launch(&launch, &mut arguments[..count])? };
 
     let reduced = plan.reduction != Reduction::None && batch > 1;
     let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;
@@ -275,25 +267,22 @@ pub(crate) fn gradient<B: Backend>(
         .reading(plan.strides(layout))
         .upstream(up_layout);
     let mut gradient = backend.allocate(product(&plan.input_shape())?, dtype)?;
-    let (launch, wide) = launch::rows("gradient", dtype, &sizes, plan.classes);
+    let (launch, wide) = launch::gradient(dtype, &sizes);
+    let mut arguments = [
+        Arg::Sizes(sizes),
+        Arg::In(input),
+        Arg::From(&saved.tables),
+        Arg::From(&saved.kept),
+        Arg::From(&saved.stats),
+        Arg::From(&saved.losses),
+        Arg::In(upstream),
+        Arg::Out(&mut gradient),
+        Arg::U32(wide.unwrap_or_default().into()),
+    ];
+    let count = arguments.len() - usize::from(wide.is_none());
     // SAFETY: the arguments are those of the kernel. The input has the shape that it had in the forward
     // pass, and the gradient has a place for each of its entries.
-    unsafe {
-        backend.launch(
-            &launch,
-            &mut [
-                Arg::Sizes(sizes),
-                Arg::In(input),
-                Arg::From(&saved.tables),
-                Arg::From(&saved.kept),
-                Arg::From(&saved.stats),
-                Arg::From(&saved.losses),
-                Arg::In(upstream),
-                Arg::Out(&mut gradient),
-                Arg::U32(wide.into()),
-            ],
-        )?;
-    }
+    unsafe { backend.launch(&launch, &mut arguments[..count])? };
     Ok(gradient)
 }
 

@@ -35,7 +35,7 @@ only cuda "a shuffle in the wrong direction" kernels/cuda.h 's/__shfl_up_sync(0x
 only metal "a shuffle in the wrong direction" kernels/metal.h 's/simd_shuffle_up(x, /simd_shuffle_down(x, /g' "$WRONG"
 only metal "half of an exponent is shuffled" kernels/metal.h 's/uint high = simd_shuffle_up(uint(u64(x) >> 32), ushort(1))/uint high = uint(u64(x) >> 32)/' "$WRONG"
 only metal "a barrier with mem_none" kernels/metal.h 's/threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)/threadgroup_barrier(mem_flags::mem_none)/' "$RACE"
-both "a sum over half a warp" $K 's/if (often) sum = ctc_warp_sum(sum)/if (often \&\& at.lane < 16u) sum = ctc_warp_sum(sum)/' "$DIVERGED"
+both "a sum over half a warp" $K 's/\n    sum = ctc_warp_sum(sum);/\n    if (lane < 16u) sum = ctc_warp_sum(sum);/' "$DIVERGED"
 both "a barrier that some threads do not reach" $K 's/    ctc_warp_sum(scale);/    ctc_barrier(); ctc_warp_sum(scale);/' "$DIVERGED"
 both "lanes leave before the row is done" $K 's/  M poison = M(0), largest = lowest;/  M poison = M(0), largest = lowest; if (lane > used) return;/' "$DIVERGED"
 # ranges and offsets
@@ -73,7 +73,12 @@ both "a row's last entries are left out" $K 's/x, p.x_class, rest, classes/x, p.
 both "a row is read in vectors from anywhere" $K 's/if (phase == 0u \&\& /if (/' "$ALIGNED"
 both "a gradient's row is read in vectors from anywhere" $K 's/if (stride == 1 \&\& (x_phase + head) % N == 0u)/if (stride == 1)/' "$ALIGNED"
 both "a gradient's row is written in vectors from anywhere" $K 's/uint head = (N - y_phase) % N;/uint head = 0u;/' "$ALIGNED"
-both "the second vector is the first" $K 's/ctc_read(x + step, stride, b)/ctc_read(x, stride, b)/g' "$WRONG"
+both "the second vector is the first" $K 's/ctc_read_once(x + step, stride, b)/ctc_read_once(x, stride, b)/g' "$WRONG"
+both "the vectors of a gradient's row that come first are one" $K 's/ctc_read(x + d \* from, stride, chunk\[d\]);\n  }/ctc_read(x, stride, chunk[d]);\n  }/' "$WRONG"
+both "the vectors that follow are one" $K 's/(CTC_ON_THEIR_WAY + d) \* lanes < count) ctc_read(x + d \* from/(CTC_ON_THEIR_WAY + d) * lanes < count) ctc_read(x/' "$WRONG"
+both "a class of the target has its first label alone" $K 's/      sum\[j\] += ctc_class_sum[^;]*;\n//' "$WRONG"
+both "classes behind the last are written" $K 's/      if (k + j \* lanes < used)\n//' "$RACE"
+both "long targets over few classes are left out" $K 's/  if (p.labels > CTC_SHORT_LABELS)/  if (false)/' "$WRONG|uninitialised|$RACE"
 both "a row's classes are one behind the other" $K 's/to.entries\[b\] = x\[b \* stride\]/to.entries[b] = x[b]/' "$WRONG|out of bounds"
 both "NaN in a class that no target uses is passed over" $K 's/  if (s.largest != s.largest) s.others = s.largest;//' "$WRONG"
 # arithmetic
