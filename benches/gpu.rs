@@ -2,13 +2,16 @@
 //! and sets PyTorch and others beside it.
 //!
 //! Modes: `train` (loss and gradient from log-probabilities, candle's own backward pass included), `logits`
-//! (the same from logits), `score` (loss alone), `accumulate` (what candle's backward pass does with a
-//! gradient), and `copy` (the bandwidth of the card, in GB/s of bytes read and written).
+//! (the same from logits), `gradient` (the same as one of those without candle's backward pass), `score` (loss alone),
+//! and `copy` (the bandwidth of the card, in GB/s of bytes read and written).
 //!
 //! With `--once`, each shape and mode runs once, for a profiler.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_ctc::{CtcLossOptions, Reduction, ctc_loss, ctc_loss_with_logits};
+use candle_ctc::{
+    CtcLossOptions, Reduction, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
+    ctc_loss_with_logits,
+};
 use serde_json::json;
 use std::time::Instant;
 
@@ -48,16 +51,16 @@ fn main() -> Result<()> {
     }
     for (shape, dtype, mode) in SHAPES {
         let sets: Vec<Case> = (0..if once { 1 } else { SETS })
-            .map(|_| Case::new(shape, dtype, &device))
+            .map(|_| Case::new(shape, dtype, mode, &device))
             .collect::<Result<_>>()?;
-        for mode in [mode, "score", "accumulate"] {
+        for mode in [mode, "gradient", "score"] {
             measure(&device, rounds, (shape, dtype, mode), &sets)?;
         }
     }
     for labels in SLOPES {
         for frames in SLOPE_FRAMES {
             let shape = (frames, 1, 32, labels);
-            let sets = [Case::new(shape, DType::F32, &device)?];
+            let sets = [Case::new(shape, DType::F32, "train", &device)?];
             for mode in ["train", "score"] {
                 measure(&device, rounds, (shape, DType::F32, mode), &sets)?;
             }
@@ -68,7 +71,7 @@ fn main() -> Result<()> {
 
 /// How long the first loss and the first gradient of a process take: the driver compiles the kernels.
 fn first_call(device: &Device) -> Result<()> {
-    let case = Case::new((64, 4, 32, 16), DType::F32, device)?;
+    let case = Case::new((64, 4, 32, 16), DType::F32, "train", device)?;
     for mode in ["score", "train"] {
         device.synchronize()?;
         let start = Instant::now();
@@ -168,14 +171,15 @@ fn copy(device: &Device) -> Result<()> {
 
 struct Case {
     leaf: Var,
-    gradient: Tensor,
+    /// Whether gradients are those of logits.
+    logits: bool,
     targets: Tensor,
     input_lengths: Vec<usize>,
     target_lengths: Vec<usize>,
 }
 
 impl Case {
-    fn new((t, n, c, s): Shape, dtype: DType, device: &Device) -> Result<Self> {
+    fn new((t, n, c, s): Shape, dtype: DType, mode: &str, device: &Device) -> Result<Self> {
         let logits = Tensor::randn(0f32, 1., (t, n, c), device)?;
         let largest = logits.max_keepdim(2)?;
         let sum = logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(2)?;
@@ -185,7 +189,7 @@ impl Case {
         let targets = Tensor::rand(1f32, c as f32, (n, s), &Device::Cpu)?.to_dtype(DType::U32)?;
         Ok(Self {
             leaf: Var::from_tensor(&log_probs)?,
-            gradient: log_probs.copy()?,
+            logits: mode == "logits",
             targets,
             input_lengths: vec![t; n],
             target_lengths: vec![s; n],
@@ -197,33 +201,33 @@ impl Case {
             reduction: Reduction::Sum,
             ..Default::default()
         };
-        let loss = match mode {
-            "logits" => ctc_loss_with_logits,
-            _ => ctc_loss,
-        };
-        match mode {
-            "accumulate" => {
-                self.leaf.zeros_like()?.add(&self.gradient)?;
+        let (targets, input_lengths) = (&self.targets, &self.input_lengths);
+        let target_lengths = &self.target_lengths;
+        let leaf = self.leaf.as_tensor();
+        match (mode, self.logits) {
+            ("score", _) => {
+                let input = leaf.detach();
+                ctc_loss(&input, targets, input_lengths, target_lengths, opts)?;
             }
-            "score" => {
-                let input = self.leaf.as_detached_tensor();
-                loss(
-                    &input,
-                    &self.targets,
-                    &self.input_lengths,
-                    &self.target_lengths,
+            ("gradient", false) => {
+                ctc_loss_and_gradient(leaf, targets, input_lengths, target_lengths, opts)?;
+            }
+            ("gradient", true) => {
+                ctc_loss_and_gradient_with_logits(
+                    leaf,
+                    targets,
+                    input_lengths,
+                    target_lengths,
                     opts,
                 )?;
             }
-            _ => {
-                loss(
-                    self.leaf.as_tensor(),
-                    &self.targets,
-                    &self.input_lengths,
-                    &self.target_lengths,
-                    opts,
-                )?
-                .backward()?;
+            (_, logits) => {
+                let loss = if logits {
+                    ctc_loss_with_logits(leaf, targets, input_lengths, target_lengths, opts)?
+                } else {
+                    ctc_loss(leaf, targets, input_lengths, target_lengths, opts)?
+                };
+                loss.backward()?;
             }
         }
         Ok(())

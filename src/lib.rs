@@ -116,7 +116,10 @@ pub use decode::{
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use lengths::{IntoLengths, Lengths};
-pub use loss::{CtcLoss, ctc_loss, ctc_loss_with_logits};
+pub use loss::{
+    CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
+    ctc_loss_with_logits,
+};
 pub use options::{Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction};
 pub use score::{
     ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,

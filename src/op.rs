@@ -35,6 +35,18 @@ pub(crate) fn loss(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
     })
 }
 
+/// The same, and the gradient of its sum with respect to the input. No graph is made.
+pub(crate) fn loss_and_gradient(input: &Tensor, plan: Arc<Plan>) -> Result<(Tensor, Tensor)> {
+    let input = input.detach();
+    let forward = CtcForward {
+        plan,
+        saved: Some(OnceLock::new()),
+    };
+    let losses = input.apply_op1_no_bwd(&forward)?;
+    let gradient = input.apply_op2_no_bwd(&losses.ones_like()?, &forward.backward()?)?;
+    Ok((losses, gradient))
+}
+
 /// Whether a tensor is where a GPU path serves it.
 pub(crate) fn serves(tensor: &Tensor) -> bool {
     cfg!(ctc_softgpu) || !tensor.device().is_cpu()
@@ -92,6 +104,17 @@ impl CtcForward {
         if let (Some(cell), Some(saved)) = (&self.saved, saved) {
             // The cell is empty: candle runs the forward pass of an operation once.
             let _ = cell.set(Arc::new(saved));
+        }
+    }
+
+    /// The operation that writes the gradient, once the forward pass has run.
+    fn backward(&self) -> Result<CtcBackward> {
+        match self.saved.as_ref().and_then(OnceLock::get) {
+            Some(saved) => Ok(CtcBackward {
+                plan: self.plan.clone(),
+                saved: saved.clone(),
+            }),
+            None => bail!("ctc-loss: no state was kept for the backward pass"),
         }
     }
 
@@ -164,14 +187,9 @@ impl CustomOp1 for CtcForward {
     }
 
     fn bwd(&self, input: &Tensor, _losses: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let Some(saved) = self.saved.as_ref().and_then(OnceLock::get) else {
-            bail!("ctc-loss: no state was kept for the backward pass")
-        };
-        let backward = CtcBackward {
-            plan: self.plan.clone(),
-            saved: saved.clone(),
-        };
-        input.apply_op2_no_bwd(upstream, &backward).map(Some)
+        input
+            .apply_op2_no_bwd(upstream, &self.backward()?)
+            .map(Some)
     }
 }
 

@@ -3,8 +3,12 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_ctc::{CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_with_logits};
-use common::{Entry, Rng, devices, run, tensors, tolerance};
+use candle_ctc::{
+    CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_and_gradient,
+    ctc_loss_and_gradient_with_logits, ctc_loss_with_logits,
+};
+use common::oracle::Problem;
+use common::{Entry, Rng, bits, devices, holds, run, tensors, tolerance};
 
 const FRAMES: usize = 10;
 const ITEMS: usize = 3;
@@ -459,5 +463,80 @@ fn descent_along_the_gradient_learns_the_target() {
                 "{before} to {after}"
             );
         }
+    }
+}
+
+/// Loss and gradient without a graph have the bits that candle's backward pass gives.
+#[test]
+fn loss_and_gradient_are_those_of_a_backward_pass() {
+    let mut rng = Rng::new(71);
+    let targets: Vec<Vec<usize>> = [3, 0, 5, 9]
+        .iter()
+        .map(|&length| rng.target(length, 6, 0, 0.3))
+        .collect();
+    // The last one does not fit.
+    let problem = Problem {
+        frames: 9,
+        classes: 6,
+        blank: 0,
+        values: rng.values(9 * 4 * 6, 2.0),
+        input_lengths: vec![9, 4, 8, 5],
+        targets,
+    }
+    .log_softmax();
+    for device in devices() {
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+                for gradient in [GradientKind::Exact, GradientKind::Torch] {
+                    if !holds(&device, dtype) {
+                        continue;
+                    }
+                    let opts = CtcLossOptions {
+                        reduction,
+                        gradient,
+                        zero_infinity: reduction == Reduction::Mean,
+                        ..Default::default()
+                    };
+                    without_a_graph(&problem, opts, dtype, &device);
+                }
+            }
+        }
+    }
+}
+
+fn without_a_graph(problem: &Problem, opts: CtcLossOptions, dtype: DType, device: &Device) {
+    let dims = [problem.frames, problem.items(), problem.classes];
+    let input = tensors::floats(&problem.values, &dims, dtype, device);
+    let targets = tensors::padded(&problem.targets, 0, 0, DType::U32, device);
+    let lengths = (&problem.input_lengths, problem.target_lengths());
+    for (entry, at_once) in [
+        (
+            Entry::LogProbs,
+            ctc_loss_and_gradient(&input, &targets, lengths.0, &lengths.1, opts),
+        ),
+        (
+            Entry::Logits,
+            ctc_loss_and_gradient_with_logits(&input, &targets, lengths.0, &lengths.1, opts),
+        ),
+    ] {
+        let (loss, gradient) = at_once.unwrap();
+        let want = run(entry, &input, &targets, lengths.0, &lengths.1, opts, None).unwrap();
+        assert_eq!(gradient.dims(), dims);
+        assert_eq!(gradient.dtype(), dtype);
+        assert_eq!(loss.dims(), want.loss_dims);
+        assert!(!loss.track_op() && !gradient.track_op());
+        let got = (tensors::read(&loss), tensors::read(&gradient));
+        // −0 and 0 are one: candle adds the gradient to zeros.
+        let plain = |values: &[f64]| bits(&values.iter().map(|v| v + 0.0).collect::<Vec<_>>());
+        assert_eq!(
+            plain(&got.0),
+            plain(&want.loss),
+            "{entry:?} {opts:?} {dtype:?}"
+        );
+        assert_eq!(
+            plain(&got.1),
+            plain(&want.gradient),
+            "{entry:?} {opts:?} {dtype:?}"
+        );
     }
 }
