@@ -40,8 +40,6 @@ run)
     done
     echo "== the suite, on the CPU and the GPU"
     "$unpacked/device_suite"
-    echo "== part of it from PTX, which the driver of a newer GPU compiles"
-    CUDA_FORCE_PTX_JIT=1 "$unpacked/device_suite" kernels::
     # Each launch is checked: a small part of the suite takes every kernel.
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     if [ -x "$sanitizer" ]; then
