@@ -8,7 +8,7 @@ use std::{env, fs};
 /// The lowest architecture that CUDA 13 supports (Turing). Its PTX runs on every later one.
 const LOWEST: u32 = 75;
 
-/// The parts that `kernels/ctc.cu` is compiled in; `src/cuda.rs` loads what it needs of them.
+/// The parts that `kernels/ctc.cu` is compiled in; `src/gpu/cuda.rs` loads what it needs of them.
 const IMAGES: [&str; 9] = [
     "common",
     "rows_f32",

@@ -1,8 +1,13 @@
-// The kernels for CUDA. ctc_kernels.h says what they do and what they cost.
-#include "cuda.h"
-#include "ctc_core.h"
-#include "ctc_f64.h"
-#include "ctc_kernels.h"
+// The kernels for CUDA. common.h says which there are, and each file what its own do and cost.
+#include "platform_cuda.h"
+#include "number.h"
+#include "number_f64.h"
+#include "common.h"
+#include "prepare.h"
+#include "rows.h"
+#include "gather.h"
+#include "lattice.h"
+#include "gradient.h"
 
 CTC_FN ctc_thread ctc_here() {
   ctc_thread at;
@@ -19,7 +24,7 @@ CTC_FN ctc_thread ctc_here() {
 #define CTC_KERNEL extern "C" __global__ void
 
 // All kernels, or with CTC_IMAGE those of one image: build.rs compiles each by itself, so that a driver which must
-// compile PTX compiles what is used. src/cuda.rs knows which kernel is in which.
+// compile PTX compiles what is used. src/gpu/cuda.rs knows which kernel is in which.
 #define CTC_COMMON 1
 #define CTC_ROWS_F32 2
 #define CTC_ROWS_F16 3

@@ -1,5 +1,5 @@
-// The kernels for Metal. ctc_kernels.h says what they do and what they cost; it, metal.h and ctc_core.h
-// stand before this text.
+// The kernels for Metal. common.h says which there are, and each file what its own do and cost; they stand before this
+// text, as src/gpu/metal.rs joins them.
 
 CTC_FN ctc_thread ctc_here(uint block, uint blocks, uint index, uint threads) {
   ctc_thread at;

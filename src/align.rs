@@ -1,12 +1,13 @@
 //! Forced alignment: where in the frames each label of a transcript stands.
 
 use crate::cpu::{self, NoPath};
+use crate::cpu_input::with_entries;
 use crate::distribution::{self, check_normalised};
-use crate::host::with_entries;
-use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
-use crate::plan::{Plan, frames_needed};
-use crate::validate::{self, Call};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::{Plan, frames_needed};
+use crate::problem::validate::{self, Call};
+use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
 
 /// The options of [`forced_align`] and [`forced_align_batch`].
@@ -83,59 +84,6 @@ pub struct Alignment {
     pub score: f64,
     /// The frames of each label of the target, in order.
     pub spans: Vec<TokenSpan>,
-}
-
-/// A run of frames in one label of the target.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenSpan {
-    /// The label.
-    pub token: u32,
-    /// Its first frame.
-    pub start: usize,
-    /// The frame behind its last.
-    pub end: usize,
-    /// The mean log-probability over the span.
-    pub score: f32,
-}
-
-impl TokenSpan {
-    /// Start and end in seconds, for frames `hop` seconds apart.
-    ///
-    /// ```
-    /// use candle_ctc::TokenSpan;
-    /// let span = TokenSpan { token: 4, start: 50, end: 60, score: -0.1 };
-    /// assert_eq!(span.seconds(0.02), (1.0, 1.2));
-    /// ```
-    pub fn seconds(&self, hop: f64) -> (f64, f64) {
-        (self.start as f64 * hop, self.end as f64 * hop)
-    }
-
-    /// The number of frames.
-    pub fn frames(&self) -> usize {
-        self.end - self.start
-    }
-}
-
-/// A run of tokens between separators.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WordSpan {
-    /// The labels of the word.
-    pub tokens: Vec<u32>,
-    /// The first frame of its first token.
-    pub start: usize,
-    /// The frame behind the last of its last token.
-    pub end: usize,
-    /// The mean log-probability over the frames of its tokens. Blanks between them do not count,
-    /// and neither does a token without frames. 0 for a word without frames, whose path is empty
-    /// and so has probability 1.
-    pub score: f32,
-}
-
-impl WordSpan {
-    /// Start and end in seconds, for frames `hop` seconds apart.
-    pub fn seconds(&self, hop: f64) -> (f64, f64) {
-        (self.start as f64 * hop, self.end as f64 * hop)
-    }
 }
 
 /// Aligns a transcript with the frames of one utterance: the single most probable path that reads
@@ -364,35 +312,4 @@ fn alignment(plan: &Plan, n: usize, path: cpu::Path) -> Alignment {
         score: path.score,
         spans,
     }
-}
-
-/// Groups token spans into words: the runs of tokens between `separator` tokens. Separators
-/// belong to no word, and empty words are left out.
-///
-/// ```
-/// use candle_ctc::{TokenSpan, group_words};
-/// let span = |token, start, end| TokenSpan { token, start, end, score: -0.5 };
-/// let words = group_words(&[span(7, 0, 2), span(9, 3, 4), span(4, 5, 6), span(8, 8, 9)], 4);
-/// assert_eq!(words.len(), 2);
-/// assert_eq!((words[0].tokens.as_slice(), words[0].start, words[0].end), ([7, 9].as_slice(), 0, 4));
-/// assert_eq!(words[1].seconds(0.5), (4.0, 4.5));
-/// ```
-pub fn group_words(spans: &[TokenSpan], separator: u32) -> Vec<WordSpan> {
-    let words = spans.split(|span| span.token == separator);
-    let words = words.filter_map(|word| {
-        let (first, last) = (word.first()?, word.last()?);
-        let frames: usize = word.iter().map(TokenSpan::frames).sum();
-        let sum: f64 = word
-            .iter()
-            .filter(|span| span.frames() > 0)
-            .map(|span| f64::from(span.score) * span.frames() as f64)
-            .sum();
-        Some(WordSpan {
-            tokens: word.iter().map(|span| span.token).collect(),
-            start: first.start,
-            end: last.end,
-            score: (sum / frames.max(1) as f64) as f32,
-        })
-    });
-    words.collect()
 }

@@ -1,11 +1,11 @@
 //! Rows of the input as distributions over the classes: the log-softmax of logits on the host, and
 //! the sanity check that recognises logits or probabilities passed as log-probabilities.
 
-use crate::host::on_host;
+use crate::cpu_input::on_host;
+use crate::cpu_input::{check_row, rows};
 use crate::options::InputLayout;
-use crate::plan::{InputKind, Plan};
-use crate::rows::{check_row, rows};
-use crate::validate::Call;
+use crate::problem::plan::{InputKind, Plan};
+use crate::problem::validate::Call;
 use candle_core::{DType, Device, IndexOp, Result, Tensor, WithDType, bail};
 use rayon::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Whether a target fits into its frames.
 
-use crate::lengths::IntoLengths;
-use crate::plan::frames_needed;
-use crate::validate;
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::frames_needed;
+use crate::problem::validate;
 use candle_core::{Result, Tensor};
 
 /// Whether a target fits into its frames, and what it needs.

@@ -76,10 +76,9 @@
 //! ([`greedy_decode`] finds the best classes there first).
 
 mod align;
-mod classes;
+mod confidence;
 mod cpu;
-#[cfg(feature = "cuda")]
-mod cuda;
+mod cpu_input;
 mod decode;
 mod distribution;
 mod feasibility;
@@ -89,25 +88,17 @@ mod feasibility;
     allow(dead_code)
 )]
 mod gpu;
-mod host;
-mod lengths;
 mod loss;
 mod memory;
-#[cfg(feature = "metal")]
-mod metal;
 mod op;
 mod options;
-mod plan;
+mod problem;
 mod reduce;
-mod rows;
 mod score;
-#[cfg(ctc_softgpu)]
-mod soft;
-mod validate;
+mod spans;
 
-pub use align::{
-    AlignOptions, Alignment, TokenSpan, WordSpan, forced_align, forced_align_batch, group_words,
-};
+pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
+pub use confidence::{TokenConfidence, state_posteriors, token_confidence};
 pub use cpu::Isa;
 pub use decode::{
     BeamOptions, BeamSearch, CtcPrefixScorer, GreedyOptions, Hypothesis, LanguageModel,
@@ -115,16 +106,16 @@ pub use decode::{
     beam_search_batch_with, beam_search_with, greedy_decode,
 };
 pub use feasibility::{Feasibility, feasibility};
-pub use lengths::{IntoLengths, Lengths};
 pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
     ctc_loss_with_logits,
 };
 pub use options::{Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction};
+pub use problem::lengths::{IntoLengths, Lengths};
 pub use score::{
-    ScoreOptions, TokenConfidence, TranscriptScore, rank_transcripts, score_transcripts,
-    score_transcripts_batch, state_posteriors, token_confidence,
+    ScoreOptions, TranscriptScore, rank_transcripts, score_transcripts, score_transcripts_batch,
 };
+pub use spans::{TokenSpan, WordSpan, group_words};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,10 +1,10 @@
 //! The loss itself: check, run.
 
-use crate::lengths::IntoLengths;
 use crate::op;
 use crate::options::CtcLossOptions;
-use crate::plan::InputKind;
-use crate::validate;
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::InputKind;
+use crate::problem::validate;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 

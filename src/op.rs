@@ -7,10 +7,10 @@
 use crate::cpu::{self, Real};
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use crate::gpu;
-use crate::plan::Plan;
-use crate::reduce::reduce;
 #[cfg(ctc_softgpu)]
-use crate::soft::{Memory, Soft};
+use crate::gpu::simulator::{Memory, Simulator};
+use crate::problem::plan::Plan;
+use crate::reduce::reduce;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::DType;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
@@ -47,40 +47,6 @@ pub(crate) fn loss_and_gradient(input: &Tensor, plan: Arc<Plan>) -> Result<(Tens
     Ok((losses, gradient))
 }
 
-/// Whether a tensor is where a GPU path serves it.
-pub(crate) fn serves(tensor: &Tensor) -> bool {
-    cfg!(ctc_softgpu) || !tensor.device().is_cpu()
-}
-
-/// The values of integer tensors of a GPU, with one copy to the host. `None` where there is no such way:
-/// on the CPU, and for tensors of several devices or of more than two dimensions.
-pub(crate) fn read_together(tensors: &[&Tensor]) -> Result<Option<Vec<Vec<i64>>>> {
-    let Some(first) = tensors.first().map(|tensor| tensor.device()) else {
-        return Ok(None);
-    };
-    if tensors
-        .iter()
-        .any(|tensor| tensor.rank() > 2 || !tensor.device().same_device(first))
-    {
-        return Ok(None);
-    }
-    match first {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => gpu::read_together(device, &integers(tensors)).map(Some),
-        #[cfg(feature = "metal")]
-        Device::Metal(device) => gpu::read_together(device, &integers(tensors)).map(Some),
-        #[cfg(ctc_softgpu)]
-        Device::Cpu => gpu::read_together(&Soft, &integers(tensors)).map(Some),
-        _ => Ok(None),
-    }
-}
-
-#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
-fn integers(tensors: &[&Tensor]) -> Vec<crate::plan::Integer> {
-    let integer = |&tensor: &&Tensor| crate::plan::Integer::Tensor(tensor.clone());
-    tensors.iter().map(integer).collect()
-}
-
 /// What a backend keeps from the forward to the backward pass.
 enum Saved {
     F32(cpu::Saved<f32>),
@@ -90,7 +56,7 @@ enum Saved {
     #[cfg(feature = "metal")]
     Metal(Box<gpu::Saved<MetalDevice>>),
     #[cfg(ctc_softgpu)]
-    Soft(Box<gpu::Saved<Soft>>),
+    Simulated(Box<gpu::Saved<Simulator>>),
 }
 
 struct CtcForward {
@@ -159,7 +125,8 @@ impl CustomOp1 for CtcForward {
         #[cfg(ctc_softgpu)]
         {
             let input = (&Memory::from_cpu(storage)?, storage.dtype(), layout);
-            let (losses, shape) = self.gpu(&Soft, input, |saved| Saved::Soft(Box::new(saved)))?;
+            let (losses, shape) =
+                self.gpu(&Simulator, input, |saved| Saved::Simulated(Box::new(saved)))?;
             return Ok((losses.to_cpu()?, shape));
         }
         #[allow(unreachable_code)]
@@ -231,10 +198,11 @@ impl CustomOp2 for CtcBackward {
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         #[cfg(ctc_softgpu)]
-        if let Saved::Soft(saved) = &*self.saved {
+        if let Saved::Simulated(saved) = &*self.saved {
             let (storage, up) = (Memory::from_cpu(input)?, Memory::from_cpu(upstream)?);
             let input = (&storage, input.dtype(), layout);
-            let gradient = gpu::gradient(&Soft, &self.plan, input, saved, (&up, upstream_layout))?;
+            let gradient =
+                gpu::gradient(&Simulator, &self.plan, input, saved, (&up, upstream_layout))?;
             return Ok((gradient.to_cpu()?, layout.shape().clone()));
         }
         let upstream = (upstream, upstream_layout);

@@ -6,7 +6,7 @@
 
 use crate::cpu::Real;
 use crate::options::Reduction;
-use crate::plan::Plan;
+use crate::problem::plan::Plan;
 
 /// Applies `zero_infinity`, the weights and the reduction to the losses of all items, to return them as `R`.
 ///

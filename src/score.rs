@@ -1,13 +1,13 @@
-//! How well transcripts fit: likelihoods of many candidates, and the confidence of their tokens.
+//! How well transcripts fit: the likelihoods of many candidates.
 
-use crate::cpu::{self, Occupancy};
+use crate::cpu;
+use crate::cpu_input::{on_host, with_entries};
 use crate::distribution::check_normalised;
-use crate::host::{on_host, with_entries};
-use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
-use crate::plan::Plan;
-use crate::validate::{self, Call};
-use candle_core::{Device, Result, Tensor};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::Plan;
+use crate::problem::validate::{self, Call};
+use candle_core::{Result, Tensor};
 
 /// The options of [`score_transcripts`] and its relatives.
 ///
@@ -58,7 +58,7 @@ impl ScoreOptions {
         }
     }
 
-    fn call(&self, function: &'static str) -> Call {
+    pub(crate) fn call(&self, function: &'static str) -> Call {
         Call {
             function,
             input: self.input,
@@ -317,160 +317,4 @@ fn finish<S: AsRef<[u32]>>(mut scores: Vec<f64>, lists: &[S], opts: ScoreOptions
         }
     }
     scores
-}
-
-/// What the frames say of one token of a transcript.
-///
-/// With `γ_t` the probability that a path which reads as the transcript is in this token at frame
-/// t (the posterior of its state, from alpha and beta), and `p_t` the model's probability of its
-/// label:
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenConfidence {
-    /// The label.
-    pub token: u32,
-    /// The largest `γ_t`, in [0, 1]: how sure the place of the token is, the transcript taken for
-    /// granted.
-    pub posterior: f64,
-    /// `Σ γ_t p_t / Σ γ_t`: the model's probability of the label, averaged over the frames that
-    /// the token takes. In [0, 1] for normalised log-probabilities; with `normalised: false` it
-    /// may be above 1, and it is +inf where an entry above 709 has a posterior. Low where the
-    /// audio does not support the token.
-    pub probability: f64,
-    /// `Σ t γ_t / Σ γ_t`: the frame in which the token is expected, counted from 0.
-    pub expected_frame: f64,
-    /// `Σ γ_t`: the number of frames that the token is expected to take.
-    pub expected_frames: f64,
-}
-
-/// The confidence of each token of each target.
-///
-/// # Arguments
-///
-/// Those of [`ctc_loss`](crate::ctc_loss), with [`ScoreOptions`]; `per_token` and `softmax` are
-/// not looked at. A tensor on a GPU is copied to the host first.
-///
-/// # Returns
-///
-/// For each item one [`TokenConfidence`] for each label of its target. When the target does not
-/// fit into its frames, or has probability 0, all figures but the token are 0; when an entry that
-/// it uses is NaN, they are NaN. It takes the memory of a training step.
-///
-/// # Errors
-///
-/// As [`ctc_loss`](crate::ctc_loss), but `T` and `N` may be 0; and when the input cannot be
-/// log-probabilities (see [`InputKind::LogProbs`]).
-///
-/// ```
-/// use candle_core::{Device, Tensor};
-/// use candle_ctc::{ScoreOptions, token_confidence};
-///
-/// # fn main() -> candle_core::Result<()> {
-/// let p = [[0.8f64, 0.2], [0.1, 0.9], [0.8, 0.2]];
-/// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
-/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
-/// let token = token_confidence(&log_probs, &targets, 3, 1, ScoreOptions::default())?[0][0];
-/// assert!((token.expected_frame - 1.0).abs() < 1e-9);
-/// assert!(token.posterior > 0.9 && token.probability > 0.6);
-/// # Ok(())
-/// # }
-/// ```
-pub fn token_confidence(
-    log_probs: &Tensor,
-    targets: &Tensor,
-    input_lengths: impl IntoLengths,
-    target_lengths: impl IntoLengths,
-    opts: ScoreOptions,
-) -> Result<Vec<Vec<TokenConfidence>>> {
-    let call = opts.call("token_confidence");
-    let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    confidences_of(&call, &plan, log_probs)
-}
-
-fn confidences_of(
-    call: &Call,
-    plan: &Plan,
-    log_probs: &Tensor,
-) -> Result<Vec<Vec<TokenConfidence>>> {
-    check_normalised(call, plan, log_probs, 0)?;
-    let host = on_host(log_probs)?;
-    with_entries!(host, |data, layout| {
-        let items = cpu::occupancy(plan, data, plan.strides(layout))?;
-        let items = items.iter().enumerate();
-        items
-            .map(|(n, item)| confidences(plan.target(n), item))
-            .collect()
-    })
-}
-
-fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
-    let nothing = if item.log_p.is_nan() { f64::NAN } else { 0.0 };
-    let mut tokens: Vec<TokenConfidence> = target
-        .iter()
-        .map(|&token| TokenConfidence {
-            token,
-            posterior: nothing,
-            probability: nothing,
-            expected_frame: nothing,
-            expected_frames: nothing,
-        })
-        .collect();
-    for (token, frames) in tokens.iter_mut().zip(&item.tokens) {
-        token.posterior = frames.largest;
-        token.probability = frames.times_probability / frames.sum;
-        token.expected_frame = frames.times_frame / frames.sum;
-        token.expected_frames = frames.sum;
-    }
-    tokens
-}
-
-/// The posterior of every state at every frame, given the target.
-///
-/// The states of an item are blank, l1, blank, l2, …, blank: state 2i + 1 is label i (counted from
-/// 0), state 2i the blank before it. Each row sums to 1.
-///
-/// Arguments and errors are those of [`token_confidence`].
-///
-/// # Returns
-///
-/// For each item a tensor `(T_n, 2 U_n + 1)` on the CPU, f64 for f64 and f32 for all other dtypes.
-/// All zero when the target does not fit into its frames or has probability 0, all NaN when an
-/// entry that it uses is NaN. Beside the result it takes the memory of a training step.
-///
-/// ```
-/// use candle_core::{Device, Tensor};
-/// use candle_ctc::{ScoreOptions, state_posteriors};
-///
-/// # fn main() -> candle_core::Result<()> {
-/// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?;
-/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
-/// let states = &state_posteriors(&log_probs, &targets, 2, 1, ScoreOptions::default())?[0];
-/// // Of the paths (1, 1), (blank, 1) and (1, blank), the second starts in the first blank.
-/// let first = states.to_vec2::<f64>()?[0][0];
-/// assert!((first - 0.6 * 0.5 / 0.7).abs() < 1e-12);
-/// # Ok(())
-/// # }
-/// ```
-pub fn state_posteriors(
-    log_probs: &Tensor,
-    targets: &Tensor,
-    input_lengths: impl IntoLengths,
-    target_lengths: impl IntoLengths,
-    opts: ScoreOptions,
-) -> Result<Vec<Tensor>> {
-    let call = opts.call("state_posteriors");
-    let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    states_of(&call, &plan, log_probs)
-}
-
-fn states_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Tensor>> {
-    check_normalised(call, plan, log_probs, 0)?;
-    let host = on_host(log_probs)?;
-    with_entries!(host, |data, layout| {
-        let items = cpu::state_posteriors(plan, data, plan.strides(layout))?;
-        let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
-            let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
-            Tensor::from_vec(posterior, shape, &Device::Cpu)
-        });
-        tensors.collect::<Result<_>>()
-    })?
 }

@@ -52,7 +52,7 @@ const FOR_EACH: usize = 16;
 /// (`cpu/rows.rs`).
 const STREAMED: usize = 16 << 20;
 const HUGE: usize = 4 << 20;
-/// Classes that are numbered by table (`classes.rs`).
+/// Classes that are numbered by table (`problem/labels.rs`).
 const DENSE: usize = 1 << 16;
 /// Work, in about nanoseconds, from which a second thread is woken, and up to which memory is kept (`cpu/mod.rs`).
 const WORTH_A_THREAD: usize = 1 << 14;
@@ -128,8 +128,8 @@ fn constants_are_those_of_the_source() {
         }
     }
     let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-    let [mut text, memory] =
-        ["classes.rs", "memory.rs"].map(|file| std::fs::read_to_string(source.join(file)).unwrap());
+    let [mut text, memory] = ["problem/labels.rs", "memory.rs"]
+        .map(|file| std::fs::read_to_string(source.join(file)).unwrap());
     text.push_str(&memory);
     files(&source.join("cpu"), &mut text);
     let found: BTreeSet<&str> = text

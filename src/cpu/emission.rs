@@ -14,7 +14,7 @@ use super::real::{Element, Real};
 use super::runs::{Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
 use super::{Kept, OutOfMemory, Poisoned, filled, zeroed};
-use crate::plan::{InputKind, Plan, Strides};
+use crate::problem::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;

@@ -30,8 +30,8 @@ pub(crate) use rows::gradient;
 pub(crate) use score::score;
 pub(crate) use viterbi::{NoPath, Path, Star, viterbi};
 
-use crate::classes::{Classes, Numbering};
-use crate::plan::{InputKind, Plan, Strides};
+use crate::problem::labels::{Classes, Numbering};
+use crate::problem::plan::{InputKind, Plan, Strides};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use candle_core::Result as CandleResult;
 use emission::{EmissionsTo, LOG_UNIT, RowBuffers, Source};
@@ -798,7 +798,7 @@ mod tests {
         ] {
             for room in [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40, 300] {
                 let target: Vec<u32> = (0..labels).map(|_| 1 + (3.0 * random()) as u32).collect();
-                let frames = (crate::plan::frames_needed(&target) + room).max(1);
+                let frames = (crate::problem::plan::frames_needed(&target) + room).max(1);
                 let plan = plan(frames, 4, &target);
                 let data: Vec<f64> = (0..4 * frames).map(|_| -6.0 * random()).collect();
                 check(&plan, &data, &format!("U = {labels}, T = {frames}"));
@@ -849,7 +849,7 @@ mod tests {
             let labels = 1 + round % 40;
             let target: Vec<u32> = (0..labels).map(|_| 1 + (5.0 * random()) as u32).collect();
             let room = if random() < 0.3 { 3.0 } else { 120.0 };
-            let frames = crate::plan::frames_needed(&target) + (room * random()) as usize;
+            let frames = crate::problem::plan::frames_needed(&target) + (room * random()) as usize;
             let plan = plan(frames, 6, &target);
             // Bursts in which some classes are far below the others, or masked.
             let deepest = [20.0, 86.0, 86.0, 400.0, 1e9][round % 5];

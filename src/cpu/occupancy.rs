@@ -4,8 +4,8 @@
 use super::real::{Element, Real};
 use super::tiles::{StatePosteriors, TokenSums};
 use super::{Buffers, OutOfMemory, Problem, each_item, zeroed};
-use crate::classes::Classes;
-use crate::plan::{Plan, Strides};
+use crate::problem::labels::Classes;
+use crate::problem::plan::{Plan, Strides};
 use candle_core::Result;
 
 pub(crate) use super::tiles::TokenOccupancy;

@@ -11,7 +11,7 @@ use super::stream::Stream;
 use super::tasks::{Threads, share_out};
 use crate::memory::{prefer_huge_pages, room_for};
 use crate::options::GradientKind;
-use crate::plan::{InputKind, Plan, Strides};
+use crate::problem::plan::{InputKind, Plan, Strides};
 use candle_core::Result;
 use std::mem::MaybeUninit;
 

@@ -21,7 +21,7 @@ use super::runs::{Backward, Direction, Entries, Forward, RUN, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Scratch, Tiles, Track};
 use super::{Desk, OutOfMemory, Read, both, item, loss_from};
-use crate::plan::{Plan, Strides, frames_needed};
+use crate::problem::plan::{Plan, Strides, frames_needed};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -289,7 +289,7 @@ fn sweep<D: Direction, E: Element>(
 mod tests {
     use super::super::runs::Runs;
     use super::*;
-    use crate::classes::Classes;
+    use crate::problem::labels::Classes;
     use std::hint::black_box;
     use std::time::{Duration, Instant};
 
@@ -320,7 +320,7 @@ mod tests {
             classes,
             blank: 0,
             layout: None,
-            input: crate::plan::InputKind::LogProbs,
+            input: crate::problem::plan::InputKind::LogProbs,
             gradient: Default::default(),
             reduction: crate::options::Reduction::None,
             zero_infinity: false,

@@ -26,7 +26,7 @@ use super::isa::dispatch;
 use super::lanes::LANES;
 use super::real::{Element, Real};
 use crate::memory::room_for;
-use crate::plan::{Plan, Strides};
+use crate::problem::plan::{Plan, Strides};
 use rayon::prelude::*;
 use std::ops::Range;
 

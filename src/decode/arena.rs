@@ -4,7 +4,7 @@
 //! copied. What no prefix of the beam leads to is dropped now and then, so that the memory of a
 //! stream does not grow with its length beyond what the labels themselves need.
 
-use crate::align::TokenSpan;
+use crate::spans::TokenSpan;
 use candle_core::{Result, bail};
 use std::collections::HashMap;
 

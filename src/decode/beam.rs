@@ -23,14 +23,14 @@
 use super::arena::{NONE, ROOT, Spans, Tree};
 use super::language_model::{LanguageModel, NoLanguageModel};
 use super::{Hypothesis, log_add};
-use crate::align::TokenSpan;
+use crate::cpu_input::on_host;
+use crate::cpu_input::{check_row, rows};
 use crate::distribution::{check_normalised, log_softmax};
-use crate::host::on_host;
-use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
-use crate::plan::Plan;
-use crate::rows::{check_row, rows};
-use crate::validate::{self, Call};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::Plan;
+use crate::problem::validate::{self, Call};
+use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -120,6 +120,50 @@ impl BeamOptions {
     }
 }
 
+/// Checks the options of a beam search over `classes` classes.
+fn check_options(function: &'static str, classes: usize, opts: &BeamOptions) -> Result<()> {
+    if opts.blank >= classes {
+        bail!(
+            "{function}: blank = {} is not a class; there are C = {classes} classes",
+            opts.blank
+        )
+    }
+    for (name, value) in [
+        ("beam_width", opts.beam_width),
+        ("n_best", opts.n_best),
+        ("tokens_per_frame", opts.tokens_per_frame),
+    ] {
+        if value == 0 {
+            bail!("{function}: {name} = 0; it must be at least 1")
+        }
+    }
+    if opts.token_threshold.is_nan() || opts.token_threshold > 0.0 {
+        bail!(
+            "{function}: token_threshold = {}; it is a log-probability and must be at most 0",
+            opts.token_threshold
+        )
+    }
+    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
+        bail!(
+            "{function}: beam_threshold = {}; it must be at least 0",
+            opts.beam_threshold
+        )
+    }
+    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
+        bail!(
+            "{function}: lm_weight = {}; it must be at least 0 and finite",
+            opts.lm_weight
+        )
+    }
+    if !opts.token_bonus.is_finite() {
+        bail!(
+            "{function}: token_bonus = {}; it must be finite",
+            opts.token_bonus
+        )
+    }
+    Ok(())
+}
+
 /// Finds the most probable labellings of one utterance by prefix beam search (Graves et al. 2006,
 /// section 3.2, <https://doi.org/10.1145/1143844.1143891>; Hannun et al. 2014,
 /// <https://arxiv.org/abs/1408.2873>).
@@ -188,7 +232,7 @@ pub fn beam_search_with<L: LanguageModel>(
     let instead = "; for a batch there is beam_search_batch";
     let log_probs = validate::utterance(call.function, log_probs, instead)?;
     let plan = validate::plan_for_utterance(call, &log_probs)?;
-    validate::beam_options(call.function, plan.classes, &opts)?;
+    check_options(call.function, plan.classes, &opts)?;
     check_normalised(&call, &plan, &log_probs, 0)?;
     let log_probs = on_host(&log_probs)?;
     search_item(&call, &plan, &log_probs, 0, language_model, opts)
@@ -232,7 +276,7 @@ pub fn beam_search_batch_with<L: LanguageModel + Sync>(
 ) -> Result<Vec<Vec<Hypothesis>>> {
     let call = opts.call("beam_search_batch");
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
-    validate::beam_options(call.function, plan.classes, &opts)?;
+    check_options(call.function, plan.classes, &opts)?;
     check_normalised(&call, &plan, log_probs, 0)?;
     let log_probs = on_host(log_probs)?;
     (0..plan.batch)
@@ -407,7 +451,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         language_model: L,
         opts: BeamOptions,
     ) -> Result<Self> {
-        validate::beam_options("BeamSearch", classes, &opts)?;
+        check_options("BeamSearch", classes, &opts)?;
         Self::unchecked(classes, language_model, opts)
     }
 

@@ -1,13 +1,13 @@
 //! Greedy decoding: the best class of each frame, runs joined, blanks dropped.
 
 use super::Hypothesis;
-use crate::align::TokenSpan;
+use crate::cpu_input::{check_row, rows};
 use crate::distribution::{check_normalised, log_softmax};
-use crate::lengths::IntoLengths;
 use crate::options::{InputKind, InputLayout};
-use crate::plan::Plan;
-use crate::rows::{check_row, rows};
-use crate::validate::{self, Call};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::Plan;
+use crate::problem::validate::{self, Call};
+use crate::spans::TokenSpan;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 

@@ -15,7 +15,7 @@ pub use greedy::{GreedyOptions, greedy_decode};
 pub use language_model::{LanguageModel, NoLanguageModel};
 pub use prefix::{CtcPrefixScorer, PrefixOptions, PrefixScores, PrefixState};
 
-use crate::align::TokenSpan;
+use crate::spans::TokenSpan;
 
 /// A labelling that a decoder found.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -14,11 +14,11 @@
 
 use super::log_add;
 use crate::cpu;
+use crate::cpu_input::rows;
 use crate::distribution::{self, check_normalised};
 use crate::options::{InputKind, InputLayout};
-use crate::plan::Plan;
-use crate::rows::rows;
-use crate::validate::{self, Call};
+use crate::problem::plan::Plan;
+use crate::problem::validate::{self, Call};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Borrow;

@@ -1,6 +1,6 @@
 //! How the kernels are launched, as pure functions of sizes.
 
-use super::sizes::Sizes;
+use super::params::Sizes;
 use candle_core::{DType, Result};
 
 /// One launch.
@@ -200,7 +200,7 @@ pub(crate) fn prepare(batch: usize) -> Launch {
 mod tests {
     use super::*;
     use crate::options::{GradientKind, Reduction};
-    use crate::plan::{InputKind, Plan};
+    use crate::problem::plan::{InputKind, Plan};
 
     fn sizes(frames: usize, batch: usize, labels: usize) -> Sizes {
         let plan = Plan {

@@ -1,15 +1,22 @@
 //! The way through a GPU, the same for CUDA and Metal: tables, a few launches, and what is kept between
-//! forward and backward. `src/cuda` and `src/metal` know how to allocate and to launch, and nothing else.
+//! forward and backward. `cuda` and `metal` know how to allocate and to launch, and nothing else; `simulator`
+//! does it on the CPU, for tests.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod launch;
-mod sizes;
+#[cfg(feature = "metal")]
+mod metal;
+mod params;
+#[cfg(ctc_softgpu)]
+pub(crate) mod simulator;
 mod tables;
 
 pub(crate) use launch::Launch;
-pub(crate) use sizes::{Integers, Sizes};
+pub(crate) use params::{Integers, Sizes};
 
 use crate::options::Reduction;
-use crate::plan::{Integer, Plan, Unread};
+use crate::problem::plan::{DeviceTargets, IntSource, Plan};
 use candle_core::{DType, Layout, Result, Storage, WithDType, bail};
 use std::ops::Deref;
 use tables::Tables;
@@ -290,7 +297,7 @@ pub(crate) fn gradient<B: Backend>(
 fn prepare<B: Backend>(
     backend: &B,
     plan: &Plan,
-    unread: &Unread,
+    unread: &DeviceTargets,
     tables: &mut B::Memory,
 ) -> Result<()> {
     let integers = pack(
@@ -319,7 +326,7 @@ fn prepare<B: Backend>(
 }
 
 /// Reads integers that are on a device, all with one copy to the host.
-pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[Integer]) -> Result<Vec<Vec<i64>>> {
+pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[IntSource]) -> Result<Vec<Vec<i64>>> {
     let packed = pack(backend, &parts.iter().collect::<Vec<_>>())?;
     let mut values = backend.read(&packed)?.into_iter();
     Ok(parts
@@ -329,7 +336,7 @@ pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[Integer]) -> Resul
 }
 
 /// Integers of any dtype and layout one behind the other, as i64.
-fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
+fn pack<B: Backend>(backend: &B, parts: &[&IntSource]) -> Result<B::Storage> {
     let total = parts
         .iter()
         .fold(0usize, |total, part| total.saturating_add(part.count()));
@@ -341,7 +348,7 @@ fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
             continue;
         }
         match part {
-            Integer::Values(values) => {
+            IntSource::Values(values) => {
                 let storage = backend.upload(values)?;
                 widen(
                     backend,
@@ -352,7 +359,7 @@ fn pack<B: Backend>(backend: &B, parts: &[&Integer]) -> Result<B::Storage> {
                     &mut packed,
                 )?;
             }
-            Integer::Tensor(tensor) => {
+            IntSource::Tensor(tensor) => {
                 let (storage, layout) = tensor.storage_and_layout();
                 match B::storage(&storage) {
                     Some(storage) => {

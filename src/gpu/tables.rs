@@ -1,9 +1,9 @@
 //! What the kernels know of lengths and targets: 32-bit words, in the order that
-//! `kernels/ctc_kernels.h` gives them.
+//! `kernels/common.h` gives them.
 
-use crate::classes::{Classes, Numbering};
 use crate::memory::room_for;
-use crate::plan::{Plan, frames_needed};
+use crate::problem::labels::{Classes, Numbering};
+use crate::problem::plan::{Plan, frames_needed};
 use candle_core::Result;
 
 /// The words, if the host knows them, and how much room they have.
@@ -72,7 +72,7 @@ impl Tables {
 mod tests {
     use super::*;
     use crate::options::{GradientKind, InputLayout, Reduction};
-    use crate::plan::InputKind;
+    use crate::problem::plan::InputKind;
 
     #[test]
     fn words_stand_where_the_kernels_look_for_them() {

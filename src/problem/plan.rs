@@ -4,14 +4,14 @@ pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
 use candle_core::{Layout, Tensor};
 
-/// Integers of a caller, in shape `()`, `(N)` or `(N, S)`.
+/// Integers of a caller that are not read yet, in shape `()`, `(N)` or `(N, S)`.
 #[derive(Debug, Clone)]
-pub(crate) enum Integer {
+pub(crate) enum IntSource {
     Values(Vec<i64>),
     Tensor(Tensor),
 }
 
-impl Integer {
+impl IntSource {
     pub fn count(&self) -> usize {
         match self {
             Self::Values(values) => values.len(),
@@ -22,10 +22,10 @@ impl Integer {
 
 /// Lengths and targets on a device, to be checked there: only their shapes are known.
 #[derive(Debug, Clone)]
-pub(crate) struct Unread {
-    pub input_lengths: Integer,
-    pub target_lengths: Integer,
-    pub targets: Integer,
+pub(crate) struct DeviceTargets {
+    pub input_lengths: IntSource,
+    pub target_lengths: IntSource,
+    pub targets: IntSource,
     /// Labels of a row of padded targets; 0 for a concatenation.
     pub row: usize,
     /// The most labels that a target can have.
@@ -59,7 +59,7 @@ pub(crate) struct Plan {
     /// Where the labels of each item begin, and the end: `batch + 1` entries.
     pub label_offsets: Vec<usize>,
     /// Lengths and labels that only a device knows. Those above are then empty.
-    pub unread: Option<Unread>,
+    pub unread: Option<DeviceTargets>,
 }
 
 /// Where the entries of the input stand in its storage, in elements.

@@ -1,6 +1,6 @@
 // The arithmetic of the lattice, for CUDA and Metal alike. No input, no output, no threads.
 //
-// A state is m · 2^e with an exponent of its own, as in src/cpu/wide on the CPU (DESIGN.md says why). A sum
+// A state is m · 2^e with an exponent of its own, as at the finest level on the CPU (DESIGN.md says why). A sum
 // brings its terms to the largest exponent with powers of two that are made from bits; the recursion
 // takes no logarithm and no exponential, and nothing in it can vanish. Exponentials and logarithms are
 // made from sums and products, so that no result hangs on the accuracy of a library's function, but for one: the

@@ -1,7 +1,7 @@
-//! What goes to the kernels whole: the twins of the structs in `kernels/ctc_kernels.h`.
+//! What goes to the kernels whole: the twins of the structs in `kernels/common.h`.
 
 use crate::options::{GradientKind, InputLayout, Reduction};
-use crate::plan::{InputKind, Plan, Strides};
+use crate::problem::plan::{InputKind, Plan, Strides};
 use candle_core::Layout;
 
 /// The same for all items.

@@ -1,8 +1,8 @@
-// The words that ctc_core.h and ctc_kernels.h use, in Metal.
+// The words that the other files use, in Metal.
 #include <metal_stdlib>
 using namespace metal;
 
-// A product and a sum are fused where ctc_fma says so, and nowhere else: as in cuda.h.
+// A product and a sum are fused where ctc_fma says so, and nowhere else: as in platform_cuda.h.
 #pragma clang fp contract(off)
 
 typedef long i64;

@@ -1,10 +1,9 @@
 //! Turns arguments into a [`Plan`], or says what is wrong with shapes, dtypes, lengths and labels.
 
-use crate::decode::BeamOptions;
-use crate::lengths::{IntoLengths, Lengths, check_int, int_values};
-use crate::op;
 use crate::options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
-use crate::plan::{InputKind, Integer, Plan, Unread};
+use crate::problem::integers::{check_int, int_values, is_on_gpu};
+use crate::problem::lengths::{IntoLengths, Lengths};
+use crate::problem::plan::{DeviceTargets, InputKind, IntSource, Plan};
 use candle_core::{DType, Result, Tensor, bail};
 
 /// The public function whose arguments are checked, and what its options say of them.
@@ -65,8 +64,8 @@ pub(crate) fn plan(
     let (input_lengths, target_lengths) =
         both_given(call, dims, targets, input_lengths, target_lengths)?;
     let on_device = opts.checks == Checks::Device
-        && op::serves(input)
-        && tensors(targets, &input_lengths, &target_lengths).any(op::serves);
+        && is_on_gpu(input)
+        && tensors(targets, &input_lengths, &target_lengths).any(is_on_gpu);
     let plan = if on_device {
         let unread = unread(call, dims, input, targets, input_lengths, target_lengths)?;
         Plan {
@@ -143,17 +142,17 @@ fn unread(
     targets: &Tensor,
     input_lengths: Lengths,
     target_lengths: Lengths,
-) -> Result<Unread> {
+) -> Result<DeviceTargets> {
     let function = call.function;
     check_int(targets, &format!("{function}: targets"))?;
-    let on_device = |name: &str, lengths: &Tensor| -> Result<Integer> {
+    let on_device = |name: &str, lengths: &Tensor| -> Result<IntSource> {
         check_count(function, name, lengths.elem_count(), dims)?;
-        Ok(Integer::Tensor(lengths.clone()))
+        Ok(IntSource::Tensor(lengths.clone()))
     };
     // What the host knows is checked here. Checked lengths are those of tensors, so they fit.
     let signed =
-        |values: &[usize]| Integer::Values(values.iter().map(|&value| value as i64).collect());
-    let input_lengths = match input_lengths.tensor().filter(|tensor| op::serves(tensor)) {
+        |values: &[usize]| IntSource::Values(values.iter().map(|&value| value as i64).collect());
+    let input_lengths = match input_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
         Some(tensor) => on_device("input_lengths", tensor)?,
         None => {
             let lengths = read(input_lengths)?;
@@ -161,7 +160,7 @@ fn unread(
         }
     };
     let (target_lengths, row, longest) =
-        match target_lengths.tensor().filter(|tensor| op::serves(tensor)) {
+        match target_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
             Some(tensor) => {
                 let row = row_of(function, targets.dims(), None, dims)?;
                 let longest = row.unwrap_or(targets.elem_count());
@@ -174,14 +173,14 @@ fn unread(
                 (signed(&values), row, longest)
             }
         };
-    let targets = match op::serves(targets) {
+    let targets = match is_on_gpu(targets) {
         true => targets.detach(),
         false => targets.to_device(input.device())?,
     };
-    Ok(Unread {
+    Ok(DeviceTargets {
         input_lengths,
         target_lengths,
-        targets: Integer::Tensor(targets),
+        targets: IntSource::Tensor(targets),
         row: row.unwrap_or(0),
         labels: longest,
     })
@@ -228,54 +227,6 @@ pub(crate) fn plan_for_target(call: Call, input: &Tensor, target: &[u32]) -> Res
         label_offsets: vec![0, target.len()],
         ..plan
     })
-}
-
-/// Checks the options of a beam search over `classes` classes.
-pub(crate) fn beam_options(
-    function: &'static str,
-    classes: usize,
-    opts: &BeamOptions,
-) -> Result<()> {
-    if opts.blank >= classes {
-        bail!(
-            "{function}: blank = {} is not a class; there are C = {classes} classes",
-            opts.blank
-        )
-    }
-    for (name, value) in [
-        ("beam_width", opts.beam_width),
-        ("n_best", opts.n_best),
-        ("tokens_per_frame", opts.tokens_per_frame),
-    ] {
-        if value == 0 {
-            bail!("{function}: {name} = 0; it must be at least 1")
-        }
-    }
-    if opts.token_threshold.is_nan() || opts.token_threshold > 0.0 {
-        bail!(
-            "{function}: token_threshold = {}; it is a log-probability and must be at most 0",
-            opts.token_threshold
-        )
-    }
-    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
-        bail!(
-            "{function}: beam_threshold = {}; it must be at least 0",
-            opts.beam_threshold
-        )
-    }
-    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
-        bail!(
-            "{function}: lm_weight = {}; it must be at least 0 and finite",
-            opts.lm_weight
-        )
-    }
-    if !opts.token_bonus.is_finite() {
-        bail!(
-            "{function}: token_bonus = {}; it must be finite",
-            opts.token_bonus
-        )
-    }
-    Ok(())
 }
 
 /// Checks the arguments of a function that takes many transcripts for each item: the plan has no

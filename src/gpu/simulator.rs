@@ -140,9 +140,9 @@ impl Drop for Memory {
 }
 
 /// The simulated device.
-pub(crate) struct Soft;
+pub(crate) struct Simulator;
 
-impl Backend for Soft {
+impl Backend for Simulator {
     type Storage = Memory;
     type Memory = Memory;
 

@@ -12,13 +12,23 @@ use std::sync::{Mutex, OnceLock};
 
 /// The source as one string: Metal has no include path.
 pub(crate) const SOURCE: &str = concat!(
-    include_str!("../kernels/metal.h"),
-    "\n#line 1 \"ctc_core.h\"\n",
-    include_str!("../kernels/ctc_core.h"),
-    "\n#line 1 \"ctc_kernels.h\"\n",
-    include_str!("../kernels/ctc_kernels.h"),
+    include_str!("../../kernels/platform_metal.h"),
+    "\n#line 1 \"number.h\"\n",
+    include_str!("../../kernels/number.h"),
+    "\n#line 1 \"common.h\"\n",
+    include_str!("../../kernels/common.h"),
+    "\n#line 1 \"prepare.h\"\n",
+    include_str!("../../kernels/prepare.h"),
+    "\n#line 1 \"rows.h\"\n",
+    include_str!("../../kernels/rows.h"),
+    "\n#line 1 \"gather.h\"\n",
+    include_str!("../../kernels/gather.h"),
+    "\n#line 1 \"lattice.h\"\n",
+    include_str!("../../kernels/lattice.h"),
+    "\n#line 1 \"gradient.h\"\n",
+    include_str!("../../kernels/gradient.h"),
     "\n#line 1 \"ctc.metal\"\n",
-    include_str!("../kernels/ctc.metal"),
+    include_str!("../../kernels/ctc.metal"),
 );
 
 /// Threadgroup memory of an Apple GPU, less what the kernels declare themselves.

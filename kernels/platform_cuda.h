@@ -1,4 +1,4 @@
-// The words that ctc_core.h and ctc_kernels.h use, in CUDA.
+// The words that the other files use, in CUDA.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,10 +1,37 @@
-//! Reading the input a frame at a time, in f64, from any dtype and any strides.
+//! The float input on the host, by dtype: whole, or a frame at a time in f64 from any strides.
 
-use crate::plan::{InputKind, Plan, Strides};
-use crate::validate::Call;
-use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
+use crate::problem::plan::{InputKind, Plan, Strides};
+use crate::problem::validate::Call;
+use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use std::ops::Deref;
+
+/// The tensor itself when it is on the CPU, else a copy there.
+pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
+    tensor.detach().to_device(&Device::Cpu)
+}
+
+/// Evaluates an expression with the entries and the layout of a float tensor on the CPU, once
+/// for each dtype. Another dtype or place is an error.
+macro_rules! with_entries {
+    ($tensor:expr, |$data:ident, $layout:ident| $body:expr) => {{
+        use candle_core::{CpuStorage, Storage};
+        let (storage, $layout) = $tensor.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32($data)) => Ok($body),
+            Storage::Cpu(CpuStorage::F64($data)) => Ok($body),
+            Storage::Cpu(CpuStorage::F16($data)) => Ok($body),
+            Storage::Cpu(CpuStorage::BF16($data)) => Ok($body),
+            _ => Err(candle_core::Error::Msg(format!(
+                "entries of dtype {:?} cannot be read on the CPU",
+                $tensor.dtype()
+            ))
+            .bt()),
+        }
+    }};
+}
+
+pub(crate) use with_entries;
 
 /// The entries of a checked tensor on the host.
 pub(crate) struct Rows<S> {

@@ -1,4 +1,4 @@
-// f64 for ctc_core.h: what depends on the mantissa's type once more. Metal has no such type.
+// f64 for number.h: what depends on the mantissa's type once more. Metal has no such type.
 
 template <> struct ctc_real<double> {
   typedef u64 word;

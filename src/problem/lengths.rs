@@ -1,8 +1,7 @@
 //! The forms in which a caller may give lengths.
 
-use crate::memory::room_for;
-use crate::op;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use crate::problem::integers::check_int;
+use candle_core::{Result, Tensor, bail};
 
 /// Lengths as given, not yet checked against the batch.
 #[derive(Debug, Clone)]
@@ -67,62 +66,6 @@ impl Lengths {
             Self::Tensor(_) => Self::Batch(values.iter().map(|&value| value.into()).collect()),
             other => other,
         }
-    }
-}
-
-/// Checks that a tensor holds integers.
-pub(crate) fn check_int(tensor: &Tensor, what: &str) -> Result<()> {
-    match tensor.dtype() {
-        DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => Ok(()),
-        other => bail!(
-            "{what} have dtype {other:?}; expected u8, u32, i16, i32 or i64, as to_dtype(DType::U32) makes them"
-        ),
-    }
-}
-
-/// The values of integer tensors in row-major order, on the host. Those on a GPU come with one copy.
-pub(crate) fn int_values(tensors: &[&Tensor]) -> Result<Vec<Vec<i64>>> {
-    let on_gpu: Vec<&Tensor> = tensors
-        .iter()
-        .copied()
-        .filter(|tensor| op::serves(tensor))
-        .collect();
-    let together = match on_gpu.len() {
-        0 | 1 => None,
-        _ => op::read_together(&on_gpu)?,
-    };
-    let Some(together) = together else {
-        return tensors.iter().map(|tensor| values(tensor)).collect();
-    };
-    let mut together = together.into_iter();
-    tensors
-        .iter()
-        .map(|tensor| match op::serves(tensor) {
-            true => Ok(together.next().unwrap_or_default()),
-            false => values(tensor),
-        })
-        .collect()
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<i64>> {
-    fn read<T: candle_core::WithDType + Into<i64>>(flat: &Tensor) -> Result<Vec<i64>> {
-        Ok(flat.to_vec1::<T>()?.into_iter().map(Into::into).collect())
-    }
-    if tensor.elem_count() == 0 {
-        return Ok(Vec::new());
-    }
-    // A view of stride 0 may be of any size: asked for here, since to copy it would end the process.
-    drop(room_for::<i64>(
-        "a tensor of labels or lengths",
-        tensor.dims(),
-    )?);
-    let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
-    match flat.dtype() {
-        DType::U8 => read::<u8>(&flat),
-        DType::U32 => read::<u32>(&flat),
-        DType::I16 => read::<i16>(&flat),
-        DType::I32 => read::<i32>(&flat),
-        _ => read::<i64>(&flat),
     }
 }
 
