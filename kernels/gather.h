@@ -19,20 +19,24 @@ template <typename M> CTC_FN void ctc_rebase(CTC_THREAD ctc_row_stats<M>& s, M l
   s.largest = largest;
 }
 
-// Adds some entries. Once the largest is NaN it stays so.
-template <typename M, int COUNT> CTC_FN void ctc_take(CTC_THREAD ctc_row_stats<M>& s, CTC_THREAD const M* v) {
-  M top = s.largest;
-  CTC_UNROLL
-  for (int b = 0; b < COUNT; b++) top = ctc_max_or_nan(v[b], top);
-  ctc_rebase(s, top);
-  // Where all is -inf so far, all counts 0.
-  M reference = top > -ctc_real<M>::infinity() ? top : M(0);
+// Adds exp(x - largest) of some entries, none of which is above the largest. Where all are -inf, all count 0.
+template <typename M, int COUNT> CTC_FN void ctc_add_exponentials(CTC_THREAD ctc_row_stats<M>& s, CTC_THREAD const M* v) {
+  M reference = s.largest > -ctc_real<M>::infinity() ? s.largest : M(0);
   CTC_UNROLL
   for (int b = 0; b < COUNT; b++) {
     M e = ctc_real<M>::exp_fast(v[b] - reference);
     if (v[b] == reference) s.ones += M(1);
     else s.others += e;
   }
+}
+
+// Adds some entries. Once the largest is NaN it stays so.
+template <typename M, int COUNT> CTC_FN void ctc_take(CTC_THREAD ctc_row_stats<M>& s, CTC_THREAD const M* v) {
+  M top = s.largest;
+  CTC_UNROLL
+  for (int b = 0; b < COUNT; b++) top = ctc_max_or_nan(v[b], top);
+  ctc_rebase(s, top);
+  ctc_add_exponentials<M, COUNT>(s, v);
 }
 
 // The vectors of a row that are a lane's, two at a time, the next two asked for before these are used. Which they
@@ -94,15 +98,9 @@ CTC_FN ctc_row_stats<M> ctc_short_log_sum_exp(const CTC_DEVICE E* x, i64 stride,
   }
   ctc_row_stats<M> s;
   s.largest = ctc_warp_max(top);
-  M reference = s.largest > lowest ? s.largest : M(0);
   s.ones = M(0);
   s.others = top != top ? top : M(0);
-  CTC_UNROLL
-  for (int j = 0; j < COUNT; j++) {
-    M e = ctc_real<M>::exp_fast(v[j] - reference);
-    if (v[j] == reference) s.ones += M(1);
-    else s.others += e;
-  }
+  ctc_add_exponentials<M, COUNT>(s, v);
   s.ones = ctc_warp_sum(s.ones);
   s.others = ctc_warp_sum(s.others);
   return s;

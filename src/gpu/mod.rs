@@ -167,9 +167,6 @@ pub(crate) fn forward<B: Backend>(
         Some(unread) => Tables::unread(unread.labels, plan.classes),
     };
     let (labels, entries) = (host.labels, host.entries);
-    if i32::try_from(labels).is_err() {
-        bail!("ctc-loss: a target of {labels} labels; a GPU takes fewer than 2^31")
-    }
     let sizes = Sizes::new(plan, labels, entries, keep).reading(plan.strides(layout));
     let real = real(dtype);
     // An f32 emission is a mantissa and an exponent of 32 bits; one of f64 is padded to 16 bytes.

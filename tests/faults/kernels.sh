@@ -91,7 +91,6 @@ both "mantissas are not brought back" $L 's/        ctc_normalise(tile);\n//' "$
 both "no way for entries far apart" $L 's/peak > M(CTC_PATH_LIMIT)/peak > ctc_real<M>::infinity()/' "$WRONG"
 both "the sign of a far difference" $A 's/if (d < 0.0f) r = -r;//' "$WRONG"
 both "the largest entry is left out" $G 's/if (v\[b\] == reference) s.ones += M(1);/if (v[b] == reference) s.ones += M(0);/' "$WRONG"
-both "the largest entry of a short row is left out" $G 's/if (v\[j\] == reference) s.ones += M(1);/if (v[j] == reference) s.ones += M(0);/' "$WRONG"
 both "NaN in a short row is passed over" $G 's/s.others = top != top ? top : M(0);/s.others = M(0);/' "$WRONG"
 both "the frames' scales are not added" $L 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
