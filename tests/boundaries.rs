@@ -1642,14 +1642,14 @@ fn entries_far_apart() {
         let mut below = vec![0.0; classes];
         let mut values = Vec::with_capacity(frames * classes);
         for _ in 0..frames {
-            for class in 0..classes {
+            for (class, below) in below.iter_mut().enumerate() {
                 if rng.unit() < often {
-                    below[class] = [0.0, spread][rng.below(2)];
+                    *below = [0.0, spread][rng.below(2)];
                 }
                 let depth = if noise {
                     spread * rng.unit()
                 } else {
-                    below[class] + 4.0 * rng.unit()
+                    *below + 4.0 * rng.unit()
                 };
                 let hidden = class > 0 && rng.unit() < masked;
                 values.push(if hidden { f64::NEG_INFINITY } else { -depth });

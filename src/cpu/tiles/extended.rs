@@ -1,5 +1,5 @@
-//! The same recursion with an exponent for each state, for blocks that the scaled arithmetic does not hold: masked
-//! entries, and neighbours further apart than f64 reaches.
+//! The same recursion with an exponent for each state, for blocks that the scaled arithmetic does not hold: neighbours
+//! further apart than f64 reaches.
 //!
 //! A state is `m · 2^e`, both f64. A sum takes the largest exponent of its terms and multiplies each mantissa by
 //! an exact power of two, so nothing is lost but what is below 2^−240 of a sum; there is no range to leave, and
