@@ -1627,6 +1627,72 @@ fn models_that_are_sure_of_something_else() {
     checked.finish(3000);
 }
 
+/// Entries of a frame from 50 to 2000 nats apart: as noise, and a few far below the others for a while. Emissions are then
+/// beyond f32, and beyond f64 too.
+#[test]
+#[cfg_attr(ctc_softgpu, ignore = "the CPU's numbers")]
+fn entries_far_apart() {
+    const SPREADS: [f64; 6] = [50.0, 90.0, 200.0, 700.0, 2000.0, 1e9];
+    let one = |seed: usize| {
+        let (mut checked, mut rng) = (Checked::default(), Rng::new(31_000 + seed as u64));
+        let (spread, noise) = (SPREADS[seed % 6], seed % 12 < 5);
+        let most = [9, 70, 600][seed / 12 % 3];
+        let (frames, classes) = (1 + rng.below(most), 2 + rng.below(12));
+        let (often, masked) = ([0.02, 0.2][rng.below(2)], [0.0, 0.0, 0.1][rng.below(3)]);
+        let mut below = vec![0.0; classes];
+        let mut values = Vec::with_capacity(frames * classes);
+        for _ in 0..frames {
+            for (class, below) in below.iter_mut().enumerate() {
+                if rng.unit() < often {
+                    *below = [0.0, spread][rng.below(2)];
+                }
+                let depth = if noise {
+                    spread * rng.unit()
+                } else {
+                    *below + 4.0 * rng.unit()
+                };
+                let hidden = class > 0 && rng.unit() < masked;
+                values.push(if hidden { f64::NEG_INFINITY } else { -depth });
+            }
+        }
+        // Enough for lattices to go side by side.
+        let repeated = [0.0, 0.3][rng.below(2)];
+        let mut targets: Vec<Vec<usize>> = (0..20)
+            .map(|i| {
+                let share = if i == 0 { 1.0 } else { rng.unit() };
+                rng.target((share * frames as f64) as usize, classes, 0, repeated)
+            })
+            .collect();
+        targets.retain(|target| target.len() + repeats(target) <= frames);
+        targets.push(vec![1]);
+        let dtype = [DType::F32, DType::F64][seed / 6 % 2];
+        let p = same_frames(&values, classes, &targets, dtype);
+        let known = Known::of(&p);
+        let all: Vec<&Known> = known.iter().collect();
+        // The steps of the logarithms that this is held against.
+        let largest = known
+            .iter()
+            .map(|known| known.sums.loss)
+            .filter(|loss| loss.is_finite());
+        checked.slack = 2.0 * f64::EPSILON * largest.fold(0.0, f64::max);
+        let what = format!("seed {seed}, T = {frames} C = {classes} spread {spread} noise {noise}");
+        check_losses(&mut checked, &what, &p, &all, dtype, &Device::Cpu);
+        check_candidates(&mut checked, &what, &all, dtype);
+        if frames < 100 {
+            check_inference(&mut checked, &what, &p, &all, dtype);
+        }
+        // A batch too small for that.
+        let few = alone(&p, 0);
+        check_losses(&mut checked, &what, &few, &all[..1], dtype, &Device::Cpu);
+        check_candidates(&mut checked, &what, &all[..1], dtype);
+        checked
+    };
+    let checked = (0..180).into_par_iter().map(one);
+    checked
+        .reduce(Checked::default, Checked::merge)
+        .finish(3000);
+}
+
 /// Between two labels that are sure in turn, a run of repeats that never is, with hardly a frame to spare. Paths that stay
 /// in a sure label come to nothing, and are ahead of those that count by more than the numbers of a tile hold: before the
 /// two directions meet, there, and beyond.

@@ -15,9 +15,11 @@ pub enum Model {
     Lead(f64),
     /// Logits are normal with this standard deviation.
     Noise(f64),
+    /// As noise with a standard deviation of 1, but for one class of each frame, which is so many nats lower.
+    Apart(f64),
 }
 
-pub const LEADS: [Model; 8] = [
+pub const LEADS: [Model; 10] = [
     Model::Lead(0.0),
     Model::Lead(6.0),
     Model::Lead(12.0),
@@ -26,6 +28,8 @@ pub const LEADS: [Model; 8] = [
     Model::Lead(20.0),
     Model::Lead(30.0),
     Model::Lead(80.0),
+    Model::Lead(100.0),
+    Model::Lead(1000.0),
 ];
 
 pub const NOISE: [Model; 4] = [
@@ -40,9 +44,12 @@ impl std::fmt::Display for Model {
         match self {
             Self::Lead(nats) => write!(to, "lead {nats}"),
             Self::Noise(deviation) => write!(to, "noise {deviation}"),
+            Self::Apart(nats) => write!(to, "apart {nats}"),
         }
     }
 }
+
+pub const APART: [Model; 3] = [Model::Noise(1.0), Model::Apart(100.0), Model::Apart(1e4)];
 
 /// (T, N, C) log-probabilities in f32 with targets of the same length.
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +70,14 @@ const fn shape(frames: usize, batch: usize, classes: usize, labels: usize) -> Sh
 }
 
 /// The shapes, each with the models that must cost the same there.
-pub const SHAPES: [(Shape, &[Model]); 9] = [
+pub const SHAPES: [(Shape, &[Model]); 10] = [
     (shape(1000, 16, 32, 120), &LEADS),
     (shape(1667, 16, 6, 400), &LEADS),
     (shape(1667, 1, 6, 400), &LEADS),
     (shape(150, 64, 80, 20), &LEADS),
     (shape(500, 16, 5000, 60), &LEADS),
     (shape(4000, 1, 30, 2000), &LEADS),
+    (shape(500, 1, 32, 100), &APART),
     (shape(8000, 1, 32, 200), &NOISE),
     (shape(40000, 1, 32, 4000), &NOISE),
     (shape(200000, 1, 32, 10000), &NOISE),
@@ -135,6 +143,10 @@ impl Shape {
                 }
                 Model::Noise(deviation) => {
                     entries.fill_with(|| deviation as f32 * random.sample::<f32, _>(StandardNormal))
+                }
+                Model::Apart(nats) => {
+                    entries.fill_with(|| random.sample(StandardNormal));
+                    entries[random.random_range(0..classes)] -= nats as f32;
                 }
             }
             let top = entries.iter().copied().fold(f32::NEG_INFINITY, f32::max);

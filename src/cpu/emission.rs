@@ -8,11 +8,12 @@
 )]
 
 use super::fetch::{fetch, fetch_all};
-use super::isa::dispatch_simd;
+use super::isa::{dispatch, dispatch_simd};
 use super::lanes::{Block, LANES, larger};
 use super::real::{Element, Real};
-use super::runs::{Entries, RUN, Runs};
+use super::runs::{Depth, Entries, RUN, Runs};
 use super::softmax::{RowStats, log_sum_exp};
+use super::tiles::raw_emissions;
 use super::{Kept, OutOfMemory, Poisoned, filled, zeroed};
 use crate::problem::plan::{InputKind, Plan, Strides};
 use candle_core::WithDType;
@@ -138,7 +139,8 @@ impl<'a, E: Element> Source<'a, E> {
     /// [`Source::gather`], and then emissions in place of the entries, each divided by the largest of its
     /// frame. `scales` receives for each run the logarithm of all that its frames were divided by, times [`LOG_UNIT`],
     /// the softmax denominators of logits among it; `to.log_scales` receives the plain logarithm of each frame, where it
-    /// has room. A run in which an entry is below e^−87, and not 0, keeps its entries as they are.
+    /// has room. A run in which an entry is below e^−87, and not 0, keeps its entries as they are; its emissions are in
+    /// `to.wide`.
     pub fn emissions<'b>(
         &self,
         runs: Range<usize>,
@@ -153,6 +155,7 @@ impl<'a, E: Element> Source<'a, E> {
             stats,
             kinds,
             log_scales,
+            wide,
         } = to;
         self.gather(runs.clone(), entries, stats, split, buffers);
         let RowBuffers {
@@ -164,27 +167,31 @@ impl<'a, E: Element> Source<'a, E> {
         tops.resize(runs.len(), [E::Real::ZERO; RUN]);
         to_emissions(entries, self.entries(), tops, kinds, split);
         let marked = kinds.iter_mut().enumerate();
-        for (i, kind) in marked.filter(|(_, kind)| **kind == Entries::Raw) {
-            let run = &mut entries[i * self.entries()..(i + 1) * self.entries()];
+        for (i, kind) in marked.filter(|(_, kind)| kind.is_raw()) {
+            let of_run = i * self.entries()..(i + 1) * self.entries();
+            let run = &mut entries[of_run.clone()];
             self.gather_run((runs.start + i) * RUN, run, raw_run);
-            if run.as_flattened().iter().any(|x| x.is_poison()) {
-                return Err(Poisoned);
-            }
+            let masked = is_masked(run)?;
             for top in &mut tops[i] {
                 // Any finite number will do to measure from where there is none.
                 if top.widen() == f64::NEG_INFINITY {
                     *top = E::Real::ZERO;
                 }
             }
-            if unmask(run, unmasked) {
+            if masked && unmask(run, unmasked) {
                 let (mut top, mut still) = ([[E::Real::ZERO; RUN]], [Entries::Plain]);
                 to_emissions(unmasked, run.len(), &mut top, &mut still, false);
                 if still == [Entries::Plain] {
                     tops[i] = top[0];
                     mask(run, unmasked);
                     *kind = Entries::Masked;
+                    continue;
                 }
             }
+            if wide.len() < runs.len() * self.entries() {
+                wide.resize(runs.len() * self.entries(), [0.0; RUN]);
+            }
+            *kind = Entries::Raw(raw_emissions(run, &mut wide[of_run]));
         }
         scales.clear();
         let mut finite = true;
@@ -212,6 +219,7 @@ impl<'a, E: Element> Source<'a, E> {
             stats,
             kinds,
             log_scales,
+            wide,
         })
     }
 
@@ -363,16 +371,45 @@ fn in_registers<T: WithDType>(numbers: [T; RUN]) -> [T; RUN] {
     numbers
 }
 
+/// Whether a run has −inf.
+fn is_masked<R: Real>(run: &[[R; RUN]]) -> Result<bool, Poisoned> {
+    let (none, infinite) = (R::narrow(f64::NEG_INFINITY), R::narrow(f64::INFINITY));
+    let (numbers, masked) = dispatch(
+        #[inline(always)]
+        || {
+            let (mut numbers, mut masked) = ([true; RUN], [false; RUN]);
+            for entry in run {
+                for k in 0..RUN {
+                    // A NaN is not.
+                    numbers[k] &= entry[k] < infinite;
+                    masked[k] |= entry[k] == none;
+                }
+            }
+            (numbers, masked)
+        },
+    );
+    if numbers.contains(&false) {
+        return Err(Poisoned);
+    }
+    Ok(masked.contains(&true))
+}
+
 /// Whether each frame of a run has an entry above −inf. The run with the largest of its frame in place of −inf goes to
 /// `unmasked`.
 fn unmask<R: Real>(run: &[[R; RUN]], unmasked: &mut Vec<[R; RUN]>) -> bool {
     let none = R::narrow(f64::NEG_INFINITY);
-    let tops = largest(run);
-    unmasked.clear();
-    unmasked.extend(
-        run.iter().map(|entry| {
-            std::array::from_fn(|k| if entry[k] == none { tops[k] } else { entry[k] })
-        }),
+    unmasked.resize(run.len(), [R::ZERO; RUN]);
+    let tops = dispatch(
+        #[inline(always)]
+        || {
+            let tops = largest(run);
+            for (to, entry) in unmasked.iter_mut().zip(run) {
+                for k in 0..RUN {
+                    to[k] = if entry[k] == none { tops[k] } else { entry[k] };
+                }
+            }
+            tops
+        },
     );
     !tops.contains(&none)
 }
@@ -455,7 +492,11 @@ impl<R: Real> WithSimd for LinearRuns<'_, R> {
                 for k in 0..LANES {
                     all &= fit[k] == R::ONE;
                 }
-                *kind = if all { Entries::Plain } else { Entries::Raw };
+                *kind = if all {
+                    Entries::Plain
+                } else {
+                    Entries::Raw(Depth::PLAIN)
+                };
             }
             for (to, tops) in to.iter_mut().zip(&tops) {
                 to.copy_from_slice(&tops[..RUN]);
@@ -516,6 +557,8 @@ pub(super) struct EmissionsTo<'a, R> {
     pub kinds: &'a mut [Entries],
     /// A place for each frame, or none.
     pub log_scales: &'a mut [f64],
+    /// Of runs that are [`Entries::Raw`] the emissions.
+    pub wide: &'a mut Vec<[f64; RUN]>,
 }
 
 /// Working memory for rows of the input.

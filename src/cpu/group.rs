@@ -2,7 +2,7 @@
 //! by side. To the last bit they are those of the items one by one.
 
 use super::real::Element;
-use super::runs::{Backward, Direction, Entries, Forward, Table};
+use super::runs::{Backward, Direction, Forward, Table};
 use super::tasks::{Threads, share_out};
 use super::tiles::{ABREAST, Abreast, FEWEST_ABREAST, Lane, OutOfRange, Tiles, Track};
 use super::{Desk, OutOfMemory, Problem, Read, Work};
@@ -182,7 +182,7 @@ impl<E: Element> Item<'_, E> {
             let table = source.read::<D>(runs.clone(), None, read, desk, false);
             table
                 .ok()
-                .filter(|table| table.kinds.iter().all(|&kind| kind == Entries::Plain))
+                .filter(|table| table.kinds.iter().all(|kind| kind.all_above_zero()))
                 .ok_or(OutOfRange)
         });
         let (runs, table) = match table {

@@ -220,6 +220,8 @@ struct Way<E: Element> {
 #[derive(Default)]
 struct Read<R> {
     values: Vec<[R; RUN]>,
+    /// Of runs that are [`Entries::Raw`] the emissions.
+    wide: Vec<[f64; RUN]>,
     stats: Vec<RowStats<R>>,
     kinds: Vec<Entries>,
     /// The logarithm of what all those so far were divided by, times [`LOG_UNIT`].
@@ -369,7 +371,11 @@ impl<R> Kept<R> {
 
 impl<'a, R> Half<'a, R> {
     /// Where the emissions of some of its runs go.
-    fn of(&mut self, some: Range<usize>) -> EmissionsTo<'_, R> {
+    fn of<'b>(
+        &'b mut self,
+        some: Range<usize>,
+        wide: &'b mut Vec<[f64; RUN]>,
+    ) -> EmissionsTo<'b, R> {
         let (frames, start) = (self.runs.frames_of(some.clone()), self.first * RUN);
         let frames = frames.start - start..frames.end - start;
         let runs = some.start - self.first..some.end - self.first;
@@ -379,6 +385,7 @@ impl<'a, R> Half<'a, R> {
             stats: self.stats.get_mut(frames.clone()).unwrap_or_default(),
             kinds: &mut self.kinds[runs],
             log_scales: self.log_scales.get_mut(frames).unwrap_or_default(),
+            wide,
         }
     }
 
@@ -404,7 +411,7 @@ impl<E: Element> Source<'_, E> {
         let (entries, runs) = (self.entries(), self.runs());
         let Desk { scales, rows } = desk;
         let to = match half {
-            Some(half) => half.of(some.clone()),
+            Some(half) => half.of(some.clone(), &mut read.wide),
             None => {
                 let frames = runs.frames_of(some.clone()).len();
                 let values = some.len() * entries;
@@ -417,12 +424,14 @@ impl<E: Element> Source<'_, E> {
                     stats: &mut read.stats,
                     kinds: &mut read.kinds,
                     log_scales: &mut [],
+                    wide: &mut read.wide,
                 }
             }
         };
         let EmissionsTo {
             entries: values,
             kinds,
+            wide,
             ..
         } = self.emissions(some.clone(), to, scales, split, rows)?;
         // Run by run in the order of the direction, however many there are at a time.
@@ -433,6 +442,7 @@ impl<E: Element> Source<'_, E> {
             first: some.start,
             entries,
             values,
+            wide,
             kinds,
         })
     }

@@ -78,10 +78,11 @@ const LOG2_E: f64 = std::f64::consts::LOG2_E;
 // exact (Cody and Waite).
 const LN_2_HIGH: f64 = f64::from_bits(0x3fe6_2e42_fee0_0000);
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+pub(super) const LN_2_PARTS: [f64; 2] = [LN_2_HIGH, LN_2_LOW];
 
 /// `x = n · ln 2 + r` with `|r| <= ln 2 / 2`: `n`, the bits that end in `n`, and `r`.
 #[inline(always)]
-pub(super) fn reduce_f64(x: f64) -> (f64, u64, f64) {
+fn reduce_f64(x: f64) -> (f64, u64, f64) {
     let shifted = x * LOG2_E + MAGIC_64;
     let n = shifted - MAGIC_64;
     let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
@@ -97,8 +98,6 @@ macro_rules! exact_difference {
         (difference, lost)
     }};
 }
-
-pub(super) use exact_difference;
 
 /// Emissions are no lower than this times the largest of their frame, as a logarithm: they are then
 /// normal numbers of any type.
@@ -144,25 +143,27 @@ fn exp_f32<S: Simd, const EXACT: bool>(simd: S, x: S::f32s, lost: S::f32s) -> S:
     mul_add_f32(simd, mul_add_f32(simd, p, two, r), scale, scale)
 }
 
-/// `e^r` for `|r| <= ln 2 / 2` from the Taylor series, 1/k! from k = 13 down to k = 2. Cut after r^13 the relative error
-/// is 4e-18.
+/// `e^r` for `|r| <= ln 2 / 2` is a Taylor series with these k!, from k = 13 down to k = 2. Cut after r^13 the relative
+/// error is 4e-18.
+pub(super) const FACTORIALS: [f64; 12] = [
+    6_227_020_800.0,
+    479_001_600.0,
+    39_916_800.0,
+    3_628_800.0,
+    362_880.0,
+    40_320.0,
+    5040.0,
+    720.0,
+    120.0,
+    24.0,
+    6.0,
+    2.0,
+];
+
 #[inline(always)]
-pub(super) fn exp_series_f64(r: f64) -> f64 {
-    const FACTORIALS: [f64; 11] = [
-        479_001_600.0,
-        39_916_800.0,
-        3_628_800.0,
-        362_880.0,
-        40_320.0,
-        5040.0,
-        720.0,
-        120.0,
-        24.0,
-        6.0,
-        2.0,
-    ];
-    let mut p = 1.0 / 6_227_020_800.0;
-    for factorial in FACTORIALS {
+fn exp_series_f64(r: f64) -> f64 {
+    let mut p = 1.0 / FACTORIALS[0];
+    for factorial in &FACTORIALS[1..] {
         p = p * r + 1.0 / factorial;
     }
     (p * r) * r + r + 1.0

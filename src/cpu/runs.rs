@@ -106,6 +106,8 @@ pub(super) struct Table<'a, R> {
     /// Entries of a frame.
     pub entries: usize,
     pub values: &'a [[R; RUN]],
+    /// The emissions of the runs that are [`Entries::Raw`], in the places of their entries; none where no run is.
+    pub wide: &'a [[f64; RUN]],
     /// By run.
     pub kinds: &'a [Entries],
 }
@@ -118,11 +120,61 @@ pub(super) enum Entries {
     Plain,
     /// Emissions, some of them 0.
     Masked,
-    /// As they came, for they are too far apart for plain emissions.
-    Raw,
+    /// As they came, for they are too far apart for emissions in their type. Their emissions are made in f64.
+    Raw(Depth),
+}
+
+/// How far emissions in f64 are below 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Depth {
+    /// Those above 0 are no less than 2^faintest.
+    pub faintest: i32,
+    /// Some are 0 in place of less than 2^cut.
+    pub cut: Option<i32>,
+    /// Some are 0, and rightly so.
+    pub masked: bool,
+}
+
+impl Depth {
+    /// Of emissions in f32.
+    pub const PLAIN: Self = Self {
+        faintest: -126,
+        cut: None,
+        masked: false,
+    };
+}
+
+impl Entries {
+    pub fn is_raw(self) -> bool {
+        matches!(self, Self::Raw(_))
+    }
+
+    #[inline(always)]
+    pub fn depth(self) -> Depth {
+        match self {
+            Self::Raw(depth) => depth,
+            _ => Depth::PLAIN,
+        }
+    }
+
+    /// Whether no emission is 0.
+    pub fn all_above_zero(self) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Masked => false,
+            Self::Raw(depth) => !depth.masked && depth.cut.is_none(),
+        }
+    }
 }
 
 impl<'a, R> Table<'a, R> {
+    /// The emissions of a run that is [`Entries::Raw`].
+    #[inline(always)]
+    pub fn wide(&self, run: usize) -> &'a [[f64; RUN]] {
+        let start = (run - self.first) * self.entries;
+        &self.wide[start..start + self.entries]
+    }
+
     #[inline(always)]
     pub fn kind(&self, run: usize) -> Entries {
         self.kinds[run - self.first]

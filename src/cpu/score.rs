@@ -120,7 +120,7 @@ fn together<E: Element>(
     let all = alone(plan, n, used);
     let source = Source::new(&all, data, item_strides(strides, n), 0, &all.labels);
     // `None` for a target that does not fit into the frames.
-    let lattices: Vec<Option<Tiles>> = targets
+    let mut lattices: Vec<Option<Tiles>> = targets
         .iter()
         .map(|target| {
             (frames_needed(target) <= frames).then(|| {
@@ -136,12 +136,21 @@ fn together<E: Element>(
         .collect();
     // With two threads each has a direction to itself, and neither waits for the other.
     let threads = rayon::current_num_threads().div_ceil(2);
-    let (early, late) = both(
-        true,
-        || sweep::<Forward, E>(&source, &lattices, threads),
-        || sweep::<Backward, E>(&source, &lattices, threads),
-    );
-    let (Ok(early), Ok(late)) = (early, late) else {
+    let all_of = |lattices: &[Option<Tiles>], zeros| {
+        let (early, late) = both(
+            true,
+            || sweep::<Forward, E>(&source, lattices, threads, zeros),
+            || sweep::<Backward, E>(&source, lattices, threads, zeros),
+        );
+        Ok((early?, late?))
+    };
+    let swept = all_of(&lattices, false).or_else(|OutOfRange| {
+        for lattice in lattices.iter_mut().flatten() {
+            lattice.forgoes = true;
+        }
+        all_of(&lattices, true)
+    });
+    let Ok((early, late)) = swept else {
         return vec![Err(OutOfRange); targets.len()];
     };
     let log_scale = early.read.log_scale_with(&late.read);
@@ -149,7 +158,12 @@ fn together<E: Element>(
         let Some(lattice) = lattice else {
             return Ok(f64::NEG_INFINITY);
         };
-        let log_p = lattice.meet(early.track(i)?, late.track(i)?).ln() + log_scale;
+        let (alpha, beta) = (early.track(i)?, late.track(i)?);
+        let met = lattice.meet(alpha, beta);
+        if !lattice.certain(alpha, beta, met) {
+            return Err(OutOfRange);
+        }
+        let log_p = met.ln() + log_scale;
         Ok(0.0 - loss_from(log_p, frames, plan.input, E::Real::EPSILON))
     });
     scores.collect()
@@ -217,11 +231,12 @@ impl Bunch<'_> {
 }
 
 /// One direction of all lattices up to the middle. [`OutOfRange`] for a NaN or +inf among the entries, for a mask, and
-/// for entries too far apart for plain emissions.
+/// for entries too far apart for emissions in f64; `zeros` lets these be, one lattice after the other.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
     lattices: &[Option<Tiles>],
     threads: usize,
+    zeros: bool,
 ) -> Result<Swept<E::Real>, OutOfRange> {
     let mut swept = Swept {
         tracks: lattices.iter().map(|_| Track::default()).collect(),
@@ -243,7 +258,7 @@ fn sweep<D: Direction, E: Element>(
         })
         .collect();
     candidates.sort_by_key(|candidate| Reverse(candidate.lattice.labels()));
-    let abreast = candidates.len() >= ABREAST * threads;
+    let abreast = !zeros && candidates.len() >= ABREAST * threads;
     let share = if abreast {
         ABREAST
     } else {
@@ -270,7 +285,8 @@ fn sweep<D: Direction, E: Element>(
         let table = source
             .read::<D>(some.clone(), None, &mut read, &mut desk, threads > 1)
             .map_err(|_| OutOfRange)?;
-        if table.kinds.iter().any(|&kind| kind != Entries::Plain) {
+        let here = |kind: &Entries| kind.all_above_zero() || (zeros && kind.is_raw());
+        if !table.kinds.iter().all(here) {
             return Err(OutOfRange);
         }
         share_out(
@@ -377,6 +393,7 @@ mod tests {
                     first: 0,
                     entries,
                     values: &values,
+                    wide: &[],
                     kinds: &kinds,
                 };
                 let start = Instant::now();

@@ -40,17 +40,19 @@ mod extended;
 mod posteriors;
 mod power;
 mod range;
+mod raw;
 
 pub(super) use abreast::{Abreast, FEWEST as FEWEST_ABREAST, LANES as ABREAST, Lane};
 use posteriors::Block;
 pub(crate) use posteriors::TokenOccupancy;
 pub(super) use posteriors::{ClassPosteriors, Posteriors, StatePosteriors, TokenSums};
+pub(super) use raw::raw_emissions;
 
 use super::Stop;
 use super::fetch::fetch_all;
 use super::isa::{dispatch_simd, mul_add_f64};
 use super::real::Real;
-use super::runs::{Direction, Entries, RUN, Runs, Table, nth, ordered};
+use super::runs::{Depth, Direction, Entries, RUN, Runs, Table, nth, ordered};
 use super::shift;
 use super::square::{Octet as Pairs, Square, ZEROS, flat, transpose, turned};
 use checkpoints::{Checkpoint, Checkpoints};
@@ -270,21 +272,27 @@ impl Default for Forgone {
 impl Forgone {
     /// Takes it through the frames of a block. A state flows to three at most: all of different classes.
     #[inline(always)]
-    fn grow<R: Real>(&mut self, entries: &[[R; RUN]], frames: usize) {
+    fn grow<R: Real>(&mut self, table: &Table<R>, run: usize, frames: usize) {
+        if table.kind(run).is_raw() {
+            self.grow_with(table.wide(run), frames);
+        } else {
+            self.grow_with(table.run(run), frames);
+        }
+    }
+
+    #[inline(always)]
+    fn grow_with<R: Real>(&mut self, emissions: &[[R; RUN]], frames: usize) {
         let mut sums = [0.0; RUN];
-        for entry in entries {
+        for emission in emissions {
             for k in 0..RUN {
-                sums[k] += entry[k].widen();
+                sums[k] += emission[k].widen();
             }
         }
         let mut product = 1.0;
         for k in 0..frames {
             product *= sums[k].min(3.0);
         }
-        self.grow_by(exponent_of(product) + 1.0, frames);
-    }
-
-    fn grow_by(&mut self, orders: f64, frames: usize) {
+        let orders = exponent_of(product) + 1.0;
         if self.exponent > NOWHERE {
             self.exponent += orders;
         }
@@ -294,17 +302,26 @@ impl Forgone {
 
     /// Whether so much can be forgone, with so many frames behind and so many left up to the middle, when the
     /// largest state is at 2^`largest`. This is a guess: [`Tiles::certain`] holds it against `P` later. The guess is that
-    /// the frames to come grow and shrink states half as much again as the frames so far.
-    fn may_add(&mut self, lost: f64, largest: f64, consumed: f64, left: f64) -> bool {
+    /// the frames to come grow and shrink states half as much again as the frames so far. With `drop`, what is smaller
+    /// may be lost from here on, too.
+    fn may_add(
+        &mut self,
+        (lost, drop): (f64, bool),
+        largest: f64,
+        consumed: f64,
+        left: f64,
+    ) -> bool {
         if lost <= self.exponent {
             return true;
         }
         let grows = 1.5 * left * self.grew / self.frames.max(1.0);
         let shrinks = 1.5 * left * (largest / consumed).min(0.0);
         let most = largest + shrinks - grows - 3.0 * range::GUARD;
-        if lost < most {
+        if lost < most && drop {
             // More than this block lost: what is so small is dropped from here on, before it is subnormal.
             self.exponent = lost.max(most.min(largest - range::DROPPED + range::COUNT));
+        } else if lost < most {
+            self.exponent = lost;
         }
         lost < most
     }
@@ -425,6 +442,8 @@ struct Spread {
     labels: Vec<Square>,
     blanks: [f64; RUN],
     exponents: SpreadExponents,
+    /// By entry, of a raw run of the walk.
+    wide: Vec<[f64; RUN]>,
 }
 
 /// Where the two directions met: `P = mantissa · 2^exponent`, with a mantissa in [1, 2), or 0.
@@ -744,13 +763,13 @@ impl Tiles {
 
     /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. `least` is the smallest state before it that is
     /// not 0. Whether all states are sure to be exact: none came to 0 but by a factor of 0, for all stay so large that
-    /// an emission above 0, of 2^-126 at least, leaves a normal number.
+    /// an emission above 0, of 2^`faintest` at least, leaves a normal number.
     #[inline(always)]
     fn advance_masked<S: Simd, D: Direction>(
         &self,
         simd: S,
         row: &mut Row,
-        least: f64,
+        (least, faintest): (f64, i32),
         with: (&mut Spread, &[Pairs]),
         frames: Range<usize>,
         live: Range<usize>,
@@ -767,7 +786,8 @@ impl Tiles {
         }
         let mut smallest = Smallest(Pairs([least; PAIRS]));
         self.advance::<S, D, _, false>(simd, row, with, frames, live, &mut smallest);
-        let least = range::LEAST_OF_TILES * larger;
+        let fainter = whole_pow2(i64::from(Depth::PLAIN.faintest - faintest).max(0));
+        let least = range::LEAST_OF_TILES * fainter * larger;
         smallest.0.0.iter().all(|&x| x * smaller >= least)
     }
 
@@ -868,14 +888,15 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
         for i in ordered::<D>(self.runs) {
             let run = lattice.runs.frames_of(i..i + 1);
             let live = lattice.live(&run);
-            let (entries, kind) = (table.run(i), table.kind(i));
-            track.masked |= kind != Entries::Plain;
+            let (kind, emissions) = (table.kind(i), &mut scratch.emissions);
+            let depth = kind.depth();
+            track.masked |= !kind.all_above_zero();
             let (first, past) = (track.patience.first(), track.past);
-            if kind == Entries::Raw {
-                track.sweep_states::<D, R>(lattice, &run, (entries, true), keep, scratch)?;
-                continue;
+            if kind.is_raw() {
+                emissions.set_plain(lattice, table.wide(i), &live);
+            } else {
+                emissions.set(simd, lattice, table.run(i), live.clone());
             }
-            scratch.emissions.set(simd, lattice, entries, live.clone());
             if first == Level::Tiles {
                 let scaled =
                     scale_tiles::<S, D>(simd, &track.row, &mut track.trial, live.clone(), TOP);
@@ -895,7 +916,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                     exact = lattice.advance_masked::<S, D>(
                         simd,
                         trial,
-                        least,
+                        (least, depth.faintest),
                         with,
                         frames,
                         live.clone(),
@@ -913,25 +934,32 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 let reached = lattice.reached::<D>(&run, &mut track.past);
                 let forgoing = track.forgone.frames > 0.0;
                 if forgoing {
-                    track.forgone.grow(entries, run.len());
+                    track.forgone.grow(&table, i, run.len());
                 }
                 let flows = scaled.stays == NO_TILE;
                 let top = scaled.largest as f64;
                 // What cannot flow on, and can have grown in this block.
                 let stays = scaled.stays as f64 + TOP + range::COUNT;
-                let lost = (top + range::LOST).max(stays);
-                if (forgoing && lost <= track.forgone.exponent)
-                    || (flows && exact)
-                    || (flows
-                        && lattice.check::<S, false>(
-                            simd,
-                            &track.trial,
-                            &[],
-                            &reached,
-                            live.clone(),
-                        ))
-                    || lattice.forgoes::<D, R>(track, lost, top, entries, &run)
-                {
+                // What emissions that count as 0 would have made of the largest states.
+                let cut = depth
+                    .cut
+                    .map_or(NOWHERE, |cut| top + range::MOST_OF_TILES + f64::from(cut));
+                let lost = (top + range::LOST).max(stays).max(cut);
+                let held = (forgoing && lost <= track.forgone.exponent) || {
+                    let whole = flows
+                        && (exact
+                            || lattice.check::<S, false>(
+                                simd,
+                                &track.trial,
+                                &[],
+                                &reached,
+                                live.clone(),
+                            ));
+                    let lost = if whole { (cut, false) } else { (lost, true) };
+                    (whole && (depth.cut.is_none() || cut <= track.forgone.exponent))
+                        || lattice.forgoes::<D, R>(track, lost, top, (&table, i), &run)
+                };
+                if held {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
                     continue;
@@ -942,8 +970,9 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                 track.kept.back_to(mark);
                 track.past = past;
             } else if track.forgone.frames > 0.0 {
-                track.forgone.grow(entries, run.len());
+                track.forgone.grow(&table, i, run.len());
             }
+            let entries = (table.run(i), kind);
             track.sweep_finer::<D, R>(lattice, &run, entries, first, keep, scratch)?;
         }
         Ok(())
@@ -956,16 +985,16 @@ impl Tiles {
     fn forgoes<D: Direction, R: Real>(
         &self,
         track: &mut Track,
-        lost: f64,
+        lost: (f64, bool),
         top: f64,
-        entries: &[[R; RUN]],
+        (table, i): (&Table<R>, usize),
         run: &Range<usize>,
     ) -> bool {
         if !self.forgoes {
             return false;
         }
         if track.forgone.frames == 0.0 {
-            track.forgone.grow(entries, run.len());
+            track.forgone.grow(table, i, run.len());
         }
         let middle = self.runs.middle();
         let (consumed, left) = if D::FORWARD {
@@ -976,9 +1005,14 @@ impl Tiles {
                 run.start.saturating_sub(middle),
             )
         };
+        let largest = match table.kind(i).is_raw() {
+            // A block may take off more than any block before.
+            true => track.trial.largest_exponent(self.live(run)),
+            false => top + TOP,
+        };
         track
             .forgone
-            .may_add(lost, top + TOP, consumed as f64, left as f64)
+            .may_add(lost, largest, consumed as f64, left as f64)
     }
 }
 
@@ -988,12 +1022,12 @@ impl Track {
         &mut self,
         lattice: &Tiles,
         run: &Range<usize>,
-        entries: &[[R; RUN]],
+        (entries, kind): (&[[R; RUN]], Entries),
         first: Level,
         keep: bool,
         scratch: &mut Scratch,
     ) -> Result<(), Stop> {
-        if first < Level::States {
+        if first < Level::States && kind.depth().cut.is_none() {
             let (mark, past) = (self.kept.mark(), self.past);
             let held = dispatch_simd(SweepPairs::<D> {
                 lattice,
@@ -1011,7 +1045,7 @@ impl Track {
             self.kept.back_to(mark);
             self.past = past;
         }
-        self.sweep_states::<D, R>(lattice, run, (entries, false), keep, scratch)?;
+        self.sweep_states::<D, R>(lattice, run, (entries, kind.is_raw()), keep, scratch)?;
         self.patience.done(first, Level::States);
         Ok(())
     }
@@ -1033,9 +1067,6 @@ impl Track {
         let emissions = &mut scratch.emissions;
         emissions.set_extended(lattice, entries, raw, live.clone());
         lattice.advance_extended::<D, _>(&mut self.row, emissions, run.len(), live, Alone);
-        if raw && self.forgone.frames > 0.0 {
-            self.forgone.grow_by(1.6 * run.len() as f64, run.len());
-        }
         lattice.reached::<D>(run, &mut self.past);
         Ok(())
     }
@@ -1153,9 +1184,13 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                 log_scales: half.log_scales.get((i - first) * RUN..).unwrap_or_default(),
             };
             let table = &mut half.values[entries];
-            let raw = half.kinds[i - first] == Entries::Raw;
-            if !raw && track.patience.first() == Level::Tiles {
-                scratch.emissions.set(simd, lattice, table, live.clone());
+            let raw = half.kinds[i - first].is_raw();
+            if track.patience.first() == Level::Tiles {
+                if raw {
+                    scratch.emissions.set_raw(lattice, table, &live);
+                } else {
+                    scratch.emissions.set(simd, lattice, table, live.clone());
+                }
                 let (row, trial, other) = (&track.row, &mut track.trial, &mut scratch.other);
                 if kept.level() == Level::Tiles {
                     kept.restore_tiles(other, live.clone(), TOP_OF_ROWS);
@@ -1217,6 +1252,7 @@ impl<D: Direction, R: Real> WithSimd for Walk<'_, D, R> {
                     } else {
                         join.join::<S, false>(simd);
                     }
+                    let table = (&mut *table, raw);
                     if to.take(Block::new(lattice, table, &blanks, &part, scratch, true)) {
                         std::mem::swap(&mut track.row, &mut track.trial);
                         track.patience.done(Level::Tiles, Level::Tiles);
@@ -1283,8 +1319,8 @@ fn walk_finer<D: Direction, R: Real>(
     scratch: &mut Scratch,
 ) {
     let first = track.patience.first();
-    if first < Level::States && kept.level() < Level::States && !raw {
-        scratch.emissions.set_plain(lattice, table, &part.live);
+    if first < Level::States && kept.level() < Level::States {
+        scratch.emissions.set_any(lattice, (table, raw), &part.live);
         make_rows::<D>(lattice, kept, part, TOP_OF_ROWS, scratch);
         let mut blanks = [ZEROS; RUN];
         let joined = dispatch_simd(JoinPairs::<D> {
@@ -1295,15 +1331,14 @@ fn walk_finer<D: Direction, R: Real>(
             scratch,
             direction: PhantomData,
         });
+        let table = (&mut *table, raw);
         if joined && to.take(Block::new(lattice, table, &blanks, part, scratch, true)) {
             std::mem::swap(&mut track.row, &mut track.trial);
             track.patience.done(first, Level::Pairs);
             return;
         }
     }
-    if !raw {
-        track.patience.done(first, Level::States);
-    }
+    track.patience.done(first, Level::States);
     walk_states::<D, R>(lattice, track, kept, (table, raw), part, to, scratch);
 }
 
@@ -1483,7 +1518,7 @@ fn walk_states<D: Direction, R: Real>(
         .resize(lattice.places.len(), [FAR; RUN]);
     if !of_states {
         // Nothing that counts is lost from the full range.
-        scratch.emissions.set_plain(lattice, table, &live);
+        scratch.emissions.set_any(lattice, (table, raw), &live);
         make_rows::<D>(lattice, kept, part, TOP, scratch);
         scratch.normalise_rows(part);
     }
@@ -1510,6 +1545,7 @@ fn walk_states<D: Direction, R: Real>(
         states: to.of_states(),
     };
     lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
+    let table = (table, raw);
     to.take(Block::new(lattice, table, &blanks, part, scratch, false));
 }
 
@@ -1807,6 +1843,29 @@ impl Spread {
             run,
             live: live.clone(),
         });
+    }
+
+    /// [`Self::set`] with the emissions of entries as they came.
+    fn set_raw<R: Real>(&mut self, lattice: &Tiles, run: &[[R; RUN]], live: &Range<usize>) {
+        let mut wide = std::mem::take(&mut self.wide);
+        wide.resize(run.len(), [0.0; RUN]);
+        raw_emissions(run, &mut wide);
+        self.set_plain(lattice, &wide, live);
+        self.wide = wide;
+    }
+
+    /// [`Self::set`] with emissions, or with those of entries as they came.
+    fn set_any<R: Real>(
+        &mut self,
+        lattice: &Tiles,
+        (run, raw): (&[[R; RUN]], bool),
+        live: &Range<usize>,
+    ) {
+        if raw {
+            self.set_raw(lattice, run, live);
+        } else {
+            self.set_plain(lattice, run, live);
+        }
     }
 
     /// Becomes the emissions of a run at the pairs of the live tiles.

@@ -56,6 +56,8 @@ pub(in super::super) struct Abreast {
     /// By lane: whether all that it did is sure to be exact, and whether it has not come to its end.
     fit: [bool; LANES],
     goes_on: [bool; LANES],
+    /// By lane: a table of emissions in f64.
+    wide: [Vec<[f64; RUN]>; LANES],
 }
 
 /// One of the lattices, and what comes next for it.
@@ -131,6 +133,7 @@ impl Abreast {
             .clone()
             .find_map(|(lane, run)| Some(lane.table.run(run?)))?;
         let mut step = Step {
+            runs,
             tables: [table; LANES],
             frames: [0; LANES],
             low: [0; LANES],
@@ -240,6 +243,8 @@ const NO_LINKS: Links = Links {
 
 /// One run of each lane that has one.
 struct Step<'a, R> {
+    /// Which run.
+    runs: [Option<usize>; LANES],
     /// The emissions. A lane without a run has the table of another, and looks at place 0 only.
     tables: [&'a [[R; RUN]]; LANES],
     /// The frames of the run; none where there is no run.
@@ -247,6 +252,38 @@ struct Step<'a, R> {
     /// The live tiles: from `low` to before `high`.
     low: [i64; LANES],
     high: [i64; LANES],
+}
+
+impl<'a, R: Real> Step<'a, R> {
+    /// Whether a lane has a run that is [`Entries::Raw`].
+    fn is_raw(&self, lanes: &[Lane<R>]) -> bool {
+        let of_lanes = lanes.iter().zip(self.runs);
+        let mut runs = of_lanes.filter_map(|(lane, run)| Some(lane.table.kind(run?)));
+        runs.any(Entries::is_raw)
+    }
+
+    /// The same with emissions in f64. Those that are not are put into `wide`.
+    fn widened<'b>(&self, lanes: &[Lane<'b, R>], wide: &'b mut [Vec<[f64; RUN]>]) -> Step<'b, f64> {
+        let mut tables = [None; LANES];
+        for (j, (lane, wide)) in lanes.iter().zip(wide).enumerate() {
+            let Some(run) = self.runs[j] else { continue };
+            tables[j] = Some(if lane.table.kind(run).is_raw() {
+                lane.table.wide(run)
+            } else {
+                wide.clear();
+                wide.extend(lane.table.run(run).iter().map(|x| x.map(Real::widen)));
+                wide
+            });
+        }
+        let any = tables.iter().flatten().next().copied().unwrap_or_default();
+        Step {
+            runs: self.runs,
+            tables: tables.map(|table| table.unwrap_or(any)),
+            frames: self.frames,
+            low: self.low,
+            high: self.high,
+        }
+    }
 }
 
 impl<R> Step<'_, R> {
@@ -282,7 +319,19 @@ impl<D: Direction, R: Real> WithSimd for SweepAbreast<'_, '_, D, R> {
                 continue;
             };
             abreast.scale::<D>(&step);
-            let exact = advance::<S, D, R>(simd, abreast, &step);
+            let exact = if step.is_raw(lanes) {
+                let mut wide = std::mem::take(&mut abreast.wide);
+                let step = step.widened(lanes, &mut wide);
+                let exact = dispatch_simd(AdvanceWide::<D> {
+                    abreast,
+                    step: &step,
+                    direction: PhantomData,
+                });
+                abreast.wide = wide;
+                exact
+            } else {
+                advance::<S, D, R>(simd, abreast, &step)
+            };
             for (j, lane) in lanes.iter_mut().enumerate() {
                 if step.goes_on(j) {
                     let run = nth::<D>(&lane.runs, i);
@@ -317,6 +366,22 @@ impl<R> Lane<'_, R> {
             end.saturating_sub(pairs.start.max(live.start * PAIRS))
         };
         (within(reached.blanks) + within(reached.labels)) as f64
+    }
+}
+
+/// [`advance`] with emissions in f64.
+struct AdvanceWide<'a, 'b, D> {
+    abreast: &'a mut Abreast,
+    step: &'a Step<'b, f64>,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for AdvanceWide<'_, '_, D> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Lanes {
+        advance::<S, D, f64>(simd, self.abreast, self.step)
     }
 }
 

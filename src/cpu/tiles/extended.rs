@@ -1,5 +1,5 @@
-//! The same recursion with an exponent for each state, for blocks that the scaled arithmetic does not hold: masked
-//! entries, and neighbours further apart than f64 reaches.
+//! The same recursion with an exponent for each state, for blocks that the scaled arithmetic does not hold: neighbours
+//! further apart than f64 reaches.
 //!
 //! A state is `m · 2^e`, both f64. A sum takes the largest exponent of its terms and multiplies each mantissa by
 //! an exact power of two, so nothing is lost but what is below 2^−240 of a sum; there is no range to leave, and
@@ -7,13 +7,13 @@
 //! that holds the numbers.
 
 use super::super::isa::dispatch_simd;
-use super::super::lanes::larger;
-use super::super::real::{Real, exact_difference, exp_series_f64, reduce_f64};
+use super::super::real::Real;
 use super::super::runs::Backward;
 #[cfg(doc)]
 use super::power::NEGLIGIBLE;
 use super::power::{exponent_of, exponents, pow2, shifted, times_power};
 use super::range::NOWHERE;
+use super::raw::split;
 use super::*;
 
 /// Frames after which mantissas are brought back to [1, 2). In a frame a mantissa grows by less than 2^2.1 and
@@ -21,9 +21,6 @@ use super::*;
 /// 2^−495, then ([`NEGLIGIBLE`]).
 const NORMALISE: usize = 2;
 const _: () = assert!(RUN.is_multiple_of(NORMALISE));
-
-/// An entry further (in nats) below the largest of its frame counts as −inf: 2^31 · ln 2.
-const FAR_BELOW: f64 = 1.4885e9;
 
 /// The states of a vector of pairs, each with an exponent of its own, or what flows into them.
 #[derive(Clone, Copy)]
@@ -341,13 +338,14 @@ impl Spread {
             labels,
             blanks,
             exponents,
+            ..
         } = self;
         exponents.labels.resize(lattice.places.len(), [ZEROS; RUN]);
         let run = &run[..lattice.entries];
         exponents.m.resize(run.len(), ZEROS);
         exponents.e.resize(run.len(), ZEROS);
         if raw {
-            split(run, &mut exponents.m, &mut exponents.e);
+            split(simd, run, &mut exponents.m, &mut exponents.e);
         } else {
             for (m, x) in exponents.m.iter_mut().zip(run) {
                 for k in 0..RUN {
@@ -380,40 +378,6 @@ impl Spread {
             exponents.labels[b] = transpose(simd, &e);
         }
     }
-}
-
-/// `e^(x − largest)` of each frame as a mantissa (about 0.7 to 1.4) and an exponent.
-#[inline(always)]
-fn split<R: Real>(run: &[[R; RUN]], m: &mut [Pairs], e: &mut [Pairs]) {
-    let mut tops = [f64::NEG_INFINITY; RUN];
-    for entry in run {
-        for k in 0..RUN {
-            tops[k] = larger(tops[k], entry[k].widen());
-        }
-    }
-    for top in &mut tops {
-        if *top == f64::NEG_INFINITY {
-            *top = 0.0;
-        }
-    }
-    for ((entry, m), e) in run.iter().zip(m).zip(e) {
-        for k in 0..RUN {
-            let x = entry[k].widen();
-            let live = tops[k] - x <= FAR_BELOW;
-            let x = if live { x } else { tops[k] };
-            let (mantissa, exponent) = exp_split(x, tops[k]);
-            m.0[k] = mantissa;
-            e.0[k] = if live { exponent } else { NOWHERE };
-        }
-    }
-}
-
-/// `e^(x − reference)` as mantissa and exponent, for a difference of no more than [`FAR_BELOW`].
-#[inline(always)]
-fn exp_split(x: f64, reference: f64) -> (f64, f64) {
-    let (difference, lost) = exact_difference!(x, reference);
-    let (n, _, r) = reduce_f64(difference);
-    (exp_series_f64(r + lost), n)
 }
 
 /// What is done with each vector of pairs in each frame of a block.
@@ -546,6 +510,7 @@ impl<D: Direction, V: ExtendedVisitor> AdvanceExtended<'_, D, V> {
             labels,
             blanks,
             exponents: spread,
+            ..
         } = &mut *self.spread;
         let mut states = [Extended::zero(simd); N];
         let mut skip = [simd.splat_f64s(0.0); N];
@@ -690,21 +655,6 @@ impl WithSimd for Meet<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::f64::consts::LOG2_E;
-
-    #[test]
-    fn exp_split_is_exact_to_a_step_of_the_mantissa() {
-        for i in 0..20_000 {
-            let (x, reference) = (-1.1 * f64::from(i) - 0.01, -7.3 - 0.001 * f64::from(i));
-            let truth = (x - reference) * LOG2_E;
-            let (m, e) = exp_split(x, reference);
-            let error = m.log2() + e - truth;
-            assert!(error.abs() < 4e-16 * truth.abs().max(1.0), "{x}: {error}");
-        }
-        assert_eq!(exp_split(8.25, 8.25), (1.0, 0.0));
-        let (m, e) = exp_split(-0.9 * FAR_BELOW, 0.0);
-        assert!(((m.log2() + e) / (-0.9 * FAR_BELOW * LOG2_E) - 1.0).abs() < 1e-15);
-    }
 
     #[test]
     fn normalising_keeps_the_number() {

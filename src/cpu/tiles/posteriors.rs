@@ -18,12 +18,14 @@ pub(in super::super) struct Block<'a, R> {
     scratch: &'a mut Scratch,
     /// Take nothing where those of a frame do not add up to 1.
     check: bool,
+    /// Whether the table has entries as they came. Their emissions are in `scratch`.
+    raw: bool,
 }
 
 impl<'a, R> Block<'a, R> {
     pub(super) fn new(
         lattice: &'a Tiles,
-        table: &'a mut [[R; RUN]],
+        (table, raw): (&'a mut [[R; RUN]], bool),
         blanks: &'a Square,
         part: &'a Part<'a>,
         scratch: &'a mut Scratch,
@@ -36,6 +38,7 @@ impl<'a, R> Block<'a, R> {
             part,
             scratch,
             check,
+            raw,
         }
     }
 }
@@ -107,6 +110,7 @@ impl<R: Real> Take<R> for ClassPosteriors {
             part,
             scratch,
             check,
+            ..
         } = block;
         let blank = lattice.entries - 1;
         scratch.classes.clear();
@@ -264,6 +268,7 @@ impl<R: Real> Take<R> for TokenSums {
             part,
             scratch,
             check,
+            raw,
             ..
         } = block;
         let start = part.run * RUN;
@@ -281,9 +286,13 @@ impl<R: Real> Take<R> for TokenSums {
             for k in 0..RUN {
                 powers.0[k] = log_scales[k].exp();
             }
-            for (to, emissions) in self.probabilities.iter_mut().zip(&*table) {
+            for (i, to) in self.probabilities.iter_mut().enumerate() {
                 for k in 0..RUN {
-                    to.0[k] = emissions[k].widen() * powers.0[k];
+                    let emission = match raw {
+                        true => scratch.emissions.wide[i][k],
+                        false => table[i][k].widen(),
+                    };
+                    to.0[k] = emission * powers.0[k];
                 }
             }
         } else {

@@ -48,6 +48,9 @@ const LEAST: f64 = LOST + GUARD;
 /// What a block can lose at most, as an exponent over the largest one of its tiles.
 pub(super) const LOST: f64 = -1022.0 + 26.0;
 
+/// No state of a tile is larger at the end of a block, as an exponent over that of the tile.
+pub(super) const MOST_OF_TILES: f64 = TOP + 14.0;
+
 /// Fewer than 2^COUNT states are lost, each once; and what flows is a sum of three.
 pub(super) const COUNT: f64 = 42.0;
 
