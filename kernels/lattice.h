@@ -7,17 +7,17 @@
 //     blank, label = into_blank * emission of the blank, into_label * emission of the label
 //     keep them
 //   P = the sum over states of the one direction times what flows into them from the other
-//   for each frame past the middle (walk): the same step, and
+//   for each frame past the middle (posterior pass): the same step, and
 //     posterior = kept state of the other direction * what flows in / P, in the place of the kept state
 //
 // What it costs: latency and issue. T frames, not 2 T, since both directions run at once: half of them in a sweep that
-// keeps states, half in a walk that makes posteriors. A frame is one shuffle, then a chain of 10 dependent operations
+// keeps states, half in a posterior pass. A frame is one shuffle, then a chain of 10 dependent operations
 // (skip, maximum, difference, power of two, two multiply-adds, emission). Instructions of a frame with K pairs of states
 // a thread, and cycles from a replay of the compiled code for an H200 (estimates):
-//   K = 1   sweep 39, 65    walk 54, 82
-//   K = 2   sweep 68, 104   walk 93, 140
-//   K = 4   sweep 134, 212  walk 180, 284
-// Measured on an H200 (1.98 GHz), sweep and walk together: 95 cycles with K = 1, 162 with K = 2, 325 with three tiles of
+//   K = 1   sweep 39, 65    posterior pass 54, 82
+//   K = 2   sweep 68, 104   posterior pass 93, 140
+//   K = 4   sweep 134, 212  posterior pass 180, 284
+// Measured on an H200 (1.98 GHz), both together: 95 cycles with K = 1, 162 with K = 2, 325 with three tiles of
 // K = 2; T = 1000 and K = 1 take 58 us. What keeps a frame that short: no branch in it, an address in one instruction, a
 // state in one access, and loads of DEPTH frames together, a block ahead: 8 frames of 65 cycles cover a read from the L2
 // cache.
@@ -50,7 +50,7 @@ template <typename M> struct alignas(2 * sizeof(M)) ctc_words { typename ctc_rea
 template <typename M> struct ctc_item {
   const CTC_DEVICE ctc_emission<M>* emissions;
   // A frame has `width` places for blanks, then as many for labels, in the order of the direction that kept them.
-  // A walk puts the posteriors of its pairs, low the blank's and high the label's, where their blanks stood.
+  // A posterior pass puts the posteriors of its pairs (low: blank, high: label) in the places of their blanks.
   CTC_DEVICE ctc_words<M>* kept;
   const CTC_DEVICE uint* place;
   i64 entries, width;
@@ -86,10 +86,10 @@ template <typename M, int K> struct ctc_streams {
   int emission_step, kept_step;
 };
 
-// What DEPTH steps read: emissions, and for a walk the states that the other direction kept.
-template <typename M, int K, int DEPTH, bool WALK> struct ctc_ahead {
+// What DEPTH steps read: emissions, and in a posterior pass the states that the other direction kept.
+template <typename M, int K, int DEPTH, bool POSTERIORS> struct ctc_ahead {
   ctc_emission<M> blank[DEPTH], label[DEPTH][K];
-  ctc_words<M> kept_blank[WALK ? DEPTH : 1][K], kept_label[WALK ? DEPTH : 1][K];
+  ctc_words<M> kept_blank[POSTERIORS ? DEPTH : 1][K], kept_label[POSTERIORS ? DEPTH : 1][K];
 };
 
 // The address `step` steps on.
@@ -97,9 +97,9 @@ CTC_FN const CTC_DEVICE char* ctc_on(const CTC_DEVICE char* from, int step, int 
 CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { return from + ctc_wide(step, bytes); }
 
 // Asks for what the steps from `step` on will read. Behind the last there is nothing: it is read once more.
-template <typename M, typename X, int K, int DEPTH, bool WALK>
+template <typename M, typename X, int K, int DEPTH, bool POSTERIORS>
 CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const ctc_tile<M, X, K>& tile, int step, int last,
-                      CTC_THREAD ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+                      CTC_THREAD ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
   CTC_UNROLL
   for (int d = 0; d < DEPTH; d++) {
     int s = ctc_min(step + d, last - 1);
@@ -112,7 +112,7 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const c
       ahead.label[d][j].m = y->m;
       ahead.label[d][j].e = y->e;
     }
-    if (WALK) {
+    if (POSTERIORS) {
       const CTC_DEVICE ctc_words<M>* blank = (const CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, s, at.kept_step);
       const CTC_DEVICE ctc_words<M>* label = (const CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, s, at.kept_step);
       CTC_UNROLL
@@ -132,8 +132,8 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const c
 
 // 0, known when a block of steps has arrived. A GPU counts the loads that are under way, not which they are, so waiting
 // for one block would be waiting for the next too, had that been asked for before.
-template <typename M, int K, int DEPTH, bool WALK>
-CTC_FN int ctc_arrived(CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+template <typename M, int K, int DEPTH, bool POSTERIORS>
+CTC_FN int ctc_arrived(CTC_THREAD const ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
   return ctc_max(ahead.blank[DEPTH - 1].e, 1 << 30) - (1 << 30);
 }
 
@@ -154,9 +154,9 @@ template <typename M, typename X, int K> CTC_FN void ctc_normalise(CTC_THREAD ct
 }
 
 // Step d of a block that starts at `step`. It has no branch.
-template <typename M, typename X, int K, int DEPTH, bool WALK>
+template <typename M, typename X, int K, int DEPTH, bool POSTERIORS>
 CTC_FN void ctc_step(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile<M, X, K>& tile, X top, int step, int d,
-                     CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+                     CTC_THREAD const ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
   typedef ctc_number<M, X> number;
   CTC_DEVICE ctc_words<M>* row = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_blank, step + d, at.kept_step);
   CTC_DEVICE ctc_words<M>* row_of_labels = (CTC_DEVICE ctc_words<M>*)ctc_on(at.kept_label, step + d, at.kept_step);
@@ -173,7 +173,7 @@ CTC_FN void ctc_step(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile
     if (j == K - 1) ctc_pass_up(tile);
     tile.blank[j] = ctc_times(into_blank, factor);
     typename ctc_real<M>::word low, high;
-    if (WALK) {
+    if (POSTERIORS) {
       number other = ctc_unpack(ahead.kept_blank[d][j].low, ahead.kept_blank[d][j].high, X(0));
       low = ctc_real<M>::to_bits(ctc_product<M, X>(other, into_blank, top));
       other = ctc_unpack(ahead.kept_label[d][j].low, ahead.kept_label[d][j].high, X(0));
@@ -189,14 +189,14 @@ CTC_FN void ctc_step(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile
 }
 
 // All steps of a block.
-template <typename M, typename X, int K, int DEPTH, bool WALK>
+template <typename M, typename X, int K, int DEPTH, bool POSTERIORS>
 CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_tile<M, X, K>& tile, X top, int step,
-                      CTC_THREAD const ctc_ahead<M, K, DEPTH, WALK>& ahead) {
+                      CTC_THREAD const ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
   CTC_UNROLL
-  for (int d = 0; d < DEPTH; d++) ctc_step<M, X, K, DEPTH, WALK>(at, tile, top, step, d, ahead);
+  for (int d = 0; d < DEPTH; d++) ctc_step<M, X, K, DEPTH, POSTERIORS>(at, tile, top, step, d, ahead);
 }
 
-// Steps first to last of a direction. A walk forms posteriors from what the other direction kept; a sweep
+// Steps first to last of a direction. A posterior pass forms posteriors from the states that the other direction kept; a sweep
 // keeps states if `keep`. `rounds` is the same for all threads of the block. The states come and go through
 // `edges`, of which those of `parity` are current; returns the new parity.
 //
@@ -204,7 +204,7 @@ CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_til
 // warp is together, and the steps of a block of them are scheduled as one.
 //
 // A warp with one tile keeps it from round to round, and takes from `edges` only what it shares with the tile below.
-template <typename M, typename X, int K, int DEPTH, bool WALK, typename Edges>
+template <typename M, typename X, int K, int DEPTH, bool POSTERIORS, typename Edges>
 CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint parity, uint direction, int first, int last,
                         int rounds, int span, bool keep, X top, uint warp, uint warps, uint lane) {
   int stride = 32 * K - CTC_HALO;
@@ -216,7 +216,7 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
   ctc_tile<M, X, K> tile;
   ctc_streams<M, K> at;
   // One block of steps is worked on while the other is on its way.
-  ctc_ahead<M, K, DEPTH, WALK> even = {}, odd = {};
+  ctc_ahead<M, K, DEPTH, POSTERIORS> even = {}, odd = {};
   for (int round = 0; round < rounds; round++) {
     int blocks = ctc_max(ctc_min(common - round * span, span), 0) / DEPTH;
     int to = ctc_min(first + (round + 1) * span, last);
@@ -236,7 +236,7 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         CTC_UNROLL
         for (int j = 0; j < K; j++) {
           int i = base + j;
-          tile.own_blank[j] = (WALK || keep) && i >= owned && i <= it.labels;
+          tile.own_blank[j] = (POSTERIORS || keep) && i >= owned && i <= it.labels;
           tile.own_label[j] = tile.own_blank[j] && i < it.labels;
           // Behind the last label there are no states; what flows there never flows back.
           uint here = i < it.labels ? it.place[ctc_at(it, direction, i)] : it.used;
@@ -248,8 +248,8 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         if (lane == 0u) tile.skip[0] = zero;
         // The other direction's pair i has the blank of this one's pair U - i, and the label of pair U - 1 - i.
         CTC_DEVICE ctc_words<M>* row = it.kept + 2 * t * it.width;
-        at.kept_blank = (CTC_DEVICE char*)(row + (WALK ? it.labels - base : base));
-        at.kept_label = (CTC_DEVICE char*)(row + it.width + (WALK ? it.labels - 1 - base : base));
+        at.kept_blank = (CTC_DEVICE char*)(row + (POSTERIORS ? it.labels - base : base));
+        at.kept_label = (CTC_DEVICE char*)(row + it.width + (POSTERIORS ? it.labels - 1 - base : base));
         at.kept_step = (int)(direction == 0u ? it.width : -it.width) * 2 * (int)sizeof(ctc_words<M>);
       }
       CTC_UNROLL
@@ -262,25 +262,25 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         }
       }
       ctc_pass_up(tile);
-      if (start && step < last) ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step, last, even);
+      if (start && step < last) ctc_fetch<M, X, K, DEPTH, POSTERIORS>(at, tile, step, last, even);
       for (int left = blocks; left > 0; left -= 2) {
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(even), last, odd);
-        ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, even);
+        ctc_fetch<M, X, K, DEPTH, POSTERIORS>(at, tile, step + DEPTH + ctc_arrived(even), last, odd);
+        ctc_steps<M, X, K, DEPTH, POSTERIORS>(at, tile, top, step, even);
         step += DEPTH;
         if (left == 1) {
           // Again, and now near: a copy of `odd` would cost moves in each turn.
-          ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step, last, even);
+          ctc_fetch<M, X, K, DEPTH, POSTERIORS>(at, tile, step, last, even);
           break;
         }
-        ctc_fetch<M, X, K, DEPTH, WALK>(at, tile, step + DEPTH + ctc_arrived(odd), last, even);
-        ctc_steps<M, X, K, DEPTH, WALK>(at, tile, top, step, odd);
+        ctc_fetch<M, X, K, DEPTH, POSTERIORS>(at, tile, step + DEPTH + ctc_arrived(odd), last, even);
+        ctc_steps<M, X, K, DEPTH, POSTERIORS>(at, tile, top, step, odd);
         step += DEPTH;
         ctc_normalise(tile);
       }
       // What is left, up to a block.
       CTC_UNROLL
       for (int d = 0; d < DEPTH; d++) {
-        if (step + d < to) ctc_step<M, X, K, DEPTH, WALK>(at, tile, top, step, d, even);
+        if (step + d < to) ctc_step<M, X, K, DEPTH, POSTERIORS>(at, tile, top, step, d, even);
       }
       ctc_normalise(tile);
       // All that the tile owns, or what the tile above shares with it.

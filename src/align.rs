@@ -1,4 +1,4 @@
-//! Forced alignment: where in the frames each label of a transcript stands.
+//! Forced alignment: the frames of each label of a transcript.
 
 use crate::cpu::{self, NoPath};
 use crate::cpu_input::with_entries;
@@ -19,23 +19,20 @@ use candle_core::{Result, Tensor, bail};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AlignOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
-    /// [`forced_align`] does not read it.
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Ignored by [`forced_align`].
     pub layout: InputLayout,
-    /// What the input holds. Default [`InputKind::LogProbs`].
+    /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
     pub normalised: bool,
-    /// A label that stands for anything: audio that the transcript leaves out. It may be a number
-    /// beyond the classes; if it is a class, that class is not read (of logits it still takes part
-    /// in the softmax). Default none.
+    /// A wildcard label, for audio that the transcript leaves out. It may be a number beyond the classes; if it is a
+    /// class, that class is not read (in logits it still takes part in the softmax). Default none.
     pub star: Option<u32>,
-    /// The log-probability of the star at every frame, in nats, beside normalised
-    /// log-probabilities for both kinds of input. Default 0, which is certainty: then a frame goes
-    /// to the star unless its own label is as certain.
+    /// The log-probability of the star at every frame, in nats, next to normalised log-probabilities for both kinds of
+    /// input. Default 0, which is certainty: a frame then goes to the star unless its own label is as certain.
     pub star_log_prob: f32,
 }
 
@@ -76,7 +73,7 @@ impl AlignOptions {
 /// The best path of one item.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alignment {
-    /// The label of each frame, the blank included.
+    /// The label of each frame, including blanks.
     pub labels: Vec<u32>,
     /// The log-probability of that label at each frame.
     pub frame_scores: Vec<f32>,
@@ -86,39 +83,35 @@ pub struct Alignment {
     pub spans: Vec<TokenSpan>,
 }
 
-/// Aligns a transcript with the frames of one utterance: the single most probable path that reads
-/// as the target.
+/// Aligns a transcript with the frames of one utterance: finds the single most probable path that reads as the target.
 ///
-/// The path maximises the sum of log-probabilities over the lattice of CTC (Graves et al. 2006;
-/// the Viterbi recursion). It is found exactly, in f64 arithmetic, for every input dtype. Ties
-/// are broken from the last frame to the first: the path ends in the last label rather than in
-/// the blank behind it, and of equal predecessors a state takes itself, then the state before it,
-/// then the label before the blank that it skips.
+/// The path maximises the sum of log-probabilities over the CTC lattice (Graves et al. 2006; the Viterbi recursion). It
+/// is found exactly, in f64 arithmetic, for every input dtype. Ties are broken from the last frame to the first: the
+/// path ends in the last label rather than in the blank after it; of equal predecessors, a state prefers itself, then
+/// the state before it, then the label before the blank that it skips.
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, whatever
-///   the layout; natural logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16;
-///   any strides. A tensor on a GPU is copied to the host first: the alignment itself runs on the
-///   CPU. `T` may be 0: the empty target then has the empty path, with the score 0.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
+///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied
+///   to the host first: the alignment runs on the CPU. `T` may be 0: the empty target then has the empty path, with a
+///   score of 0.
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`AlignOptions`].
 ///
 /// # Memory
 ///
-/// For each item that is in work (one a thread): 16 bytes for each label and each 2048 frames,
-/// and at most 4 MiB more, so an hour of speech with 180000 frames and 15000 labels takes about
-/// 25 MB (31 MB were measured, the result included). Items longer than 2048 frames also use several
-/// threads each. Of logits the log-softmax is held besides: the size of the input in f32, or in f64
-/// for f64.
+/// For each item in progress (one per thread): 16 bytes per label and 2048 frames, and at most 4 MiB more, so an hour
+/// of speech with 180000 frames and 15000 labels takes about 25 MB (31 MB were measured, including the result). Items
+/// longer than 2048 frames also use several threads each. For logits, the log-softmax is held as well: the size of the
+/// input in f32, or in f64 for f64.
 ///
 /// # Errors
 ///
-/// When the shape, the dtype, a label or the blank does not fit; when the target needs more frames
-/// than there are; when every path has probability 0; when a NaN or +inf stands at the blank or at
-/// a label of the target (by and large only the part of a long item that paths can reach is
-/// checked), or anywhere in a used frame of logits; when the input cannot be log-probabilities (see
-/// [`InputKind::LogProbs`]). The message names the frame, the class and the numbers.
+/// If the shape, the dtype, a label or the blank does not fit; if the target needs more frames than there are; if every
+/// path has probability 0; if a NaN or +inf occurs at the blank or at a label of the target (in a long item, mostly
+/// only the part that paths can reach is checked), or anywhere in a used frame of logits; if the input cannot be
+/// log-probabilities (see [`InputKind::LogProbs`]). The message names the frame, the class and the numbers.
 ///
 /// # Examples
 ///
@@ -139,7 +132,7 @@ pub struct Alignment {
 /// # }
 /// ```
 ///
-/// With audio that the transcript does not cover, under a star:
+/// With audio that the transcript does not cover, assigned to a star:
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -180,24 +173,23 @@ pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> R
 ///
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
 ///   one item; otherwise as for [`forced_align`]. `T` and `N` may be 0.
-/// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
-///   dimension; any integer dtype, on any device.
-/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `targets` - `(N, S)` padded, or the labels of all items concatenated in one dimension; any integer dtype, on any
+///   device.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `target_lengths` - labels of each item.
 /// * `opts` - see [`AlignOptions`].
 ///
 /// # Returns
 ///
-/// For each item, in order, its [`Alignment`]; `None` when its target needs more frames than it
-/// has or every path has probability 0. One such item does not take the others with it.
-/// [`feasibility`](crate::feasibility) counts the frames that a target needs.
+/// For each item, in order, its [`Alignment`]; `None` if its target needs more frames than it has or every path has
+/// probability 0. Such an item does not affect the others. [`feasibility`](fn@crate::feasibility) counts the frames
+/// that a target needs.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes, lengths, labels or the blank do not fit together, and as for
-/// [`forced_align`] when an item's input holds NaN or +inf where it is used or cannot be
-/// log-probabilities: that is an error for the whole call, which names the item, the frame and the
-/// class.
+/// If shapes, dtypes, lengths, labels or the blank do not fit together; and, as for [`forced_align`], if an item's
+/// input contains NaN or +inf where it is used or cannot be log-probabilities: the whole call then fails, with a
+/// message that names the item, the frame and the class.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -243,13 +235,13 @@ fn align(
     let star = star(call, opts)?;
     check_normalised(call, &plan, log_probs, 0)?;
     let host = distribution::log_probs(call, &plan, log_probs)?;
-    // A target that does not fit is not swept: its item has no frames.
-    let fits: Vec<bool> = (0..plan.batch).map(|n| plan.is_feasible(n)).collect();
+    // A target that does not fit is not computed: its item gets no frames.
+    let fits: Vec<bool> = (0..plan.input.batch).map(|n| plan.is_feasible(n)).collect();
     for (frames, fits) in plan.input_lengths.iter_mut().zip(&fits) {
         *frames *= usize::from(*fits);
     }
     let paths = with_entries!(host, |data, layout| {
-        cpu::viterbi(&plan, data, plan.strides(layout), star)
+        cpu::viterbi(&plan, data, plan.input.strides(layout), star)
     })??;
     let items = paths.into_iter().enumerate().map(|(n, path)| match path {
         _ if !fits[n] => Ok(Err(Unaligned::TooLong)),
@@ -285,7 +277,7 @@ fn star(call: &Call, opts: &AlignOptions) -> Result<Option<cpu::Star>> {
 fn alignment(plan: &Plan, n: usize, path: cpu::Path) -> Alignment {
     let target = plan.target(n);
     let label = |state: u32| match state % 2 {
-        0 => plan.blank as u32,
+        0 => plan.input.blank as u32,
         _ => target[state as usize / 2],
     };
     let mut spans = Vec::with_capacity(target.len());

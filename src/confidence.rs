@@ -1,4 +1,4 @@
-//! How sure a model is of each token of a transcript, and where it stands.
+//! The confidence of a model in each token of a transcript, and the position of the token.
 
 use crate::cpu::{self, Occupancy};
 use crate::cpu_input::{on_host, with_entries};
@@ -9,26 +9,23 @@ use crate::problem::validate::{self, Call};
 use crate::score::ScoreOptions;
 use candle_core::{Device, Result, Tensor};
 
-/// What the frames say of one token of a transcript.
+/// Statistics of one token of a transcript.
 ///
-/// With `γ_t` the probability that a path which reads as the transcript is in this token at frame
-/// t (the posterior of its state, from alpha and beta), and `p_t` the model's probability of its
-/// label:
+/// With `γ_t` the probability that a path which reads as the transcript is in this token at frame t (the posterior of
+/// its state, from alpha and beta), and `p_t` the model's probability of its label:
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenConfidence {
     /// The label.
     pub token: u32,
-    /// The largest `γ_t`, in [0, 1]: how sure the place of the token is, the transcript taken for
-    /// granted.
+    /// The largest `γ_t`, in [0, 1]: the confidence in the position of the token, given the transcript.
     pub posterior: f64,
-    /// `Σ γ_t p_t / Σ γ_t`: the model's probability of the label, averaged over the frames that
-    /// the token takes. In [0, 1] for normalised log-probabilities; with `normalised: false` it
-    /// may be above 1, and it is +inf where an entry above 709 has a posterior. Low where the
-    /// audio does not support the token.
+    /// `Σ γ_t p_t / Σ γ_t`: the model's probability of the label, averaged over the frames of the token. In [0, 1] for
+    /// normalised log-probabilities; with `normalised: false` it may be above 1, and it is +inf if an entry above 709
+    /// has a posterior. Low if the audio does not support the token.
     pub probability: f64,
-    /// `Σ t γ_t / Σ γ_t`: the frame in which the token is expected, counted from 0.
+    /// `Σ t γ_t / Σ γ_t`: the expected frame of the token, counted from 0.
     pub expected_frame: f64,
-    /// `Σ γ_t`: the number of frames that the token is expected to take.
+    /// `Σ γ_t`: the expected number of frames of the token.
     pub expected_frames: f64,
 }
 
@@ -36,19 +33,19 @@ pub struct TokenConfidence {
 ///
 /// # Arguments
 ///
-/// Those of [`ctc_loss`](crate::ctc_loss), with [`ScoreOptions`]; `per_token` and `softmax` are
-/// not looked at. A tensor on a GPU is copied to the host first.
+/// Those of [`ctc_loss`](crate::ctc_loss), with [`ScoreOptions`]; `per_token` and `softmax` are ignored. A tensor on a
+/// GPU is copied to the host first.
 ///
 /// # Returns
 ///
-/// For each item one [`TokenConfidence`] for each label of its target. When the target does not
-/// fit into its frames, or has probability 0, all figures but the token are 0; when an entry that
-/// it uses is NaN, they are NaN. It takes the memory of a training step.
+/// For each item, one [`TokenConfidence`] per label of its target. If the target does not fit into its frames, or has
+/// probability 0, all fields but `token` are 0; if an entry that it uses is NaN, they are NaN. The call takes the
+/// memory of a training step.
 ///
 /// # Errors
 ///
-/// As [`ctc_loss`](crate::ctc_loss), but `T` and `N` may be 0; and when the input cannot be
-/// log-probabilities (see [`InputKind::LogProbs`](crate::InputKind::LogProbs)).
+/// As for [`ctc_loss`](crate::ctc_loss), but `T` and `N` may be 0; and if the input cannot be log-probabilities (see
+/// [`InputKind::LogProbs`](crate::InputKind::LogProbs)).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -84,7 +81,7 @@ fn confidences_of(
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::occupancy(plan, data, plan.strides(layout))?;
+        let items = cpu::occupancy(plan, data, plan.input.strides(layout))?;
         let items = items.iter().enumerate();
         items
             .map(|(n, item)| confidences(plan.target(n), item))
@@ -122,9 +119,9 @@ fn confidences(target: &[u32], item: &Occupancy) -> Vec<TokenConfidence> {
 ///
 /// # Returns
 ///
-/// For each item a tensor `(T_n, 2 U_n + 1)` on the CPU, f64 for f64 and f32 for all other dtypes.
-/// All zero when the target does not fit into its frames or has probability 0, all NaN when an
-/// entry that it uses is NaN. Beside the result it takes the memory of a training step.
+/// For each item a tensor `(T_n, 2 U_n + 1)` on the CPU, f64 for f64 and f32 for all other dtypes. All zero if the
+/// target does not fit into its frames or has probability 0, all NaN if an entry that it uses is NaN. Besides the
+/// result, the call takes the memory of a training step.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -156,7 +153,7 @@ fn states_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Tensor>
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::state_posteriors(plan, data, plan.strides(layout))?;
+        let items = cpu::state_posteriors(plan, data, plan.input.strides(layout))?;
         let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
             let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
             Tensor::from_vec(posterior, shape, &Device::Cpu)

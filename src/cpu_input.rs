@@ -1,4 +1,4 @@
-//! The float input on the host, by dtype: whole, or a frame at a time in f64 from any strides.
+//! The float input on the host, by dtype: whole, or frame by frame in f64, with any strides.
 
 use crate::problem::plan::{InputKind, Plan, Strides};
 use crate::problem::validate::Call;
@@ -6,13 +6,13 @@ use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use std::ops::Deref;
 
-/// The tensor itself when it is on the CPU, else a copy there.
+/// The tensor itself if it is on the CPU, else a copy there.
 pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_device(&Device::Cpu)
 }
 
-/// Evaluates an expression with the entries and the layout of a float tensor on the CPU, once
-/// for each dtype. Another dtype or place is an error.
+/// Evaluates an expression with the entries and the layout of a float tensor on the CPU, once for each dtype. Any other
+/// dtype or device is an error.
 macro_rules! with_entries {
     ($tensor:expr, |$data:ident, $layout:ident| $body:expr) => {{
         use candle_core::{CpuStorage, Storage};
@@ -39,27 +39,27 @@ pub(crate) struct Rows<S> {
     strides: Strides,
 }
 
-/// `tensor` is on the host and has the plan's shape.
+/// The rows of `tensor`, which must be on the host and have the plan's shape.
 pub(crate) fn rows<'a>(
     plan: &Plan,
     tensor: &'a Tensor,
 ) -> Rows<impl Deref<Target = Storage> + use<'a>> {
     let (storage, layout) = tensor.storage_and_layout();
     Rows {
-        strides: plan.strides(layout),
+        strides: plan.input.strides(layout),
         storage,
     }
 }
 
 impl<S: Deref<Target = Storage>> Rows<S> {
-    /// Reads the classes of one frame from `first` on, as many as `row` holds.
+    /// Reads `row.len()` classes of one frame, from class `first`.
     pub fn read(&self, item: usize, frame: usize, first: usize, row: &mut [f64]) {
         let Strides { class: stride, .. } = self.strides;
         let start = self.start(item, frame) + first * stride;
         self.gather(start, stride, row);
     }
 
-    /// Reads one class of an item over its first frames, as many as `column` holds.
+    /// Reads one class of an item in its first `column.len()` frames.
     pub fn column(&self, item: usize, class: usize, column: &mut [f64]) {
         let start = self.start(item, 0) + class * self.strides.class;
         self.gather(start, self.strides.frame, column);
@@ -98,12 +98,12 @@ fn gather<E: Copy>(
     }
 }
 
-/// An error that says where, when a row holds NaN or +inf, or when all of its logits are −inf. A
-/// sum over alignments would be NaN or +inf, and so would every hypothesis.
+/// An error with the position if a row contains NaN or +inf, or if all of its logits are −inf. A sum over alignments
+/// would be NaN or +inf, and so would every hypothesis.
 pub(crate) fn check_row(call: &Call, item: usize, frame: usize, row: &[f64]) -> Result<()> {
     let Call { function, .. } = call;
     let name = call.input_name();
-    // A fold without an early way out: the compiler makes vector code of it.
+    // A fold without an early exit, which the compiler vectorises.
     if !row.iter().fold(true, |ok, &x| ok & (x < f64::INFINITY)) {
         let class = row.iter().position(|&x| x.is_nan() || x == f64::INFINITY);
         let class = class.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Rows of the input as distributions over the classes: the log-softmax of logits on the host, and
-//! the sanity check that recognises logits or probabilities passed as log-probabilities.
+//! Rows of the input as distributions over the classes: the log-softmax of logits on the host, and the sanity check for
+//! logits or probabilities passed as log-probabilities.
 
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
@@ -9,11 +9,11 @@ use crate::problem::validate::Call;
 use candle_core::{DType, Device, IndexOp, Result, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
-/// Replaces the logits of a row by their log-softmax. Some entry is finite and none is NaN or +inf.
+/// Replaces the logits of a row by their log-softmax. At least one entry must be finite, and none NaN or +inf.
 ///
-/// The difference from the largest comes first, so what all entries have in common costs no digits.
+/// The difference from the largest entry is taken first, so that a common offset costs no precision.
 pub(crate) fn log_softmax(row: &mut [f64]) {
-    /// Below this a term does not change an f64 sum that is at least 1.
+    /// A term below this does not change an f64 sum of at least 1.
     const NEGLIGIBLE: f64 = -50.0;
     let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
@@ -27,9 +27,9 @@ pub(crate) fn log_softmax(row: &mut [f64]) {
     row.iter_mut().for_each(|x| *x -= log_sum);
 }
 
-/// Log-probabilities on the host, in the shape of `input`: the input itself, or the log-softmax of
-/// logits, in f64 for f64 and in f32 for all other dtypes. Frames beyond an item's length are 0
-/// there. [`check_row`] has seen every row of logits.
+/// Log-probabilities on the host, in the shape of `input`: the input itself, or the log-softmax of logits, in f64 for
+/// f64 and in f32 for all other dtypes. Frames beyond an item's length are 0 in the latter. Every row of logits has
+/// passed [`check_row`].
 pub(crate) fn log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Result<Tensor> {
     match call.input {
         InputKind::LogProbs => on_host(input),
@@ -37,12 +37,12 @@ pub(crate) fn log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Result<Tens
     }
 }
 
-/// The same when [`check_row`] must have seen the rows of log-probabilities too.
+/// [`log_probs`], with [`check_row`] also applied to rows of log-probabilities.
 pub(crate) fn checked_log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Result<Tensor> {
     let host = on_host(input)?;
     {
         let rows = rows(plan, &host);
-        let mut row = vec![0.0; plan.classes];
+        let mut row = vec![0.0; plan.input.classes];
         for (item, &frames) in plan.input_lengths.iter().enumerate() {
             for frame in 0..frames {
                 rows.read(item, frame, 0, &mut row);
@@ -61,12 +61,12 @@ fn normalised<T: WithDType>(plan: &Plan, host: &Tensor) -> Result<Tensor> {
     let mut values = vec![T::zero(); host.elem_count()];
     let rows = rows(plan, host);
     values
-        .par_chunks_mut(plan.classes)
+        .par_chunks_mut(plan.input.classes)
         .enumerate()
         .for_each_init(
-            || vec![0.0; plan.classes],
+            || vec![0.0; plan.input.classes],
             |row, (i, out)| {
-                let (frame, item) = plan.frame_and_item(i);
+                let (frame, item) = plan.input.frame_and_item(i);
                 if frame < plan.input_lengths[item] {
                     rows.read(item, frame, 0, row);
                     log_softmax(row);
@@ -79,9 +79,8 @@ fn normalised<T: WithDType>(plan: &Plan, host: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, host.dims(), &Device::Cpu)
 }
 
-/// Checks the first, the middle and the last frame of each item by the rule that
-/// [`InputKind::LogProbs`] documents. The input may be on any device. `first` is the number of the
-/// first frame, for the message.
+/// Checks the first, the middle and the last frame of each item by the rule that [`InputKind::LogProbs`] documents. The
+/// input may be on any device. `first` is the number of the first frame, for messages.
 pub(crate) fn check_normalised(
     call: &Call,
     plan: &Plan,
@@ -101,16 +100,16 @@ pub(crate) fn check_normalised(
     if places.is_empty() {
         return Ok(());
     }
-    let picked = places.iter().map(|&(item, frame)| match plan.layout {
+    let picked = places.iter().map(|&(item, frame)| match plan.input.layout {
         None => input.i(frame),
         Some(InputLayout::TimeMajor) => input.i((frame, item)),
         Some(InputLayout::BatchMajor) => input.i((item, frame)),
     });
-    // One small copy from a GPU, and the conversion behind it: Metal has no f64.
+    // One small copy from a GPU, and the conversion on the host: Metal has no f64.
     let picked = Tensor::stack(&picked.collect::<Result<Vec<_>>>()?, 0)?;
     let picked = on_host(&picked)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let star = call.star.map(|star| star as usize);
-    let most = most(plan.classes, input.dtype());
+    let most = most(plan.input.classes, input.dtype());
     let rows: Vec<((usize, usize), RowSums)> = places
         .into_iter()
         .zip(&picked)
@@ -128,20 +127,19 @@ pub(crate) fn check_normalised(
     Ok(())
 }
 
-/// The least sum of exponentials in a row without masks.
+/// The smallest valid sum of exponentials in a row without masks.
 const LEAST: f64 = 0.1;
 
 /// An entry at or below this is a mask.
 const MASK: f64 = -50.0;
 
-/// The largest sum of exponentials, of a distribution and one star column (at most 1) beside it, that
-/// rounding explains, for a log-softmax that was computed in `dtype` throughout. With u = ε/2:
+/// The largest sum of exponentials that rounding can explain, for a distribution with one star column (at most 1)
+/// beside it and a log-softmax computed in `dtype` throughout. With u = ε/2:
 ///
-/// - the difference, the logarithm and the result are rounded once each, so `log p` is off by at most
-///   3u (|log p| + ln C), and Σ p e^(3u (|log p| + ln C)) is at most C^(6u) = C^(3ε) (the worst case
-///   is p = 1/C);
-/// - a sum in order (candle's, in half precision) loses at most u of itself with each of C terms, so
-///   the softmax's denominator may be too small by a factor of 1 + C u.
+/// - the difference, the logarithm and the result are each rounded once, so `log p` has an error of at most 3u (|log p|
+///   + ln C), and Σ p e^(3u (|log p| + ln C)) is at most C^(6u) = C^(3ε) (the worst case is p = 1/C);
+/// - a sequential sum (candle's, in half precision) loses at most a relative u with each of C terms, so the softmax's
+///   denominator may be too small by a factor of 1 + C u.
 fn most(classes: usize, dtype: DType) -> f64 {
     let epsilon = match dtype {
         DType::F64 => f64::EPSILON,
@@ -153,12 +151,12 @@ fn most(classes: usize, dtype: DType) -> f64 {
     2.0 * classes.powf(3.0 * epsilon) * (1.0 + classes * epsilon / 2.0)
 }
 
-/// What the check needs of a row.
+/// The statistics of a row for the check.
 #[derive(Clone, Copy)]
 struct RowSums {
     /// The sum of the exponentials of the entries.
     exponentials: f64,
-    /// Some class is masked, or left out because a star stands for it.
+    /// Whether any class is masked, or left out because a star stands for it.
     masked: bool,
     /// The sum of the entries, if all are in [0, 1].
     probabilities: Option<f64>,
@@ -182,7 +180,7 @@ impl RowSums {
     }
 
     fn refuse(self, call: &Call, item: usize, frame: usize) -> Result<()> {
-        /// How far from 1 a sum of probabilities in half precision may be.
+        /// Tolerance for a sum of probabilities in half precision.
         const ABOUT: f64 = 0.1;
         let Call { function, .. } = call;
         let otherwise = "or set normalised: false if this is meant";
@@ -195,7 +193,7 @@ impl RowSums {
             _ => bail!(
                 "{function}: log_probs of item {item} look like logits: at frame {frame} their \
                  exponentials add up to {}, not to 1; set input: InputKind::Logits, {otherwise}",
-                // Three digits behind the point, or a power of ten where that says nothing.
+                // Three decimals, or scientific notation where these are not informative.
                 match self.exponentials {
                     sum if (1e-2..1e6).contains(&sum) => format!("{sum:.3}"),
                     sum => format!("{sum:.3e}"),
@@ -219,7 +217,7 @@ mod tests {
         }
     }
 
-    /// A log-softmax computed in `dtype` throughout, as candle's is.
+    /// A log-softmax computed in `dtype` throughout, like candle's.
     fn rounded_log_softmax(logits: Vec<f32>, dtype: DType) -> Vec<f64> {
         let logits = Tensor::new(logits, &Device::Cpu).unwrap();
         let logits = logits.to_dtype(dtype).unwrap();
@@ -248,7 +246,7 @@ mod tests {
                     let sum = RowSums::of(&logits, None).unwrap().exponentials;
                     assert!(classes == 2 || sum > most, "{dtype:?} {classes} {scale}");
                 }
-                // The smallest sum of exponentials that probabilities have.
+                // The smallest sum of exponentials that probabilities can have.
                 let probabilities = vec![1.0 / classes as f64; classes];
                 assert!(RowSums::of(&probabilities, None).unwrap().exponentials > most);
             }

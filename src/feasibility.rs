@@ -5,34 +5,32 @@ use crate::problem::plan::frames_needed;
 use crate::problem::validate;
 use candle_core::{Result, Tensor};
 
-/// Whether a target fits into its frames, and what it needs.
+/// Whether a target fits into its frames, and how many it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Feasibility {
     /// `frames >= frames_needed`: some path reads as the target.
     pub feasible: bool,
     /// Frames of the item.
     pub frames: usize,
-    /// The fewest frames that do: one for each label, and one for the blank between two equal
-    /// neighbours.
+    /// The minimum number of frames: one for each label, and one for the blank between two equal neighbours.
     pub frames_needed: usize,
 }
 
-/// Says for each item whether its target fits into its frames.
+/// Determines for each item whether its target fits into its frames.
 ///
-/// An item that does not fit has a loss of +inf and a log-likelihood of −inf, and
-/// [`forced_align`](crate::forced_align) refuses it.
+/// An item that does not fit has a loss of +inf and a log-likelihood of −inf, and [`forced_align`](crate::forced_align)
+/// refuses it.
 ///
 /// # Arguments
 ///
-/// * `targets` - `(N, S)` padded, or the labels of all items one after the other in one
-///   dimension; any integer dtype, on any device. Neither the classes nor the blank are known
-///   here: a label may be any number from 0 to 2^32 − 1.
+/// * `targets` - `(N, S)` padded, or the labels of all items concatenated in one dimension; any integer dtype, on any
+///   device. Neither the classes nor the blank are known here: a label may be any number from 0 to 2^32 − 1.
 /// * `input_lengths` - frames of each item.
 /// * `target_lengths` - labels of each item.
 ///
 /// # Errors
 ///
-/// When the shapes or the lengths do not fit together, or a label is no such number.
+/// If the shapes or the lengths do not fit together, or a label is out of range.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

@@ -1,11 +1,10 @@
-//! Connectionist Temporal Classification (CTC) for [candle](https://docs.rs/candle-core): the loss
-//! for training speech, handwriting, OCR and basecalling models, and the functions that score,
-//! align and decode what they emit.
+//! Connectionist Temporal Classification (CTC) for [candle](https://docs.rs/candle-core): the loss for training speech,
+//! handwriting, OCR and basecalling models, and functions that score, align and decode their output.
 //!
 //! # Training
 //!
-//! [`ctc_loss_with_logits`] takes the output of a model's last linear layer as it is. [`ctc_loss`]
-//! takes log-probabilities, as PyTorch's `CTCLoss` does. [`CtcLoss`] keeps the options of either.
+//! [`ctc_loss_with_logits`] takes the output of a model's last linear layer. [`ctc_loss`] takes log-probabilities, like
+//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -32,48 +31,45 @@
 //!
 //! Things to know:
 //!
-//! - Class 0 is the blank unless [`CtcLossOptions::blank`] says otherwise. Targets hold labels
-//!   only; what stands in the padding is not read and may be anything, the blank too.
-//! - Input lengths count frames of the model's output, after its strides, and not pixels or
-//!   samples of its input.
-//! - For evaluation, `detach()` the input: nothing is kept then, and half of the work is saved.
-//! - A target that is too long for its frames has loss +inf; see [`feasibility`] and
+//! - Class 0 is the blank unless [`CtcLossOptions::blank`] says otherwise. Targets hold labels only; padding is not
+//!   read and may hold anything, even the blank.
+//! - Input lengths count frames of the model's output, after its strides, not pixels or samples of its input.
+//! - For evaluation, `detach()` the input: nothing is kept for a gradient, which saves half of the work.
+//! - A target that is too long for its frames has a loss of +inf; see [`feasibility`](fn@feasibility) and
 //!   [`CtcLossOptions::zero_infinity`].
 //!
 //! # Inference
 //!
-//! These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options.
-//! Logits or probabilities in the place of log-probabilities are an error, see
-//! [`InputKind::LogProbs`]. One utterance is `(T, C)`, or has a batch dimension of 1; it may have no
-//! frames.
+//! These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing logits or
+//! probabilities as log-probabilities is an error, see [`InputKind::LogProbs`]. One utterance is `(T, C)`, or has a
+//! batch dimension of 1; it may have no frames.
 //!
-//! - [`score_transcripts`] and [`rank_transcripts`] weigh candidate transcripts of one utterance.
-//! - [`token_confidence`] says how sure the model is of each token, and where it stands.
-//! - [`forced_align`] and [`forced_align_batch`] give the best path of a known transcript, its token
-//!   spans and their times.
-//! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames as they
-//!   come, and [`LanguageModel`] is its hook for a language model or a lexicon.
-//! - [`CtcPrefixScorer`] gives the prefix probabilities that joint attention/CTC decoding needs.
+//! - [`score_transcripts`] and [`rank_transcripts`] score candidate transcripts of one utterance.
+//! - [`token_confidence`] returns the confidence in each token, and its expected position.
+//! - [`forced_align`] and [`forced_align_batch`] return the best path of a known transcript, its token spans and their
+//!   times.
+//! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames incrementally, and
+//!   [`LanguageModel`] is its hook for a language model or a lexicon.
+//! - [`CtcPrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
 //! # Exactness
 //!
-//! Nothing underflows at any length, and no logarithm is taken inside the recursion. The lattice is
-//! computed in f64 on the CPU, for input of every dtype, and in f32 mantissas with an exponent each
-//! on a GPU (f64 for f64). Results are the same bits on every run, for every number of threads, for AVX2, AVX-512
-//! and NEON alike, for any view of the input, and whatever else is in the batch. (Candidates that
-//! [`score_transcripts`] weighs together share their emissions: there a score may differ from that of the
-//! candidate alone, for f32 and half-precision input by up to 3e-8 nats a frame, 5.5e-4 at T = 20000.)
+//! Nothing underflows at any length, and the recursion takes no logarithms. The lattice is computed in f64 on the CPU,
+//! for input of every dtype, and on a GPU in f32 mantissas with an exponent each (f64 for f64). Results are
+//! bit-identical in every run, for any number of threads, on AVX2, AVX-512 and NEON, for any view of the input, and
+//! whatever else is in the batch. (Candidates that [`score_transcripts`] scores together share their emissions: a score
+//! may differ from that of the candidate alone, for f32 and half-precision input by up to 3e-8 nats a frame, 5.5e-4 at
+//! T = 20000.)
 //!
-//! An entry that is more than 1.4e9 nats below the largest one that its frame uses counts as −inf. So does a
-//! log-probability of a target that is more than 3.9e14 below the sum of those largest ones.
+//! An entry more than 1.4e9 nats below the largest entry that the target uses in its frame counts as −inf. So does a
+//! log-probability of a target more than 3.9e14 below the sum of those largest entries.
 //!
 //! # Devices
 //!
-//! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. CUDA was
-//! verified on an NVIDIA H200; Metal by running its kernels on the CPU, and not yet on a Mac: `docs/gpu.md` in
-//! the repository says what was verified how. Lengths and targets may be on the host or on the device;
-//! see [`Checks`]. The functions for inference copy a tensor on a GPU to the host
-//! ([`greedy_decode`] finds the best classes there first).
+//! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. CUDA was verified
+//! on an NVIDIA H200; Metal by running its kernels on the CPU, not yet on a Mac: `docs/gpu.md` in the repository
+//! describes the verification. Lengths and targets may be on the host or on the device; see [`Checks`]. The functions
+//! for inference copy a tensor on a GPU to the host ([`greedy_decode`] first finds the best classes there).
 
 mod align;
 mod confidence;
@@ -82,7 +78,7 @@ mod cpu_input;
 mod decode;
 mod distribution;
 mod feasibility;
-// Always compiled, so that its tests always run; used where there is a GPU.
+// Always compiled, so that its tests always run; used only with a GPU.
 #[cfg_attr(
     not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
     allow(dead_code)
@@ -120,3 +116,7 @@ pub use spans::{TokenSpan, WordSpan, group_words};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../DESIGN.md")]
+struct Design;

@@ -1,4 +1,4 @@
-//! The loss itself: check, run.
+//! The loss functions.
 
 use crate::op;
 use crate::options::CtcLossOptions;
@@ -10,46 +10,41 @@ use std::sync::Arc;
 
 /// The Connectionist Temporal Classification loss of log-probabilities.
 ///
-/// For each item it gives `−log P(target)`, the probability being summed over all alignments of
-/// the target with the frames (Graves et al. 2006, <https://doi.org/10.1145/1143844.1143891>).
-/// The loss is differentiable in `log_probs`; see [`GradientKind`](crate::GradientKind).
+/// For each item the loss is `−log P(target)`, with the probability summed over all alignments of the target with the
+/// frames (Graves et al. 2006, <https://doi.org/10.1145/1143844.1143891>). It is differentiable in `log_probs`; see
+/// [`GradientKind`](crate::GradientKind).
 ///
-/// With `T` frames, `N` items, `C` classes (the blank among them) and `S` labels in the longest
-/// target:
+/// With `T` frames, `N` items, `C` classes (including the blank) and `S` labels in the longest target:
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item. Natural logarithms, normally from a log-softmax. f32, f64, f16 or bf16; any
-///   strides.
-/// * `targets` - `(N, S)` padded, of which only the first `target_lengths[n]` entries of row `n`
-///   are read, or the labels of all items one after the other in one dimension. u8, u32, i16,
-///   i32 or i64; on any device.
-/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for one item. Natural
+///   logarithms, normally from a log-softmax. f32, f64, f16 or bf16; any strides.
+/// * `targets` - `(N, S)` padded, of which the first `target_lengths[n]` entries of row `n` are read, or the labels of
+///   all items concatenated in one dimension. u8, u32, i16, i32 or i64; on any device.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `target_lengths` - labels of each item.
 /// * `opts` - see [`CtcLossOptions`].
 ///
 /// # Returns
 ///
-/// A tensor of shape `()`, or `(N)` with [`Reduction::None`](crate::Reduction::None) (`()` for
-/// one item), in nats; f64 for f64 and f32 for all other dtypes. The gradient has the dtype of
-/// `log_probs`.
+/// A tensor of shape `()`, or `(N)` with [`Reduction::None`](crate::Reduction::None) (`()` for one item), in nats; f64
+/// for f64 and f32 for all other dtypes. The gradient has the dtype of `log_probs`.
 ///
-/// A target that needs more frames than there are has probability 0: its loss is +inf and its
-/// gradient 0. A NaN (or +inf) at the blank or at a label of the target, in a frame that is used,
-/// gives NaN. An entry more than 1.4e9 below the largest of those that its frame uses counts as −inf.
+/// A target that does not fit into its frames has probability 0: its loss is +inf and its gradient 0. A NaN or +inf at
+/// the blank or at a label of the target, in a used frame, gives NaN. An entry more than 1.4e9 below the largest entry
+/// that the target uses in its frame counts as −inf.
 ///
-/// The entries are taken as they are. Logits or probabilities in their place give a wrong loss and no error; a
-/// loss below 0 is a sign of that.
+/// The entries are used as they are. Passing logits or probabilities gives a wrong loss without an error; a negative
+/// loss is a sign of that.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes, lengths, labels or the blank do not fit together; the message names the
-/// item and the numbers.
+/// If shapes, dtypes, lengths, labels or the blank do not fit together; the message names the item and the numbers.
 ///
 /// # Examples
 ///
-/// The three of PyTorch's `CTCLoss` page. Padded targets:
+/// The three examples of PyTorch's `CTCLoss` page. Padded targets:
 ///
 /// ```
 /// use candle_core::{D, Device, Tensor, Var};
@@ -92,7 +87,7 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// One item, with no batch dimension:
+/// One item, without a batch dimension:
 ///
 /// ```
 /// # use candle_core::{D, Device, Tensor, Var};
@@ -128,15 +123,15 @@ pub fn ctc_loss(
     )
 }
 
-/// The Connectionist Temporal Classification loss of logits: [`ctc_loss`] behind a log-softmax
-/// over the classes, as one operation.
+/// The Connectionist Temporal Classification loss of logits: [`ctc_loss`] of their log-softmax over the classes, as one
+/// operation.
 ///
-/// It never makes a tensor of log-probabilities: the input is read twice and its gradient,
-/// `softmax − posterior`, is written once. Prefer it for training.
+/// No tensor of log-probabilities is created: the input is read twice and its gradient, `softmax − posterior`, is
+/// written once. Prefer this function for training.
 ///
-/// Arguments, result and errors are those of [`ctc_loss`], with `logits` in place of
-/// `log_probs`. A NaN or +inf anywhere in a frame that is used gives NaN; −inf masks a class.
-/// Log-probabilities may stand for logits, whose log-softmax they are; probabilities may not.
+/// Arguments, result and errors are those of [`ctc_loss`], with `logits` in place of `log_probs`. A NaN or +inf
+/// anywhere in a used frame gives NaN; −inf masks a class. Log-probabilities are valid logits, since log-softmax leaves
+/// them unchanged; probabilities are not.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -169,21 +164,21 @@ pub fn ctc_loss_with_logits(
     )
 }
 
-/// [`ctc_loss`] and its gradient with respect to `log_probs`, at once and with no graph.
+/// [`ctc_loss`] and its gradient with respect to `log_probs`, computed together and without a graph.
 ///
-/// For those who drive their own backward pass. It spares what candle's adds to each gradient: a tensor of zeros, and a
-/// sum with it, which is half of the time of a step on a GPU where classes are many.
+/// For callers with their own backward pass. It avoids the overhead that candle adds to each gradient: a tensor of
+/// zeros and an addition to it, which take half the time of a step on a GPU if there are many classes.
 ///
 /// Arguments and errors are those of [`ctc_loss`].
 ///
 /// # Returns
 ///
-/// The loss, as [`ctc_loss`] gives it, and a gradient of the shape and dtype of `log_probs`. Of losses that
-/// are not reduced it is the gradient of their sum: each item's own. Neither is tracked, and `log_probs` need not be.
+/// The loss, as returned by [`ctc_loss`], and a gradient of the shape and dtype of `log_probs`. For losses that are not
+/// reduced, it is the gradient of their sum: each item's own. Neither is tracked, and `log_probs` need not be.
 ///
-/// candle's `backward` starts from a loss. To go on from a gradient with it, take the product of the two tensors as the
-/// loss, `(&log_probs * &gradient)?.sum_all()?.backward()?`; in a training loop `ctc_loss(…)?.backward()?` is
-/// the shorter way and takes less time.
+/// candle's `backward` starts from a loss. To continue from this gradient, use the product of the two tensors as the
+/// loss, `(&log_probs * &gradient)?.sum_all()?.backward()?`; in a training loop, `ctc_loss(…)?.backward()?` is shorter
+/// and faster.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -206,7 +201,7 @@ pub fn ctc_loss_and_gradient(
     opts: CtcLossOptions,
 ) -> Result<(Tensor, Tensor)> {
     let kind = InputKind::LogProbs;
-    let plan = validate::plan(
+    let problem = validate::loss(
         kind,
         log_probs,
         targets,
@@ -214,10 +209,10 @@ pub fn ctc_loss_and_gradient(
         target_lengths,
         opts,
     )?;
-    op::loss_and_gradient(log_probs, Arc::new(plan))
+    op::loss_and_gradient(log_probs, Arc::new(problem))
 }
 
-/// [`ctc_loss_with_logits`] and its gradient with respect to `logits`, at once and with no graph: see
+/// [`ctc_loss_with_logits`] and its gradient with respect to `logits`, computed together and without a graph: see
 /// [`ctc_loss_and_gradient`].
 ///
 /// ```
@@ -241,8 +236,8 @@ pub fn ctc_loss_and_gradient_with_logits(
     opts: CtcLossOptions,
 ) -> Result<(Tensor, Tensor)> {
     let kind = InputKind::Logits;
-    let plan = validate::plan(kind, logits, targets, input_lengths, target_lengths, opts)?;
-    op::loss_and_gradient(logits, Arc::new(plan))
+    let problem = validate::loss(kind, logits, targets, input_lengths, target_lengths, opts)?;
+    op::loss_and_gradient(logits, Arc::new(problem))
 }
 
 fn run(
@@ -253,11 +248,11 @@ fn run(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    let plan = validate::plan(kind, input, targets, input_lengths, target_lengths, opts)?;
-    op::loss(input, Arc::new(plan))
+    let problem = validate::loss(kind, input, targets, input_lengths, target_lengths, opts)?;
+    op::loss(input, Arc::new(problem))
 }
 
-/// [`ctc_loss`] with its options kept, to hold in a training loop.
+/// [`ctc_loss`] with stored options, for a training loop.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -280,7 +275,7 @@ pub struct CtcLoss {
 }
 
 impl CtcLoss {
-    /// Keeps the options.
+    /// Creates the loss with these options.
     pub fn new(opts: CtcLossOptions) -> Self {
         Self { opts }
     }

@@ -1,11 +1,11 @@
-//! Memory that may be refused, and large memory. Views of stride 0 have any shape, and to ask for too much through
-//! `Vec::with_capacity` ends the process.
+//! Fallible allocation, and large allocations. Views of stride 0 can have any shape, and `Vec::with_capacity` aborts
+//! the process if memory runs out.
 
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use candle_core::{Result, bail};
 use std::mem::MaybeUninit;
 
-/// An empty vector with room for a tensor of `shape`. Where there is no such memory the error says for `what` it
-/// was to be.
+/// An empty vector with capacity for a tensor of `shape`. If memory runs out, the error names `what` it was for.
 pub(crate) fn room_for<T>(what: &str, shape: &[usize]) -> Result<Vec<T>> {
     let count = shape
         .iter()
@@ -22,8 +22,33 @@ pub(crate) fn room_for<T>(what: &str, shape: &[usize]) -> Result<Vec<T>> {
     }
 }
 
-/// Asks the system for huge pages under large fresh memory. 160 MB are otherwise mapped in 40000 pieces, at the first
-/// write to each, which takes as long as the writing.
+/// A failed allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfMemory {
+    pub bytes: usize,
+}
+
+/// `count` copies of `value`, or an error if memory runs out.
+pub(crate) fn filled<T: Clone>(value: T, count: usize) -> std::result::Result<Vec<T>, OutOfMemory> {
+    let mut vec = Vec::new();
+    if vec.try_reserve_exact(count).is_err() {
+        return Err(OutOfMemory {
+            bytes: count.saturating_mul(size_of::<T>()),
+        });
+    }
+    vec.resize(count, value);
+    Ok(vec)
+}
+
+/// `count` zeros, or an error if memory runs out. Pages that the system provides as zeros are not written again.
+pub(crate) fn zeroed<T: Zeroable>(count: usize) -> std::result::Result<Vec<T>, OutOfMemory> {
+    try_zeroed_vec(count).map_err(|()| OutOfMemory {
+        bytes: count.saturating_mul(size_of::<T>()),
+    })
+}
+
+/// Requests huge pages for large fresh memory. Otherwise 160 MB are mapped as 40000 pages, each at its first write,
+/// which takes as long as the writing.
 pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
@@ -34,8 +59,8 @@ pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
             let start = memory.as_mut_ptr() as usize;
             let skipped = start.next_multiple_of(PAGE) - start;
             let whole = (bytes - skipped) / PAGE * PAGE;
-            // SAFETY: whole pages inside the memory, which stays what it is; where the system refuses,
-            // nothing changes.
+            // SAFETY: only whole pages inside the memory, whose content does not change; if the system refuses, nothing
+            // happens.
             unsafe {
                 let first = memory.as_mut_ptr().cast::<u8>().add(skipped);
                 libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE);
@@ -71,7 +96,7 @@ mod tests {
         let refused = message(&[1 << 45, 1, 4]);
         let expected = "the gradient of shape [35184372088832, 1, 4] needs 562949953421312 bytes";
         assert!(refused.starts_with(expected), "{refused}");
-        // Beyond all addresses, and beyond 64 bits.
+        // Beyond the address space, and beyond 64 bits.
         assert!(message(&[1 << 61]).contains(" 9223372036854775808 bytes"));
         assert!(message(&[1 << 40, 1 << 40]).contains(" 4835703278458516698824704 bytes"));
     }

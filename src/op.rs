@@ -1,20 +1,18 @@
-//! The custom operations: what candle's graph sees, and the only place that knows every backend.
+//! The custom operations of candle's graph, and the only place that knows every backend.
 //!
-//! [`CtcForward`] gives the reduced loss. When its input is tracked it also forms the posteriors
-//! and keeps them for the backward pass; candle keeps the operation itself as long as the graph
-//! lives, and with it that state. [`CtcBackward`] writes the gradient from them.
+//! [`CtcForward`] computes the reduced loss. If its input is tracked, it also computes the posteriors and keeps them
+//! for the backward pass; candle keeps the operation, and with it that state, as long as the graph lives.
+//! [`CtcBackward`] writes the gradient from them.
 
 use crate::cpu::{self, Real};
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use crate::gpu;
 #[cfg(ctc_softgpu)]
 use crate::gpu::simulator::{Memory, Simulator};
-use crate::problem::plan::Plan;
+use crate::problem::plan::LossProblem;
 use crate::reduce::reduce;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::DType;
-#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
-use candle_core::Device;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
@@ -26,20 +24,23 @@ use candle_core::{MetalDevice, MetalStorage};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
-/// The loss of a batch, reduced: `(N)` or `()`.
-pub(crate) fn loss(input: &Tensor, plan: Arc<Plan>) -> Result<Tensor> {
+/// The reduced loss of a batch: `(N)` or `()`.
+pub(crate) fn loss(input: &Tensor, problem: Arc<LossProblem>) -> Result<Tensor> {
     let tracked = input.track_op();
     input.apply_op1(CtcForward {
-        plan,
+        problem,
         saved: tracked.then(OnceLock::new),
     })
 }
 
-/// The same, and the gradient of its sum with respect to the input. No graph is made.
-pub(crate) fn loss_and_gradient(input: &Tensor, plan: Arc<Plan>) -> Result<(Tensor, Tensor)> {
+/// The reduced loss, and the gradient of its sum with respect to the input, without a graph.
+pub(crate) fn loss_and_gradient(
+    input: &Tensor,
+    problem: Arc<LossProblem>,
+) -> Result<(Tensor, Tensor)> {
     let input = input.detach();
     let forward = CtcForward {
-        plan,
+        problem,
         saved: Some(OnceLock::new()),
     };
     let losses = input.apply_op1_no_bwd(&forward)?;
@@ -47,7 +48,7 @@ pub(crate) fn loss_and_gradient(input: &Tensor, plan: Arc<Plan>) -> Result<(Tens
     Ok((losses, gradient))
 }
 
-/// What a backend keeps from the forward to the backward pass.
+/// The state that a backend keeps from the forward to the backward pass.
 enum Saved {
     F32(cpu::Saved<f32>),
     F64(cpu::Saved<f64>),
@@ -60,8 +61,8 @@ enum Saved {
 }
 
 struct CtcForward {
-    plan: Arc<Plan>,
-    /// Filled by the forward pass; `None` when no gradient is wanted.
+    problem: Arc<LossProblem>,
+    /// Filled by the forward pass; `None` if no gradient is wanted.
     saved: Option<OnceLock<Arc<Saved>>>,
 }
 
@@ -77,7 +78,7 @@ impl CtcForward {
     fn backward(&self) -> Result<CtcBackward> {
         match self.saved.as_ref().and_then(OnceLock::get) {
             Some(saved) => Ok(CtcBackward {
-                plan: self.plan.clone(),
+                problem: self.problem.clone(),
                 saved: saved.clone(),
             }),
             None => bail!("ctc-loss: no state was kept for the backward pass"),
@@ -85,7 +86,7 @@ impl CtcForward {
     }
 
     fn shape(&self) -> Shape {
-        Shape::from(self.plan.loss_shape())
+        Shape::from(self.problem.loss_shape())
     }
 
     fn cpu<E: cpu::Element>(
@@ -94,10 +95,11 @@ impl CtcForward {
         layout: &Layout,
         wrap: fn(cpu::Saved<E::Real>) -> Saved,
     ) -> Result<(CpuStorage, Shape)> {
-        let strides = self.plan.strides(layout);
-        let (losses, saved) = cpu::forward(&self.plan, data, strides, self.saved.is_some())?;
+        let plan = self.problem.plan()?;
+        let strides = plan.input.strides(layout);
+        let (losses, saved) = cpu::forward(plan, data, strides, self.saved.is_some())?;
         self.keep(saved.map(wrap));
-        let reduced = reduce::<E::Real>(&self.plan, losses);
+        let reduced = reduce::<E::Real>(&self.problem, plan, losses);
         let reduced = reduced.into_iter().map(E::Real::narrow).collect();
         Ok((E::Real::to_cpu_storage_owned(reduced), self.shape()))
     }
@@ -110,7 +112,7 @@ impl CtcForward {
         wrap: fn(gpu::Saved<B>) -> Saved,
     ) -> Result<(B::Storage, Shape)> {
         let keep = self.saved.is_some();
-        let (losses, saved) = gpu::forward(backend, &self.plan, storage, dtype, layout, keep)?;
+        let (losses, saved) = gpu::forward(backend, &self.problem, storage, dtype, layout, keep)?;
         self.keep(saved.map(wrap));
         Ok((losses, self.shape()))
     }
@@ -161,7 +163,7 @@ impl CustomOp1 for CtcForward {
 }
 
 struct CtcBackward {
-    plan: Arc<Plan>,
+    problem: Arc<LossProblem>,
     saved: Arc<Saved>,
 }
 
@@ -176,11 +178,13 @@ impl CtcBackward {
         let (upstream, upstream_layout) = (upstream.0.as_slice::<E::Real>()?, upstream.1);
         let stride = upstream_layout.stride().first().copied().unwrap_or(0);
         let start = upstream_layout.start_offset();
-        let upstream: Vec<E::Real> = (0..self.plan.batch)
-            .map(|n| E::Real::narrow(upstream[start + n * stride].widen() * self.plan.weight(n)))
+        let plan = self.problem.plan()?;
+        let weight = |n| self.problem.weight(plan, n);
+        let upstream: Vec<E::Real> = (0..plan.input.batch)
+            .map(|n| E::Real::narrow(upstream[start + n * stride].widen() * weight(n)))
             .collect();
-        let strides = self.plan.strides(layout);
-        let gradient = cpu::gradient(&self.plan, data, strides, saved, &upstream)?;
+        let input = (data, plan.input.strides(layout));
+        let gradient = cpu::gradient(&self.problem, plan, input, saved, &upstream)?;
         Ok((E::to_cpu_storage_owned(gradient), layout.shape().clone()))
     }
 }
@@ -201,8 +205,13 @@ impl CustomOp2 for CtcBackward {
         if let Saved::Simulated(saved) = &*self.saved {
             let (storage, up) = (Memory::from_cpu(input)?, Memory::from_cpu(upstream)?);
             let input = (&storage, input.dtype(), layout);
-            let gradient =
-                gpu::gradient(&Simulator, &self.plan, input, saved, (&up, upstream_layout))?;
+            let gradient = gpu::gradient(
+                &Simulator,
+                &self.problem,
+                input,
+                saved,
+                (&up, upstream_layout),
+            )?;
             return Ok((gradient.to_cpu()?, layout.shape().clone()));
         }
         let upstream = (upstream, upstream_layout);
@@ -231,7 +240,7 @@ impl CustomOp2 for CtcBackward {
             bail!("ctc-loss: the forward pass did not run on a CUDA device")
         };
         let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));
-        let gradient = gpu::gradient(&input.device, &self.plan, storage, saved, upstream)?;
+        let gradient = gpu::gradient(&input.device, &self.problem, storage, saved, upstream)?;
         Ok((gradient, layout.shape().clone()))
     }
 
@@ -247,7 +256,7 @@ impl CustomOp2 for CtcBackward {
             bail!("ctc-loss: the forward pass did not run on a Metal device")
         };
         let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));
-        let gradient = gpu::gradient(input.device(), &self.plan, storage, saved, upstream)?;
+        let gradient = gpu::gradient(input.device(), &self.problem, storage, saved, upstream)?;
         Ok((gradient, layout.shape().clone()))
     }
 }

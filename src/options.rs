@@ -1,9 +1,9 @@
-//! What a caller can choose. No logic here.
+//! The options of the public functions. No logic here.
 
-/// How the losses of a batch become one tensor.
+/// Reduction of the losses of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Reduction {
-    /// One loss for each item: shape `(N)`, or `()` when the input has no batch dimension.
+    /// One loss per item: shape `(N)`, or `()` if the input has no batch dimension.
     None,
     /// Each loss divided by its target length (at least 1), then the mean over the batch.
     #[default]
@@ -12,36 +12,36 @@ pub enum Reduction {
     Sum,
 }
 
-/// Which gradient [`ctc_loss`](crate::ctc_loss) gives for `log_probs`.
+/// The gradient that [`ctc_loss`](crate::ctc_loss) returns for `log_probs`.
 ///
-/// Behind any log-softmax the two lead to the same gradient of the logits.
-/// [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) has only one gradient,
-/// `softmax − posterior`; this option does not change it.
+/// Through a log-softmax, both lead to the same gradient of the logits.
+/// [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) has only one gradient, `softmax − posterior`; this option does
+/// not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum GradientKind {
-    /// The derivative of the loss: `−posterior`. It agrees with finite differences on
-    /// `log_probs`, and it is 0 wherever the loss does not depend on the input.
+    /// The derivative of the loss: `−posterior`. It agrees with finite differences on `log_probs`, and is 0 wherever
+    /// the loss does not depend on the input.
     #[default]
     Exact,
-    /// What PyTorch gives at `log_probs`: `exp(log_probs) − posterior`, which is the gradient of
-    /// logits behind a log-softmax, and NaN where PyTorch has NaN (entries at −inf, and the
-    /// frames of an item whose loss is +inf, unless `zero_infinity` is set).
+    /// PyTorch's gradient of `log_probs`: `exp(log_probs) − posterior`, which is the gradient of the logits before a
+    /// log-softmax, and NaN where PyTorch has NaN (entries at −inf, and the frames of an item whose loss is +inf,
+    /// unless `zero_infinity` is set).
     Torch,
 }
 
-/// The order of the dimensions of a batched input. It says nothing of strides: any view will do.
+/// The order of the dimensions of a batched input. It is independent of strides: any view is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum InputLayout {
     /// `(T, N, C)`: frames, batch, classes. PyTorch's order.
     #[default]
     TimeMajor,
-    /// `(N, T, C)`: batch, frames, classes. What most candle models emit.
+    /// `(N, T, C)`: batch, frames, classes. The order of most candle models.
     BatchMajor,
 }
 
-/// What the input of a function of inference holds.
+/// The kind of input of an inference function.
 ///
-/// The loss has a function for each: [`ctc_loss`](crate::ctc_loss) and
+/// The loss has a function for each kind: [`ctc_loss`](crate::ctc_loss) and
 /// [`ctc_loss_with_logits`](crate::ctc_loss_with_logits).
 ///
 /// ```
@@ -61,18 +61,16 @@ pub enum InputLayout {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum InputKind {
-    /// Natural logarithms of probabilities, as a log-softmax gives them, used as they are.
+    /// Natural logarithms of probabilities, normally from a log-softmax, used as they are.
     ///
     /// # Sanity check
     ///
-    /// Logits or probabilities passed by mistake would give absurd scores without an error.
-    /// Therefore up to three frames of each item (the first, the middle and the last within its
-    /// length) are checked. With `S` the sum of the exponentials of a frame's entries, the call
-    /// fails
+    /// Logits or probabilities passed by mistake would give absurd scores without an error. Therefore up to three
+    /// frames of each item (the first, the middle and the last within its length) are checked. With `S` the sum of the
+    /// exponentials of a frame's entries, the call fails
     ///
-    /// - if `S` is above 2 in one of these frames (in f16 and bf16, above the larger bound that
-    ///   rounding explains). A distribution has `S = 1`, and a star column beside it adds at most
-    ///   1;
+    /// - if `S` is above 2 in one of these frames (in f16 and bf16, above a larger bound that allows for rounding). A
+    ///   distribution has `S = 1`, and a star column beside it adds at most 1;
     /// - if `S` is below 0.1 in all of them although no class is masked (no entry is −50 or less).
     ///
     /// Masked classes, quantised or smoothed probabilities and averages of log-probabilities pass.
@@ -81,25 +79,22 @@ pub enum InputKind {
     /// minus a label prior.
     #[default]
     LogProbs,
-    /// The output of a linear layer: the log-softmax over the classes is part of the function, and
-    /// results are those for `log_softmax(input)`, to rounding. Log-probabilities are valid logits,
-    /// since a log-softmax leaves them unchanged; probabilities are not. There is no sanity check
-    /// of logits.
+    /// The output of a linear layer: the function includes the log-softmax over the classes, and results equal those
+    /// for `log_softmax(input)` up to rounding. Log-probabilities are valid logits, since log-softmax leaves them
+    /// unchanged; probabilities are not. Logits have no sanity check.
     Logits,
 }
 
-/// Where lengths and targets that are on a GPU are checked. Those on the host are always checked there,
-/// and a bad one is an error.
+/// Where lengths and targets on a GPU are checked. Those on the host are always checked there, and an invalid one is an
+/// error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Checks {
-    /// They are copied to the host, with one small copy, which waits for what the GPU still has to do.
-    /// A bad length or label is an error.
+    /// On the host, after one small copy that waits for the GPU's pending work. An invalid length or label is an error.
     #[default]
     Host,
-    /// They are checked on the GPU and nothing is read back. An item with a bad length or label (with
-    /// concatenated targets whose lengths do not add up: every item) gets a loss and a gradient of NaN, and
-    /// nothing outside the tensors is read or written. Memory is laid out for targets of S labels: give
-    /// them padded, or the lengths on the host.
+    /// On the GPU, without a copy to the host. An item with an invalid length or label (with concatenated targets whose
+    /// lengths do not add up: every item) gets a loss and a gradient of NaN, and no memory outside the tensors is
+    /// accessed. Memory is laid out for targets of S labels: pass padded targets, or the lengths on the host.
     Device,
 }
 
@@ -113,19 +108,19 @@ pub enum Checks {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CtcLossOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
-    /// How the losses become one tensor. Default [`Reduction::Mean`].
+    /// Reduction of the losses. Default [`Reduction::Mean`].
     pub reduction: Reduction,
-    /// Replace a loss of +inf, and its gradient, by 0. A NaN stays NaN. Default `false`. A loss counts as +inf when
-    /// it is +inf in the dtype in which it is returned (f32 for f32 and half-precision input), item by item and before
-    /// the mean's weights; a sum of finite losses that overflows stays +inf.
+    /// Replaces a loss of +inf, and its gradient, by 0. A NaN stays NaN. Default `false`. The test for +inf is made
+    /// item by item, before the mean's weights, in the dtype in which the loss is returned (f32 for f32 and
+    /// half-precision input); a sum of finite losses that overflows stays +inf.
     pub zero_infinity: bool,
-    /// Which gradient `log_probs` gets. Default [`GradientKind::Exact`].
+    /// The gradient of `log_probs`. Default [`GradientKind::Exact`].
     pub gradient: GradientKind,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
-    /// Where lengths and targets that are on a GPU are checked. Default [`Checks::Host`].
+    /// Where lengths and targets on a GPU are checked. Default [`Checks::Host`].
     pub checks: Checks,
 }
 

@@ -1,4 +1,4 @@
-//! How well transcripts fit: the likelihoods of many candidates.
+//! Likelihoods of candidate transcripts.
 
 use crate::cpu;
 use crate::cpu_input::{on_host, with_entries};
@@ -9,7 +9,7 @@ use crate::problem::plan::Plan;
 use crate::problem::validate::{self, Call};
 use candle_core::{Result, Tensor};
 
-/// The options of [`score_transcripts`] and its relatives.
+/// The options of [`score_transcripts`] and related functions.
 ///
 /// ```
 /// use candle_ctc::ScoreOptions;
@@ -18,21 +18,20 @@ use candle_core::{Result, Tensor};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ScoreOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
-    /// What the input holds. Default [`InputKind::LogProbs`]. The log-softmax of logits is taken
-    /// without a tensor of its own.
+    /// The kind of input. Default [`InputKind::LogProbs`]. The log-softmax of logits needs no extra tensor.
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
     pub normalised: bool,
-    /// Divide each log-likelihood by the number of labels (at least 1), so that long and short
-    /// transcripts compare. Default `false`.
+    /// Divides each log-likelihood by the number of labels (at least 1), so that long and short transcripts are
+    /// comparable. Default `false`.
     pub per_token: bool,
-    /// Give probabilities in place of logarithms: a softmax of the scores over the candidates of
-    /// an item. All zero when no candidate fits. Default `false`.
+    /// Returns probabilities instead of logarithms: a softmax of the scores over the candidates of an item. All zero if
+    /// no candidate fits. Default `false`.
     pub softmax: bool,
 }
 
@@ -70,16 +69,16 @@ impl ScoreOptions {
     }
 }
 
-/// What [`rank_transcripts`] says of one candidate.
+/// The scores of one candidate, from [`rank_transcripts`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TranscriptScore {
-    /// Which of the transcripts it is.
+    /// The index of the transcript in the argument.
     pub index: usize,
     /// `ln P(transcript)`, in nats.
     pub log_likelihood: f64,
     /// `log_likelihood` divided by the number of labels (at least 1).
     pub per_token: f64,
-    /// Its share among the candidates: the softmax of `log_likelihood`, or of `per_token` with
+    /// The probability among the candidates: the softmax of `log_likelihood`, or of `per_token` with
     /// [`ScoreOptions::per_token`].
     pub probability: f64,
 }
@@ -87,30 +86,27 @@ pub struct TranscriptScore {
 /// The log-likelihoods of many transcripts of one utterance.
 ///
 /// Each is `ln P(transcript)`, summed over all alignments (Graves et al. 2006,
-/// <https://doi.org/10.1145/1143844.1143891>): the negative of [`ctc_loss`](crate::ctc_loss). The
-/// emissions are not copied and no gradient state is kept. Only the classes that some transcript
-/// uses are read, once for all of them, and the lattices run in parallel.
+/// <https://doi.org/10.1145/1143844.1143891>): the negative of [`ctc_loss`](crate::ctc_loss). The emissions are not
+/// copied and no gradient state is kept. Only the classes that some transcript uses are read, once for all transcripts,
+/// and the lattices run in parallel.
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with
-///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied to the
-///   host first: the lattices run on the CPU. `T` may be 0: the empty transcript then has the
-///   score 0 and any other −inf.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with [`InputKind::Logits`].
+///   f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied to the host first: the lattices run on the CPU.
+///   `T` may be 0: the empty transcript then has a score of 0 and any other −inf.
 /// * `transcripts` - label sequences, without blanks; the empty one is allowed.
 /// * `opts` - see [`ScoreOptions`].
 ///
 /// # Returns
 ///
-/// One score for each transcript, in order: nats, or what the options make of them. A transcript
-/// that needs more frames than there are has −inf. A NaN (or +inf) at the blank or at a label of
-/// the transcript gives NaN.
+/// One score per transcript, in order, in nats unless the options change that. A transcript that needs more frames than
+/// there are has −inf. A NaN or +inf at the blank or at a label of the transcript gives NaN.
 ///
 /// # Errors
 ///
-/// When the shape, the dtype, a label or the blank does not fit, or when the input cannot be
-/// log-probabilities (see [`InputKind::LogProbs`]); the message names the transcript, or the frame,
-/// and the numbers.
+/// If the shape, the dtype, a label or the blank does not fit, or if the input cannot be log-probabilities (see
+/// [`InputKind::LogProbs`]); the message names the transcript, or the frame, and the numbers.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -149,11 +145,11 @@ pub fn score_transcripts<S: AsRef<[u32]> + Sync>(
 ///
 /// # Returns
 ///
-/// For each item the scores of its candidates, as [`score_transcripts`] has them.
+/// For each item the scores of its candidates, as returned by [`score_transcripts`].
 ///
 /// # Errors
 ///
-/// As [`score_transcripts`], and when lengths do not fit the batch.
+/// As for [`score_transcripts`], and if lengths do not fit the batch.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -188,9 +184,9 @@ pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
 
 /// Ranks the candidates of one utterance, for example the n-best list of a decoder, best first.
 ///
-/// The order is that of `log_likelihood`, or of `per_token` with [`ScoreOptions::per_token`];
-/// equal candidates keep their order, and NaN comes last. [`ScoreOptions::softmax`] changes
-/// nothing here. Arguments and errors are those of [`score_transcripts`].
+/// Candidates are ordered by `log_likelihood`, or by `per_token` with [`ScoreOptions::per_token`]; equal candidates
+/// keep their order, and NaN comes last. [`ScoreOptions::softmax`] has no effect here. Arguments and errors are those
+/// of [`score_transcripts`].
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -269,8 +265,8 @@ fn scores<S: AsRef<[u32]> + Sync>(
     scores_of(call, plan, log_probs, &lists)
 }
 
-// Here and below the arithmetic is called from functions with no type parameters, so that it is compiled with this
-// crate and not again with each that uses it.
+// Here and below, the arithmetic is called from functions without type parameters, so that it is compiled with this
+// crate and not again in each crate that uses it.
 fn scores_of(
     call: &Call,
     plan: &Plan,
@@ -280,20 +276,20 @@ fn scores_of(
     check_normalised(call, plan, log_probs, 0)?;
     let host = on_host(log_probs)?;
     let scores: Result<_> = with_entries!(host, |data, layout| {
-        let strides = plan.strides(layout);
+        let strides = plan.input.strides(layout);
         lists
             .iter()
             .enumerate()
             .map(|(n, list)| {
                 let scores = cpu::score(plan, data, strides, n, list);
-                scores.map_err(|out| out.of_item(plan, n))
+                scores.map_err(|out| plan.out_of_memory(n, out))
             })
             .collect()
     })?;
     scores
 }
 
-/// What the options make of log-likelihoods.
+/// Applies the options to log-likelihoods.
 fn finish<S: AsRef<[u32]>>(mut scores: Vec<f64>, lists: &[S], opts: ScoreOptions) -> Vec<f64> {
     if opts.per_token {
         for (score, transcript) in scores.iter_mut().zip(lists) {
@@ -301,10 +297,10 @@ fn finish<S: AsRef<[u32]>>(mut scores: Vec<f64>, lists: &[S], opts: ScoreOptions
         }
     }
     if opts.softmax {
-        // A NaN stays one and takes no share of the others.
+        // A NaN stays NaN and takes no share from the others.
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if best == f64::NEG_INFINITY {
-            // Nothing fits.
+            // No candidate fits.
             for score in scores.iter_mut().filter(|score| !score.is_nan()) {
                 *score = 0.0;
             }

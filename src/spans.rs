@@ -1,15 +1,15 @@
-//! Where a token or a word stands in an utterance.
+//! The position of a token or a word in an utterance.
 
-/// A run of frames in one label of the target.
+/// Consecutive frames in one label of the target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenSpan {
     /// The label.
     pub token: u32,
-    /// Its first frame.
+    /// The first frame.
     pub start: usize,
-    /// The frame behind its last.
+    /// One past the last frame.
     pub end: usize,
-    /// The mean log-probability over the span.
+    /// The mean log-probability over the span, in nats.
     pub score: f32,
 }
 
@@ -31,18 +31,17 @@ impl TokenSpan {
     }
 }
 
-/// A run of tokens between separators.
+/// Consecutive tokens between separators.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WordSpan {
     /// The labels of the word.
     pub tokens: Vec<u32>,
     /// The first frame of its first token.
     pub start: usize,
-    /// The frame behind the last of its last token.
+    /// One past the last frame of its last token.
     pub end: usize,
-    /// The mean log-probability over the frames of its tokens. Blanks between them do not count,
-    /// and neither does a token without frames. 0 for a word without frames, whose path is empty
-    /// and so has probability 1.
+    /// The mean log-probability over the frames of its tokens, in nats. Blanks between tokens do not count, and neither
+    /// does a token without frames. 0 for a word without frames, whose path is empty and so has probability 1.
     pub score: f32,
 }
 
@@ -53,8 +52,8 @@ impl WordSpan {
     }
 }
 
-/// Groups token spans into words: the runs of tokens between `separator` tokens. Separators
-/// belong to no word, and empty words are left out.
+/// Groups token spans into words: consecutive tokens between `separator` tokens. Separators belong to no word, and
+/// empty words are left out.
 ///
 /// ```
 /// use candle_ctc::{TokenSpan, group_words};

@@ -21,43 +21,43 @@ use std::path::Path;
 // Constants of the CPU code, under the names that they have there. `constants_are_those_of_the_source` fails when one
 // changes, comes or goes.
 
-/// Frames of a block, and pairs of a tile (`cpu/runs.rs`, `cpu/tiles.rs`).
-const RUN: usize = 8;
-/// Frames of a part of a block where pairs have exponents of their own (`cpu/tiles.rs`).
+/// Frames of a block, and pairs of a tile (`cpu/time.rs`, `cpu/lattice/scaled`).
+const BLOCK_FRAMES: usize = 8;
+/// Frames of a part of a block where pairs have exponents of their own (`cpu/lattice/scaled`).
 const PART: usize = 4;
-/// Lanes of the widest loops (`cpu/lanes.rs`); pairs are rounded up to it in `cpu/viterbi.rs`.
+/// Lanes of the widest loops (`cpu/simd/lanes.rs`); pairs are rounded up to it in `cpu/lattice/viterbi.rs`.
 const LANES: usize = 16;
-/// Blocks of a half that are read at once: by one thread, and when threads share an item (`at_once` in `cpu/mod.rs`,
-/// `AT_ONCE` in `cpu/group.rs`).
+/// Blocks of a half that are read at once: by one thread, and when threads share an item (`at_once` in `cpu/drivers/item.rs`,
+/// `AT_ONCE` in `cpu/drivers/batch.rs`).
 const AT_ONCE: [usize; 2] = [4, 16];
-/// Items side by side, and the fewest for that (`cpu/tiles/abreast.rs`).
-const ABREAST: usize = 8;
-const FEWEST_ABREAST: usize = 5;
-/// Frames of a segment and pairs of a tile of the best path (`cpu/viterbi.rs`).
+/// Items side by side, and the fewest for that (`cpu/lattice/scaled/interleaved.rs`).
+const INTERLEAVED: usize = 8;
+const FEWEST_INTERLEAVED: usize = 5;
+/// Frames of a segment and pairs of a tile of the best path (`cpu/lattice/viterbi.rs`).
 const SEGMENT: usize = 2048;
 const TILE: usize = 1024;
-/// Entries that a thread reads and writes at a time (`cpu/emission.rs`, `cpu/rows.rs`).
+/// Entries that a thread reads and writes at a time (`cpu/emissions/gather.rs`, `cpu/gradient.rs`).
 const READ_SHARE: usize = 1 << 16;
 const WRITE_SHARE: usize = 1 << 15;
-/// Entries of a table of candidates, and the most blocks in it (`cpu/score.rs`).
+/// Entries of a table of candidates, and the most blocks in it (`cpu/drivers/candidates.rs`).
 const TABLE: usize = 1 << 16;
 const TABLE_BLOCKS: usize = 64;
-/// Bytes of a short row (`cpu/emission.rs`).
+/// Bytes of a short row (`cpu/emissions/gather.rs`).
 const SHORT: usize = 512;
-/// Entries from which the next table is prefetched (`cpu/tiles.rs`).
+/// Entries from which the next table is prefetched (`cpu/lattice/scaled`).
 const LONG: usize = 64;
-/// Classes for each of a sparse row (`cpu/rows.rs`).
+/// Classes for each of a sparse row (`cpu/gradient.rs`).
 const FOR_EACH: usize = 16;
-/// Bytes of a gradient from which it takes non-temporal stores (`cpu/stream.rs`), and from which it is in huge pages
-/// (`cpu/rows.rs`).
+/// Bytes of a gradient from which it takes non-temporal stores (`cpu/simd/nontemporal.rs`), and from which it is in huge pages
+/// (`cpu/gradient.rs`).
 const STREAMED: usize = 16 << 20;
 const HUGE: usize = 4 << 20;
 /// Classes that are numbered by table (`problem/labels.rs`).
 const DENSE: usize = 1 << 16;
-/// Work, in about nanoseconds, from which a second thread is woken, and up to which memory is kept (`cpu/mod.rs`).
+/// Work, in about nanoseconds, from which a second thread is woken, and up to which memory is kept (`cpu/threads.rs`).
 const WORTH_A_THREAD: usize = 1 << 14;
 const SMALL: usize = 1 << 20;
-/// Nats below the largest entry of a frame from which an emission is no plain f32 (`cpu/real.rs`).
+/// Nats below the largest entry of a frame from which an emission is no plain f32 (`cpu/simd/real.rs`).
 const LOWEST: f64 = -87.0;
 /// Lanes of a warp; a lane takes 1, 2 or 4 pairs (`gpu/launch.rs`).
 const WARP: usize = 32;
@@ -65,7 +65,7 @@ const WARP: usize = 32;
 /// Each constant as its file declares it. Those that only describe the processor are here too, so that the list is
 /// complete.
 const DECLARED: [&str; 33] = [
-    "RUN: usize = 8",
+    "BLOCK_FRAMES: usize = 8",
     "PAIRS: usize = 8",
     "LANES: usize = 16",
     "AT_ONCE: usize = 16",
@@ -96,7 +96,7 @@ const DECLARED: [&str; 33] = [
     "BLOCKS: usize = 16",
     "NORMALISE: usize = 2",
     "PART: usize = 4",
-    "PARTS: usize = RUN.div_ceil(PART)",
+    "PARTS: usize = BLOCK_FRAMES.div_ceil(PART)",
     // Sizes in tests of units, and of a message.
     "CLASSES: usize = 4",
     "JOBS: usize = 1 << 12",
@@ -601,22 +601,32 @@ fn check_everything(checked: &mut Checked, what: &str, p: &Problem, dtype: DType
 
 /// Sizes of targets and of frames near what one tile, block, chunk and so on holds.
 fn label_counts() -> Vec<usize> {
-    around([0, RUN, 2 * RUN, 3 * RUN, 32, 5 * RUN, 64, 128, 256])
+    around([
+        0,
+        BLOCK_FRAMES,
+        2 * BLOCK_FRAMES,
+        3 * BLOCK_FRAMES,
+        32,
+        5 * BLOCK_FRAMES,
+        64,
+        128,
+        256,
+    ])
 }
 
 fn frame_counts() -> Vec<usize> {
-    let halves = AT_ONCE.map(|blocks| 2 * blocks * RUN);
+    let halves = AT_ONCE.map(|blocks| 2 * blocks * BLOCK_FRAMES);
     let frames = [
         1,
         PART,
         2 * PART,
-        RUN + PART,
-        RUN + 2 * PART,
-        RUN,
-        2 * RUN,
-        3 * RUN,
-        4 * RUN,
-        5 * RUN,
+        BLOCK_FRAMES + PART,
+        BLOCK_FRAMES + 2 * PART,
+        BLOCK_FRAMES,
+        2 * BLOCK_FRAMES,
+        3 * BLOCK_FRAMES,
+        4 * BLOCK_FRAMES,
+        5 * BLOCK_FRAMES,
         72,
         128,
         512,
@@ -711,7 +721,7 @@ fn uniform_frames_have_the_closed_form() {
 fn path_lengths() -> Vec<usize> {
     let far = [TILE, SEGMENT, SEGMENT + LANES, 2 * SEGMENT];
     let alone = [
-        SEGMENT + RUN,
+        SEGMENT + BLOCK_FRAMES,
         SEGMENT + 2 * LANES,
         3000,
         SEGMENT + TILE,
@@ -930,7 +940,17 @@ fn best_paths_across_segments() {
     };
     let first = around([0, LANES, 2 * LANES, TILE, SEGMENT - LANES, SEGMENT - 1]);
     let mut cases: Vec<Vec<usize>> = Vec::new();
-    let last_lengths = [1, 2, RUN, LANES, LANES + 1, 52, TILE, SEGMENT - 1, SEGMENT];
+    let last_lengths = [
+        1,
+        2,
+        BLOCK_FRAMES,
+        LANES,
+        LANES + 1,
+        52,
+        TILE,
+        SEGMENT - 1,
+        SEGMENT,
+    ];
     for length in last_lengths {
         for &a in &first {
             cases.extend(near(length).into_iter().map(|b| vec![a, b, length]));
@@ -989,7 +1009,7 @@ fn best_paths_across_segments() {
 #[test]
 fn best_paths_of_random_entries_near_segments() {
     let mut cases = Vec::new();
-    let frames = [0, 1, 2, RUN, LANES, LANES + 1, 104];
+    let frames = [0, 1, 2, BLOCK_FRAMES, LANES, LANES + 1, 104];
     for frames in frames
         .into_iter()
         .flat_map(|more| [SEGMENT + more, 2 * SEGMENT + more])
@@ -1031,8 +1051,8 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 #[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn batches_and_threads() {
     let (mut checked, mut rng, classes) = (Checked::default(), Rng::new(2), 6);
-    let most = 2 * 2 * ABREAST + FEWEST_ABREAST + 2;
-    for longest in [70, 2 * AT_ONCE[1] * RUN + 1] {
+    let most = 2 * 2 * INTERLEAVED + FEWEST_INTERLEAVED + 2;
+    for longest in [70, 2 * AT_ONCE[1] * BLOCK_FRAMES + 1] {
         let mut targets = Vec::new();
         let mut input_lengths = Vec::new();
         for n in 0..most {
@@ -1058,11 +1078,11 @@ fn batches_and_threads() {
         };
         let known = Known::of(&whole);
         for threads in [1, 2] {
-            let sizes: Vec<usize> = (1..=2 * ABREAST)
+            let sizes: Vec<usize> = (1..=2 * INTERLEAVED)
                 .chain(around([
-                    ABREAST * threads,
-                    ABREAST * threads + FEWEST_ABREAST,
-                    2 * ABREAST * threads + FEWEST_ABREAST,
+                    INTERLEAVED * threads,
+                    INTERLEAVED * threads + FEWEST_INTERLEAVED,
+                    2 * INTERLEAVED * threads + FEWEST_INTERLEAVED,
                     4 * threads,
                 ]))
                 .collect();
@@ -1098,7 +1118,7 @@ fn batches_and_threads() {
 fn numbers_of_candidates() {
     let (mut checked, mut rng, classes) = (Checked::default(), Rng::new(3), 9);
     let values = tensors::rounded(&random(&mut rng, 70, classes), DType::F32);
-    let mut targets: Vec<Vec<usize>> = (0..4 * ABREAST)
+    let mut targets: Vec<Vec<usize>> = (0..4 * INTERLEAVED)
         .map(|n| rng.target(1 + n * 5 % 41, classes, 0, 0.1))
         .collect();
     targets[4] = vec![2; 40];
@@ -1109,8 +1129,8 @@ fn numbers_of_candidates() {
     for threads in 1..=4usize {
         let pool = pool(threads);
         // Each direction has half of them.
-        let full = ABREAST * threads.div_ceil(2);
-        let counts = around([1, full, full + FEWEST_ABREAST, full + ABREAST]);
+        let full = INTERLEAVED * threads.div_ceil(2);
+        let counts = around([1, full, full + FEWEST_INTERLEAVED, full + INTERLEAVED]);
         for count in counts.into_iter().filter(|&count| count > 0) {
             let known: Vec<&Known> = known[..count].iter().collect();
             let what = format!("{threads} threads");
@@ -1118,10 +1138,10 @@ fn numbers_of_candidates() {
         }
     }
     // A table of the most blocks holds this many entries of a frame, and more of a frame mean fewer blocks.
-    let entries = TABLE / RUN / TABLE_BLOCKS;
+    let entries = TABLE / BLOCK_FRAMES / TABLE_BLOCKS;
     for entries in around([entries, 2 * entries]) {
         let classes = entries + 3;
-        for frames in around([2 * TABLE_BLOCKS * RUN]) {
+        for frames in around([2 * TABLE_BLOCKS * BLOCK_FRAMES]) {
             let values = tensors::rounded(&random(&mut rng, frames, classes), DType::F32);
             let all: Vec<usize> = (1..entries).collect();
             let targets = [all.clone(), all[..entries / 2].to_vec(), vec![1, 1]];
@@ -1143,19 +1163,25 @@ fn numbers_of_candidates() {
 fn used_classes() {
     let (mut checked, mut rng) = (Checked::default(), Rng::new(4));
     // So many entries of a frame are as much as one thread converts of all blocks at once.
-    let shared = READ_SHARE / RUN / AT_ONCE[1];
-    let counts = (1..=2 * RUN + 1)
-        .chain(around([4 * RUN, LONG - 1, LONG, 2 * LONG, shared - 1]))
+    let shared = READ_SHARE / BLOCK_FRAMES / AT_ONCE[1];
+    let counts = (1..=2 * BLOCK_FRAMES + 1)
+        .chain(around([
+            4 * BLOCK_FRAMES,
+            LONG - 1,
+            LONG,
+            2 * LONG,
+            shared - 1,
+        ]))
         .chain([shared + 1]);
     for count in counts {
         for more in [1, 2, 30] {
-            if more == 30 && count > 2 * RUN {
+            if more == 30 && count > 2 * BLOCK_FRAMES {
                 continue;
             }
             let classes = count + more;
             let distinct: Vec<usize> = (1..=count).rev().collect();
             let twice = [&distinct[..], &distinct[..count.min(20)]].concat();
-            let frames = twice.len() + 9 + 2 * AT_ONCE[0] * RUN;
+            let frames = twice.len() + 9 + 2 * AT_ONCE[0] * BLOCK_FRAMES;
             let values = random(&mut rng, frames, classes);
             let p = same_frames(&values, classes, &[distinct, twice], DType::F32);
             check_everything(&mut checked, &format!("C = {classes}"), &p, DType::F32);
@@ -1194,7 +1220,7 @@ fn bytes_of_a_row() {
         for reach in around([entries, 4 * entries]) {
             for more in [0, 3] {
                 let (classes, last) = (reach + more, reach - 1);
-                let values = random(&mut rng, 5 * RUN + 3, classes);
+                let values = random(&mut rng, 5 * BLOCK_FRAMES + 3, classes);
                 let targets = [vec![1, last, 2, last], vec![last]];
                 let p = same_frames(&values, classes, &targets, dtype);
                 check_everything(&mut checked, &format!("C = {classes}"), &p, dtype);
@@ -1225,13 +1251,18 @@ fn labels_beyond_the_table_of_classes() {
 #[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn shares_of_reading() {
     let (mut checked, mut rng, pool) = (Checked::default(), Rng::new(8), pool(2));
-    let blocks = READ_SHARE / RUN;
+    let blocks = READ_SHARE / BLOCK_FRAMES;
     // Entries of a frame for which a share is 16 blocks, 15, 2 and 1.
     for entries in around([blocks / 16, blocks / 15, blocks / 2, blocks]) {
         let target = [3, 1, 3, 2];
         // The target uses three classes and the blank.
         let classes = entries - 4;
-        let frames = 2 * AT_ONCE[1] * RUN + if classes < 1000 { 2 * RUN + 1 } else { 1 };
+        let frames = 2 * AT_ONCE[1] * BLOCK_FRAMES
+            + if classes < 1000 {
+                2 * BLOCK_FRAMES + 1
+            } else {
+                1
+            };
         let values = rng.values(frames * classes, 2.0);
         let p = same_frames(&values, classes, &[target.to_vec()], DType::F32);
         let known = Known::of(&p);
@@ -1401,7 +1432,7 @@ impl Mask {
     /// Sets masked entries to `value`.
     fn apply(self, rng: &mut Rng, values: &mut [f64], classes: usize, path: &[usize], value: f64) {
         let frames = path.len();
-        let middle = frames.div_ceil(RUN).div_ceil(2) * RUN;
+        let middle = frames.div_ceil(BLOCK_FRAMES).div_ceil(2) * BLOCK_FRAMES;
         let one = frames / 3;
         let mut burst = 0;
         for t in 0..frames {
@@ -1424,8 +1455,8 @@ impl Mask {
                     Mask::SomeInBursts => in_burst && !on_path && rng.below(2) == 0,
                     Mask::Middle => t + 1 >= middle && t < middle + 2 && !on_path,
                     Mask::LabelsInTheMiddle => t + 1 >= middle && t < middle + 2 && class > 0,
-                    Mask::FirstBlock => t < RUN && !on_path,
-                    Mask::LastBlock => t >= frames - frames.min(RUN) && !on_path,
+                    Mask::FirstBlock => t < BLOCK_FRAMES && !on_path,
+                    Mask::LastBlock => t >= frames - frames.min(BLOCK_FRAMES) && !on_path,
                     Mask::Everywhere => !on_path && rng.below(10) < 3,
                     Mask::AllButPath => !on_path,
                 };
@@ -1749,7 +1780,7 @@ fn pairs_of_a_warp() {
             for &length in &counts {
                 let target = rng.target(length, classes, 0, 0.1);
                 let least = (length + repeats(&target)).max(1);
-                for frames in [least, least + 1, least + RUN, 2 * least + 3] {
+                for frames in [least, least + 1, least + BLOCK_FRAMES, 2 * least + 3] {
                     let values = random(&mut rng, frames, classes);
                     let p = same_frames(&values, classes, std::slice::from_ref(&target), dtype);
                     let known = Known::of(&p);

@@ -1,20 +1,20 @@
-//! What the prefixes of a beam share: a tree of labels, and the spans of their best alignments.
+//! Data shared by the prefixes of a beam: a tree of labels, and the spans of their best alignments.
 //!
-//! A prefix is the number of a node; its labels stand on the way to the root. No prefix is ever
-//! copied. What no prefix of the beam leads to is dropped now and then, so that the memory of a
-//! stream does not grow with its length beyond what the labels themselves need.
+//! A prefix is the index of a node; its labels are on the path to the root. Prefixes are never copied. Nodes that no
+//! prefix of the beam leads to are dropped now and then, so that the memory of a stream grows no faster than its
+//! labels.
 
 use crate::spans::TokenSpan;
 use candle_core::{Result, bail};
 use std::collections::HashMap;
 
-/// No node, no label, no span.
+/// No node, label or span.
 pub(super) const NONE: u32 = u32::MAX;
 
 /// The empty prefix.
 pub(super) const ROOT: u32 = 0;
 
-/// Entries from which on unused ones are dropped.
+/// Number of entries from which unused ones are dropped.
 pub(super) const KEEP: usize = 1 << 16;
 
 #[derive(Debug, Clone, Copy)]
@@ -22,9 +22,9 @@ pub(super) struct Node {
     pub parent: u32,
     /// The last label of the prefix.
     pub token: u32,
-    /// Where the prefix stands in the beam, if that place of the beam says so too.
+    /// The index of the prefix in the beam; valid only if that entry of the beam refers back to this node.
     pub slot: u32,
-    /// What the language model gave for the prefix, weights included.
+    /// The sum of the language model's scores for the prefix, including weights.
     pub lm: f64,
 }
 
@@ -108,7 +108,7 @@ impl<S> Tree<S> {
 
     /// Drops the nodes that no prefix in `used` leads to, and renumbers `used`.
     pub fn compact<'a>(&mut self, used: impl Iterator<Item = &'a mut u32>) {
-        // The root stays, so that its number does.
+        // The root is kept, so that its index stays the same.
         let (renumber, used) = renumber(self.nodes.len(), used, [ROOT], |id| self.node(id).parent);
         for id in used {
             *id = renumber[*id as usize];
@@ -141,7 +141,7 @@ struct Link {
     before: u32,
 }
 
-/// The spans of alignments, shared by all that begin in the same way.
+/// The spans of alignments; alignments with a common beginning share its spans.
 pub(super) struct Spans {
     links: Vec<Link>,
     limit: usize,
@@ -186,7 +186,7 @@ impl Spans {
         self.links.len()
     }
 
-    /// Drops the spans that none in `used` leads to, and renumbers `used`.
+    /// Drops the spans that nothing in `used` leads to, and renumbers `used`.
     pub fn compact<'a>(&mut self, used: impl Iterator<Item = &'a mut u32>) {
         let (renumber, used) = renumber(self.links.len(), used, [], |id| {
             self.links[id as usize].before
@@ -212,8 +212,8 @@ impl Spans {
     }
 }
 
-/// New numbers, in the old order, for what `used` and `also` lead to through `before`; `NONE`
-/// for the rest. A number leads only to smaller ones.
+/// New indices, in the old order, for the entries that `used` and `also` lead to through `before`; `NONE` for the rest.
+/// An entry leads only to smaller indices.
 fn renumber<'a>(
     count: usize,
     used: impl Iterator<Item = &'a mut u32>,

@@ -1,9 +1,8 @@
 //! Prefix beam search.
 //!
-//! For each prefix `g` of the beam and each frame the search holds two log-probabilities: of the
-//! alignments so far that end in a blank, `b(g)`, and of those that end in the last label of
-//! `g`, `l(g)`; `a(g) = b(g) + l(g)` is their sum (Hannun et al. 2014). With the emissions
-//! `y(c)` of the next frame:
+//! For each prefix `g` of the beam and each frame the search holds two log-probabilities: of the alignments so far that
+//! end in a blank, `b(g)`, and of those that end in the last label of `g`, `l(g)`; `a(g) = b(g) + l(g)` is their sum
+//! (Hannun et al. 2014). With the emissions `y(c)` of the next frame:
 //!
 //! ```text
 //! b'(g)   = a(g) · y(blank)
@@ -12,13 +11,12 @@
 //! h(g c)  = b(g) if c is the last label of g, else a(g); 0 for g not in the beam
 //! ```
 //!
-//! So a prefix pulls from its parent, and only prefixes that are new are candidates of their
-//! own. One frame costs two logarithms a prefix. Candidates are made best first (classes in
-//! descending order of emission) and the making stops at the first that is below what the beam
-//! already holds, so few of the `beam_width · C` are ever looked at, and none is lost.
+//! So each prefix gathers from its parent, and only new prefixes are separate candidates. One frame costs two
+//! logarithms per prefix. Candidates are generated best first (classes in descending order of emission), up to the
+//! first one below what the beam already holds, so few of the `beam_width · C` candidates are generated, and none is
+//! missed.
 //!
-//! All values are logarithms in f64. Beside each sum stands the best single alignment, for the
-//! spans.
+//! All values are logarithms in f64. Along with each sum, the search keeps the best single alignment, for the spans.
 
 use super::arena::{NONE, ROOT, Spans, Tree};
 use super::language_model::{LanguageModel, NoLanguageModel};
@@ -35,10 +33,10 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
-/// The options of [`beam_search`] and its relatives.
+/// The options of [`beam_search`] and related functions.
 ///
-/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: then only the
-/// width of the beam limits the search.
+/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the width of the beam then
+/// limits the search.
 ///
 /// ```
 /// use candle_ctc::BeamOptions;
@@ -47,36 +45,34 @@ use std::cmp::Ordering;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BeamOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
-    /// What the input holds. Default [`InputKind::LogProbs`].
+    /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
     pub normalised: bool,
-    /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is left out and the
-    /// result is exact; its cost grows exponentially with the frames. Default 50.
+    /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
+    /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
-    /// Hypotheses to return, at most; no more than `beam_width` are found. Default 1.
+    /// The maximum number of hypotheses to return; at most `beam_width` are found. Default 1.
     pub n_best: usize,
-    /// A token below this log-probability in a frame (behind the log-softmax of logits) extends no prefix there. The blank, and the
-    /// repeated last label of a prefix, are not affected. Default −inf: off.
+    /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
+    /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
     pub token_threshold: f64,
-    /// Only this many tokens, the most probable of a frame, may extend a prefix there. The
-    /// blank, and the repeated last label of a prefix, are not affected. Default `usize::MAX`:
-    /// off.
+    /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
+    /// label of a prefix, are not affected. Default `usize::MAX`: off.
     pub tokens_per_frame: usize,
-    /// Prefixes whose score is further than this below the best are dropped. Default +inf: off.
+    /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
     pub beam_threshold: f64,
-    /// The factor of the language model's scores, at least 0. Default 1.
+    /// The weight of the language model's scores, at least 0. Default 1.
     pub lm_weight: f64,
-    /// Added to the score for each token, in nats: it makes up for a language model's liking for
-    /// short texts. Default 0.
+    /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
+    /// Default 0.
     pub token_bonus: f64,
-    /// Whether the language model's score for the end of the text counts at the end. Default
-    /// `true`.
+    /// Whether the language model's score for the end of the text is added at the end. Default `true`.
     pub end_of_text: bool,
 }
 
@@ -177,21 +173,20 @@ fn check_options(function: &'static str, classes: usize, opts: &BeamOptions) -> 
 ///
 /// # Returns
 ///
-/// At most `n_best` hypotheses, best first. [`Hypothesis::score`] is the log-probability of the
-/// labelling in nats, summed over its alignments within the beam: a lower bound of its
-/// log-likelihood, and equal to it when nothing was left out. Labellings of probability 0 are
-/// left out; the result is empty when all are. With no frames the only labelling is the empty one,
-/// with the score 0. The spans are those of the best single alignment within the beam.
+/// At most `n_best` hypotheses, best first. [`Hypothesis::score`] is the log-probability of the labelling in nats,
+/// summed over its alignments within the beam: a lower bound of its log-likelihood, and equal to it if nothing was
+/// pruned. Labellings of probability 0 are left out; the result is empty if all are. Without frames the only labelling
+/// is the empty one, with a score of 0. The spans are those of the best single alignment within the beam.
 ///
-/// Ties are broken in a fixed way, so equal input gives equal output. In the beam: the extension
-/// of the better prefix comes first, and of the same prefix first the prefix itself, then its
-/// extensions by class number. In the result: by tokens, in lexicographic order.
+/// Ties are broken deterministically, so equal input gives equal output. In the beam, extensions of a better prefix
+/// come first; of the same prefix, the prefix itself comes first, then its extensions by class number. In the result,
+/// equal hypotheses are ordered by tokens, lexicographically.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes or options do not fit together, when a frame holds NaN or +inf (or logits
-/// that are all −inf), or when the input cannot be log-probabilities (see [`InputKind::LogProbs`]);
-/// the message names the item (0 for one utterance), the frame and the class.
+/// If shapes, dtypes or options do not fit together, if a frame contains NaN or +inf (or logits that are all −inf), or
+/// if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the item (0 for one
+/// utterance), the frame and the class.
 ///
 /// # Examples
 ///
@@ -221,7 +216,7 @@ pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothes
 ///
 /// # Errors
 ///
-/// Those of [`beam_search`], those of the model, and a score of the model that is NaN, +inf or above its
+/// Those of [`beam_search`], errors of the model, and a score of the model that is NaN, +inf or above its
 /// [`max_score`](LanguageModel::max_score).
 pub fn beam_search_with<L: LanguageModel>(
     log_probs: &Tensor,
@@ -232,7 +227,7 @@ pub fn beam_search_with<L: LanguageModel>(
     let instead = "; for a batch there is beam_search_batch";
     let log_probs = validate::utterance(call.function, log_probs, instead)?;
     let plan = validate::plan_for_utterance(call, &log_probs)?;
-    check_options(call.function, plan.classes, &opts)?;
+    check_options(call.function, plan.input.classes, &opts)?;
     check_normalised(&call, &plan, &log_probs, 0)?;
     let log_probs = on_host(&log_probs)?;
     search_item(&call, &plan, &log_probs, 0, language_model, opts)
@@ -244,7 +239,7 @@ pub fn beam_search_with<L: LanguageModel>(
 ///
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
 ///   one item. `T` and `N` may be 0.
-/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `opts` - see [`BeamOptions`].
 ///
 /// # Returns
@@ -263,7 +258,7 @@ pub fn beam_search_batch(
     beam_search_batch_with(log_probs, input_lengths, &NoLanguageModel, opts)
 }
 
-/// [`beam_search_batch`] with a language model or a lexicon, which all items share.
+/// [`beam_search_batch`] with a language model or a lexicon, shared by all items.
 ///
 /// # Errors
 ///
@@ -276,10 +271,10 @@ pub fn beam_search_batch_with<L: LanguageModel + Sync>(
 ) -> Result<Vec<Vec<Hypothesis>>> {
     let call = opts.call("beam_search_batch");
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
-    check_options(call.function, plan.classes, &opts)?;
+    check_options(call.function, plan.input.classes, &opts)?;
     check_normalised(&call, &plan, log_probs, 0)?;
     let log_probs = on_host(log_probs)?;
-    (0..plan.batch)
+    (0..plan.input.batch)
         .into_par_iter()
         .map(|item| search_item(&call, &plan, &log_probs, item, language_model, opts))
         .collect()
@@ -293,17 +288,16 @@ fn search_item<L: LanguageModel>(
     language_model: &L,
     opts: BeamOptions,
 ) -> Result<Vec<Hypothesis>> {
-    let mut search = BeamSearch::unchecked(plan.classes, language_model, opts)?;
+    let mut search = BeamSearch::unchecked(plan.input.classes, language_model, opts)?;
     search.take(call, plan, log_probs, item)?;
     search.finish()
 }
 
-/// A beam search that takes its frames in chunks, for audio that is still coming in.
+/// A beam search that takes its frames in chunks, for streaming audio.
 ///
-/// The result does not depend on how the frames are cut into chunks, not in a single bit, and is
-/// that of [`beam_search`] on all of them. Memory: about 100 bytes a prefix of the beam, and 70
-/// bytes for each token and span that the prefixes of the beam lead back to; what they no longer
-/// lead to is dropped from time to time.
+/// The result is bit-identical for any division into chunks, and equals that of [`beam_search`] on all frames. Memory:
+/// about 100 bytes per prefix of the beam, and 70 bytes for each token and span that the prefixes of the beam lead back
+/// to; others are dropped from time to time.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -328,7 +322,7 @@ pub struct BeamSearch<L: LanguageModel = NoLanguageModel> {
     opts: BeamOptions,
     classes: usize,
     language_model: L,
-    /// The most that a token can add to the score of a prefix.
+    /// The maximum that a token can add to the score of a prefix.
     most: f64,
     frames: usize,
     tree: Tree<L::State>,
@@ -345,7 +339,7 @@ struct Entry {
     /// The last label; [`NONE`] for the empty prefix.
     token: u32,
     lm: f64,
-    /// The log-probability of the alignments that end in a blank, in the last label, and of both.
+    /// The log-probabilities of the alignments that end in a blank, in the last label, and of both together.
     blank: f64,
     label: f64,
     total: f64,
@@ -367,7 +361,7 @@ struct LabelPath {
     score: f64,
     /// The spans before that of the last label.
     spans: u32,
-    /// Where the span of the last label begins, and the score before it.
+    /// The first frame of the span of the last label, and the score before it.
     start: usize,
     before: f64,
 }
@@ -379,24 +373,24 @@ const NO_LABEL_PATH: LabelPath = LabelPath {
     before: 0.0,
 };
 
-/// What a prefix of the beam becomes when it takes no further label.
+/// A prefix of the beam after a frame in which it takes no further label.
 #[derive(Debug, Clone, Copy)]
 struct Stay {
     blank: f64,
     label: f64,
     total: f64,
-    /// Where its parent stands in the beam, or [`NONE`].
+    /// The index of its parent in the beam, or [`NONE`].
     parent: u32,
 }
 
-/// A prefix that the next beam may hold.
+/// A candidate for the next beam.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
-    /// Its score, the language model included.
+    /// Its score, including the language model.
     rank: f64,
-    /// The place in the beam of the prefix that it comes from.
+    /// The index in the beam of the prefix that it comes from.
     slot: u32,
-    /// The label that it adds, plus 1; 0 when it adds none.
+    /// The label that it adds, plus 1; 0 if it adds none.
     step: u32,
 }
 
@@ -410,7 +404,7 @@ impl Candidate {
     }
 }
 
-/// Working memory, kept from frame to frame.
+/// Scratch memory, reused from frame to frame.
 struct Work {
     row: Vec<f64>,
     /// The tokens that may extend a prefix, most probable first, with their log-probabilities.
@@ -418,14 +412,13 @@ struct Work {
     stays: Vec<Stay>,
     candidates: Vec<Candidate>,
     next: Vec<Entry>,
-    /// For each place in the beam, its children in the beam: the first, and the next of the same
-    /// parent.
+    /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
     first_child: Vec<u32>,
     next_child: Vec<u32>,
     /// For each class, the last prefix (counted over all frames) that has it as a child.
     seen: Vec<u64>,
     visits: u64,
-    /// For each place in the beam, the spans of its best label path, closed at this frame.
+    /// For each prefix in the beam, the spans of its best label path, closed at this frame.
     closed: Vec<Option<u32>>,
 }
 
@@ -434,18 +427,18 @@ impl BeamSearch {
     ///
     /// # Errors
     ///
-    /// When the options do not make sense, or when the blank is not a class.
+    /// If the options are invalid, or if the blank is not a class.
     pub fn new(classes: usize, opts: BeamOptions) -> Result<Self> {
         Self::with_language_model(classes, NoLanguageModel, opts)
     }
 }
 
 impl<L: LanguageModel> BeamSearch<L> {
-    /// A search with a language model or a lexicon, which may be given by reference.
+    /// A search with a language model or a lexicon, which may be passed by reference.
     ///
     /// # Errors
     ///
-    /// When the options do not make sense, when the blank is not a class, or when the model fails.
+    /// If the options are invalid, if the blank is not a class, or if the model fails.
     pub fn with_language_model(
         classes: usize,
         language_model: L,
@@ -498,28 +491,26 @@ impl<L: LanguageModel> BeamSearch<L> {
         })
     }
 
-    /// Takes the next frames: `(t, C)`, or with a batch dimension of 1, with any number of frames,
-    /// none included; log-probabilities or logits as [`BeamOptions::input`] says, dtypes as for
-    /// [`beam_search`].
+    /// Takes the next frames: `(t, C)`, or with a batch dimension of 1, with any number of frames, including none;
+    /// log-probabilities or logits according to [`BeamOptions::input`], dtypes as for [`beam_search`].
     ///
     /// # Errors
     ///
-    /// When shape or dtype are wrong, or when the first, middle and last frame cannot be
-    /// log-probabilities (see [`InputKind::LogProbs`]): then no frame has been taken. When a frame
-    /// holds NaN or +inf (or logits that are all −inf), or when the language model fails: then the
-    /// frames before it have been taken. The frame number in the message counts from the start of
-    /// the search.
+    /// If shape or dtype are wrong, or if the first, middle and last frame cannot be log-probabilities (see
+    /// [`InputKind::LogProbs`]): no frame has then been taken. If a frame contains NaN or +inf (or logits that are all
+    /// −inf), or if the language model fails: the frames before it have then been taken. The frame number in the
+    /// message counts from the start of the search.
     pub fn push(&mut self, log_probs: &Tensor) -> Result<()> {
         let call = self.opts.call("BeamSearch::push");
         let instead = "; each item of a batch has a search of its own";
         let log_probs = validate::utterance(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
-        if plan.classes != self.classes {
+        if plan.input.classes != self.classes {
             bail!(
                 "{}: {} have C = {} classes; the search was made for {}",
                 call.function,
                 call.input_name(),
-                plan.classes,
+                plan.input.classes,
                 self.classes
             )
         }
@@ -536,7 +527,7 @@ impl<L: LanguageModel> BeamSearch<L> {
     ///
     /// # Errors
     ///
-    /// When the language model fails.
+    /// If the language model fails.
     pub fn hypotheses(&self) -> Result<Vec<Hypothesis>> {
         self.collect(false)
     }
@@ -545,7 +536,7 @@ impl<L: LanguageModel> BeamSearch<L> {
     ///
     /// # Errors
     ///
-    /// When the language model fails.
+    /// If the language model fails.
     pub fn finish(self) -> Result<Vec<Hypothesis>> {
         self.collect(self.opts.end_of_text)
     }
@@ -598,9 +589,8 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
         let mut most = opts.tokens_per_frame;
         if L::CONSTANT || opts.lm_weight == 0.0 {
-            // Every prefix ranks its extensions in this order. Behind its first ones, of which
-            // at most a beam are in the beam already and one is its own last label, no extension
-            // can enter a beam that those before it fill.
+            // Every prefix ranks its extensions in this order. At most `beam_width` of them are in the beam already,
+            // and one is its own last label; the next `beam_width` fill the beam, so that no later one can enter it.
             most = most.min(opts.beam_width.saturating_mul(2).saturating_add(2));
         }
         let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
@@ -611,7 +601,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         tokens.sort_unstable_by(order);
     }
 
-    /// What each prefix becomes without a further label, and which are children of which.
+    /// Computes each prefix without a further label, and finds which prefixes are children of which.
     fn stay(&mut self) {
         let beam = &self.beam;
         let Work {
@@ -665,7 +655,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
     }
 
-    /// Adds the prefixes with one label more, as far as they may enter the beam.
+    /// Adds the prefixes with one more label that may enter the beam.
     fn extend(&mut self) -> Result<()> {
         let width = self.opts.beam_width;
         let Work {
@@ -695,7 +685,8 @@ impl<L: LanguageModel> BeamSearch<L> {
                 let score = entry.before(token) + emission;
                 if score + (entry.lm + self.most) < least || score == f64::NEG_INFINITY {
                     if token == entry.token {
-                        // Its blank alone is too small; other tokens build on both.
+                        // A repeat follows only the alignments that end in a blank, and ranks too low; other tokens
+                        // follow both kinds.
                         continue;
                     }
                     break;
@@ -729,7 +720,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         Ok(())
     }
 
-    /// Keeps the candidates that make the next beam, best first.
+    /// Keeps the candidates that form the next beam, best first.
     fn choose_candidates(&mut self) {
         let candidates = &mut self.work.candidates;
         let width = self.opts.beam_width;
@@ -745,7 +736,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
     }
 
-    /// Makes the next beam of the candidates.
+    /// Builds the next beam from the candidates.
     fn build_beam(&mut self) -> Result<()> {
         self.work.closed.clear();
         self.work.closed.resize(self.beam.len(), None);
@@ -759,7 +750,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             };
             next.push(entry);
         }
-        // A model that failed above has left the beam as it was.
+        // If the model fails above, the beam is unchanged.
         for (slot, entry) in next.iter().enumerate() {
             self.tree.set_slot(entry.node, slot);
         }
@@ -834,8 +825,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         })
     }
 
-    /// The best alignment of the prefix at `slot` that `token` may follow, with the span of the
-    /// token begun.
+    /// The best alignment of the prefix at `slot` that `token` may follow, with a new span for the token.
     fn enter(&mut self, slot: usize, token: u32) -> Result<LabelPath> {
         let entry = self.beam[slot];
         let before = entry.best_before(token);
@@ -904,8 +894,7 @@ impl<L: LanguageModel> BeamSearch<L> {
 }
 
 impl Entry {
-    /// The log-probability of the alignments that `token` may follow: without a blank between
-    /// them, equal labels would be one.
+    /// The log-probability of the alignments that `token` may follow: equal labels must be separated by a blank.
     #[inline]
     fn before(&self, token: u32) -> f64 {
         if token == self.token {
@@ -924,7 +913,7 @@ impl Entry {
         }
     }
 
-    /// The span of the last label in the best label path, which ends before frame `end`.
+    /// The span of the last label in the best label path, ending before frame `end`.
     fn open_span(&self, end: usize) -> TokenSpan {
         let LabelPath {
             score,
@@ -941,7 +930,7 @@ impl Entry {
     }
 }
 
-/// What `token` adds to the score of a prefix.
+/// The contribution of `token` to the score of a prefix.
 #[inline]
 fn weight<L: LanguageModel>(
     language_model: &L,
@@ -994,7 +983,7 @@ mod tests {
             search.push(&frames).unwrap();
             let held = [search.tree.len(), search.spans.len()];
             for i in 0..2 {
-                // Four times what is needed, which is about a label a frame; and what a few frames add.
+                // Four times the need, which is about a label per frame, plus the contribution of a few frames.
                 let most = (5 * search.frames()).max(KEEP) + 16 * chunk;
                 assert!(held[i] <= most, "{held:?} {most}");
                 drops[i] += usize::from(held[i] < before[i]);

@@ -1,4 +1,4 @@
-//! Greedy decoding: the best class of each frame, runs joined, blanks dropped.
+//! Greedy decoding: the best class of each frame, repeats merged, blanks dropped.
 
 use super::Hypothesis;
 use crate::cpu_input::{check_row, rows};
@@ -20,11 +20,11 @@ use rayon::prelude::*;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GreedyOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
     pub layout: InputLayout,
-    /// What the input holds. Default [`InputKind::LogProbs`].
+    /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
@@ -63,34 +63,31 @@ impl GreedyOptions {
     }
 }
 
-/// Reads the most probable class of each frame, joins runs and drops blanks: the labelling of
-/// the single best path (Graves et al. 2006, section 3.2,
-/// <https://doi.org/10.1145/1143844.1143891>).
+/// Takes the most probable class of each frame, merges repeats and drops blanks: the labelling of the single best path
+/// (Graves et al. 2006, section 3.2, <https://doi.org/10.1145/1143844.1143891>).
 ///
 /// # Arguments
 ///
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
 ///   one item; natural logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16;
 ///   any strides. `T` and `N` may be 0.
-/// * `input_lengths` - frames of each item, at most `T`. Frames behind them are not read.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `opts` - see [`GreedyOptions`].
 ///
-/// On a GPU the search for the best class runs there, and one tensor of `3·T·N` numbers is read
-/// back.
+/// On a GPU the best classes are found there, and one tensor of `3·T·N` numbers is read back.
 ///
 /// # Returns
 ///
-/// One [`Hypothesis`] for each item, in order. Its score is the log-probability of the best path,
-/// in nats, and a span holds the frames of a token's run, with their mean log-probability. Of
-/// equal classes in a frame the one with the smallest number counts (on a GPU, the one that
-/// candle's `argmax` gives). A frame whose log-probabilities are all −inf makes the score −inf. An
-/// item with no frames has no tokens and the score 0.
+/// One [`Hypothesis`] per item, in order. Its score is the log-probability of the best path, in nats; a span covers the
+/// consecutive frames of a token, with their mean log-probability. Of equal classes in a frame, the one with the
+/// smallest number is taken (on a GPU, the one that candle's `argmax` returns). A frame whose log-probabilities are all
+/// −inf makes the score −inf. An item without frames has no tokens and a score of 0.
 ///
 /// # Errors
 ///
-/// When shapes, dtypes, lengths or the blank do not fit together, when a frame within its length
-/// holds NaN or +inf (or logits that are all −inf), or when the input cannot be log-probabilities
-/// (see [`InputKind::LogProbs`]); the message names the item and the frame.
+/// If shapes, dtypes, lengths or the blank do not fit together, if a frame within its length contains NaN or +inf (or
+/// logits that are all −inf), or if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message
+/// names the item and the frame.
 ///
 /// # Examples
 ///
@@ -125,12 +122,12 @@ pub fn greedy_decode(
 }
 
 fn on_host(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
-    (0..plan.batch)
+    (0..plan.input.batch)
         .into_par_iter()
         .map(|item| {
             let rows = rows(plan, log_probs);
-            let mut row = vec![0.0; plan.classes];
-            let mut path = Path::new(plan.blank);
+            let mut row = vec![0.0; plan.input.classes];
+            let mut path = Path::new(plan.input.blank);
             for frame in 0..plan.input_lengths[item] {
                 rows.read(item, frame, 0, &mut row);
                 check_row(call, item, frame, &row)?;
@@ -145,9 +142,9 @@ fn on_host(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesi
         .collect()
 }
 
-/// The largest entry and its place; the first of equal ones.
+/// The largest entry and its index; the first of equal entries.
 fn first_largest(row: &[f64]) -> (usize, f64) {
-    // The maximum first, in vector code; then its place.
+    // The maximum first, in vector code; then its index.
     let best = row
         .iter()
         .fold(f64::NEG_INFINITY, |a, &x| if x > a { x } else { a });
@@ -155,25 +152,23 @@ fn first_largest(row: &[f64]) -> (usize, f64) {
     (class.unwrap_or_default(), best)
 }
 
-/// The same with the work over the classes on the tensor's device.
+/// The same, with the work over the classes on the tensor's device.
 fn on_device(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
     let Call { function, .. } = call;
-    // Both hold every class number exactly: f32 up to 2^24, and the class numbers of f64 input
-    // are u32.
+    // Both types hold every class number exactly: f32 up to 2^24, and the class numbers of f64 input are u32.
     let dtype = match log_probs.dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,
     };
-    if dtype == DType::F32 && plan.classes > 1 << 24 {
+    if dtype == DType::F32 && plan.input.classes > 1 << 24 {
         bail!(
             "{function}: C = {} classes; at most 2^24 on this device",
-            plan.classes
+            plan.input.classes
         )
     }
     let class = log_probs.argmax(D::Minus1)?.to_dtype(dtype)?;
     let best = log_probs.max(D::Minus1)?.to_dtype(dtype)?;
-    // A NaN anywhere in the row shows in the sum. For logits it is that of the softmax, relative to
-    // the largest.
+    // A NaN anywhere in the row shows up in the sum. For logits it is the sum of the softmax, relative to the largest.
     let sum = match call.input {
         InputKind::LogProbs => log_probs.sum(D::Minus1)?.to_dtype(dtype)?,
         InputKind::Logits => {
@@ -187,12 +182,14 @@ fn on_device(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothe
     let found = Tensor::stack(&[class, best, sum], 0)?.to_device(&Device::Cpu)?;
     let found = found.to_dtype(DType::F64)?.flatten_all()?;
     let found = found.to_vec1::<f64>()?;
-    let (classes, rest) = found.split_at(plan.frames * plan.batch);
-    let (best, sums) = rest.split_at(plan.frames * plan.batch);
-    let mut paths: Vec<Path> = (0..plan.batch).map(|_| Path::new(plan.blank)).collect();
+    let (classes, rest) = found.split_at(plan.input.frames * plan.input.batch);
+    let (best, sums) = rest.split_at(plan.input.frames * plan.input.batch);
+    let mut paths: Vec<Path> = (0..plan.input.batch)
+        .map(|_| Path::new(plan.input.blank))
+        .collect();
     let mut wrong: Option<(usize, usize)> = None;
     for row in 0..classes.len() {
-        let (frame, item) = plan.frame_and_item(row);
+        let (frame, item) = plan.input.frame_and_item(row);
         if frame >= plan.input_lengths[item] {
             continue;
         }
@@ -215,12 +212,12 @@ fn on_device(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothe
     Ok(paths.into_iter().map(Path::finish).collect())
 }
 
-/// The best path as it grows.
+/// The best path so far.
 struct Path {
     blank: u32,
     last: u32,
     frames: usize,
-    /// The sum over the frames of the open run.
+    /// The sum over the frames of the open span.
     run: f64,
     hypothesis: Hypothesis,
 }
@@ -288,7 +285,7 @@ mod tests {
         validate::plan_for_decoding(call, log_probs, [40, 0, 33]).unwrap()
     }
 
-    // The way of a GPU, here with the CPU as the device.
+    // The GPU code path, here with the CPU as the device.
     #[test]
     fn both_ways_agree() {
         for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {

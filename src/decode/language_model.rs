@@ -1,18 +1,17 @@
-//! The hook through which a language model or a lexicon takes part in a beam search.
+//! The hook for a language model or a lexicon in a beam search.
 
 use candle_core::Result;
 
-/// A language model or a lexicon: it weighs each token that extends a prefix.
+/// A language model or a lexicon: it scores each token that extends a prefix.
 ///
-/// The search calls [`score`](Self::score) for the tokens that may enter the beam and
-/// [`advance`](Self::advance) once for each prefix that did. The weight of a prefix is the sum
-/// of its tokens' scores, so it does not depend on the alignment.
+/// The search calls [`score`](Self::score) for the tokens that may enter the beam and [`advance`](Self::advance) once
+/// for each prefix that did. The weight of a prefix is the sum of its tokens' scores, so it does not depend on the
+/// alignment.
 ///
-/// * A language model gives `ln P(token | history)`.
-/// * A lexicon gives 0 for a token that continues an entry and −inf for one that does not: a
-///   labelling with a score of −inf never enters the beam.
-/// * A model that scores all tokens at once does so in `start` and `advance` and keeps the row in
-///   its state.
+/// * A language model returns `ln P(token | history)`.
+/// * A lexicon returns 0 for a token that continues an entry and −inf for any other: a labelling with a score of −inf
+///   never enters the beam.
+/// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state.
 ///
 /// ```
 /// use candle_core::Result;
@@ -42,10 +41,10 @@ use candle_core::Result;
 /// }
 /// ```
 pub trait LanguageModel {
-    /// What the model remembers of a prefix.
+    /// The model's state for a prefix.
     type State;
 
-    /// Every score is 0.
+    /// Whether every score is 0.
     #[doc(hidden)]
     const CONSTANT: bool = false;
 
@@ -55,22 +54,22 @@ pub trait LanguageModel {
     /// Any error ends the search with that error, here and in the other functions.
     fn start(&self) -> Result<Self::State>;
 
-    /// The weight of `token` behind the prefix of `state`, in nats; −inf forbids it. NaN and
-    /// +inf are errors. It may be called many times with the same arguments.
+    /// The score of `token` after the prefix of `state`, in nats; −inf forbids it. NaN and +inf are errors. It may be
+    /// called many times with the same arguments.
     fn score(&self, state: &Self::State, token: u32) -> Result<f64>;
 
-    /// The state behind `token`.
+    /// The state after `token`.
     fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State>;
 
-    /// The weight of the end of the text behind the prefix of `state`. Default 0. A lexicon
-    /// gives −inf in the middle of a word.
+    /// The score of the end of the text after the prefix of `state`, in nats. Default 0. A lexicon returns −inf in the
+    /// middle of a word.
     fn end(&self, _state: &Self::State) -> Result<f64> {
         Ok(0.0)
     }
 
-    /// No [`score`](Self::score) is above this. The search uses it to leave out tokens without
-    /// scoring them. Default 0, which is right for log-probabilities; a model with positive
-    /// scores must say its largest, or +inf. A score above it is an error.
+    /// An upper bound of [`score`](Self::score). The search uses it to skip tokens without scoring them. Default 0,
+    /// which is right for log-probabilities; a model with positive scores must return its largest, or +inf. A score
+    /// above it is an error.
     fn max_score(&self) -> f64 {
         0.0
     }
@@ -101,7 +100,7 @@ impl<L: LanguageModel + ?Sized> LanguageModel for &L {
     }
 }
 
-/// No language model: every labelling has the weight 0.
+/// No language model: every labelling has a weight of 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NoLanguageModel;
 

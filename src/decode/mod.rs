@@ -1,5 +1,5 @@
-//! From emissions to labellings: greedy decoding, prefix beam search, and the prefix scores of
-//! joint attention/CTC decoding.
+//! From emissions to labellings: greedy decoding, prefix beam search, and prefix scores for joint attention/CTC
+//! decoding.
 
 mod arena;
 mod beam;
@@ -22,17 +22,17 @@ use crate::spans::TokenSpan;
 pub struct Hypothesis {
     /// The labels, without blanks and repeats.
     pub tokens: Vec<u32>,
-    /// The log-probability that CTC gives, in nats. From a beam search: of the labelling, summed
-    /// over its alignments within the beam. From greedy decoding: of the single best path.
+    /// The log-probability under CTC, in nats. From a beam search: of the labelling, summed over its alignments within
+    /// the beam. From greedy decoding: of the single best path.
     pub score: f64,
-    /// What the language model and the token bonus add, weights included; 0 without them.
+    /// The contribution of the language model and the token bonus, including weights; 0 without them.
     pub lm_score: f64,
-    /// The frames of each token in the best alignment that the decoder saw, one span a token.
+    /// The frames of each token in the best alignment that the decoder found, one span per token.
     pub spans: Vec<TokenSpan>,
 }
 
 impl Hypothesis {
-    /// `score + lm_score`: what a beam search ranks by.
+    /// `score + lm_score`: the ranking criterion of a beam search.
     pub fn total_score(&self) -> f64 {
         self.score + self.lm_score
     }

@@ -1,30 +1,30 @@
 //! Prefix scores for joint attention/CTC decoding.
 //!
-//! For a prefix `g` the scorer holds, for each number of frames `t`, the log-probability of the
-//! alignments of `g` with the first `t` frames: `b_t(g)` for those that end in a blank and
-//! `l_t(g)` for those that end in the last label of `g`. With emissions `y_t(c)`, the
-//! probability that a labelling begins with `g c` is (Watanabe et al. 2017, algorithm 2)
+//! For a prefix `g` the scorer holds, for each number of frames `t`, the log-probability of the alignments of `g` with
+//! the first `t` frames: `b_t(g)` for those that end in a blank and `l_t(g)` for those that end in the last label of
+//! `g`. With emissions `y_t(c)`, the probability that a labelling begins with `g c` is (algorithm 2 of Watanabe et al.
+//! 2017)
 //!
 //! ```text
 //! P(g c …) = Σ_t h_(t-1) · y_t(c)
 //! h_t      = b_t(g) if c is the last label of g, else b_t(g) + l_t(g)
 //! ```
 //!
-//! All classes but the last label share `h`, so one pass over the emissions scores them all.
+//! All classes but the last label share `h`, so one pass over the emissions scores all of them.
 
 use super::log_add;
 use crate::cpu;
 use crate::cpu_input::rows;
 use crate::distribution::{self, check_normalised};
 use crate::options::{InputKind, InputLayout};
-use crate::problem::plan::Plan;
+use crate::problem::plan::{Input, Plan};
 use crate::problem::validate::{self, Call};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Borrow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Classes that one task works on: the sums of a dozen hypotheses stay in the cache.
+/// Classes per job: the sums of a dozen hypotheses stay in the cache.
 const BLOCK: usize = 256;
 
 /// The options of [`CtcPrefixScorer`].
@@ -36,9 +36,9 @@ const BLOCK: usize = 256;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PrefixOptions {
-    /// The class that stands for "no label". Default 0.
+    /// The blank class. Default 0.
     pub blank: usize,
-    /// What the input holds. Default [`InputKind::LogProbs`].
+    /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
@@ -58,18 +58,17 @@ impl Default for PrefixOptions {
 /// Scores the prefixes of one utterance for joint attention/CTC decoding (Watanabe et al. 2017,
 /// <https://doi.org/10.1109/JSTSP.2017.2763455>, algorithm 2).
 ///
-/// A label-synchronous decoder grows hypotheses one token at a time. At each step it asks for the
-/// CTC scores of all next tokens of all its hypotheses ([`score`](Self::score)), adds them with
-/// some weight to its own, and calls [`extend`](Self::extend) for the hypotheses it keeps.
+/// A label-synchronous decoder grows hypotheses one token at a time. At each step it obtains the CTC scores of all next
+/// tokens of all its hypotheses ([`score`](Self::score)), adds them with some weight to its own, and calls
+/// [`extend`](Self::extend) for the hypotheses it keeps.
 ///
-/// All scores are natural logarithms, in f64. A score counts whole labellings only if each frame
-/// is a distribution, as a log-softmax makes it.
+/// All scores are natural logarithms, in f64. A score is the probability of whole labellings only if each frame is a
+/// distribution, as after a log-softmax.
 ///
-/// Memory: log-probabilities are not copied (a tensor on a GPU is copied to the host once); of
-/// logits the log-softmax is kept, in f32, or f64 for f64; a state
-/// takes 16 bytes a frame; a call of `score` takes 8 bytes for each state and class, and 4 KiB
-/// for each state and thread. Time: two passes over the emissions a call, on all threads of the
-/// current rayon pool, and one over the frames for `extend`.
+/// Memory: log-probabilities are not copied (a tensor on a GPU is copied to the host once); for logits, the log-softmax
+/// is kept, in f32, or f64 for f64; a state takes 16 bytes per frame; a call of `score` takes 8 bytes for each state
+/// and class, and 4 KiB for each state and thread. Time: `score` makes two passes over the emissions, on all threads of
+/// the current rayon pool; `extend` makes one over the frames.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -90,26 +89,26 @@ impl Default for PrefixOptions {
 /// # }
 /// ```
 pub struct CtcPrefixScorer {
-    /// No other scorer has it.
+    /// Unique to this scorer.
     id: u64,
     plan: Plan,
     log_probs: Tensor,
 }
 
-/// A prefix, as a [`CtcPrefixScorer`] sees it. It belongs to the scorer that made it.
+/// A prefix, as seen by a [`CtcPrefixScorer`]. It belongs to the scorer that made it.
 #[derive(Debug, Clone)]
 pub struct PrefixState {
-    /// Whose it is.
+    /// The `id` of its scorer.
     scorer: u64,
     last: Option<u32>,
     score: f64,
-    /// For 0 to `T` frames: the log-probability of the alignments that end in a blank.
+    /// For 0 to `T` frames, the log-probability of the alignments that end in a blank.
     blank: Vec<f64>,
-    /// The same for those that end in the last label.
+    /// The same for alignments that end in the last label.
     label: Vec<f64>,
 }
 
-/// Equal are states of the same numbers, whoever made them.
+/// States with the same numbers are equal, even from different scorers.
 impl PartialEq for PrefixState {
     fn eq(&self, other: &Self) -> bool {
         let numbers = |state: &Self| (state.last, state.score);
@@ -118,13 +117,13 @@ impl PartialEq for PrefixState {
 }
 
 impl PrefixState {
-    /// `ln P(prefix …)`: of all labellings that begin with the prefix, itself included. 0 for
-    /// the empty prefix.
+    /// `ln P(prefix …)`: of all labellings that begin with the prefix, including the prefix itself. 0 for the empty
+    /// prefix.
     pub fn score(&self) -> f64 {
         self.score
     }
 
-    /// `ln P(labelling)`: of the labelling that is the prefix and nothing more.
+    /// `ln P(labelling)`, where the labelling is exactly the prefix.
     pub fn end_score(&self) -> f64 {
         let last = self.blank.len() - 1;
         log_add(self.blank[last], self.label[last])
@@ -135,7 +134,7 @@ impl PrefixState {
         self.last
     }
 
-    /// Alignments with the first `frames` frames that `token` may follow.
+    /// The log-probability of the alignments with the first `frames` frames that `token` may follow.
     fn before(&self, frames: usize, token: u32) -> f64 {
         if self.last == Some(token) {
             self.blank[frames]
@@ -145,12 +144,12 @@ impl PrefixState {
     }
 }
 
-/// The scores of what may follow a prefix.
+/// The scores of the continuations of a prefix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrefixScores {
-    /// `ln P(prefix token …)` for each class, `C` entries; −inf for the blank.
+    /// `ln P(prefix token …)` for each class, `C` elements; −inf for the blank.
     pub next: Vec<f64>,
-    /// `ln P(prefix)` as the whole labelling: the score of the end of the sentence.
+    /// `ln P(prefix)` as a complete labelling: the score of the end of the sentence.
     pub end: f64,
 }
 
@@ -160,15 +159,14 @@ impl CtcPrefixScorer {
     /// # Arguments
     ///
     /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, from a log-softmax; or logits with
-    ///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. For an item of a
-    ///   batch, narrow it to the frames of the item.
+    ///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. For an item of a batch, narrow the
+    ///   tensor to the frames of the item.
     /// * `opts` - see [`PrefixOptions`].
     ///
     /// # Errors
     ///
-    /// When shape, dtype or blank do not fit, when a frame holds NaN or +inf (or logits that are all
-    /// −inf), or when the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the
-    /// message names the frame and the class.
+    /// If shape, dtype or blank do not fit, if a frame contains NaN or +inf (or logits that are all −inf), or if the
+    /// input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the frame and the class.
     pub fn new(log_probs: &Tensor, opts: PrefixOptions) -> Result<Self> {
         let call = Call {
             function: "CtcPrefixScorer",
@@ -194,18 +192,18 @@ impl CtcPrefixScorer {
 
     /// `T`: frames of the utterance.
     pub fn frames(&self) -> usize {
-        self.plan.frames
+        self.plan.input.frames
     }
 
-    /// `C`: classes, the blank among them.
+    /// `C`: classes, including the blank.
     pub fn classes(&self) -> usize {
-        self.plan.classes
+        self.plan.input.classes
     }
 
     /// The state of the empty prefix.
     pub fn initial_state(&self) -> PrefixState {
-        let mut blank = vec![0.0; self.plan.frames + 1];
-        rows(&self.plan, &self.log_probs).column(0, self.plan.blank, &mut blank[1..]);
+        let mut blank = vec![0.0; self.plan.input.frames + 1];
+        rows(&self.plan, &self.log_probs).column(0, self.plan.input.blank, &mut blank[1..]);
         let mut sum = 0.0;
         for entry in &mut blank {
             sum += *entry;
@@ -224,15 +222,15 @@ impl CtcPrefixScorer {
     ///
     /// # Errors
     ///
-    /// When a state is of another scorer; the message names it.
+    /// If a state belongs to another scorer; the message names it.
     pub fn score<S: Borrow<PrefixState> + Sync>(&self, states: &[S]) -> Result<Vec<PrefixScores>> {
-        let Plan {
+        let Input {
             frames, classes, ..
-        } = self.plan;
+        } = self.plan.input;
         for (number, state) in states.iter().enumerate() {
             self.check(state.borrow(), || format!("state {number}"))?;
         }
-        // Any class that is not the last label: alignments that end in either may go on.
+        // For a class other than the last label, alignments of either ending may continue.
         let either: Vec<Vec<f64>> = states
             .iter()
             .map(|state| {
@@ -260,7 +258,7 @@ impl CtcPrefixScorer {
             for (width, block) in &blocks {
                 next.extend_from_slice(&block[number * width..(number + 1) * width]);
             }
-            next[self.plan.blank] = f64::NEG_INFINITY;
+            next[self.plan.input.blank] = f64::NEG_INFINITY;
             if let Some(last) = state.last {
                 rows.column(0, last as usize, &mut column);
                 next[last as usize] = log_sum(state.blank.iter().zip(&column).map(|(b, y)| b + y));
@@ -273,18 +271,18 @@ impl CtcPrefixScorer {
         Ok(scores.collect())
     }
 
-    /// The state of a prefix with one token more.
+    /// The state of a prefix with one more token.
     ///
     /// # Errors
     ///
-    /// When the token is the blank or no class, or when the state is of another scorer.
+    /// If the token is the blank or not a class, or if the state belongs to another scorer.
     pub fn extend(&self, state: &PrefixState, token: u32) -> Result<PrefixState> {
-        let Plan {
+        let Input {
             frames,
             classes,
             blank,
             ..
-        } = self.plan;
+        } = self.plan.input;
         if token as usize >= classes || token as usize == blank {
             bail!(
                 "CtcPrefixScorer::extend: token {token} cannot follow a prefix; expected a class \
@@ -315,12 +313,12 @@ impl CtcPrefixScorer {
     }
 
     fn check(&self, state: &PrefixState, name: impl Fn() -> String) -> Result<()> {
-        if state.blank.len() != self.plan.frames + 1 {
+        if state.blank.len() != self.plan.input.frames + 1 {
             bail!(
                 "CtcPrefixScorer: {} is of an utterance with T = {} frames; this one has {}",
                 name(),
                 state.blank.len() - 1,
-                self.plan.frames
+                self.plan.input.frames
             )
         }
         if state.scorer != self.id {

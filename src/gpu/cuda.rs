@@ -1,5 +1,5 @@
-//! CUDA: how the launches of [`gpu`](crate::gpu) reach candle's device. Kernels are compiled by `build.rs`, run on the
-//! stream of the tensor's device, and are loaded once for each device, when they are first used.
+//! CUDA: launches of [`gpu`](crate::gpu) on candle's device. Kernels are compiled by `build.rs`, run on the stream of
+//! the tensor's device, and are loaded once per device, on first use.
 
 use crate::gpu::{Arg, Backend, Content, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -16,14 +16,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-/// An image that `build.rs` made: machine code and PTX, of which the driver takes what the device can run.
+/// An image built by `build.rs`: machine code and PTX, from which the driver selects what the device can run.
 macro_rules! image {
     ($name:literal) => {
         include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).as_slice()
     };
 }
 
-/// The images, each with the beginnings of its kernels' names: `kernels/ctc.cu` says what is in which.
+/// The images, each with the name prefixes of its kernels; `kernels/ctc.cu` assigns kernels to images.
 const IMAGES: [(&[&str], &[u8]); 9] = [
     (
         &["ctc_prepare", "ctc_widen_", "ctc_reduce_"],
@@ -71,25 +71,25 @@ const IMAGES: [(&[&str], &[u8]); 9] = [
     (&["ctc_lattice_f64_"], image!("lattice_f64")),
 ];
 
-/// The image that has a kernel.
+/// The index of the image that contains a kernel.
 fn image_of(kernel: &str) -> Option<usize> {
     IMAGES
         .iter()
         .position(|(names, _)| names.iter().any(|name| kernel.starts_with(name)))
 }
 
-/// What is loaded in one context.
+/// Modules and functions loaded in one context.
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<usize, Arc<CudaModule>>,
     functions: HashMap<String, CudaFunction>,
 }
 
-/// By the handle of the context. A module holds its context, so a handle here is never that of another context which
-/// came later; and a device that is dropped and made again finds its kernels, as the context is still there.
+/// Keyed by the handle of the context. A module keeps its context alive, so a handle in this map is never reused for a
+/// later context; and a device that is dropped and recreated finds its kernels, since the context still exists.
 static LOADED: LazyLock<RwLock<HashMap<usize, Loaded>>> = LazyLock::new(RwLock::default);
 
-/// The kernel of a name, loaded once for each context. candle's own store of modules takes PTX alone.
+/// The kernel with this name, loaded once per context. candle's own module cache accepts PTX only.
 fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
     let handle = context.cu_ctx() as usize;
     {
@@ -116,24 +116,24 @@ fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
     Ok(function)
 }
 
-// SAFETY: both are plain integers in C's layout, twins of the kernels' own structs.
+// SAFETY: both are plain integers in C layout, identical to the kernels' structs.
 unsafe impl DeviceRepr for crate::gpu::Sizes {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for crate::gpu::Integers {}
 
-/// Words of a copy that does not wait. A larger one from memory that is not pinned waits for all that is queued.
+/// Words of a copy that does not block. A larger copy from unpinned memory waits for the stream.
 const COPY: usize = (64 << 10) / 4;
-/// Words to whose multiples parts of an allocation are aligned.
+/// Alignment of the parts of an allocation, in words.
 const ALIGNED: usize = 256 / 4;
 
-/// A part of an allocation. Only the stream of the device uses it, in order, so that no events guard it.
+/// A part of an allocation. Only the device's stream uses it, in order, so it needs no events.
 pub(crate) struct Part {
-    /// The allocation goes with its last part, behind what is queued.
+    /// The allocation is freed with its last part, in stream order.
     _whole: Arc<CudaSlice<u32>>,
     address: u64,
 }
 
-/// Where the parts of an allocation begin, and its size, in words.
+/// The offsets of the parts of an allocation, and its size, in words.
 fn places<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], usize)> {
     let mut end = 0usize;
     let mut starts = [0; N];
@@ -152,7 +152,7 @@ fn places<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], us
     Ok((starts, end))
 }
 
-/// Does `$body` with the slice of a storage, of whatever dtype the kernels know.
+/// Evaluates `$body` with the slice of a storage, for each dtype that the kernels support.
 macro_rules! with_slice {
     ($storage:expr, |$slice:ident| $body:expr) => {
         match $storage {
@@ -175,13 +175,13 @@ impl Backend for CudaDevice {
     type Memory = Part;
 
     fn allocate(&self, count: usize, dtype: DType) -> Result<CudaStorage> {
-        // SAFETY: the kernels write what they later read.
+        // SAFETY: the kernels write the memory before they read it.
         unsafe { self.alloc_uninit(&Shape::from(count), dtype) }
     }
 
     fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Part; N]> {
         let (starts, words) = places(&contents)?;
-        // SAFETY: the kernels write what they later read.
+        // SAFETY: the kernels write the memory before they read it.
         let mut whole = unsafe { self.alloc::<u32>(words) }?;
         for (content, &start) in contents.iter().zip(&starts) {
             if let Content::Words(words) = content {
@@ -219,7 +219,7 @@ impl Backend for CudaDevice {
     }
 
     fn shared_bytes(&self) -> usize {
-        // What every device gives without being asked.
+        // Available on every device without opting in.
         47 << 10
     }
 
@@ -260,7 +260,7 @@ impl Backend for CudaDevice {
             block_dim: (launch.threads as u32, 1, 1),
             shared_mem_bytes: launch.shared_bytes as u32,
         };
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }
@@ -270,7 +270,7 @@ impl Backend for CudaDevice {
 mod tests {
     use super::*;
 
-    /// Every kernel of the source is in one image, and that image has its name.
+    /// Every kernel of the source is in exactly one image, the one that its name implies.
     #[test]
     fn kernels_are_found_in_their_images() {
         let (rows, reals) = (["f32", "f16", "bf16", "f64"], ["f32", "f64"]);
@@ -291,7 +291,7 @@ mod tests {
                 }
             }
         }
-        // An image without machine code packs its PTX, so that no name can be read.
+        // An image without machine code compresses its PTX, so that no names are readable.
         let machine_code = contains(IMAGES[0].1, b".text.ctc_");
         for kernel in kernels {
             let having: Vec<usize> = (0..IMAGES.len())

@@ -1,48 +1,49 @@
-//! How the kernels are launched, as pure functions of sizes.
+//! Launch configurations of the kernels, as pure functions of sizes.
 
 use super::params::Sizes;
 use candle_core::{DType, Result};
 
-/// One launch.
+/// The configuration of one launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Launch {
     pub kernel: String,
     pub blocks: usize,
-    /// Of a block.
+    /// Threads per block.
     pub threads: usize,
-    /// Dynamic shared memory of a block.
+    /// Dynamic shared memory per block, in bytes.
     pub shared_bytes: usize,
 }
 
 /// Threads of a warp (SIMD-group).
 const WARP: usize = 32;
-/// Pairs that two neighbouring tiles of a lattice share: `CTC_HALO`.
+/// Pairs shared by two neighbouring tiles of a lattice: `CTC_HALO`.
 const HALO: usize = 16;
-/// Rows of a gradient with fewer classes are short: `CTC_LONG_ROW`.
+/// Rows of a gradient with fewer classes than this are short: `CTC_LONG_ROW`.
 const LONG_ROW: usize = 256;
-/// Rows of logits with up to so many classes are short for the sum of their exponentials.
+/// Rows of logits with at most this many classes are short for the sum of their exponentials.
 const FEW_CLASSES: usize = 128;
-/// Rows of which only so many emissions are wanted, or fewer, are short too.
+/// Rows of which at most this many emissions are used are short, too.
 const FEW_EMISSIONS: usize = 1024;
-/// Warps of a block for short rows: `CTC_SHORT_WARPS`.
+/// Warps per block for short rows: `CTC_SHORT_WARPS`.
 const SHORT_WARPS: usize = 4;
-/// Consecutive frames of an item that a warp takes where rows are short, at most: `CTC_MOST_FRAMES`.
+/// Maximum number of consecutive frames of an item per warp for short rows: `CTC_MOST_FRAMES`.
 const MOST_FRAMES: usize = 8;
-/// Blocks beyond this take several rows.
+/// Maximum number of blocks; beyond it, each block takes several rows.
 const MOST_BLOCKS: usize = 1 << 20;
 
-/// From here on the bytes of the states of a frame, 32 a label for f64, exceed what the kernels multiply with.
+/// From this many labels, the byte size of the states of a frame (32 bytes per label in f64) overflows the kernels'
+/// multiplications.
 const MOST_LABELS: usize = 1 << 26;
 
-/// The pairs of states of a lattice that one thread holds, and the tiles that one direction has.
+/// Pairs of states per thread, and tiles per direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiling {
     pub pairs: usize,
     pub tiles: usize,
 }
 
-/// A target of up to 31 labels has a pair a lane of one warp. Longer ones have two, and a warp for each
-/// tile; from 208 labels on four, where the device has that kernel (f64 does not).
+/// A target of up to 31 labels takes one warp, with one pair per lane. Longer targets have two pairs per lane, and one
+/// warp per tile; from 208 labels, four pairs per lane, except in f64, which has no such kernel.
 pub(crate) fn tiling(labels: usize, real: DType) -> Tiling {
     let most = 4;
     let tiles = |pairs: usize| {
@@ -62,13 +63,13 @@ pub(crate) fn tiling(labels: usize, real: DType) -> Tiling {
     }
 }
 
-/// The most threads of a block of the lattice, so that its registers suffice. Kernels of one pair a lane have one
-/// tile, and so 64.
+/// Maximum number of threads per block of the lattice, limited by registers. Kernels with one pair per lane have one
+/// tile, and thus 64 threads.
 pub(crate) const LATTICE_THREADS: usize = 256;
 
-/// The launch of the lattice: one block an item, with `shared_bytes` of shared memory at most. `max_threads` is
-/// what the device gives the kernel of that name, which may be less than asked for: a block then takes several
-/// tiles in turn. Also how many bytes of device memory an item needs for what does not fit shared memory, or 0.
+/// The launch of the lattice: one block per item, with at most `shared_bytes` of shared memory. `max_threads` returns
+/// the device's limit for a kernel, which may be lower than the number of threads wanted: a block then takes several
+/// tiles in turn. Also returns the bytes of device memory per item for edges that do not fit into shared memory, or 0.
 pub(crate) fn lattice(
     sizes: &Sizes,
     real: DType,
@@ -101,8 +102,8 @@ pub(crate) fn lattice(
     Ok((launch, if fits { 0 } else { edges }))
 }
 
-/// The launch that gathers emissions, of which a frame has `entries`; and whether a row is a block's, which is said to a
-/// kernel for long rows alone.
+/// The launch that gathers emissions, `entries` per frame. For a kernel of long rows, also returns whether a whole
+/// block takes one row.
 pub(crate) fn gather(dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, Option<bool>) {
     let classes = sizes.classes as usize;
     let short = match sizes.is_logits() {
@@ -116,7 +117,7 @@ pub(crate) fn gather(dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, Op
     }
 }
 
-/// The launch that writes the gradient, as [`gather`].
+/// The launch that writes the gradient; returns the same as [`gather`].
 pub(crate) fn gradient(dtype: DType, sizes: &Sizes) -> (Launch, Option<bool>) {
     let classes = sizes.classes as usize;
     match classes < LONG_ROW {
@@ -125,7 +126,8 @@ pub(crate) fn gradient(dtype: DType, sizes: &Sizes) -> (Launch, Option<bool>) {
     }
 }
 
-/// A warp takes some frames of an item, as `ctc_frames_of_a_warp` and `ctc_runs_of_an_item` say.
+/// A launch in which each warp takes a few frames of an item, as `ctc_frames_of_a_warp` and `ctc_runs_of_an_item`
+/// define.
 fn short_rows(name: &str, dtype: DType, sizes: &Sizes) -> Launch {
     let (frames, batch) = (sizes.frames as usize, sizes.batch as usize);
     let run = ((frames * batch) >> 13).clamp(1, MOST_FRAMES);
@@ -138,13 +140,13 @@ fn short_rows(name: &str, dtype: DType, sizes: &Sizes) -> Launch {
     }
 }
 
-/// A thread for so many bytes of a row, from a warp to a block of 8. Beside the reading itself a row waits for memory a
-/// few times, and many rows at once hide that. They should not be so many that the cache does not hold their gradients: a
-/// target's classes are written last.
+/// Bytes of a row per thread, which set the threads per row from one warp to a block of 8 warps. Besides reading, a row
+/// waits for memory several times, and many concurrent rows hide that. Too many rows would evict their gradients from
+/// the cache, where the target's classes are written last.
 const GATHERED_BYTES: usize = 256;
 const WRITTEN_BYTES: usize = 128;
 
-/// A sum depends on the number of its threads, so that hangs on the length of a row alone.
+/// A sum depends on its number of threads, so that number depends only on the length of a row.
 fn long_rows(
     name: &str,
     dtype: DType,
@@ -166,7 +168,7 @@ fn long_rows(
     (launch, Some(wide))
 }
 
-/// The launch that adds up the losses of a batch.
+/// The launch that sums the losses of a batch.
 pub(crate) fn reduce(real: DType) -> Launch {
     Launch {
         kernel: format!("ctc_reduce_{}", real.as_str()),
@@ -176,7 +178,7 @@ pub(crate) fn reduce(real: DType) -> Launch {
     }
 }
 
-/// The launch that widens `count` integers of one dtype.
+/// The launch that widens `count` integers of one dtype to i64.
 pub(crate) fn widen(dtype: DType, count: usize) -> Launch {
     Launch {
         kernel: format!("ctc_widen_{}", dtype.as_str()),
@@ -186,7 +188,7 @@ pub(crate) fn widen(dtype: DType, count: usize) -> Launch {
     }
 }
 
-/// The launch that makes the tables of `batch` items on the device.
+/// The launch that computes the tables of `batch` items on the device.
 pub(crate) fn prepare(batch: usize) -> Launch {
     Launch {
         kernel: "ctc_prepare".into(),
@@ -200,30 +202,34 @@ pub(crate) fn prepare(batch: usize) -> Launch {
 mod tests {
     use super::*;
     use crate::options::{GradientKind, Reduction};
-    use crate::problem::plan::{InputKind, Plan};
+    use crate::problem::plan::{Input, InputKind, LossProblem, Plan, Targets};
 
     fn sizes(frames: usize, batch: usize, labels: usize) -> Sizes {
         let plan = Plan {
-            frames,
-            batch,
-            classes: 40,
-            blank: 0,
-            layout: None,
-            input: InputKind::LogProbs,
-            gradient: GradientKind::Exact,
-            reduction: Reduction::None,
-            zero_infinity: false,
+            input: Input {
+                frames,
+                batch,
+                classes: 40,
+                blank: 0,
+                layout: None,
+                kind: InputKind::LogProbs,
+            },
             input_lengths: Vec::new(),
             labels: Vec::new(),
             label_offsets: Vec::new(),
-            unread: None,
         };
-        Sizes::new(&plan, labels, labels.min(39) + 1, true)
+        let problem = LossProblem {
+            targets: Targets::Host(plan),
+            gradient: GradientKind::Exact,
+            reduction: Reduction::None,
+            zero_infinity: false,
+        };
+        Sizes::new(&problem, labels, labels.min(39) + 1, true)
     }
 
     const SHARED_BYTES: usize = 47 << 10;
 
-    /// Every pair of every length has a tile, and no tile is without one.
+    /// Every pair of every target length has a tile, and no tile is empty.
     #[test]
     fn tiles_cover_all_pairs() {
         for real in [DType::F32, DType::F64] {

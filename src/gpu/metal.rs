@@ -1,5 +1,5 @@
-//! Metal: how the launches of [`gpu`](crate::gpu) reach candle's device. The kernels' source is compiled
-//! when a device first needs them.
+//! Metal: launches of [`gpu`](crate::gpu) on candle's device. The kernels' source is compiled when a device first needs
+//! them.
 
 use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -10,7 +10,7 @@ use objc2_metal::{MTLCompileOptions, MTLMathMode, MTLSize};
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
-/// The source as one string: Metal has no include path.
+/// The source as one string, since Metal has no include path.
 pub(crate) const SOURCE: &str = concat!(
     include_str!("../../kernels/platform_metal.h"),
     "\n#line 1 \"number.h\"\n",
@@ -31,10 +31,10 @@ pub(crate) const SOURCE: &str = concat!(
     include_str!("../../kernels/ctc.metal"),
 );
 
-/// Threadgroup memory of an Apple GPU, less what the kernels declare themselves.
+/// Threadgroup memory of an Apple GPU, less what the kernels declare statically.
 const SHARED_BYTES: usize = (32 << 10) - 512;
 
-/// What is compiled for one device.
+/// Pipelines compiled for one device.
 struct Compiled {
     library: Library,
     pipelines: HashMap<String, ComputePipeline>,
@@ -46,11 +46,11 @@ fn metal_error(error: impl std::fmt::Display) -> candle_core::Error {
 
 fn compile(device: &MetalDevice) -> Result<Library> {
     let options = MTLCompileOptions::new();
-    // Fast math, which is the default, may assume that there is no −inf and no NaN.
+    // Fast math, the default, may assume that −inf and NaN do not occur.
     if objc2::available!(macos = 15.0, ios = 18.0, tvos = 18.0, visionos = 2.0) {
         options.setMathMode(MTLMathMode::Safe);
     } else {
-        // The same on systems that do not know the newer call.
+        // The equivalent on older systems.
         #[allow(deprecated)]
         options.setFastMathEnabled(false);
     }
@@ -60,7 +60,7 @@ fn compile(device: &MetalDevice) -> Result<Library> {
         .map_err(metal_error)
 }
 
-/// The kernel of a name, compiled once for each device.
+/// The kernel with this name, compiled once per device.
 fn pipeline(device: &MetalDevice, kernel: &str) -> Result<ComputePipeline> {
     static COMPILED: OnceLock<Mutex<HashMap<DeviceId, Compiled>>> = OnceLock::new();
     let mut devices = COMPILED
@@ -100,7 +100,7 @@ impl Backend for MetalDevice {
         Ok(MetalStorage::new(buffer, self.clone(), count, dtype))
     }
 
-    /// A buffer each: candle keeps buffers for later use.
+    /// One buffer each: candle recycles buffers.
     fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[MetalStorage; N]> {
         each(contents, |content| match content {
             Content::Room(count, dtype) => self.allocate(count, dtype),
@@ -136,7 +136,7 @@ impl Backend for MetalDevice {
 
     unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()> {
         let pipeline = pipeline(self, &launch.kernel)?;
-        // All buffers are there: the guard holds a lock that an allocation would want.
+        // All buffers are allocated before this: the guard holds a lock that an allocation also takes.
         let guard = self.command_encoder()?;
         let encoder: &ComputeCommandEncoder = guard.as_ref();
         encoder.set_compute_pipeline_state(&pipeline);
@@ -146,7 +146,7 @@ impl Backend for MetalDevice {
                 Arg::Integers(integers) => encoder.set_bytes(index, integers),
                 Arg::I64(value) => encoder.set_bytes(index, value),
                 Arg::U32(value) => encoder.set_bytes(index, value),
-                // These also tell candle's encoder where it needs barriers.
+                // These calls also tell candle's encoder where it needs barriers.
                 Arg::In(storage) | Arg::From(storage) => {
                     encoder.set_input_buffer(index, Some(storage.buffer()), 0);
                 }
@@ -156,7 +156,7 @@ impl Backend for MetalDevice {
             }
         }
         if launch.shared_bytes > 0 {
-            // A multiple of 16, as Metal wants it.
+            // Metal requires a multiple of 16.
             encoder.set_threadgroup_memory_length(0, launch.shared_bytes.next_multiple_of(16));
         }
         let size = |width: usize| MTLSize {

@@ -1,6 +1,5 @@
-//! The way through a GPU, the same for CUDA and Metal: tables, a few launches, and what is kept between
-//! forward and backward. `cuda` and `metal` know how to allocate and to launch, and nothing else; `simulator`
-//! does it on the CPU, for tests.
+//! The GPU backend, common to CUDA and Metal: tables, a few launches, and the state kept between forward and backward
+//! pass. `cuda` and `metal` only allocate memory and launch kernels; `simulator` does the same on the CPU, for tests.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -16,58 +15,58 @@ pub(crate) use launch::Launch;
 pub(crate) use params::{Integers, Sizes};
 
 use crate::options::Reduction;
-use crate::problem::plan::{DeviceTargets, IntSource, Plan};
+use crate::problem::plan::{DeviceTargets, IntSource, LossProblem, Targets};
 use candle_core::{DType, Layout, Result, Storage, WithDType, bail};
 use std::ops::Deref;
 use tables::Tables;
 
-/// What a backend can do. Launches are run in the order in which they are asked for, and nothing waits for
-/// them but [`Backend::read`].
+/// The operations of a device. Launches run in the order in which they are issued; only [`Backend::read`] waits for
+/// them.
 pub(crate) trait Backend: Sized {
-    /// Of a tensor.
+    /// The storage of a tensor.
     type Storage;
-    /// Memory that no tensor has.
+    /// Memory that belongs to no tensor.
     type Memory;
 
     /// An uninitialised tensor of `count` elements.
     fn allocate(&self, count: usize, dtype: DType) -> Result<Self::Storage>;
 
-    /// Memory for several uses, with one allocation where that takes less time.
+    /// Memory for several uses, in one allocation if that is faster.
     fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Self::Memory; N]>;
 
-    /// A tensor of numbers from the host; at least one.
+    /// Uploads at least one number from the host to a new storage.
     fn upload<T: WithDType>(&self, values: &[T]) -> Result<Self::Storage>;
 
-    /// Waits, and copies all of a storage of i64 to the host.
+    /// Waits, and copies a whole storage of i64 to the host.
     fn read(&self, storage: &Self::Storage) -> Result<Vec<i64>>;
 
-    /// The storage of a tensor, if it is this backend's.
+    /// The storage of a tensor, if it belongs to this backend.
     fn storage(storage: &Storage) -> Option<Held<'_, Self::Storage>>;
 
-    /// Dynamic shared (threadgroup) memory that a block may have, in bytes.
+    /// Dynamic shared (threadgroup) memory available to a block, in bytes.
     fn shared_bytes(&self) -> usize;
 
-    /// The most threads that a block of this kernel may have.
+    /// The maximum number of threads per block of this kernel.
     fn max_threads(&self, _kernel: &str) -> Result<usize> {
         Ok(launch::LATTICE_THREADS)
     }
 
-    /// Starts a kernel.
+    /// Launches a kernel.
     ///
     /// # Safety
-    /// The arguments must be those that the kernel of this name takes, and as large as it takes them to be.
+    /// The arguments must be those of the kernel of this name, with buffers as large as the kernel requires.
     unsafe fn launch(&self, launch: &Launch, arguments: &mut [Arg<'_, Self>]) -> Result<()>;
 }
 
-/// What memory is to hold.
+/// The content of a piece of memory.
 pub(crate) enum Content<'a> {
-    /// So many elements, at least one, which come uninitialised.
+    /// Uninitialised space for this many elements; at least one.
     Room(usize, DType),
     /// Words from the host; at least one.
     Words(&'a [u32]),
 }
 
-/// What `make` makes of each content.
+/// Calls `make` for each content.
 #[cfg(any(feature = "metal", ctc_softgpu))]
 pub(crate) fn each<M, const N: usize>(
     contents: [Content<'_>; N],
@@ -78,7 +77,7 @@ pub(crate) fn each<M, const N: usize>(
         .map_err(|_| candle_core::Error::msg("ctc-loss: not all memory was made"))
 }
 
-/// A storage, borrowed or made for the occasion.
+/// A storage, borrowed or temporary.
 pub(crate) enum Held<'a, S> {
     #[cfg_attr(ctc_softgpu, allow(dead_code))]
     Borrowed(&'a S),
@@ -98,36 +97,36 @@ impl<S> Deref for Held<'_, S> {
     }
 }
 
-/// An argument of a kernel.
+/// A kernel argument.
 pub(crate) enum Arg<'a, B: Backend> {
     Sizes(Sizes),
     Integers(Integers),
     I64(i64),
     U32(u32),
-    /// Tensors.
+    /// Tensors, read or written.
     In(&'a B::Storage),
     Out(&'a mut B::Storage),
-    /// Memory of no tensor, to be read and to be written.
+    /// Memory outside tensors, read or written.
     From(&'a B::Memory),
     To(&'a mut B::Memory),
 }
 
-/// What is kept from the forward to the backward pass.
+/// The state kept from the forward to the backward pass.
 pub(crate) struct Saved<B: Backend> {
     sizes: Sizes,
     tables: B::Memory,
     /// The posterior of each state, in place of the lattice.
     kept: B::Memory,
-    /// For logits, the largest of each row and its sum of exponentials.
+    /// For logits, the maximum of each row and its sum of exponentials.
     stats: B::Memory,
-    /// Not weighted.
+    /// The losses before weighting.
     losses: B::Memory,
 }
 
-/// A loss, and what a gradient of it needs.
+/// A loss and, if requested, the state for its gradient.
 type Forward<B> = (<B as Backend>::Storage, Option<Saved<B>>);
 
-/// The arithmetic that serves a dtype of the input.
+/// The arithmetic type for a dtype of the input.
 fn real(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
@@ -135,7 +134,7 @@ fn real(dtype: DType) -> DType {
     }
 }
 
-/// A product of sizes, for an allocation.
+/// The product of sizes, checked for use in an allocation.
 fn product(factors: &[usize]) -> Result<usize> {
     let product = factors
         .iter()
@@ -146,30 +145,30 @@ fn product(factors: &[usize]) -> Result<usize> {
     }
 }
 
-/// The loss, reduced, of dtype f64 for f64 and else f32, and with `keep` the state for [`gradient`].
+/// The reduced loss, f64 for f64 input and f32 otherwise, and with `keep` the state for [`gradient`].
 pub(crate) fn forward<B: Backend>(
     backend: &B,
-    plan: &Plan,
+    problem: &LossProblem,
     input: &B::Storage,
     dtype: DType,
     layout: &Layout,
     keep: bool,
 ) -> Result<Forward<B>> {
-    let (batch, frames) = (plan.batch, plan.frames);
-    if i32::try_from(frames).is_err() || u32::try_from(plan.classes).is_err() {
+    let (batch, frames) = (problem.input().batch, problem.input().frames);
+    if i32::try_from(frames).is_err() || u32::try_from(problem.input().classes).is_err() {
         bail!(
             "ctc-loss: T = {frames} frames and C = {} classes; a GPU takes fewer than 2^31",
-            plan.classes
+            problem.input().classes
         )
     }
-    let host = match &plan.unread {
-        None => Tables::new(plan)?,
-        Some(unread) => Tables::unread(unread.labels, plan.classes),
+    let host = match &problem.targets {
+        Targets::Host(plan) => Tables::new(plan)?,
+        Targets::Device(input, targets) => Tables::on_device(targets.labels, input.classes),
     };
     let (labels, entries) = (host.labels, host.entries);
-    let sizes = Sizes::new(plan, labels, entries, keep).reading(plan.strides(layout));
+    let sizes = Sizes::new(problem, labels, entries, keep).reading(problem.input().strides(layout));
     let real = real(dtype);
-    // An f32 emission is a mantissa and an exponent of 32 bits; one of f64 is padded to 16 bytes.
+    // An f32 emission is a mantissa and a 32-bit exponent; an f64 emission is padded to 16 bytes.
     let word = match real {
         DType::F64 => DType::I64,
         _ => DType::U32,
@@ -183,18 +182,20 @@ pub(crate) fn forward<B: Backend>(
         backend.max_threads(kernel)
     })?;
     let [mut tables, mut kept, mut stats, mut losses] = backend.memory([
-        match plan.unread {
-            None => Content::Words(&host.words),
-            Some(_) => Content::Room(product(&tables::shape(batch, labels))?, DType::U32),
+        match problem.targets {
+            Targets::Host(_) => Content::Words(&host.words),
+            Targets::Device(..) => {
+                Content::Room(product(&tables::shape(batch, labels))?, DType::U32)
+            }
         },
         Content::Room(some(keep, &[rows, 4, labels + 1])?, word),
         Content::Room(some(sizes.is_logits(), &[rows, 2])?, real),
         Content::Room(batch, real),
     ])?;
-    if let Some(unread) = &plan.unread {
-        prepare(backend, plan, unread, &mut tables)?;
+    if let Targets::Device(_, targets) = &problem.targets {
+        prepare(backend, problem, targets, &mut tables)?;
     }
-    // What only this pass needs.
+    // Memory that only this pass needs.
     let [mut emissions, mut records, mut weighted, mut edges] = backend.memory([
         Content::Room(product(&[rows, entries, 2])?, word),
         Content::Room(product(&[rows, 3])?, real),
@@ -212,10 +213,10 @@ pub(crate) fn forward<B: Backend>(
         Arg::U32(wide.unwrap_or_default().into()),
     ];
     let count = arguments.len() - usize::from(wide.is_none());
-    // SAFETY: the arguments are those of the kernel; the buffers hold a place for each row and entry.
+    // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and entry.
     unsafe { backend.launch(&launch, &mut arguments[..count])? };
 
-    let reduced = plan.reduction != Reduction::None && batch > 1;
+    let reduced = problem.reduction != Reduction::None && batch > 1;
     let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;
     let mut arguments = [
         Arg::Sizes(sizes),
@@ -231,10 +232,11 @@ pub(crate) fn forward<B: Backend>(
         Arg::To(&mut edges),
     ];
     let count = arguments.len() - usize::from(spilled == 0);
-    // SAFETY: as above; `kept` has four words for each pair of each row, and `edges` what was asked for.
+    // SAFETY: as above; `kept` has four words for each pair of each row, and `edges` has the size that
+    // `launch::lattice` requires.
     unsafe { backend.launch(&lattice, &mut arguments[..count])? };
     if reduced {
-        // SAFETY: the arguments are those of the kernel, and there are so many losses.
+        // SAFETY: the arguments are those of the kernel, and `weighted` holds `batch` losses.
         unsafe {
             backend.launch(
                 &launch::reduce(real),
@@ -259,7 +261,7 @@ pub(crate) fn forward<B: Backend>(
 /// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, contiguous in the input's shape.
 pub(crate) fn gradient<B: Backend>(
     backend: &B,
-    plan: &Plan,
+    problem: &LossProblem,
     input: (&B::Storage, DType, &Layout),
     saved: &Saved<B>,
     upstream: (&B::Storage, &Layout),
@@ -268,9 +270,9 @@ pub(crate) fn gradient<B: Backend>(
     let (upstream, up_layout) = upstream;
     let sizes = saved
         .sizes
-        .reading(plan.strides(layout))
+        .reading(problem.input().strides(layout))
         .upstream(up_layout);
-    let mut gradient = backend.allocate(product(&plan.input_shape())?, dtype)?;
+    let mut gradient = backend.allocate(product(&problem.input().shape())?, dtype)?;
     let (launch, wide) = launch::gradient(dtype, &sizes);
     let mut arguments = [
         Arg::Sizes(sizes),
@@ -284,37 +286,37 @@ pub(crate) fn gradient<B: Backend>(
         Arg::U32(wide.unwrap_or_default().into()),
     ];
     let count = arguments.len() - usize::from(wide.is_none());
-    // SAFETY: the arguments are those of the kernel. The input has the shape that it had in the forward
-    // pass, and the gradient has a place for each of its entries.
+    // SAFETY: the arguments are those of the kernel. The input has the same shape as in the forward pass, and the
+    // gradient has an element for each of its entries.
     unsafe { backend.launch(&launch, &mut arguments[..count])? };
     Ok(gradient)
 }
 
-/// Makes the tables of targets that the host has not read.
+/// Computes the tables of targets that the host has not read.
 fn prepare<B: Backend>(
     backend: &B,
-    plan: &Plan,
-    unread: &DeviceTargets,
+    problem: &LossProblem,
+    targets: &DeviceTargets,
     tables: &mut B::Memory,
 ) -> Result<()> {
     let integers = pack(
         backend,
         &[
-            &unread.input_lengths,
-            &unread.target_lengths,
-            &unread.targets,
+            &targets.input_lengths,
+            &targets.target_lengths,
+            &targets.targets,
         ],
     )?;
-    let sizes = Sizes::new(plan, unread.labels, 0, false);
-    // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and
-    // the count of integers, and the tables have room for `labels` of each item.
+    let sizes = Sizes::new(problem, targets.labels, 0, false);
+    // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and the count of
+    // integers, and the tables have room for `labels` labels per item.
     unsafe {
         backend.launch(
-            &launch::prepare(plan.batch),
+            &launch::prepare(problem.input().batch),
             &mut [
                 Arg::Sizes(sizes),
-                Arg::I64(unread.row as i64),
-                Arg::I64(unread.targets.count() as i64),
+                Arg::I64(targets.row as i64),
+                Arg::I64(targets.targets.count() as i64),
                 Arg::In(&integers),
                 Arg::To(tables),
             ],
@@ -322,7 +324,7 @@ fn prepare<B: Backend>(
     }
 }
 
-/// Reads integers that are on a device, all with one copy to the host.
+/// Reads integers from a device, all with one copy to the host.
 pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[IntSource]) -> Result<Vec<Vec<i64>>> {
     let packed = pack(backend, &parts.iter().collect::<Vec<_>>())?;
     let mut values = backend.read(&packed)?.into_iter();
@@ -332,7 +334,7 @@ pub(crate) fn read_together<B: Backend>(backend: &B, parts: &[IntSource]) -> Res
         .collect())
 }
 
-/// Integers of any dtype and layout one behind the other, as i64.
+/// Concatenates integers of any dtype and layout, as i64.
 fn pack<B: Backend>(backend: &B, parts: &[&IntSource]) -> Result<B::Storage> {
     let total = parts
         .iter()
@@ -393,7 +395,7 @@ fn widen<B: Backend>(
         column: column as i64,
         to: to as i64,
     };
-    // SAFETY: the arguments are those of the kernel, and `packed` has room for them behind `to`.
+    // SAFETY: the arguments are those of the kernel, and `packed` has room for the integers after index `to`.
     unsafe {
         backend.launch(
             &launch::widen(dtype, rows * columns),

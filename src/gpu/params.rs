@@ -1,10 +1,10 @@
-//! What goes to the kernels whole: the twins of the structs in `kernels/common.h`.
+//! Kernel arguments passed by value: the same structs as in `kernels/common.h`.
 
 use crate::options::{GradientKind, InputLayout, Reduction};
-use crate::problem::plan::{InputKind, Plan, Strides};
+use crate::problem::plan::{InputKind, LossProblem, Strides};
 use candle_core::Layout;
 
-/// The same for all items.
+/// Parameters common to all items.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sizes {
@@ -19,7 +19,7 @@ pub(crate) struct Sizes {
     up_item: i64,
     /// S: labels that the tables have room for.
     pub labels: i64,
-    /// Emissions of a frame: the most classes that a target uses, and the blank.
+    /// Emissions per frame: the maximum number of classes that a target uses, and the blank.
     pub entries: i64,
     blank: u32,
     flags: u32,
@@ -33,15 +33,17 @@ const KEEP: u32 = 16;
 const BATCH_MAJOR: u32 = 32;
 
 impl Sizes {
-    /// `labels` and `entries` as the fields; `keep` when a gradient will be wanted. No tensor is placed yet.
-    pub fn new(plan: &Plan, labels: usize, entries: usize, keep: bool) -> Self {
+    /// Parameters for `labels` and `entries`, the fields of that name; `keep` if a gradient will be needed. Strides and
+    /// offsets of tensors are not set yet.
+    pub fn new(problem: &LossProblem, labels: usize, entries: usize, keep: bool) -> Self {
+        let input = problem.input();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        // Sizes of tensors that exist: all fit.
+        // Sizes of existing tensors always fit.
         let size = |size: usize| size as i64;
         Self {
-            frames: size(plan.frames),
-            batch: size(plan.batch),
-            classes: size(plan.classes),
+            frames: size(input.frames),
+            batch: size(input.batch),
+            classes: size(input.classes),
             x_offset: 0,
             x_frame: 0,
             x_item: 0,
@@ -50,18 +52,18 @@ impl Sizes {
             up_item: 0,
             labels: size(labels),
             entries: size(entries),
-            // A class; the kernels' labels have 32 bits.
-            blank: plan.blank as u32,
-            flags: flag(plan.input == InputKind::Logits, LOGITS)
-                | flag(plan.gradient == GradientKind::Torch, TORCH)
-                | flag(plan.reduction == Reduction::Mean, MEAN)
-                | flag(plan.zero_infinity, ZERO_INFINITY)
+            // The blank is a class, and the kernels' labels have 32 bits.
+            blank: input.blank as u32,
+            flags: flag(input.kind == InputKind::Logits, LOGITS)
+                | flag(problem.gradient == GradientKind::Torch, TORCH)
+                | flag(problem.reduction == Reduction::Mean, MEAN)
+                | flag(problem.zero_infinity, ZERO_INFINITY)
                 | flag(keep, KEEP)
-                | flag(plan.layout == Some(InputLayout::BatchMajor), BATCH_MAJOR),
+                | flag(input.layout == Some(InputLayout::BatchMajor), BATCH_MAJOR),
         }
     }
 
-    /// With the place of the input.
+    /// Sets the strides and offset of the input.
     pub fn reading(self, strides: Strides) -> Self {
         Self {
             x_offset: strides.offset as i64,
@@ -72,7 +74,7 @@ impl Sizes {
         }
     }
 
-    /// With the place of the upstream gradient, `(N)` or `()`.
+    /// Sets the stride and offset of the upstream gradient, `(N)` or `()`.
     pub fn upstream(self, layout: &Layout) -> Self {
         Self {
             up_offset: layout.start_offset() as i64,
@@ -86,7 +88,7 @@ impl Sizes {
     }
 }
 
-/// Where integers stand, and where they go one behind the other.
+/// The layout of integers in a tensor, and the index `to` of their destination.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Integers {

@@ -1,5 +1,5 @@
-//! The CUDA kernels run on the CPU by `tools/softgpu`, for tests: with `--cfg ctc_softgpu`, which `build.rs`
-//! sets when asked to, tensors on the CPU take the way of a GPU.
+//! Runs the CUDA kernels on the CPU with `tools/softgpu`, for tests. With `--cfg ctc_softgpu`, which `build.rs` sets on
+//! request, tensors on the CPU use the GPU backend.
 
 use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use crate::memory::room_for;
@@ -26,10 +26,10 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The kernels, as `CTC_SOFTGPU_KERNELS` names them.
+/// The library of kernels that `CTC_SOFTGPU_KERNELS` names.
 struct Library(*mut c_void);
 
-// SAFETY: a handle that every thread may use; the library says so.
+// SAFETY: the handle may be used from any thread, as the library documents.
 unsafe impl Send for Library {}
 // SAFETY: as above.
 unsafe impl Sync for Library {}
@@ -40,7 +40,7 @@ fn library() -> Result<*mut c_void> {
         let path = std::env::var("CTC_SOFTGPU_KERNELS").map_err(|error| error.to_string())?;
         let path = CString::new(path).map_err(|error| error.to_string())?;
         let mut report = vec![0; 1 << 16];
-        // SAFETY: a path with its end, and a buffer with its length.
+        // SAFETY: the path is null-terminated, and the buffer is passed with its length.
         let library = unsafe { softgpu_open(path.as_ptr(), report.as_mut_ptr(), report.len()) };
         if library.is_null() {
             return Err(text(&report));
@@ -54,13 +54,13 @@ fn library() -> Result<*mut c_void> {
 }
 
 fn text(report: &[c_char]) -> String {
-    // SAFETY: the library ends its reports.
+    // SAFETY: the library null-terminates its reports.
     unsafe { CStr::from_ptr(report.as_ptr()) }
         .to_string_lossy()
         .into_owned()
 }
 
-/// Memory that kernels may touch. It comes as garbage.
+/// Memory that kernels may access, initialised with garbage.
 pub(crate) struct Memory {
     words: Box<[u64]>,
     bytes: usize,
@@ -86,7 +86,7 @@ impl Memory {
     fn of<T: Copy>(values: &[T], dtype: DType) -> Result<Self> {
         let mut memory = Self::new(values.len(), dtype)?;
         debug_assert_eq!(memory.bytes, size_of_val(values));
-        // SAFETY: both hold so many bytes, and any bytes are words.
+        // SAFETY: both hold `bytes` bytes, and any bytes are valid words.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 values.as_ptr().cast::<u8>(),
@@ -99,11 +99,11 @@ impl Memory {
 
     fn values<T: Copy>(&self) -> Vec<T> {
         let count = self.bytes / size_of::<T>();
-        // SAFETY: `T` is a number, the memory is aligned for it and holds so many.
+        // SAFETY: `T` is a number, the memory is aligned for it and holds `count` of them.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<T>(), count) }.to_vec()
     }
 
-    /// A copy of a storage on the CPU.
+    /// Copies a storage from the CPU.
     pub fn from_cpu(storage: &CpuStorage) -> Result<Self> {
         match storage {
             CpuStorage::U8(values) => Self::of(values, DType::U8),
@@ -119,7 +119,7 @@ impl Memory {
         }
     }
 
-    /// The same as a storage on the CPU.
+    /// Copies to a storage on the CPU.
     pub fn to_cpu(&self) -> Result<CpuStorage> {
         Ok(match self.dtype {
             DType::I64 => CpuStorage::I64(self.values()),
@@ -134,7 +134,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: it was registered.
+        // SAFETY: the memory was registered in `new`.
         unsafe { softgpu_unregister(self.words.as_mut_ptr().cast()) }
     }
 }
@@ -150,7 +150,7 @@ impl Backend for Simulator {
         Memory::new(count, dtype)
     }
 
-    /// An allocation each, whose bounds are checked.
+    /// One allocation each, with bounds checks.
     fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Memory; N]> {
         each(contents, |content| match content {
             Content::Room(count, dtype) => Memory::new(count, dtype),
@@ -222,14 +222,14 @@ impl Backend for Simulator {
             )
         };
         if failed != 0 {
-            // Not an error: a test of errors must not take it for one.
+            // A panic rather than an error, which a test of errors might accept.
             panic!("softgpu: {}: {}", launch.kernel, text(&report));
         }
         Ok(())
     }
 }
 
-/// A number from the environment.
+/// A number from an environment variable.
 fn variable(name: &str, default: usize) -> usize {
     match std::env::var(name) {
         Ok(value) => value.parse().expect("a number"),

@@ -1,29 +1,28 @@
-//! What the kernels know of lengths and targets: 32-bit words, in the order that
-//! `kernels/common.h` gives them.
+//! The kernels' tables of lengths and targets: 32-bit words, in the order that `kernels/common.h` defines.
 
 use crate::memory::room_for;
 use crate::problem::labels::{Classes, Numbering};
 use crate::problem::plan::{Plan, frames_needed};
 use candle_core::Result;
 
-/// The words, if the host knows them, and how much room they have.
+/// The words, if the host knows them, and the sizes they are laid out for.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Tables {
     pub words: Vec<u32>,
-    /// S: the longest target.
+    /// S: the length of the longest target.
     pub labels: usize,
-    /// The most classes that a target uses, and the blank.
+    /// The maximum number of classes that a target uses, plus the blank.
     pub entries: usize,
 }
 
-/// The words for `batch` items with room for `labels` labels each: four of lengths, and four for each label.
+/// The shape of the words for `batch` items with up to `labels` labels each: four for lengths, and four for each label.
 pub(crate) fn shape(batch: usize, labels: usize) -> [usize; 3] {
     [labels.saturating_add(1), 4, batch]
 }
 
 impl Tables {
-    /// Of targets of up to `labels` labels that the host has not read.
-    pub fn unread(labels: usize, classes: usize) -> Self {
+    /// Sizes for targets of up to `labels` labels that the host has not read.
+    pub fn on_device(labels: usize, classes: usize) -> Self {
         Self {
             words: Vec::new(),
             labels,
@@ -31,9 +30,9 @@ impl Tables {
         }
     }
 
-    /// An error where there is no memory for them.
+    /// Computes the tables. Fails if memory runs out.
     pub fn new(plan: &Plan) -> Result<Self> {
-        let batch = plan.batch;
+        let batch = plan.input.batch;
         let labels = (0..batch).map(|n| plan.target_length(n)).max().unwrap_or(0);
         // The longest target may be far longer than the others.
         let shape = shape(batch, labels);
@@ -48,7 +47,7 @@ impl Tables {
         for n in 0..batch {
             let target = plan.target(n);
             numbering.number(target, &mut used);
-            // Lengths were checked to be below 2^31.
+            // Lengths have been checked to be below 2^31.
             lengths[n] = plan.input_lengths[n] as u32;
             lengths[batch + n] = target.len() as u32;
             lengths[2 * batch + n] = used.distinct.len() as u32;
@@ -71,25 +70,23 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{GradientKind, InputLayout, Reduction};
-    use crate::problem::plan::InputKind;
+    use crate::options::InputLayout;
+    use crate::problem::plan::{Input, InputKind};
 
     #[test]
     fn words_stand_where_the_kernels_look_for_them() {
         let plan = Plan {
-            frames: 9,
-            batch: 2,
-            classes: 8,
-            blank: 0,
-            layout: Some(InputLayout::TimeMajor),
-            input: InputKind::LogProbs,
-            gradient: GradientKind::Exact,
-            reduction: Reduction::None,
-            zero_infinity: false,
+            input: Input {
+                frames: 9,
+                batch: 2,
+                classes: 8,
+                blank: 0,
+                layout: Some(InputLayout::TimeMajor),
+                kind: InputKind::LogProbs,
+            },
             input_lengths: vec![9, 4],
             labels: vec![7, 3, 7, 5, 5],
             label_offsets: vec![0, 3, 5],
-            unread: None,
         };
         let tables = Tables::new(&plan).unwrap();
         assert_eq!((tables.labels, tables.entries), (3, 3));

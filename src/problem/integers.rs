@@ -19,7 +19,7 @@ pub(crate) fn check_int(tensor: &Tensor, what: &str) -> Result<()> {
     }
 }
 
-/// The values of integer tensors in row-major order, on the host. Those on a GPU come with one copy.
+/// The values of integer tensors in row-major order, on the host. Tensors on a GPU are read with one copy.
 pub(crate) fn int_values(tensors: &[&Tensor]) -> Result<Vec<Vec<i64>>> {
     let on_gpu: Vec<&Tensor> = tensors
         .iter()
@@ -50,7 +50,7 @@ fn values(tensor: &Tensor) -> Result<Vec<i64>> {
     if tensor.elem_count() == 0 {
         return Ok(Vec::new());
     }
-    // A view of stride 0 may be of any size: asked for here, since to copy it would end the process.
+    // A view of stride 0 may have any size. Check the allocation here, since candle's copy would abort the process.
     drop(room_for::<i64>(
         "a tensor of labels or lengths",
         tensor.dims(),
@@ -65,13 +65,13 @@ fn values(tensor: &Tensor) -> Result<Vec<i64>> {
     }
 }
 
-/// Whether a tensor is where a GPU path serves it.
+/// Whether a tensor is on a device with a GPU backend.
 pub(crate) fn is_on_gpu(tensor: &Tensor) -> bool {
     cfg!(ctc_softgpu) || !tensor.device().is_cpu()
 }
 
-/// The values of integer tensors of a GPU, with one copy to the host. `None` where there is no such way:
-/// on the CPU, and for tensors of several devices or of more than two dimensions.
+/// The values of integer tensors on a GPU, with one copy to the host. `None` for tensors on the CPU, on several
+/// devices, or of more than two dimensions.
 fn read_together(tensors: &[&Tensor]) -> Result<Option<Vec<Vec<i64>>>> {
     let Some(first) = tensors.first().map(|tensor| tensor.device()) else {
         return Ok(None);

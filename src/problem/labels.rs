@@ -1,28 +1,28 @@
-//! The distinct classes of a target, and where each of them stands in it.
+//! The distinct classes of a target, and their positions in it.
 
 use std::collections::HashMap;
 
-/// Entries are gathered, and posteriors kept, once for each class that a target uses.
+/// The distinct classes of a target. Entries are gathered, and posteriors kept, once per distinct class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Classes {
-    /// In the order of their first appearance.
+    /// In order of first appearance.
     pub distinct: Vec<u32>,
-    /// For each position of the target, the place of its class in `distinct`.
+    /// For each position of the target, the index of its class in `distinct`.
     pub place: Vec<u32>,
 }
 
-/// Finds the distinct classes of targets, one target after the other.
+/// Finds the distinct classes of one target after another.
 #[derive(Debug, Default)]
 pub(crate) struct Numbering {
-    /// By class: its place in the present target, or [`NONE`].
+    /// For each class, its index for the current target, or [`NONE`].
     places: Vec<u32>,
 }
 
 const NONE: u32 = u32::MAX;
-/// Classes for which there is room in a table.
+/// Classes below this are looked up in a table.
 const DENSE: usize = 1 << 16;
 
-/// The same with memory for the labels alone.
+/// The same with memory proportional to the labels.
 fn sparse(target: &[u32], to: &mut Classes) {
     let mut places = HashMap::new();
     let Classes { distinct, place } = to;
@@ -43,7 +43,7 @@ impl Numbering {
         classes
     }
 
-    /// Replaces what is in `to`.
+    /// Overwrites `to`.
     pub fn number(&mut self, target: &[u32], to: &mut Classes) {
         let room = target.iter().max().map_or(0, |&top| top as usize + 1);
         if room > DENSE {
@@ -57,7 +57,7 @@ impl Numbering {
         place.resize(target.len(), 0);
         let mut count = 0;
         for (&class, place) in target.iter().zip(place) {
-            // No branches: whether a class is new cannot be foreseen.
+            // Branch-free, since the branch would be unpredictable.
             let known = &mut self.places[class as usize];
             let new = *known == NONE;
             *place = if new { count as u32 } else { *known };
@@ -77,13 +77,13 @@ impl Classes {
         Numbering::default().classes(target)
     }
 
-    /// Writes the positions of the target by class, within a class from first to last; and for each
-    /// class where its positions end. Both come as zeros.
+    /// Writes the positions of the target grouped by class, ascending within a class; and for each class the end of its
+    /// group. Both slices must be zeroed.
     pub fn positions(&self, positions: &mut [u32], ends: &mut [u32]) {
         for &place in &self.place {
             ends[place as usize] += 1;
         }
-        // Where each class begins. Each of its positions moves that on, and so up to its end.
+        // First the start of each group. Writing a position advances it, up to the end of the group.
         let mut start = 0;
         for end in &mut *ends {
             let count = std::mem::replace(end, start);
@@ -140,11 +140,11 @@ mod tests {
         let (positions, ends) = positions(&classes);
         assert_eq!(positions, [0, 2, 3, 1, 5, 4]);
         assert_eq!(ends, [3, 5, 6]);
-        // The next target knows nothing of it.
+        // Numbers of the previous target do not leak into the next.
         let next = numbering.classes(&[9, 3]);
         assert_eq!((next.distinct, next.place), (vec![9, 3], vec![0, 1]));
         assert!(Classes::new(&[]).distinct.is_empty());
-        // Many classes take no more memory.
+        // Large class numbers take no more memory.
         let far = [7, 4_294_967_294, 7, 70_000, 4_294_967_294];
         let classes = numbering.classes(&far);
         assert_eq!(classes.distinct, [7, 4_294_967_294, 70_000]);

@@ -14,20 +14,20 @@ pub enum Lengths {
     Tensor(Tensor),
 }
 
-/// Anything that gives one length for each item of a batch.
+/// Lengths of the items of a batch, in any of several forms.
 ///
 /// Implemented for `&Tensor` (any integer dtype, any device, shape `(N)` or `()`), `&[T]`,
 /// `[T; N]`, `&[T; N]`, `Vec<T>`, `&Vec<T>` and a plain `T`, where `T` is `usize`, `u64`, `u32`,
 /// `u8`, `i64`, `i32` or `i16`. A plain number or a `()` tensor stands for an input with no batch dimension or a
 /// batch of one.
 ///
-/// A tensor of u8 is an error where a length may be above 255: candle's sum of a u8 mask wraps there, and 300 comes
-/// as 44. Sum masks in u32, `mask.to_dtype(DType::U32)?.sum(1)?`.
+/// A tensor of u8 is an error if a length may be above 255: candle's sum of a u8 mask wraps, and 300 becomes 44. Sum
+/// masks in u32, `mask.to_dtype(DType::U32)?.sum(1)?`.
 pub trait IntoLengths {
-    /// Takes the lengths. A tensor is not read here.
+    /// Converts to [`Lengths`]. A tensor is not read here.
     ///
     /// # Errors
-    /// When a tensor is not of an integer dtype or has more than one dimension.
+    /// If a tensor is not of an integer dtype or has more than one dimension.
     fn into_lengths(self) -> Result<Lengths>;
 }
 
@@ -51,7 +51,7 @@ impl IntoLengths for Lengths {
 }
 
 impl Lengths {
-    /// The tensor, if they are one.
+    /// The tensor, if the lengths are one.
     pub(crate) fn tensor(&self) -> Option<&Tensor> {
         match self {
             Self::Tensor(tensor) => Some(tensor),
@@ -59,7 +59,7 @@ impl Lengths {
         }
     }
 
-    /// The values that the tensor of these lengths turned out to have.
+    /// Replaces a tensor by `values`, its content.
     pub(crate) fn with_values(self, values: &[i64]) -> Self {
         match self {
             Self::Tensor(tensor) if tensor.rank() == 0 => Self::Scalar(values[0].into()),

@@ -1,10 +1,11 @@
-//! The checked problem: what every backend works from. Pure data, no tensors.
+//! The checked problem that every backend works from. Tensors occur only in targets that stay on a device.
 
+use crate::memory::OutOfMemory;
 pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
-use candle_core::{Layout, Tensor};
+use candle_core::{Layout, Result, Tensor, bail};
 
-/// Integers of a caller that are not read yet, in shape `()`, `(N)` or `(N, S)`.
+/// Integers from the caller that have not been read yet, of shape `()`, `(N)` or `(N, S)`.
 #[derive(Debug, Clone)]
 pub(crate) enum IntSource {
     Values(Vec<i64>),
@@ -26,43 +27,95 @@ pub(crate) struct DeviceTargets {
     pub input_lengths: IntSource,
     pub target_lengths: IntSource,
     pub targets: IntSource,
-    /// Labels of a row of padded targets; 0 for a concatenation.
+    /// Labels per row of padded targets; 0 for a concatenation.
     pub row: usize,
-    /// The most labels that a target can have.
+    /// The maximum number of labels of a target.
     pub labels: usize,
 }
 
-/// A checked CTC problem. Nothing in it can be out of range: the lengths fit the input, the
-/// labels are classes, and none of them is the blank.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
+/// The input of a function: its sizes, and what it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Input {
     /// `T`: frames of the input.
     pub frames: usize,
-    /// `N`: items of the batch; 1 when the input has no batch dimension.
+    /// `N`: items of the batch; 1 if the input has no batch dimension.
     pub batch: usize,
-    /// `C`: classes, the blank among them.
+    /// `C`: classes, including the blank.
     pub classes: usize,
-    /// The class that stands for "no label".
+    /// The blank class.
     pub blank: usize,
-    /// `None` when the input is `(T, C)`.
+    /// `None` if the input is `(T, C)`.
     pub layout: Option<InputLayout>,
-    pub input: InputKind,
-    pub gradient: GradientKind,
-    /// How the losses of the batch become one: see also [`Plan::weight`].
-    pub reduction: Reduction,
-    /// A loss of +inf passes no gradient, not even [`GradientKind::Torch`]'s NaN.
-    pub zero_infinity: bool,
-    /// `T_n`, one for each item, at most `frames`.
-    pub input_lengths: Vec<usize>,
-    /// The labels of all targets, one after the other.
-    pub labels: Vec<u32>,
-    /// Where the labels of each item begin, and the end: `batch + 1` entries.
-    pub label_offsets: Vec<usize>,
-    /// Lengths and labels that only a device knows. Those above are then empty.
-    pub unread: Option<DeviceTargets>,
+    pub kind: InputKind,
 }
 
-/// Where the entries of the input stand in its storage, in elements.
+/// A checked CTC problem. Everything in it is in range: the lengths fit the input, the labels are classes, and none of
+/// them is the blank.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub input: Input,
+    /// `T_n` for each item, at most `T`.
+    pub input_lengths: Vec<usize>,
+    /// The labels of all targets, concatenated.
+    pub labels: Vec<u32>,
+    /// Offsets of the items in `labels`, and the total: `N + 1` elements.
+    pub label_offsets: Vec<usize>,
+}
+
+/// Lengths and labels of a loss: read and checked, or left on the device, whose kernels check them.
+#[derive(Debug, Clone)]
+pub(crate) enum Targets {
+    Host(Plan),
+    Device(Input, DeviceTargets),
+}
+
+/// A loss: its targets, and the options that no other function has.
+#[derive(Debug, Clone)]
+pub(crate) struct LossProblem {
+    pub targets: Targets,
+    pub gradient: GradientKind,
+    /// How the losses of the batch are reduced; see also [`LossProblem::weight`].
+    pub reduction: Reduction,
+    /// Whether a loss of +inf passes no gradient, not even [`GradientKind::Torch`]'s NaN.
+    pub zero_infinity: bool,
+}
+
+impl LossProblem {
+    pub fn input(&self) -> &Input {
+        match &self.targets {
+            Targets::Host(plan) => &plan.input,
+            Targets::Device(input, _) => input,
+        }
+    }
+
+    /// The plan, for the CPU: targets stay on a device only if the input is there too.
+    pub fn plan(&self) -> Result<&Plan> {
+        match &self.targets {
+            Targets::Host(plan) => Ok(plan),
+            Targets::Device(..) => bail!("ctc-loss: the targets were not read to the CPU"),
+        }
+    }
+
+    /// The weight of the loss of item `n`: `1 / (max(U_n, 1) · N)` for [`Reduction::Mean`], else 1.
+    pub fn weight(&self, plan: &Plan, n: usize) -> f64 {
+        if self.reduction == Reduction::Mean {
+            1.0 / (plan.target_length(n).max(1) * plan.input.batch) as f64
+        } else {
+            1.0
+        }
+    }
+
+    /// The shape of the loss: `(N)` if it is not reduced and there is a batch dimension, else `()`.
+    pub fn loss_shape(&self) -> Vec<usize> {
+        let input = self.input();
+        match (self.reduction, input.layout) {
+            (Reduction::None, Some(_)) => vec![input.batch],
+            _ => vec![],
+        }
+    }
+}
+
+/// The offset and strides of the input in its storage, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Strides {
     pub offset: usize,
@@ -77,29 +130,32 @@ impl Plan {
         &self.labels[self.label_offsets[n]..self.label_offsets[n + 1]]
     }
 
-    /// `U_n`: the labels in the target of item `n`.
+    /// `U_n`: the number of labels of item `n`.
     pub fn target_length(&self, n: usize) -> usize {
         self.label_offsets[n + 1] - self.label_offsets[n]
     }
 
-    /// What the loss of item `n` is multiplied by: for a mean over the batch of losses that are
-    /// divided by their target lengths, `1 / (max(U_n, 1) · N)`; else 1.
-    pub fn weight(&self, n: usize) -> f64 {
-        if self.reduction == Reduction::Mean {
-            1.0 / (self.target_length(n).max(1) * self.batch) as f64
-        } else {
-            1.0
-        }
-    }
-
-    /// Whether the target of item `n` fits into its frames: each label takes one, and so does
-    /// the blank that must stand between two equal neighbours.
+    /// Whether the target of item `n` fits into its frames: one frame for each label, and one for the blank between two
+    /// equal neighbours.
     pub fn is_feasible(&self, n: usize) -> bool {
         self.input_lengths[n] >= frames_needed(self.target(n))
     }
 
+    /// The error if there is no memory for the lattice of item `n`.
+    pub fn out_of_memory(&self, n: usize, out: OutOfMemory) -> candle_core::Error {
+        candle_core::Error::Msg(format!(
+            "ctc: item {n} with {} frames and {} labels needs {} bytes for its lattice, which the system does not give",
+            self.input_lengths[n],
+            self.target_length(n),
+            out.bytes
+        ))
+        .bt()
+    }
+}
+
+impl Input {
     /// The shape of the input.
-    pub fn input_shape(&self) -> Vec<usize> {
+    pub fn shape(&self) -> Vec<usize> {
         let (frames, batch, classes) = (self.frames, self.batch, self.classes);
         match self.layout {
             None => vec![frames, classes],
@@ -108,15 +164,7 @@ impl Plan {
         }
     }
 
-    /// The shape of the loss: `(N)` if it is not reduced and there is a batch dimension, else `()`.
-    pub fn loss_shape(&self) -> Vec<usize> {
-        match (self.reduction, self.layout) {
-            (Reduction::None, Some(_)) => vec![self.batch],
-            _ => vec![],
-        }
-    }
-
-    /// Reads the strides of an input that has the plan's shape.
+    /// The strides of an input of this shape.
     pub fn strides(&self, layout: &Layout) -> Strides {
         let offset = layout.start_offset();
         let (frame, item, class) = match (self.layout, layout.stride()) {
@@ -143,7 +191,7 @@ impl Plan {
     }
 }
 
-/// The fewest frames into which a target fits: `U + R`, with `R` its adjacent repeats.
+/// The minimum number of frames for a target: `U + R`, with `R` adjacent repeats.
 pub(crate) fn frames_needed(target: &[u32]) -> usize {
     target.len() + target.windows(2).filter(|pair| pair[0] == pair[1]).count()
 }
@@ -154,19 +202,17 @@ mod tests {
 
     fn plan(layout: Option<InputLayout>) -> Plan {
         Plan {
-            frames: 5,
-            batch: if layout.is_some() { 3 } else { 1 },
-            classes: 4,
-            blank: 0,
-            layout,
-            input: InputKind::LogProbs,
-            gradient: GradientKind::Exact,
-            reduction: Reduction::None,
-            zero_infinity: false,
+            input: Input {
+                frames: 5,
+                batch: if layout.is_some() { 3 } else { 1 },
+                classes: 4,
+                blank: 0,
+                layout,
+                kind: InputKind::LogProbs,
+            },
             input_lengths: vec![5, 3, 2],
             labels: vec![1, 1, 2, 3, 3, 3],
             label_offsets: vec![0, 3, 3, 6],
-            unread: None,
         }
     }
 
@@ -189,12 +235,15 @@ mod tests {
 
     #[test]
     fn rows_name_their_frame_and_item_in_each_layout() {
-        assert_eq!(plan(Some(InputLayout::TimeMajor)).frame_and_item(7), (2, 1));
         assert_eq!(
-            plan(Some(InputLayout::BatchMajor)).frame_and_item(7),
+            plan(Some(InputLayout::TimeMajor)).input.frame_and_item(7),
             (2, 1)
         );
-        assert_eq!(plan(None).frame_and_item(4), (4, 0));
+        assert_eq!(
+            plan(Some(InputLayout::BatchMajor)).input.frame_and_item(7),
+            (2, 1)
+        );
+        assert_eq!(plan(None).input.frame_and_item(4), (4, 0));
     }
 
     #[test]
@@ -202,7 +251,9 @@ mod tests {
         use candle_core::{DType, Device, Tensor};
         let tensor = Tensor::zeros((3, 5, 9), DType::F32, &Device::Cpu).unwrap();
         let view = tensor.narrow(2, 5, 4).unwrap();
-        let batch_major = plan(Some(InputLayout::BatchMajor)).strides(view.layout());
+        let batch_major = plan(Some(InputLayout::BatchMajor))
+            .input
+            .strides(view.layout());
         let expected = Strides {
             offset: 5,
             frame: 9,
@@ -211,7 +262,9 @@ mod tests {
         };
         assert_eq!(batch_major, expected);
         let swapped = view.transpose(0, 1).unwrap();
-        let time_major = plan(Some(InputLayout::TimeMajor)).strides(swapped.layout());
+        let time_major = plan(Some(InputLayout::TimeMajor))
+            .input
+            .strides(swapped.layout());
         assert_eq!(time_major, expected);
     }
 }

@@ -1,27 +1,29 @@
-//! Turns arguments into a [`Plan`], or says what is wrong with shapes, dtypes, lengths and labels.
+//! Turns arguments into a [`Plan`], or reports errors in shapes, dtypes, lengths and labels.
 
-use crate::options::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
+use crate::options::{Checks, CtcLossOptions, InputLayout};
 use crate::problem::integers::{check_int, int_values, is_on_gpu};
 use crate::problem::lengths::{IntoLengths, Lengths};
-use crate::problem::plan::{DeviceTargets, InputKind, IntSource, Plan};
+use crate::problem::plan::{
+    DeviceTargets, Input, InputKind, IntSource, LossProblem, Plan, Targets,
+};
 use candle_core::{DType, Result, Tensor, bail};
 
-/// The public function whose arguments are checked, and what its options say of them.
+/// The public function whose arguments are checked, with the relevant options.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
-    /// Its name, for the messages.
+    /// The name of the function, for messages.
     pub function: &'static str,
     pub input: InputKind,
-    /// Whether log-probabilities go through [`crate::distribution::check_normalised`].
+    /// Whether log-probabilities are checked by [`crate::distribution::check_normalised`].
     pub normalised: bool,
     pub blank: usize,
     pub layout: InputLayout,
-    /// A label that is allowed though it may be no class.
+    /// A label that is allowed even if it is not a class.
     pub star: Option<u32>,
 }
 
 impl Call {
-    /// What messages call the input.
+    /// The name of the input in messages.
     pub fn input_name(&self) -> &'static str {
         match self.input {
             InputKind::LogProbs => "log_probs",
@@ -30,15 +32,15 @@ impl Call {
     }
 }
 
-/// Checks all arguments of the loss and collects them.
-pub(crate) fn plan(
+/// Checks all arguments of the loss.
+pub(crate) fn loss(
     kind: InputKind,
     input: &Tensor,
     targets: &Tensor,
     input_lengths: impl IntoLengths,
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
-) -> Result<Plan> {
+) -> Result<LossProblem> {
     let call = Call {
         function: match kind {
             InputKind::LogProbs => "ctc_loss",
@@ -66,25 +68,22 @@ pub(crate) fn plan(
     let on_device = opts.checks == Checks::Device
         && is_on_gpu(input)
         && tensors(targets, &input_lengths, &target_lengths).any(is_on_gpu);
-    let plan = if on_device {
-        let unread = unread(call, dims, input, targets, input_lengths, target_lengths)?;
-        Plan {
-            unread: Some(unread),
-            ..collect(call, dims, Vec::new(), Vec::new(), Vec::new())
-        }
+    let targets = if on_device {
+        let targets = device_targets(call, dims, input, targets, input_lengths, target_lengths)?;
+        Targets::Device(input_of(call, dims), targets)
     } else {
-        checked(call, dims, targets, input_lengths, target_lengths)?
+        Targets::Host(checked(call, dims, targets, input_lengths, target_lengths)?)
     };
-    Ok(Plan {
+    Ok(LossProblem {
+        targets,
         gradient: opts.gradient,
         reduction: opts.reduction,
         zero_infinity: opts.zero_infinity,
-        ..plan
     })
 }
 
-/// Checks the arguments of a function that takes one target for each item. With a `star` in the
-/// call, the labels of the plan may hold it too.
+/// Checks the arguments of a function that takes one target per item. With a `star` in the call, the labels of the plan
+/// may include it.
 pub(crate) fn plan_for(
     call: Call,
     input: &Tensor,
@@ -98,7 +97,7 @@ pub(crate) fn plan_for(
     checked(call, dims, targets, input_lengths, target_lengths)
 }
 
-/// Those of the arguments that are tensors.
+/// The arguments that are tensors.
 fn tensors<'a>(
     targets: &'a Tensor,
     input_lengths: &'a Lengths,
@@ -118,7 +117,7 @@ fn checked(
     target_lengths: Lengths,
 ) -> Result<Plan> {
     check_int(targets, &format!("{}: targets", call.function))?;
-    // All that is on a GPU is read at once.
+    // Read everything on a GPU at once.
     let tensors: Vec<&Tensor> = tensors(targets, &input_lengths, &target_lengths).collect();
     let mut values = int_values(&tensors)?.into_iter();
     let targets_values = values.next().unwrap_or_default();
@@ -134,8 +133,8 @@ fn checked(
     Ok(collect(call, dims, input_lengths, labels, label_offsets))
 }
 
-/// Lengths and targets that stay on the device: only shapes are checked, and what the host knows.
-fn unread(
+/// Lengths and targets that stay on the device: only shapes are checked, and values that the host knows.
+fn device_targets(
     call: Call,
     dims: Dims,
     input: &Tensor,
@@ -149,7 +148,7 @@ fn unread(
         check_count(function, name, lengths.elem_count(), dims)?;
         Ok(IntSource::Tensor(lengths.clone()))
     };
-    // What the host knows is checked here. Checked lengths are those of tensors, so they fit.
+    // Values that the host knows are checked here. Checked lengths are lengths of tensors, so they fit.
     let signed =
         |values: &[usize]| IntSource::Values(values.iter().map(|&value| value as i64).collect());
     let input_lengths = match input_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
@@ -186,7 +185,7 @@ fn unread(
     })
 }
 
-/// Checks the arguments of a function that takes no targets: the plan has none.
+/// Checks the arguments of a function without targets: the plan has none.
 pub(crate) fn plan_for_decoding(
     call: Call,
     input: &Tensor,
@@ -197,8 +196,7 @@ pub(crate) fn plan_for_decoding(
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// One utterance as `(T, C)`, of which a batch of one is a form; `instead` says what to do with a
-/// larger batch.
+/// One utterance as `(T, C)`, also from a batch of one; `instead` is the advice of the error for a larger batch.
 pub(crate) fn utterance(function: &str, input: &Tensor, instead: &str) -> Result<Tensor> {
     match input.dims() {
         [_, _] => Ok(input.clone()),
@@ -211,17 +209,17 @@ pub(crate) fn utterance(function: &str, input: &Tensor, instead: &str) -> Result
     }
 }
 
-/// Checks the arguments of a function that takes one utterance of shape `(T, C)`, as [`utterance`]
-/// gives it, and uses all its frames.
+/// Checks the arguments of a function that takes one utterance of shape `(T, C)`, as returned by [`utterance`], and
+/// uses all its frames.
 pub(crate) fn plan_for_utterance(call: Call, input: &Tensor) -> Result<Plan> {
     plan_for_decoding(call, input, input.dims()[0])
 }
 
-/// The same for a function that takes a target too.
+/// The same for a function that also takes a target.
 pub(crate) fn plan_for_target(call: Call, input: &Tensor, target: &[u32]) -> Result<Plan> {
     let plan = plan_for_utterance(call, input)?;
     let labels = target.iter().map(|&label| i64::from(label));
-    check_labels(call, plan.classes, labels, || "the target".into())?;
+    check_labels(call, plan.input.classes, labels, || "the target".into())?;
     Ok(Plan {
         labels: target.to_vec(),
         label_offsets: vec![0, target.len()],
@@ -229,8 +227,7 @@ pub(crate) fn plan_for_target(call: Call, input: &Tensor, target: &[u32]) -> Res
     })
 }
 
-/// Checks the arguments of a function that takes many transcripts for each item: the plan has no
-/// targets.
+/// Checks the arguments of a function that takes many transcripts per item: the plan has no targets.
 pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     call: Call,
     input: &Tensor,
@@ -258,8 +255,8 @@ pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// The frames and the target of each item, without an input: input lengths, labels and where the
-/// labels of each item begin.
+/// The frames and the target of each item, without an input: input lengths, labels, and offsets of the items in the
+/// labels.
 pub(crate) fn targets_only(
     function: &'static str,
     targets: &Tensor,
@@ -272,7 +269,7 @@ pub(crate) fn targets_only(
         Lengths::Batch(values) => values.len(),
         Lengths::Tensor(tensor) => tensor.elem_count(),
     };
-    // Any label will do: neither the classes nor the blank are known.
+    // Any label is valid, since neither the classes nor the blank are known.
     let dims = Dims {
         frames: MOST_FRAMES,
         batch,
@@ -325,19 +322,21 @@ fn collect(
     label_offsets: Vec<usize>,
 ) -> Plan {
     Plan {
+        input: input_of(call, dims),
+        input_lengths,
+        labels,
+        label_offsets,
+    }
+}
+
+fn input_of(call: Call, dims: Dims) -> Input {
+    Input {
         frames: dims.frames,
         batch: dims.batch,
         classes: dims.classes,
         blank: call.blank,
         layout: dims.layout,
-        input: call.input,
-        gradient: GradientKind::default(),
-        reduction: Reduction::None,
-        zero_infinity: false,
-        input_lengths,
-        labels,
-        label_offsets,
-        unread: None,
+        kind: call.input,
     }
 }
 
@@ -391,7 +390,7 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
     })
 }
 
-/// The frames of each item, within those of the input.
+/// The frames of each item, at most those of the input.
 fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
     let (function, frames) = (call.function, dims.frames);
     let input_lengths = lengths(function, "input_lengths", input_lengths, dims)?;
@@ -411,13 +410,13 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
     Ok(input_lengths)
 }
 
-/// Takes the frames of each item, reads them if they are a tensor, and checks them.
+/// Converts the frames of each item, reads them if they are a tensor, and checks them.
 fn frames_given(call: Call, dims: Dims, input_lengths: impl IntoLengths) -> Result<Vec<usize>> {
     let lengths = input_lengths_given(call, dims, input_lengths)?;
     input_lengths_of(call, read(lengths)?, dims)
 }
 
-/// Takes the lengths of both kinds, unread.
+/// Converts both kinds of lengths without reading tensors.
 fn both_given(
     call: Call,
     dims: Dims,
@@ -445,7 +444,7 @@ fn target_lengths_given(
     lengths: impl IntoLengths,
 ) -> Result<Lengths> {
     let lengths = given(function, "target_lengths", lengths)?;
-    // The most labels that a target may have by the shape of the targets.
+    // The maximum number of labels of a target, from the shape of the targets.
     let most = match *targets.dims() {
         [all] => ("the number of labels", all),
         [_, longest] => ("S", longest),
@@ -455,9 +454,11 @@ fn target_lengths_given(
     Ok(lengths)
 }
 
-/// Refuses a tensor of u8 for lengths that u8 may not hold, with `most` as the name and the value of
-/// the largest: candle's sum of a u8 mask wraps, and a length of 300 would come as 44. Lengths for
-/// another number of items have an error of their own.
+/// Refuses a tensor of u8 for lengths that may exceed 255, since candle's sum of a u8 mask wraps: a length of 300
+/// becomes 44. `size` and `most` are the name and the value of the largest possible length. A wrong number of lengths
+/// is reported elsewhere.
+/// 44. `size` and `most` are the name and the value of the largest possible length. A wrong number of lengths is
+/// reported elsewhere.
 fn check_u8(
     function: &str,
     name: &str,
@@ -476,7 +477,7 @@ fn check_u8(
     Ok(())
 }
 
-/// Takes lengths; an error says whose they are.
+/// Converts lengths; an error names the argument.
 fn given(function: &str, name: &str, lengths: impl IntoLengths) -> Result<Lengths> {
     lengths
         .into_lengths()
@@ -492,7 +493,7 @@ fn read(lengths: Lengths) -> Result<Lengths> {
     Ok(lengths.with_values(&values))
 }
 
-/// There must be a length for each item.
+/// Checks that there is one length per item.
 fn check_count(function: &str, name: &str, entries: usize, dims: Dims) -> Result<()> {
     let batch = dims.batch;
     if entries == batch {
@@ -502,8 +503,8 @@ fn check_count(function: &str, name: &str, entries: usize, dims: Dims) -> Result
     bail!("{function}: {name} has {entries} entries, but the batch has N = {batch} items{hint}")
 }
 
-/// For an error that a wrong layout may have caused, because what was given would `fit` if frames
-/// and items changed places: how the input was read, and how to have it read the other way.
+/// The hint for an error that a wrong layout may have caused, because the argument would `fit` if frames and items were
+/// exchanged: how the input was read, and how to choose the other layout.
 fn layout_hint(dims: Dims, fit: bool) -> String {
     let Dims {
         frames,
@@ -524,7 +525,7 @@ fn layout_hint(dims: Dims, fit: bool) -> String {
     }
 }
 
-/// One non-negative length for each item.
+/// Checks for one non-negative length per item.
 fn lengths(function: &str, name: &str, lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {
     let batch = dims.batch;
     let values = match lengths {
@@ -542,7 +543,7 @@ fn lengths(function: &str, name: &str, lengths: Lengths, dims: Dims) -> Result<V
         if value < 0 {
             bail!("{function}: {name}[{item}] = {value}; a length must not be negative")
         }
-        // What does not fit is too long for any tensor.
+        // A value that does not fit is too long for any tensor.
         Ok(usize::try_from(value).unwrap_or(usize::MAX))
     });
     checked.collect()
@@ -567,8 +568,8 @@ fn at_most(
     }
 }
 
-/// Where the targets of an item begin: every so many entries, or one behind the other. Lengths, where
-/// they are known, must fit the shape of the targets.
+/// The row length of padded targets; `None` for concatenated targets. Lengths, if known, must fit the shape of the
+/// targets.
 fn row_of(
     function: &str,
     targets: &[usize],
@@ -612,8 +613,7 @@ fn row_of(
     }
 }
 
-/// The labels of all items one after the other, and where each item begins. The targets are given as
-/// their shape and their values.
+/// The labels of all items, concatenated, and their offsets. The targets are given as shape and values.
 fn labels(
     call: Call,
     (targets, values): (&[usize], &[i64]),
@@ -635,15 +635,15 @@ fn labels(
     Ok((labels, label_offsets))
 }
 
-/// More frames than any tensor has: it holds at most `isize::MAX` bytes, and a frame takes two or
-/// more. It also stands for a number of frames that is not known.
+/// More frames than any tensor has: it holds at most `isize::MAX` bytes, and a frame takes at least two. Also
+/// represents an unknown number of frames.
 const MOST_FRAMES: usize = isize::MAX as usize / 2;
 
-/// Stand for a blank and for a number of classes that are not known.
+/// Represent an unknown blank and an unknown number of classes.
 const NO_BLANK: usize = usize::MAX;
 const ANY_CLASS: usize = usize::MAX;
 
-/// Each label must be a class and not the blank, or the star.
+/// Each label must be the star, or a class other than the blank.
 fn check_labels(
     call: Call,
     classes: usize,
@@ -653,10 +653,10 @@ fn check_labels(
     let (function, blank) = (call.function, call.blank);
     let is_blank = |label: i64| (blank != NO_BLANK) & (label == blank as i64);
     let (limit, star) = ((classes as u64).min(1 << 32), call.star.map(i64::from));
-    // As an unsigned number a negative one is too large.
+    // A negative label becomes too large as an unsigned number.
     let is_label =
         |label: i64| !is_blank(label) & (((label as u64) < limit) | (star == Some(label)));
-    // All of them, which is faster than to stop at the first that is none.
+    // Check all labels, which is faster than stopping at the first invalid one.
     if labels
         .clone()
         .fold(true, |all, label| all & is_label(label))

@@ -1,0 +1,7 @@
+//! The ways to compute on the CPU: one item, an interleaved batch of losses, many candidates of one utterance, state
+//! posteriors.
+
+pub(crate) mod batch;
+pub(crate) mod candidates;
+pub(crate) mod item;
+pub(crate) mod state_posteriors;

@@ -1,0 +1,594 @@
+//! Eight interleaved lattices, one per lane: bit-identical to [`ScaledLattice::sweep`] on each of them.
+//!
+//! With one lattice per lane, states flow from vector to vector: no lanes are shifted, no pair waits for its neighbour,
+//! and scales and checks are computed for eight lattices at once.
+
+use super::range::{FARTHEST, LEAST_OF_TILES, LOWEST};
+use super::{whole_exponent_of as exponent_of, whole_pow2 as pow2, *};
+
+/// Lattices that are interleaved.
+pub(crate) const LANES: usize = 8;
+
+/// The smallest number of lattices for which interleaving is faster than computing them one after another.
+pub(crate) const FEWEST: usize = 5;
+
+/// A number for each lane.
+type Lanes = Pairs;
+/// A number for each lane, by pair or by frame.
+type Numbers = [Lanes; PAIRS];
+
+/// A tile of each lattice.
+#[derive(Debug, Clone, Copy)]
+struct JointTile {
+    blank: Numbers,
+    label: Numbers,
+}
+
+/// The scale of a tile of each lattice: a state is `number · 2^exponent`.
+#[derive(Debug, Clone, Copy)]
+struct Scales {
+    exponent: [i64; LANES],
+    factor: Lanes,
+    /// The largest state.
+    top: Lanes,
+    /// Factors on the states before the next block, applied in two steps.
+    by: Lanes,
+    and_by: Lanes,
+}
+
+/// The links between pairs, constant over all blocks.
+#[derive(Debug, Clone, Copy)]
+struct Links {
+    skip: Numbers,
+    /// Indices of the labels' emissions in the table of each lane.
+    places: [[u32; LANES]; PAIRS],
+}
+
+/// One direction of up to eight lattices.
+#[derive(Debug, Default)]
+pub(crate) struct Interleaved {
+    tiles: Vec<JointTile>,
+    scales: Vec<Scales>,
+    links: Vec<Links>,
+    /// For each lane, `U_n` and the entries of a frame.
+    labels: [usize; LANES],
+    entries: [usize; LANES],
+    /// For each lane, whether everything so far is certainly exact, and whether it still has frames to go.
+    fit: [bool; LANES],
+    goes_on: [bool; LANES],
+    /// For each lane, a table of emissions in f64.
+    wide: [Vec<[f64; BLOCK_FRAMES]>; LANES],
+}
+
+/// One of the lattices, with the blocks to sweep next.
+pub(crate) struct Lane<'a, R> {
+    pub lattice: &'a ScaledLattice,
+    pub track: &'a mut Track,
+    pub blocks: Range<usize>,
+    pub table: Table<'a, R>,
+}
+
+impl Interleaved {
+    /// Starts with these lattices.
+    pub fn start<'a, D: Direction>(&mut self, lattices: impl Iterator<Item = &'a ScaledLattice>) {
+        self.tiles.clear();
+        self.scales.clear();
+        self.links.clear();
+        (self.fit, self.goes_on) = ([false; LANES], [false; LANES]);
+        for (j, lattice) in lattices.enumerate() {
+            (self.fit[j], self.goes_on[j]) = (true, true);
+            (self.labels[j], self.entries[j]) = (lattice.labels, lattice.entries);
+            let tiles = lattice.places.len().max(self.tiles.len());
+            self.tiles.resize(tiles, NO_JOINT_TILE);
+            self.scales.resize(tiles, NO_SCALES);
+            self.links.resize(tiles, NO_LINKS);
+            let sides = lattice.places.iter().zip(lattice.skip::<D>());
+            for (links, (places, skip)) in self.links.iter_mut().zip(sides) {
+                for i in 0..PAIRS {
+                    links.places[i][j] = places[i];
+                    links.skip[i].0[j] = skip.0[i];
+                }
+            }
+            let first = lattice.first::<D>();
+            self.tiles[first / PAIRS].blank[first % PAIRS].0[j] = 1.0;
+            self.scales[first / PAIRS].top.0[j] = 1.0;
+        }
+    }
+
+    /// Sweeps each lane through its `blocks`, which must be the next ones. A lane with fewer blocks finishes early.
+    /// When a lane reaches the middle, its states are copied to its track.
+    pub fn sweep<D: Direction, R: Real>(&mut self, lanes: &mut [Lane<R>]) {
+        dispatch_simd(SweepInterleaved::<D, R> {
+            interleaved: self,
+            lanes,
+            direction: PhantomData,
+        });
+    }
+
+    /// Whether everything a lane has done so far is certainly exact.
+    pub fn fits(&self, lane: usize) -> Result<(), OutOfRange> {
+        in_range(self.fit[lane])
+    }
+
+    /// The `i`th block of each lane that has one; `None` if none has.
+    #[inline(always)]
+    fn step<'a, D: Direction, R: Real>(
+        &mut self,
+        lanes: &[Lane<'a, R>],
+        i: usize,
+    ) -> Option<Step<'a, R>> {
+        let mut blocks = [None; LANES];
+        for j in 0..LANES {
+            let lane = lanes.get(j).filter(|lane| i < lane.blocks.len());
+            let next = lane.map(|lane| nth::<D>(&lane.blocks, i));
+            // A stopped lane has no emissions to continue with.
+            self.fit[j] &= self.goes_on[j] || next.is_none();
+            blocks[j] = next.filter(|_| self.fit[j]);
+            if blocks[j].is_none() {
+                self.stop(j);
+            }
+        }
+        let of_lanes = lanes.iter().zip(blocks);
+        let table = of_lanes
+            .clone()
+            .find_map(|(lane, block)| Some(lane.table.block(block?)))?;
+        let mut step = Step {
+            blocks,
+            tables: [table; LANES],
+            frames: [0; LANES],
+            low: [0; LANES],
+            high: [0; LANES],
+        };
+        for (j, (lane, block)) in of_lanes.enumerate() {
+            if let Some(block) = block {
+                assert_eq!(lane.table.entries, self.entries[j]);
+                let frames = lane.lattice.blocks.frames_of(block..block + 1);
+                let live = lane.lattice.live(&frames);
+                step.tables[j] = lane.table.block(block);
+                step.frames[j] = frames.len();
+                (step.low[j], step.high[j]) = (live.start as i64, live.end as i64);
+            }
+        }
+        Some(step)
+    }
+
+    /// Marks lane `j` as finished.
+    fn stop(&mut self, j: usize) {
+        if self.goes_on[j] {
+            self.goes_on[j] = false;
+            for places in self.links.iter_mut().flat_map(|links| &mut links.places) {
+                places[j] = 0;
+            }
+        }
+    }
+
+    /// Gives each of the live tiles of each lane a new exponent. The states are multiplied in the next pass.
+    #[inline(always)]
+    fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
+        // The same rule as in [`TileBefore`].
+        let (mut own_before, mut before) = ([NO_TILE; LANES], [NO_TILE; LANES]);
+        let mut near = [true; LANES];
+        for b in ordered::<D>(step.live()) {
+            let Scales { exponent, top, .. } = self.scales[b];
+            let at = b as i64;
+            let (mut by, mut and_by, mut factor) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            let mut fresh = exponent;
+            for j in 0..LANES {
+                let live = (step.low[j] <= at) & (at < step.high[j]);
+                let held = (top.0[j] > 0.0) & live;
+                let own = exponent[j] + exponent_of(top.0[j]);
+                let own = if held { own } else { NO_TILE };
+                let largest = own.max(own_before[j]);
+                let wanted = if largest > NO_TILE {
+                    largest - TARGET_EXP as i64
+                } else {
+                    NO_TILE
+                };
+                fresh[j] = if live { wanted } else { exponent[j] };
+                let shift = (exponent[j] - wanted).max(-2044);
+                let half = shift / 2;
+                // Tiles that are no longer live must not grow.
+                by[j] = if live { pow2(half) } else { 0.0 };
+                and_by[j] = pow2(shift - half);
+                let change = before[j] - wanted;
+                let flows = live & (before[j] > NO_TILE) & (wanted > NO_TILE);
+                factor[j] = if flows { pow2(change) } else { 0.0 };
+                near[j] &= !flows | ((LOWEST..=FARTHEST as i64).contains(&change));
+                own_before[j] = own;
+                before[j] = if live { wanted } else { NO_TILE };
+            }
+            self.scales[b] = Scales {
+                exponent: fresh,
+                factor: Pairs(factor),
+                top,
+                by: Pairs(by),
+                and_by: Pairs(and_by),
+            };
+        }
+        for j in 0..LANES {
+            self.fit[j] &= near[j];
+        }
+    }
+
+    /// Copies lane `j` to its track.
+    fn give_back<R>(&self, j: usize, lane: &mut Lane<R>) {
+        let row = &mut lane.track.row;
+        for (b, (tile, scale)) in row.numbers.iter_mut().zip(&mut row.scales).enumerate() {
+            let (joint, scales) = (&self.tiles[b], &self.scales[b]);
+            for i in 0..PAIRS {
+                tile.blank.0[i] = joint.blank[i].0[j];
+                tile.label.0[i] = joint.label[i].0[j];
+            }
+            scale.exponent = scales.exponent[j];
+            scale.factor = scales.factor.0[j];
+        }
+    }
+}
+
+const NO_JOINT_TILE: JointTile = JointTile {
+    blank: [ZEROS; PAIRS],
+    label: [ZEROS; PAIRS],
+};
+const NO_SCALES: Scales = Scales {
+    exponent: [0; LANES],
+    factor: ZEROS,
+    top: ZEROS,
+    by: ZEROS,
+    and_by: ZEROS,
+};
+const NO_LINKS: Links = Links {
+    skip: [ZEROS; PAIRS],
+    places: [[0; LANES]; PAIRS],
+};
+
+/// One block of each lane that has one.
+struct Step<'a, R> {
+    /// The index of each block.
+    blocks: [Option<usize>; LANES],
+    /// The emissions. A lane without a block borrows another lane's table and reads only index 0.
+    tables: [&'a [[R; BLOCK_FRAMES]]; LANES],
+    /// The frames of the block; 0 if there is no block.
+    frames: [usize; LANES],
+    /// The live tiles: `low..high`.
+    low: [i64; LANES],
+    high: [i64; LANES],
+}
+
+impl<'a, R: Real> Step<'a, R> {
+    /// Whether any lane has a block that is [`Entries::Raw`].
+    fn is_raw(&self, lanes: &[Lane<R>]) -> bool {
+        let of_lanes = lanes.iter().zip(self.blocks);
+        let mut blocks = of_lanes.filter_map(|(lane, block)| Some(lane.table.kind(block?)));
+        blocks.any(Entries::is_raw)
+    }
+
+    /// The same with emissions in f64, converted into `wide` where necessary.
+    fn widened<'b>(
+        &self,
+        lanes: &[Lane<'b, R>],
+        wide: &'b mut [Vec<[f64; BLOCK_FRAMES]>],
+    ) -> Step<'b, f64> {
+        let mut tables = [None; LANES];
+        for (j, (lane, wide)) in lanes.iter().zip(wide).enumerate() {
+            let Some(block) = self.blocks[j] else {
+                continue;
+            };
+            tables[j] = Some(if lane.table.kind(block).is_raw() {
+                lane.table.wide(block)
+            } else {
+                wide.clear();
+                wide.extend(lane.table.block(block).iter().map(|x| x.map(Real::widen)));
+                wide
+            });
+        }
+        let any = tables.iter().flatten().next().copied().unwrap_or_default();
+        Step {
+            blocks: self.blocks,
+            tables: tables.map(|table| table.unwrap_or(any)),
+            frames: self.frames,
+            low: self.low,
+            high: self.high,
+        }
+    }
+}
+
+impl<R> Step<'_, R> {
+    fn goes_on(&self, lane: usize) -> bool {
+        self.frames[lane] > 0
+    }
+
+    /// The tiles that are live in some lane.
+    fn live(&self) -> Range<usize> {
+        let lanes = || (0..LANES).filter(|&j| self.goes_on(j));
+        let low = lanes().map(|j| self.low[j]).min().unwrap_or(0);
+        let high = lanes().map(|j| self.high[j]).max().unwrap_or(0);
+        low as usize..high as usize
+    }
+}
+
+/// [`Interleaved::sweep`].
+struct SweepInterleaved<'a, 'b, D, R> {
+    interleaved: &'a mut Interleaved,
+    lanes: &'a mut [Lane<'b, R>],
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction, R: Real> WithSimd for SweepInterleaved<'_, '_, D, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (interleaved, lanes) = (self.interleaved, self.lanes);
+        let steps = lanes.iter().map(|lane| lane.blocks.len()).max();
+        for i in 0..steps.unwrap_or(0) {
+            let Some(step) = interleaved.step::<D, R>(lanes, i) else {
+                continue;
+            };
+            interleaved.scale::<D>(&step);
+            let exact = if step.is_raw(lanes) {
+                let mut wide = std::mem::take(&mut interleaved.wide);
+                let step = step.widened(lanes, &mut wide);
+                let exact = dispatch_simd(AdvanceWide::<D> {
+                    interleaved,
+                    step: &step,
+                    direction: PhantomData,
+                });
+                interleaved.wide = wide;
+                exact
+            } else {
+                advance::<S, D, R>(simd, interleaved, &step)
+            };
+            for (j, lane) in lanes.iter_mut().enumerate() {
+                if step.goes_on(j) {
+                    let block = nth::<D>(&lane.blocks, i);
+                    let live = step.low[j] as usize..step.high[j] as usize;
+                    interleaved.fit[j] &= exact.0[j] == lane.reachable::<D>(block, live);
+                    if lane.ends_with::<D>(block) {
+                        interleaved.give_back(j, lane);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<R> Lane<'_, R> {
+    /// Whether `D` reaches the middle after `block`.
+    fn ends_with<D: Direction>(&self, block: usize) -> bool {
+        let half = self.lattice.blocks.half::<D>();
+        if D::FORWARD {
+            block + 1 == half.end
+        } else {
+            block == half.start
+        }
+    }
+
+    /// The number of states of the live tiles that `D` can have reached at the end of `block`.
+    fn reachable<D: Direction>(&mut self, block: usize, live: Range<usize>) -> f64 {
+        let frames = self.lattice.blocks.frames_of(block..block + 1);
+        let reached = self.lattice.reached::<D>(&frames, &mut self.track.past);
+        let within = |pairs: Range<usize>| {
+            let end = pairs.end.min(live.end * PAIRS);
+            end.saturating_sub(pairs.start.max(live.start * PAIRS))
+        };
+        (within(reached.blanks) + within(reached.labels)) as f64
+    }
+}
+
+/// [`advance`] with emissions in f64.
+struct AdvanceWide<'a, 'b, D> {
+    interleaved: &'a mut Interleaved,
+    step: &'a Step<'b, f64>,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for AdvanceWide<'_, '_, D> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Lanes {
+        advance::<S, D, f64>(simd, self.interleaved, self.step)
+    }
+}
+
+/// Takes the live tiles through a block. Returns the number of states of each lane that are certainly exact.
+#[inline(always)]
+fn advance<S: Simd, D: Direction, R: Real>(
+    simd: S,
+    interleaved: &mut Interleaved,
+    step: &Step<R>,
+) -> Lanes {
+    let mut entries = [&step.tables[0][0]; LANES];
+    for j in 0..LANES {
+        // The blank's emissions are the last; every table has them.
+        entries[j] = &step.tables[j][step.tables[j].len() - 1];
+    }
+    let mut emissions = Emissions {
+        blanks: transpose_widen(simd, &entries),
+        labels: [[ZEROS; BLOCK_FRAMES]; PAIRS],
+    };
+    let mut frames = ZEROS;
+    let mut partial = false;
+    for j in 0..LANES {
+        frames.0[j] = step.frames[j] as f64;
+        partial |= !step.frames[j].is_multiple_of(BLOCK_FRAMES);
+    }
+    let mut edges = [[ZEROS; 2]; BLOCK_FRAMES];
+    let mut exact = ZEROS;
+    let going = (0..LANES).filter(|&j| step.goes_on(j));
+    let fewest = going.map(|j| interleaved.labels[j]).min().unwrap_or(0);
+    for b in ordered::<D>(step.live()) {
+        let links = &interleaved.links[b];
+        for i in 0..PAIRS {
+            for j in 0..LANES {
+                // SAFETY: the place is below `entries` of its lane, which is the length of its table; or it is 0, which
+                // every table has.
+                entries[j] = unsafe { step.tables[j].get_unchecked(links.places[i][j] as usize) };
+            }
+            let square = &mut emissions.labels[i];
+            *square = transpose_widen(simd, &entries);
+            // There is no label after the last.
+            let pair = b * PAIRS + i;
+            if pair >= fewest {
+                let mut there = ZEROS;
+                for j in 0..LANES {
+                    there.0[j] = if pair < interleaved.labels[j] {
+                        1.0
+                    } else {
+                        0.0
+                    };
+                }
+                for v in 0..vectors::<S>() {
+                    let there = part(simd, &there, v);
+                    for k in 0..BLOCK_FRAMES {
+                        let y = part(simd, &square[k], v);
+                        set(simd, &mut square[k], v, simd.mul_f64s(y, there));
+                    }
+                }
+            }
+        }
+        let mut live = ZEROS;
+        for j in 0..LANES {
+            let here = step.low[j] <= b as i64 && (b as i64) < step.high[j];
+            live.0[j] = if here { 1.0 } else { 0.0 };
+        }
+        let (joint, scales) = (&mut interleaved.tiles[b], &mut interleaved.scales[b]);
+        let skip = &links.skip;
+        for v in 0..vectors::<S>() {
+            let lanes = Part {
+                joint,
+                scales,
+                skip,
+                emissions: &emissions,
+                frames: &frames,
+                live: &live,
+                edges: &mut edges,
+                exact: &mut exact,
+            };
+            if partial {
+                lanes.pass::<S, D, true>(simd, v);
+            } else {
+                lanes.pass::<S, D, false>(simd, v);
+            }
+        }
+    }
+    exact
+}
+
+/// The emissions of a block, for each lane.
+struct Emissions {
+    /// By frame.
+    blanks: Numbers,
+    /// `[pair][frame]`
+    labels: [Numbers; PAIRS],
+}
+
+/// A joint tile, and its inputs for a block.
+struct Part<'a> {
+    joint: &'a mut JointTile,
+    scales: &'a mut Scales,
+    skip: &'a Numbers,
+    emissions: &'a Emissions,
+    /// Frames of each lane.
+    frames: &'a Lanes,
+    /// 1 in lanes in which this tile is live.
+    live: &'a Lanes,
+    /// For each frame, the blank and the label at the edge of the neighbour that flows into this tile, and on return of
+    /// this tile's own edge.
+    edges: &'a mut [[Lanes; 2]; BLOCK_FRAMES],
+    exact: &'a mut Lanes,
+}
+
+/// Vector `v` of the lanes.
+#[inline(always)]
+fn part<S: Simd>(_: S, lanes: &Lanes, v: usize) -> S::f64s {
+    S::as_simd_f64s(&lanes.0).0[v]
+}
+
+#[inline(always)]
+fn set<S: Simd>(_: S, lanes: &mut Lanes, v: usize, to: S::f64s) {
+    S::as_mut_simd_f64s(&mut lanes.0).0[v] = to;
+}
+
+impl Part<'_> {
+    /// Takes vector `v` of the lanes through a block. With `PARTIAL`, lanes may have fewer frames than the block.
+    #[inline(always)]
+    fn pass<S: Simd, D: Direction, const PARTIAL: bool>(self, simd: S, v: usize) {
+        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        let by = part(simd, &self.scales.by, v);
+        let and_by = part(simd, &self.scales.and_by, v);
+        let factor = part(simd, &self.scales.factor, v);
+        let least = simd.splat_f64s(LEAST_OF_TILES);
+        let least = simd.mul_f64s(least, simd.max_f64s(factor, one));
+        let frames = part(simd, self.frames, v);
+        let (mut blank, mut label) = ([zero; PAIRS], [zero; PAIRS]);
+        for i in 0..PAIRS {
+            blank[i] = simd.mul_f64s(part(simd, &self.joint.blank[i], v), by);
+            label[i] = simd.mul_f64s(part(simd, &self.joint.label[i], v), by);
+            blank[i] = simd.mul_f64s(blank[i], and_by);
+            label[i] = simd.mul_f64s(label[i], and_by);
+        }
+        for j in 0..BLOCK_FRAMES {
+            let k = if D::FORWARD { j } else { BLOCK_FRAMES - 1 - j };
+            let edge = &mut self.edges[k];
+            let outside = [
+                simd.mul_f64s(part(simd, &edge[0], v), factor),
+                simd.mul_f64s(part(simd, &edge[1], v), factor),
+            ];
+            let last = if D::FORWARD { PAIRS - 1 } else { 0 };
+            set(simd, &mut edge[0], v, blank[last]);
+            set(simd, &mut edge[1], v, label[last]);
+            let y = part(simd, &self.emissions.blanks[k], v);
+            let here = simd.less_than_f64s(simd.splat_f64s(k as f64), frames);
+            // Against the flow, so that each pair still finds its neighbour's previous state.
+            for j in 0..PAIRS {
+                let (i, before) = if D::FORWARD {
+                    let i = PAIRS - 1 - j;
+                    let before = if i > 0 { label[i - 1] } else { outside[1] };
+                    (i, [before, before])
+                } else if j + 1 < PAIRS {
+                    (j, [blank[j + 1], label[j + 1]])
+                } else {
+                    (j, outside)
+                };
+                let (own_blank, own_label) = (blank[i], label[i]);
+                let both = simd.add_f64s(own_label, own_blank);
+                let skip = part(simd, &self.skip[i], v);
+                let (to_blank, to_label) = if D::FORWARD {
+                    let to_blank = simd.add_f64s(before[0], own_blank);
+                    (to_blank, mul_add_f64(simd, before[1], skip, both))
+                } else {
+                    let near = simd.add_f64s(before[0], own_label);
+                    (both, mul_add_f64(simd, before[1], skip, near))
+                };
+                blank[i] = simd.mul_f64s(to_blank, y);
+                let y = part(simd, &self.emissions.labels[i][k], v);
+                label[i] = simd.mul_f64s(to_label, y);
+                if PARTIAL {
+                    blank[i] = simd.select_f64s(here, blank[i], own_blank);
+                    label[i] = simd.select_f64s(here, label[i], own_label);
+                }
+            }
+        }
+        let live = part(simd, self.live, v);
+        // Several independent sums and maxima, so that none waits for another.
+        let (mut exact, mut top) = ([zero; 4], [zero; 4]);
+        exact[0] = part(simd, self.exact, v);
+        for i in 0..PAIRS {
+            for (state, to) in [(blank[i], 2 * (i % 2)), (label[i], 2 * (i % 2) + 1)] {
+                // False for NaN.
+                let sure = simd.greater_than_or_equal_f64s(state, least);
+                exact[to] = simd.select_f64s(sure, simd.add_f64s(exact[to], live), exact[to]);
+                top[to] = simd.max_f64s(top[to], state);
+            }
+            set(simd, &mut self.joint.blank[i], v, blank[i]);
+            set(simd, &mut self.joint.label[i], v, label[i]);
+        }
+        let [a, b, c, d] = exact;
+        let exact = simd.add_f64s(simd.add_f64s(a, b), simd.add_f64s(c, d));
+        let [a, b, c, d] = top;
+        let top = simd.max_f64s(simd.max_f64s(a, b), simd.max_f64s(c, d));
+        set(simd, self.exact, v, exact);
+        set(simd, &mut self.scales.top, v, top);
+    }
+}
