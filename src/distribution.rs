@@ -3,6 +3,7 @@
 
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
+use crate::memory::{check_room, room_for};
 use crate::options::InputLayout;
 use crate::problem::plan::{InputKind, Plan};
 use crate::problem::validate::Call;
@@ -52,13 +53,15 @@ pub(crate) fn checked_log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Res
     }
     match (call.input, host.dtype()) {
         (InputKind::LogProbs, _) => Ok(host),
-        (InputKind::Logits, DType::F64) => normalised::<f64>(plan, &host),
-        (InputKind::Logits, _) => normalised::<f32>(plan, &host),
+        (InputKind::Logits, DType::F64) => normalised::<f64>(call, plan, &host),
+        (InputKind::Logits, _) => normalised::<f32>(call, plan, &host),
     }
 }
 
-fn normalised<T: WithDType>(plan: &Plan, host: &Tensor) -> Result<Tensor> {
-    let mut values = vec![T::zero(); host.elem_count()];
+fn normalised<T: WithDType>(call: &Call, plan: &Plan, host: &Tensor) -> Result<Tensor> {
+    let what = format!("{}: log-probabilities", call.function);
+    let mut values = room_for::<T>(&what, host.dims())?;
+    values.resize(host.elem_count(), T::zero());
     let rows = rows(plan, host);
     values
         .par_chunks_mut(plan.input.classes)
@@ -105,6 +108,8 @@ pub(crate) fn check_normalised(
         Some(InputLayout::TimeMajor) => input.i((frame, item)),
         Some(InputLayout::BatchMajor) => input.i((item, frame)),
     });
+    let what = format!("{}: rows to check", call.function);
+    check_room::<f64>(&what, &[places.len(), plan.input.classes])?;
     // One small copy from a GPU, and the conversion on the host: Metal has no f64.
     let picked = Tensor::stack(&picked.collect::<Result<Vec<_>>>()?, 0)?;
     let picked = on_host(&picked)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;

@@ -47,6 +47,18 @@ pub(crate) fn zeroed<T: Zeroable>(count: usize) -> std::result::Result<Vec<T>, O
     })
 }
 
+/// An error if there is no memory for a tensor of `shape`, which is allocated later by code that cannot report it.
+pub(crate) fn check_room<T>(what: &str, shape: &[usize]) -> Result<()> {
+    const ALWAYS: usize = 1 << 20;
+    match shape
+        .iter()
+        .try_fold(1usize, |count, &size| count.checked_mul(size))
+    {
+        Some(..=ALWAYS) => Ok(()),
+        _ => room_for::<T>(what, shape).map(drop),
+    }
+}
+
 /// Requests huge pages for large fresh memory. Otherwise 160 MB are mapped as 40000 pages, each at its first write,
 /// which takes as long as the writing.
 pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {

@@ -4,8 +4,10 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ScoreOptions,
-    ctc_loss, ctc_loss_with_logits, forced_align, state_posteriors, token_confidence,
+    AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, CtcPrefixScorer, GradientKind,
+    GreedyOptions, InputKind, InputLayout, PrefixOptions, Reduction, ScoreOptions, beam_search,
+    ctc_loss, ctc_loss_with_logits, forced_align, greedy_decode, score_transcripts,
+    state_posteriors, token_confidence,
 };
 use common::{Entry, Rng, devices, holds, tensors};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -576,5 +578,61 @@ fn an_alignment_that_fits_no_memory_is_an_error() {
             frames as u128 * 4
         );
         assert!(error.contains(&expected), "{error}");
+    }
+}
+
+#[test]
+fn rows_of_classes_that_fit_no_memory_are_an_error() {
+    const CLASSES: usize = 1 << 46;
+    let one = Tensor::full(-20f32, (1, 1, 1), &Device::Cpu).unwrap();
+    let x = one.broadcast_as((4, 1, CLASSES)).unwrap();
+    let target = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    let score = |input, normalised| ScoreOptions {
+        input,
+        normalised,
+        ..Default::default()
+    };
+    let align = AlignOptions {
+        input: InputKind::Logits,
+        ..Default::default()
+    };
+    let prefix = PrefixOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let beam = BeamOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let greedy = GreedyOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let confidence = |opts| token_confidence(&x, &target, [4], [1], opts).map(drop);
+    let scored = |opts| score_transcripts(&x, &[vec![1u32]], opts).map(drop);
+    let results = [
+        ctc_loss_with_logits(&x, &target, [4], [1], CtcLossOptions::default()).map(drop),
+        scored(score(InputKind::Logits, true)),
+        scored(score(InputKind::LogProbs, true)),
+        confidence(score(InputKind::Logits, true)),
+        confidence(score(InputKind::LogProbs, true)),
+        forced_align(&x, &[1], align).map(drop),
+        CtcPrefixScorer::new(&x, prefix).map(drop),
+        greedy_decode(&x, [4], greedy).map(drop),
+        greedy_decode(&x, [4], GreedyOptions::default()).map(drop),
+        beam_search(&x, beam).map(drop),
+        BeamSearch::new(CLASSES, BeamOptions::default()).map(drop),
+    ];
+    for (number, result) in results.into_iter().enumerate() {
+        let error = result.expect_err("so much memory").to_string();
+        assert!(
+            error.contains("bytes, which could not be allocated"),
+            "{number}: {error}"
+        );
+    }
+    // What reads single entries takes any number of classes on the CPU.
+    if !cfg!(ctc_softgpu) {
+        let loss = ctc_loss(&x, &target, [4], [1], CtcLossOptions::default()).unwrap();
+        assert!(loss.to_vec0::<f32>().unwrap().is_finite());
     }
 }

@@ -439,3 +439,45 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() -> Result<()> {
     }
     Ok(())
 }
+
+/// An entry that counts as −inf beside another candidate's is a number for the candidate alone.
+#[test]
+fn finite_masks_do_not_hide_a_candidate_among_others() -> Result<()> {
+    for mask in [-1e9, -1.4e9, -1.6e9, -1e10, -1e12, -1e30] {
+        for dtype in [DType::F64, DType::F32] {
+            // Class 1 is certain in the first frame; the others differ there by less than the mask.
+            let x = [
+                [mask, 0.0, 1.25 * mask, 1.5 * mask],
+                [-1.0, -1.5, -1.25, -2.0],
+                [-2.0, -1.0, -1.75, -1.5],
+            ];
+            let x = Tensor::new(&x, &Device::Cpu)?.to_dtype(dtype)?;
+            let mut lists: Vec<Vec<u32>> =
+                vec![vec![2], vec![3, 2], vec![], vec![3], vec![1], vec![1, 2]];
+            let opts = ScoreOptions {
+                normalised: false,
+                ..Default::default()
+            };
+            let alone: Vec<f64> = lists
+                .iter()
+                .map(|list| Ok(score_transcripts(&x, std::slice::from_ref(list), opts)?[0]))
+                .collect::<Result<_>>()?;
+            assert!(alone.iter().all(|score| score.is_finite()), "{alone:?}");
+            // In company, in lists of all lengths, so that all ways are taken.
+            for copies in [1, 20] {
+                let more = (0..copies).map(|i| vec![1, 2 + i % 2]);
+                lists.truncate(6);
+                lists.extend(more);
+                let scores = score_transcripts(&x, &lists, opts)?;
+                for (score, alone) in scores.iter().zip(&alone) {
+                    let off = (score - alone).abs();
+                    assert!(
+                        off <= 1e-6 + 1e-12 * alone.abs(),
+                        "{mask} {dtype:?}: {score} for {alone}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}

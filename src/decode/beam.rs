@@ -27,7 +27,7 @@ use crate::distribution::{check_normalised, log_softmax};
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::Plan;
-use crate::problem::validate::{self, Call};
+use crate::problem::validate::{self, Call, check_rows};
 use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -124,6 +124,7 @@ fn check_options(function: &'static str, classes: usize, opts: &BeamOptions) -> 
             opts.blank
         )
     }
+    check_rows(function, "frames", classes)?;
     for (name, value) in [
         ("beam_width", opts.beam_width),
         ("n_best", opts.n_best),

@@ -16,6 +16,7 @@ use super::log_add;
 use crate::cpu;
 use crate::cpu_input::rows;
 use crate::distribution::{self, check_normalised};
+use crate::memory::check_room;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::plan::{Input, Plan};
 use crate::problem::validate::{self, Call};
@@ -179,6 +180,7 @@ impl CtcPrefixScorer {
         let instead = "; narrow a batch to one item and its frames";
         let log_probs = validate::utterance(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
+        check_room::<f64>("CtcPrefixScorer: a prefix", &[4, plan.input.frames])?;
         check_normalised(&call, &plan, &log_probs, 0)?;
         let log_probs = distribution::checked_log_probs(&call, &plan, &log_probs)?;
         static SCORERS: AtomicU64 = AtomicU64::new(0);

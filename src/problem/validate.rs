@@ -1,5 +1,6 @@
 //! Turns arguments into a [`Plan`], or reports errors in shapes, dtypes, lengths and labels.
 
+use crate::memory::check_room;
 use crate::options::{Checks, CtcLossOptions, InputLayout};
 use crate::problem::integers::{check_int, int_values, is_on_gpu};
 use crate::problem::lengths::{IntoLengths, Lengths};
@@ -192,6 +193,7 @@ pub(crate) fn plan_for_decoding(
     input_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
+    check_rows(call.function, call.input_name(), dims.classes)?;
     let input_lengths = frames_given(call, dims, input_lengths)?;
     Ok(without_targets(call, dims, input_lengths))
 }
@@ -382,12 +384,22 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
             call.blank
         )
     }
+    if call.input == InputKind::Logits || call.normalised {
+        check_rows(function, name, classes)?;
+    }
     Ok(Dims {
         frames,
         batch,
         classes,
         layout,
     })
+}
+
+/// An error if the rows that a call holds at a time do not fit any memory: a view of stride 0 may have any number of
+/// classes.
+pub(crate) fn check_rows(function: &str, name: &str, classes: usize) -> Result<()> {
+    const HELD: usize = 8;
+    check_room::<f64>(&format!("{function}: rows of {name}"), &[HELD, classes])
 }
 
 /// The frames of each item, at most those of the input.

@@ -238,8 +238,8 @@ impl CandidateGroup<'_> {
 }
 
 /// Sweeps one direction of all lattices up to the middle. [`OutOfRange`] if an entry is NaN, +inf or masked, or if
-/// entries are too far apart for emissions in f64. With `zeros`, blocks that are [`Entries::Raw`] are allowed
-/// even if emissions in them are 0, and lattices are not interleaved.
+/// entries are too far apart for emissions in f64. With `zeros`, emissions of [`Entries::Raw`] blocks that are 0 because
+/// they are too small are allowed, and lattices are not interleaved.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
     lattices: &[Option<ScaledLattice>],
@@ -299,7 +299,10 @@ fn sweep<D: Direction, E: Element>(
                 threads > 1,
             )
             .map_err(|_| OutOfRange)?;
-        let here = |kind: &Entries| kind.all_above_zero() || (zeros && kind.is_raw());
+        // A masked entry may be a finite one that only counts as −inf beside an entry of another candidate.
+        let here = |kind: &Entries| {
+            kind.all_above_zero() || (zeros && kind.is_raw() && !kind.depth().masked)
+        };
         if !table.kinds.iter().all(here) {
             return Err(OutOfRange);
         }
