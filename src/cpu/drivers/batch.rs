@@ -92,7 +92,7 @@ struct Item<'a, E: Element> {
     lattice: &'a ScaledLattice,
     directions: &'a mut Directions<E::Real>,
     /// Whether it can still be computed interleaved with the others.
-    fit: Result<(), OutOfRange>,
+    in_range: Result<(), OutOfRange>,
     loss: &'a mut Result<f64, OutOfMemory>,
 }
 
@@ -127,7 +127,7 @@ fn group<E: Element>(
                 problem,
                 lattice,
                 directions,
-                fit: Ok(()),
+                in_range: Ok(()),
                 loss,
             });
         } else {
@@ -173,7 +173,7 @@ fn sweep<D: Direction, E: Element>(
         interleaved.sweep::<D, _>(&mut lanes);
     }
     for (j, item) in group.iter_mut().enumerate() {
-        item.fit = item.fit.and(interleaved.fits(j));
+        item.in_range = item.in_range.and(interleaved.in_range_of_lane(j));
     }
 }
 
@@ -186,7 +186,7 @@ impl<E: Element> Item<'_, E> {
     ) -> Lane<'_, E::Real> {
         let DirectionState { track, read } = self.directions.of::<D>();
         // An item that is out of range is computed alone, and needs nothing more here.
-        let table = self.fit.and_then(|()| {
+        let table = self.in_range.and_then(|()| {
             let source = &self.problem.source;
             let table = source.read::<D>(blocks.clone(), None, read, gather_scratch, false);
             table
@@ -197,7 +197,7 @@ impl<E: Element> Item<'_, E> {
         let (blocks, table) = match table {
             Ok(table) => (blocks, table),
             Err(OutOfRange) => {
-                self.fit = Err(OutOfRange);
+                self.in_range = Err(OutOfRange);
                 (0..0, Table::default())
             }
         };
@@ -211,7 +211,7 @@ impl<E: Element> Item<'_, E> {
 
     /// `ln P`, once both directions are in the middle.
     fn log_p(&self) -> Result<f64, OutOfRange> {
-        self.fit?;
+        self.in_range?;
         let Directions { forward, backward } = &*self.directions;
         let met = self
             .lattice

@@ -179,13 +179,13 @@ fn together<E: Element>(
 /// One direction of all candidates.
 struct Swept<R> {
     tracks: Vec<Track>,
-    fit: Vec<Result<(), OutOfRange>>,
+    in_range: Vec<Result<(), OutOfRange>>,
     read: EmissionWindow<R>,
 }
 
 impl<R> Swept<R> {
     fn track(&self, i: usize) -> Result<&Track, OutOfRange> {
-        self.fit[i].map(|()| &self.tracks[i])
+        self.in_range[i].map(|()| &self.tracks[i])
     }
 }
 
@@ -193,7 +193,7 @@ impl<R> Swept<R> {
 struct Candidate<'a> {
     lattice: &'a ScaledLattice,
     track: &'a mut Track,
-    fit: &'a mut Result<(), OutOfRange>,
+    in_range: &'a mut Result<(), OutOfRange>,
 }
 
 /// Some of the candidates, interleaved or one after another.
@@ -213,12 +213,12 @@ impl CandidateGroup<'_> {
             for Candidate {
                 lattice,
                 track,
-                fit,
+                in_range,
             } in &mut self.candidates
             {
-                if fit.is_ok() {
+                if in_range.is_ok() {
                     let swept = lattice.sweep::<D, _>(track, blocks.clone(), table, false, scratch);
-                    **fit = swept.map_err(|_| OutOfRange);
+                    **in_range = swept.map_err(|_| OutOfRange);
                 }
             }
             return;
@@ -232,7 +232,7 @@ impl CandidateGroup<'_> {
         let mut lanes: Vec<Lane<R>> = lanes.collect();
         interleaved.sweep::<D, _>(&mut lanes);
         for (j, candidate) in self.candidates.iter_mut().enumerate() {
-            *candidate.fit = interleaved.fits(j);
+            *candidate.in_range = interleaved.in_range_of_lane(j);
         }
     }
 }
@@ -248,20 +248,20 @@ fn sweep<D: Direction, E: Element>(
 ) -> Result<Swept<E::Real>, OutOfRange> {
     let mut swept = Swept {
         tracks: lattices.iter().map(|_| Track::default()).collect(),
-        fit: vec![Ok(()); lattices.len()],
+        in_range: vec![Ok(()); lattices.len()],
         read: EmissionWindow::default(),
     };
-    let tracks = swept.tracks.iter_mut().zip(&mut swept.fit);
+    let tracks = swept.tracks.iter_mut().zip(&mut swept.in_range);
     let mut candidates: Vec<Candidate> = lattices
         .iter()
         .zip(tracks)
-        .filter_map(|(lattice, (track, fit))| {
+        .filter_map(|(lattice, (track, in_range))| {
             let lattice = lattice.as_ref()?;
             lattice.start::<D>(track);
             Some(Candidate {
                 lattice,
                 track,
-                fit,
+                in_range,
             })
         })
         .collect();
@@ -316,113 +316,4 @@ fn sweep<D: Direction, E: Element>(
     }
     swept.read = read;
     Ok(swept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cpu::time::FrameBlocks;
-    use crate::problem::labels::Classes;
-    use std::hint::black_box;
-    use std::time::{Duration, Instant};
-
-    /// Prints the time for scoring 64 candidates and the time for the lattices alone, with their tables already
-    /// computed: `cargo test --release --lib -- --ignored --nocapture beside_the_lattices`
-    #[test]
-    #[ignore = "a measurement"]
-    fn what_the_table_costs_beside_the_lattices() {
-        let (frames, classes) = (1500, 5000);
-        let mut state = 1u64;
-        let mut random = move || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
-            (state >> 33) as u32
-        };
-        let data: Vec<f32> = (0..frames * classes)
-            .map(|_| -8.5 - (random() % 1000) as f32 * 1e-3)
-            .collect();
-        let strides = Strides {
-            offset: 0,
-            frame: classes,
-            item: 0,
-            class: 1,
-        };
-        let plan = Plan {
-            input: Input {
-                frames,
-                batch: 1,
-                classes,
-                blank: 0,
-                layout: None,
-                kind: crate::problem::plan::InputKind::LogProbs,
-            },
-            input_lengths: vec![frames],
-            labels: Vec::new(),
-            label_offsets: vec![0, 0],
-        };
-        let base: Vec<u32> = (0..200).map(|_| 1 + random() % 4999).collect();
-        // An n-best list (ten labels replaced in each), and candidates with nothing in common.
-        let n_best: Vec<Vec<u32>> = (0..64)
-            .map(|_| {
-                let mut target = base.clone();
-                for _ in 0..10 {
-                    target[(random() % 200) as usize] = 1 + random() % 4999;
-                }
-                target
-            })
-            .collect();
-        let unrelated: Vec<Vec<u32>> = (0..64)
-            .map(|_| (0..200).map(|_| 1 + random() % 4999).collect())
-            .collect();
-        for (name, targets) in [("n-best", n_best), ("unrelated", unrelated)] {
-            let (mut whole, mut alone) = (Duration::MAX, Duration::MAX);
-            for _ in 0..15 {
-                let start = Instant::now();
-                let scores = score(&plan, &data, strides, 0, &targets).unwrap();
-                whole = whole.min(start.elapsed());
-                assert!(scores.iter().all(|score| score.is_finite()));
-                alone = alone.min(lattices(frames, &targets));
-            }
-            println!(
-                "{name}: {whole:?} in all, {alone:?} for the lattices: {:.2}",
-                whole.as_secs_f64() / alone.as_secs_f64()
-            );
-        }
-    }
-
-    /// The lattices alone, as a loss computes them: each with a prepared table of its own labels, and one thread per
-    /// direction.
-    fn lattices(frames: usize, targets: &[Vec<u32>]) -> Duration {
-        fn block<D: Direction>(frames: usize, targets: &[Vec<u32>]) -> Duration {
-            let mut spent = Duration::ZERO;
-            for target in targets {
-                let classes = Classes::new(target);
-                let entries = classes.distinct.len() + 1;
-                let all = FrameBlocks { frames };
-                let values = vec![[0.9f32; BLOCK_FRAMES]; all.count() * entries];
-                let kinds = vec![Entries::Plain; all.count()];
-                let mut lattice = ScaledLattice::default();
-                lattice.prepare(frames, target, &classes.place, entries);
-                let (mut track, mut scratch) = (Track::default(), Scratch::default());
-                let table = Table {
-                    first: 0,
-                    entries,
-                    values: &values,
-                    wide: &[],
-                    kinds: &kinds,
-                };
-                let start = Instant::now();
-                lattice.start::<D>(&mut track);
-                let half = all.half::<D>();
-                let fit = lattice.sweep::<D, _>(&mut track, half, table, false, &mut scratch);
-                spent += start.elapsed();
-                assert_eq!(black_box(fit), Ok(()));
-            }
-            spent
-        }
-        let (early, late) = rayon::join(
-            || block::<Forward>(frames, targets),
-            || block::<Backward>(frames, targets),
-        );
-        early.max(late)
-    }
 }

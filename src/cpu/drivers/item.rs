@@ -319,7 +319,7 @@ impl<'a, E: Element> Problem<'a, E> {
                 self.split,
             )?;
             if let Some(next) = chunks.peek() {
-                self.source.fetch(next.clone());
+                self.source.prefetch(next.clone());
             }
             lattice.sweep::<D, _>(track, some, table, keep, scratch)?;
         }

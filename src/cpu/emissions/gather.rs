@@ -15,7 +15,7 @@ use crate::cpu::emissions::table::{
 };
 use crate::cpu::simd::isa::{dispatch, dispatch_simd};
 use crate::cpu::simd::lanes::{LANES, Lanes, larger};
-use crate::cpu::simd::prefetch::{fetch, prefetch_all};
+use crate::cpu::simd::prefetch::{prefetch, prefetch_all};
 use crate::cpu::simd::real::{Element, Real};
 use crate::cpu::time::{BLOCK_FRAMES, Direction, FrameBlocks, ordered};
 use crate::memory::{OutOfMemory, filled, zeroed};
@@ -243,7 +243,7 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// Prefetches the memory of `blocks`, whose entries will be gathered soon, if rows are short. Hardware prefetch
     /// does not recognise the pattern: each item has a few cache lines of every frame, read from both ends.
-    pub fn fetch(&self, blocks: Range<usize>) {
+    pub fn prefetch(&self, blocks: Range<usize>) {
         if self.kind == InputKind::Logits || self.row_bytes() > SHORT {
             return;
         }
@@ -354,7 +354,7 @@ unsafe fn pick_column<T: WithDType, const AHEAD: bool>(
 ) {
     if AHEAD {
         for row in next {
-            fetch(row.as_ptr().wrapping_add(column));
+            prefetch(row.as_ptr().wrapping_add(column));
         }
     }
     let mut numbers = [T::zero(); BLOCK_FRAMES];

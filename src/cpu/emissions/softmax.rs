@@ -12,7 +12,7 @@
 use crate::cpu::simd::isa::dispatch_simd;
 use crate::cpu::simd::lanes::{LANES, Lanes, larger};
 use crate::cpu::simd::nontemporal::StreamingWriter;
-use crate::cpu::simd::prefetch::fetch;
+use crate::cpu::simd::prefetch::prefetch;
 use crate::cpu::simd::real::Real;
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
@@ -100,7 +100,7 @@ pub(crate) unsafe fn written<T>(memory: &mut [MaybeUninit<T>]) -> &mut [T] {
 #[inline(always)]
 fn fetch_from<E>(row: &[E], at: usize) {
     if let Some(entry) = row.get(at) {
-        fetch(entry);
+        prefetch(entry);
     }
 }
 
@@ -274,7 +274,7 @@ impl<R: Real, E> WithSimd for Softmax<'_, R, E> {
         for (i, (out, chunk)) in out_blocks.iter_mut().zip(chunks).enumerate() {
             fetch_from(terms.next, i * LANES);
             // The next row of the output follows this one, if it exists.
-            fetch(out.as_ptr().wrapping_add(terms.row.len()));
+            prefetch(out.as_ptr().wrapping_add(terms.row.len()));
             *out = terms.of(simd, chunk).map(MaybeUninit::new);
         }
         if rest.is_empty() {

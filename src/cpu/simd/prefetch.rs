@@ -5,7 +5,7 @@ pub(crate) const LINE: usize = 64;
 
 /// Prefetches the cache line of an address.
 #[inline(always)]
-pub(crate) fn fetch<T>(at: *const T) {
+pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -20,6 +20,6 @@ pub(crate) fn fetch<T>(at: *const T) {
 #[inline(always)]
 pub(crate) fn prefetch_all<T>(memory: &[T]) {
     for line in memory.chunks((LINE / size_of::<T>().max(1)).max(1)) {
-        fetch(line.as_ptr());
+        prefetch(line.as_ptr());
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Interleaved {
     labels: [usize; LANES],
     entries: [usize; LANES],
     /// For each lane, whether everything so far is certainly exact, and whether it still has frames to go.
-    fit: [bool; LANES],
+    in_range: [bool; LANES],
     goes_on: [bool; LANES],
     /// For each lane, a table of emissions in f64.
     wide: [Vec<[f64; BLOCK_FRAMES]>; LANES],
@@ -74,9 +74,9 @@ impl Interleaved {
         self.tiles.clear();
         self.scales.clear();
         self.links.clear();
-        (self.fit, self.goes_on) = ([false; LANES], [false; LANES]);
+        (self.in_range, self.goes_on) = ([false; LANES], [false; LANES]);
         for (j, lattice) in lattices.enumerate() {
-            (self.fit[j], self.goes_on[j]) = (true, true);
+            (self.in_range[j], self.goes_on[j]) = (true, true);
             (self.labels[j], self.entries[j]) = (lattice.labels, lattice.entries);
             let tiles = lattice.places.len().max(self.tiles.len());
             self.tiles.resize(tiles, NO_JOINT_TILE);
@@ -106,8 +106,8 @@ impl Interleaved {
     }
 
     /// Whether everything a lane has done so far is certainly exact.
-    pub fn fits(&self, lane: usize) -> Result<(), OutOfRange> {
-        in_range(self.fit[lane])
+    pub fn in_range_of_lane(&self, lane: usize) -> Result<(), OutOfRange> {
+        in_range(self.in_range[lane])
     }
 
     /// The `i`th block of each lane that has one; `None` if none has.
@@ -122,8 +122,8 @@ impl Interleaved {
             let lane = lanes.get(j).filter(|lane| i < lane.blocks.len());
             let next = lane.map(|lane| nth::<D>(&lane.blocks, i));
             // A stopped lane has no emissions to continue with.
-            self.fit[j] &= self.goes_on[j] || next.is_none();
-            blocks[j] = next.filter(|_| self.fit[j]);
+            self.in_range[j] &= self.goes_on[j] || next.is_none();
+            blocks[j] = next.filter(|_| self.in_range[j]);
             if blocks[j].is_none() {
                 self.stop(j);
             }
@@ -206,7 +206,7 @@ impl Interleaved {
             };
         }
         for j in 0..LANES {
-            self.fit[j] &= near[j];
+            self.in_range[j] &= near[j];
         }
     }
 
@@ -342,7 +342,7 @@ impl<D: Direction, R: Real> WithSimd for SweepInterleaved<'_, '_, D, R> {
                 if step.goes_on(j) {
                     let block = nth::<D>(&lane.blocks, i);
                     let live = step.low[j] as usize..step.high[j] as usize;
-                    interleaved.fit[j] &= exact.0[j] == lane.reachable::<D>(block, live);
+                    interleaved.in_range[j] &= exact.0[j] == lane.reachable::<D>(block, live);
                     if lane.ends_with::<D>(block) {
                         interleaved.give_back(j, lane);
                     }
