@@ -9,3 +9,4 @@ benches/compare/run.sh --heap default --without burn --write
 export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 cargo bench --bench memory -- --write
 cargo bench --bench scaling -- --write
+cargo bench --bench range -- --write

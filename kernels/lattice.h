@@ -8,7 +8,7 @@
 //     keep them
 //   P = the sum over states of the one direction times what flows into them from the other
 //   for each frame past the middle (posterior pass): the same step, and
-//     posterior = kept state of the other direction * what flows in / P, in the place of the kept state
+//     posterior = kept state of the other direction * what flows in / P, in the place of the kept blank
 //
 // What it costs: latency and issue. T frames, not 2 T, since both directions run at once: half of them in a sweep that
 // keeps states, half in a posterior pass. A frame is one shuffle, then a chain of 10 dependent operations
@@ -22,7 +22,7 @@
 // state in one access, and loads of DEPTH frames together, a block ahead: 8 frames of 65 cycles cover a read from the L2
 // cache.
 //
-// There is no barrier within a frame. A target that fits one warp (32 K pairs) takes no barrier at all; a longer one is
+// There is no barrier within a frame. A target that fits one warp (32 K pairs) takes one for each direction; a longer one is
 // cut into tiles of which each repeats the last HALO pairs of the one below, so that warps meet every HALO frames only.
 //
 // Memory: 16 bytes a pair and frame (32 for f64) are kept from the first half, half of them from each direction;
@@ -341,8 +341,8 @@ CTC_FN ctc_number<M, i64> ctc_meet(CTC_THREAD const ctc_item<M>& it, Edges edges
   return ctc_make<M, i64>(ctc_warp_sum(sum), top);
 }
 
-// Both directions of an item: P, and with `keep` the posterior of each state, not yet divided by P. It stands
-// where the mantissas were kept. Every thread returns the same P.
+// Both directions of an item: P, and with `keep` the posterior of each state times the mantissa of P (gradient divides
+// by the sum of a frame). It stands where the blank of its pair was kept. Every thread returns the same P.
 template <typename M, typename X, int K, int DEPTH, typename Edges>
 CTC_FN ctc_number<M, i64> ctc_run(CTC_THREAD const ctc_item<M>& it, Edges edges, bool keep, ctc_thread at,
                                   CTC_SHARED M* sums, CTC_SHARED i64* tops) {

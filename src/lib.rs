@@ -34,7 +34,7 @@
 //! - Class 0 is the blank unless [`CtcLossOptions::blank`] says otherwise. Targets hold labels only; padding is not
 //!   read and may hold anything, even the blank.
 //! - Input lengths count frames of the model's output, after its strides, not pixels or samples of its input.
-//! - For evaluation, `detach()` the input: nothing is kept for a gradient, which saves half of the work.
+//! - For evaluation, `detach()` the input: nothing is kept for a gradient, which saves two thirds of the work or more.
 //! - A target that is too long for its frames has a loss of +inf; see [`feasibility`](fn@feasibility) and
 //!   [`CtcLossOptions::zero_infinity`].
 //!

@@ -202,6 +202,7 @@ pub fn ctc_loss_and_gradient(
 ) -> Result<(Tensor, Tensor)> {
     let kind = InputKind::LogProbs;
     let problem = validate::loss(
+        "ctc_loss_and_gradient",
         kind,
         log_probs,
         targets,
@@ -236,7 +237,15 @@ pub fn ctc_loss_and_gradient_with_logits(
     opts: CtcLossOptions,
 ) -> Result<(Tensor, Tensor)> {
     let kind = InputKind::Logits;
-    let problem = validate::loss(kind, logits, targets, input_lengths, target_lengths, opts)?;
+    let problem = validate::loss(
+        "ctc_loss_and_gradient_with_logits",
+        kind,
+        logits,
+        targets,
+        input_lengths,
+        target_lengths,
+        opts,
+    )?;
     op::loss_and_gradient(logits, Arc::new(problem))
 }
 
@@ -248,7 +257,19 @@ fn run(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    let problem = validate::loss(kind, input, targets, input_lengths, target_lengths, opts)?;
+    let function = match kind {
+        InputKind::LogProbs => "ctc_loss",
+        InputKind::Logits => "ctc_loss_with_logits",
+    };
+    let problem = validate::loss(
+        function,
+        kind,
+        input,
+        targets,
+        input_lengths,
+        target_lengths,
+        opts,
+    )?;
     op::loss(input, Arc::new(problem))
 }
 

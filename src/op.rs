@@ -1,4 +1,4 @@
-//! The custom operations of candle's graph, and the only place that knows every backend.
+//! The custom operations of candle's graph, which dispatch to every backend.
 //!
 //! [`CtcForward`] computes the reduced loss. If its input is tracked, it also computes the posteriors and keeps them
 //! for the backward pass; candle keeps the operation, and with it that state, as long as the graph lives.

@@ -85,8 +85,8 @@ pub enum InputKind {
     Logits,
 }
 
-/// Where lengths and targets on a GPU are checked. Those on the host are always checked there, and an invalid one is an
-/// error.
+/// Where lengths and targets on a GPU are checked. Lengths on the host are always checked there. Labels on the host are,
+/// too, unless their lengths stay on the GPU: then it is not known which of them are padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Checks {
     /// On the host, after one small copy that waits for the GPU's pending work. An invalid length or label is an error.
@@ -94,7 +94,8 @@ pub enum Checks {
     Host,
     /// On the GPU, without a copy to the host. An item with an invalid length or label (with concatenated targets whose
     /// lengths do not add up: every item) gets a loss and a gradient of NaN, and no memory outside the tensors is
-    /// accessed. Memory is laid out for targets of S labels: pass padded targets, or the lengths on the host.
+    /// accessed. Memory is laid out for S labels per item; with concatenated targets whose lengths are on the GPU, S is the
+    /// number of all labels of the batch, so pass padded targets, or the lengths on the host.
     Device,
 }
 

@@ -123,7 +123,7 @@ struct GradientRow<'a, R> {
     n: usize,
     /// Index of its first entry in the input.
     start: usize,
-    /// The classes that the target uses, and the posteriors of these and of the blank. Empty if the loss is not finite.
+    /// The classes that the target uses, and the posteriors of these and of the blank. Empty if the loss is NaN or +inf.
     classes: &'a [u32],
     posterior: &'a [R],
 }

@@ -5,7 +5,8 @@ pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
 use candle_core::{Layout, Result, Tensor, bail};
 
-/// Integers from the caller that have not been read yet, of shape `()`, `(N)` or `(N, S)`.
+/// Integers of a loss whose targets stay on a device, of shape `()`, `(N)` or `(N, S)`: values that the host has checked,
+/// or a tensor that it has not read.
 #[derive(Debug, Clone)]
 pub(crate) enum IntSource {
     Values(Vec<i64>),

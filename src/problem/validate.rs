@@ -35,6 +35,7 @@ impl Call {
 
 /// Checks all arguments of the loss.
 pub(crate) fn loss(
+    function: &'static str,
     kind: InputKind,
     input: &Tensor,
     targets: &Tensor,
@@ -43,10 +44,7 @@ pub(crate) fn loss(
     opts: CtcLossOptions,
 ) -> Result<LossProblem> {
     let call = Call {
-        function: match kind {
-            InputKind::LogProbs => "ctc_loss",
-            InputKind::Logits => "ctc_loss_with_logits",
-        },
+        function,
         input: kind,
         normalised: false,
         blank: opts.blank,
@@ -469,8 +467,6 @@ fn target_lengths_given(
 /// Refuses a tensor of u8 for lengths that may exceed 255, since candle's sum of a u8 mask wraps: a length of 300
 /// becomes 44. `size` and `most` are the name and the value of the largest possible length. A wrong number of lengths
 /// is reported elsewhere.
-/// 44. `size` and `most` are the name and the value of the largest possible length. A wrong number of lengths is
-/// reported elsewhere.
 fn check_u8(
     function: &str,
     name: &str,

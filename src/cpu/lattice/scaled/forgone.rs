@@ -25,7 +25,8 @@ impl Default for Forgone {
 }
 
 impl Forgone {
-    /// Advances the bound by the frames of a block. A state flows to at most three others, all of different classes.
+    /// Advances the bound by the frames of a block. A state flows to at most three states of different classes, itself
+    /// among them.
     #[inline(always)]
     pub fn grow<R: Real>(&mut self, table: &Table<R>, block: usize, frames: usize) {
         if table.kind(block).is_raw() {
@@ -55,10 +56,11 @@ impl Forgone {
         self.frames += frames as f64;
     }
 
-    /// Whether `lost` more can be forgone, after `consumed` frames and with `left` frames up to the middle, when the
-    /// largest state is at 2^`largest`. This is a guess, which [`ScaledLattice::certain`] later checks against `P`:
-    /// that the remaining frames grow and shrink states 1.5 times as much as the frames so far. With `drop`, smaller
-    /// states may be lost from here on, too.
+    /// Whether `lost` may be forgone, after `consumed` frames and with `left` frames up to the middle, when the largest
+    /// state is at 2^`largest`; if so, raises the bound. This is a guess, which [`ScaledLattice::certain`] later checks
+    /// against `P`: that until the middle the largest state shrinks and the bound grows, per frame, at most 1.5 times as
+    /// fast as so far. The margin of three guards is for the other direction. With `drop`, smaller states may be set to
+    /// 0 from here on, too.
     pub fn may_add(
         &mut self,
         (lost, drop): (f64, bool),

@@ -165,7 +165,7 @@ impl Interleaved {
     /// Gives each of the live tiles of each lane a new exponent. The states are multiplied in the next pass.
     #[inline(always)]
     fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
-        // The same rule as in [`TileBefore`].
+        // The rule of [`TileBefore`], but a lane whose neighbouring exponents lie too far apart is rejected.
         let (mut own_before, mut before) = ([NO_TILE; LANES], [NO_TILE; LANES]);
         let mut near = [true; LANES];
         for b in ordered::<D>(step.live()) {

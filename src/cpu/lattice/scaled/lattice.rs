@@ -167,7 +167,7 @@ impl ScaledLattice {
     /// Whether `P` is exact although states were forgone: the loss of one direction is multiplied by at most the
     /// largest state of the other, or by the other's own loss.
     pub fn certain(&self, alpha: &Track, beta: &Track, met: PathProbability) -> bool {
-        // Fewer than 2^40 states, each lost once; an inflow is a sum of three.
+        // Each of up to 2^COUNT terms may be lost once.
         const SLACK: f64 = range::COUNT + range::GUARD;
         let [a, b] = [alpha.forgone.exponent, beta.forgone.exponent];
         if a <= EMPTY_EXP && b <= EMPTY_EXP {

@@ -22,10 +22,10 @@
 //! from there.
 //!
 //! **Range.** Each tile has one power of two per block (`range.rs`). During the sweep, a check at the end of each block
-//! tells whether all states are exact. If not, the loss is either forgone ([`Forgone`]) and compared with `P` in the
-//! middle, or the block is recomputed with a power of two per pair, and then with one per state (`extended.rs`). Past
-//! the middle `P` is known, and the exponents alone decide. So the time for an item hardly depends on the spread of its
-//! states.
+//! tells whether all states are exact. If not, what vanished is either added to a bound that is compared with `P` in the
+//! middle ([`Forgone`]), or the block is recomputed with a power of two per pair, and then with one per state
+//! (`extended.rs`). After failures, blocks start at a finer level ([`Patience`]). Past the middle `P` is known: the
+//! exponents of the two directions decide, and the posteriors of a frame must add up to 1.
 
 #![allow(
     clippy::needless_range_loop,

@@ -320,8 +320,9 @@ pub(crate) fn scale_tiles<S: Simd, D: Direction>(
     before
 }
 
-/// Sets states of the live tiles below 2^`least` to 0. With `over`, the bound applies to states times the scale of the
-/// tile that they meet in the other direction; in a block of `D`, a state moves at most one tile ahead.
+/// Sets states of the live tiles below 2^`least` to 0. With `over`, the scales of the other direction, each state is
+/// compared times the larger scale that it can meet there: that of its own tile, or of the next, since in a block a state
+/// moves at most one tile ahead.
 #[inline(always)]
 pub(crate) fn drop_below<S: Simd, D: Direction>(
     simd: S,

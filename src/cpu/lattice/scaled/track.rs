@@ -118,7 +118,7 @@ pub(crate) struct Scratch {
 }
 
 impl Track {
-    /// Copies `other` without its checkpoints.
+    /// Starts a posterior pass from the row of `other`, with no checkpoints.
     pub fn follow(&mut self, other: &Track) {
         self.row.copy_from(&other.row);
         self.trial.clear(other.row.numbers.len());
