@@ -64,7 +64,7 @@ const WARP: usize = 32;
 
 /// Each constant as its file declares it. Those that only describe the processor are here too, so that the list is
 /// complete.
-const DECLARED: [&str; 33] = [
+const DECLARED: [&str; 34] = [
     "BLOCK_FRAMES: usize = 8",
     "PAIRS: usize = 8",
     "LANES: usize = 16",
@@ -81,6 +81,8 @@ const DECLARED: [&str; 33] = [
     "FOR_EACH: usize = 16",
     "LEAST: usize = 16 << 20",
     "LEAST: usize = 4 << 20",
+    // Numbers up to which room for rows is not looked for: `rows_of_classes_that_fit_no_memory_are_an_error`.
+    "ALWAYS: usize = 1 << 20",
     "DENSE: usize = 1 << 16",
     "WORTH_A_THREAD: usize = 1 << 14",
     "LOWEST: f32 = -87.0",
