@@ -40,7 +40,10 @@ use std::sync::Arc;
 ///
 /// # Errors
 ///
-/// If shapes, dtypes, lengths, labels or the blank do not fit together; the message names the item and the numbers.
+/// If shapes, dtypes, lengths, labels or the blank do not fit together; the message names the item and the numbers. Also
+/// if `T` or `N` is 0, if the lattice or the gradient does not fit into memory, and on Metal for f64. With
+/// [`Checks::Device`](crate::Checks::Device), an item whose lengths or labels are invalid has a loss and a gradient of NaN
+/// instead.
 ///
 /// # Examples
 ///

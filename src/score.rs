@@ -20,7 +20,8 @@ use candle_core::{Result, Tensor};
 pub struct ScoreOptions {
     /// The blank class. Default 0.
     pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Functions of one utterance take a
+    /// batch dimension of 1 in either place, and ignore this.
     pub layout: InputLayout,
     /// The kind of input. Default [`InputKind::LogProbs`]. The log-softmax of logits needs no extra tensor.
     pub input: InputKind,
@@ -31,7 +32,7 @@ pub struct ScoreOptions {
     /// comparable. Default `false`.
     pub per_token: bool,
     /// Returns probabilities instead of logarithms: a softmax of the scores over the candidates of an item. All zero if
-    /// no candidate fits. Default `false`.
+    /// no candidate fits; a score of NaN stays NaN. Default `false`.
     pub softmax: bool,
 }
 

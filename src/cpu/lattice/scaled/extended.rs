@@ -683,7 +683,7 @@ impl JoinDirections<'_> {
         for x in lanes.0 {
             sum += x;
         }
-        if !(sum >= SURE && sum < f64::INFINITY) {
+        if !(SURE..f64::INFINITY).contains(&sum) {
             return None;
         }
         let own = exponent_of(sum);
