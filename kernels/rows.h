@@ -2,9 +2,10 @@
 //
 // Rows are bound by bandwidth. From logits, gather reads (T, N, C) once and gradient reads and writes it once, in vectors
 // of 16 bytes where rows are long. Measured on an H200, whose copies run at 4.2 TB/s, in rows of 10000 classes and 200
-// labels of f32: 3.2 TB/s and 3.4 (with the posteriors that the gradient reads). By the machine code for compute capability 9.0 a lane spends 14 instructions on an
-// entry in gather and 11 in gradient (f32; bf16 13 and 11): a GPU of 132 multiprocessors at 1.98 GHz issues that for
-// 2.4e12 and 3.0e12 entries a second, and its memory brings 1.1e12 of f32. Exponentials are the device's own.
+// labels of f32: 3.2 TB/s and 3.4 (with the posteriors that the gradient reads). By the machine code for compute
+// capability 9.0 a lane spends 14 instructions on an entry in gather and 11 in gradient (f32; bf16 13 and 11): a GPU of
+// 132 multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.0e12 entries a second, and its memory brings 1.1e12 of
+// f32. Exponentials are the device's own.
 //
 // Short rows are bound by issue: a warp takes up to 8 frames of an item, with the item's tables in registers or shared
 // memory. By the machine code (estimates), a row of 32 classes takes near 350 instructions in gradient with 120 labels
@@ -43,17 +44,16 @@ template <typename E> struct ctc_chunk<E, false> { E entries[ctc_vector<E>::COUN
 template <typename E> CTC_FN void ctc_read(const CTC_DEVICE E* x, i64, CTC_THREAD ctc_chunk<E, true>& to) {
   to.words = *(const CTC_DEVICE uint4*)x;
 }
-// The same for a row that is not read again before much else was.
+template <typename E> CTC_FN void ctc_read(const CTC_DEVICE E* x, i64 stride, CTC_THREAD ctc_chunk<E, false>& to) {
+  CTC_UNROLL
+  for (int b = 0; b < ctc_vector<E>::COUNT; b++) to.entries[b] = x[b * stride];
+}
+// The same for a row that is not read again soon.
 template <typename E> CTC_FN void ctc_read_once(const CTC_DEVICE E* x, i64, CTC_THREAD ctc_chunk<E, true>& to) {
   to.words = ctc_load_once((const CTC_DEVICE uint4*)x);
 }
 template <typename E> CTC_FN void ctc_read_once(const CTC_DEVICE E* x, i64 stride, CTC_THREAD ctc_chunk<E, false>& to) {
-  CTC_UNROLL
-  for (int b = 0; b < ctc_vector<E>::COUNT; b++) to.entries[b] = x[b * stride];
-}
-template <typename E> CTC_FN void ctc_read(const CTC_DEVICE E* x, i64 stride, CTC_THREAD ctc_chunk<E, false>& to) {
-  CTC_UNROLL
-  for (int b = 0; b < ctc_vector<E>::COUNT; b++) to.entries[b] = x[b * stride];
+  ctc_read(x, stride, to);
 }
 template <typename M, typename E> CTC_FN void ctc_values(CTC_THREAD const ctc_chunk<E, true>& from, CTC_THREAD M* v) {
   ctc_vector<E>::get(from.words, v);

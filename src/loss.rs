@@ -116,14 +116,16 @@ pub fn ctc_loss(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    run(
+    let problem = validate::loss(
+        "ctc_loss",
         InputKind::LogProbs,
         log_probs,
         targets,
         input_lengths,
         target_lengths,
         opts,
-    )
+    )?;
+    op::loss(log_probs, Arc::new(problem))
 }
 
 /// The Connectionist Temporal Classification loss of logits: [`ctc_loss`] of their log-softmax over the classes, as one
@@ -157,14 +159,16 @@ pub fn ctc_loss_with_logits(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    run(
+    let problem = validate::loss(
+        "ctc_loss_with_logits",
         InputKind::Logits,
         logits,
         targets,
         input_lengths,
         target_lengths,
         opts,
-    )
+    )?;
+    op::loss(logits, Arc::new(problem))
 }
 
 /// [`ctc_loss`] and its gradient with respect to `log_probs`, computed together and without a graph.
@@ -250,30 +254,6 @@ pub fn ctc_loss_and_gradient_with_logits(
         opts,
     )?;
     op::loss_and_gradient(logits, Arc::new(problem))
-}
-
-fn run(
-    kind: InputKind,
-    input: &Tensor,
-    targets: &Tensor,
-    input_lengths: impl IntoLengths,
-    target_lengths: impl IntoLengths,
-    opts: CtcLossOptions,
-) -> Result<Tensor> {
-    let function = match kind {
-        InputKind::LogProbs => "ctc_loss",
-        InputKind::Logits => "ctc_loss_with_logits",
-    };
-    let problem = validate::loss(
-        function,
-        kind,
-        input,
-        targets,
-        input_lengths,
-        target_lengths,
-        opts,
-    )?;
-    op::loss(input, Arc::new(problem))
 }
 
 /// [`ctc_loss`] with stored options, for a training loop.

@@ -106,14 +106,13 @@ pub(crate) fn lattice(
 /// block takes one row.
 pub(crate) fn gather(dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, Option<bool>) {
     let classes = sizes.classes as usize;
-    let short = match sizes.is_logits() {
-        true => classes <= FEW_CLASSES,
-        false => entries <= FEW_EMISSIONS,
+    let (reads, few) = match sizes.is_logits() {
+        true => (classes, FEW_CLASSES),
+        false => (entries, FEW_EMISSIONS),
     };
-    match (short, sizes.is_logits()) {
-        (true, _) => (short_rows("gather", dtype, sizes), None),
-        (false, true) => long_rows("gather", dtype, sizes, classes, GATHERED_BYTES),
-        (false, false) => long_rows("gather", dtype, sizes, entries, GATHERED_BYTES),
+    match reads <= few {
+        true => (short_rows("gather", dtype, sizes), None),
+        false => long_rows("gather", dtype, sizes, reads, GATHERED_BYTES),
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "loops of a fixed count over arrays are what becomes vector code"
+    reason = "the compiler vectorises loops of a fixed count over arrays"
 )]
 
 use pulp::Simd;

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "loops of a fixed count over arrays are what becomes vector code"
+    reason = "the compiler vectorises loops of a fixed count over arrays"
 )]
 
 #[cfg(target_arch = "x86_64")]
