@@ -5,7 +5,7 @@ use crate::cpu::drivers::item::{self, Problem};
 use crate::cpu::emissions::gather::GatherScratch;
 use crate::cpu::emissions::table::{EmissionWindow, Table};
 use crate::cpu::lattice::scaled::{
-    FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, OutOfRange, ScaledLattice, Track,
+    Allowance, FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, ScaledLattice, Track,
 };
 use crate::cpu::simd::real::Element;
 use crate::cpu::threads::{Threads, Work, run_jobs};
@@ -91,8 +91,8 @@ struct Item<'a, E: Element> {
     problem: Problem<'a, E>,
     lattice: &'a ScaledLattice,
     directions: &'a mut Directions<E::Real>,
-    /// Whether it can still be computed interleaved with the others.
-    in_range: Result<(), OutOfRange>,
+    /// Whether its entries could be read so far; if not, it is computed alone.
+    readable: bool,
     loss: &'a mut Result<f64, OutOfMemory>,
 }
 
@@ -127,7 +127,7 @@ fn group<E: Element>(
                 problem,
                 lattice,
                 directions,
-                in_range: Ok(()),
+                readable: true,
                 loss,
             });
         } else {
@@ -145,7 +145,7 @@ fn group<E: Element>(
     for item in group {
         *item.loss = match item.log_p() {
             Ok(log_p) => Ok(item.problem.loss(log_p)),
-            Err(OutOfRange) => item.problem.loss_alone(alone),
+            Err(allowances) => item.problem.loss_allowing(alone, allowances),
         };
     }
 }
@@ -158,7 +158,8 @@ fn sweep<D: Direction, E: Element>(
 ) {
     for item in &mut *group {
         let state = item.directions.of::<D>();
-        item.lattice.start::<D>(&mut state.track);
+        item.lattice
+            .start::<D>(&mut state.track, Allowance::Anything);
         state.read.log_scale = 0.0;
     }
     interleaved.start::<D>(group.iter().map(|item| item.lattice));
@@ -172,35 +173,24 @@ fn sweep<D: Direction, E: Element>(
         let mut lanes: Vec<Lane<E::Real>> = lanes.collect();
         interleaved.sweep::<D, _>(&mut lanes);
     }
-    for (j, item) in group.iter_mut().enumerate() {
-        item.in_range = item.in_range.and(interleaved.in_range_of_lane(j));
-    }
 }
 
 impl<E: Element> Item<'_, E> {
-    /// The lane of this item for `blocks`; an empty one if they are out of range.
+    /// The lane of this item for `blocks`; an empty one if they cannot be read.
     fn lane<D: Direction>(
         &mut self,
         blocks: Range<usize>,
         gather_scratch: &mut GatherScratch<E>,
     ) -> Lane<'_, E::Real> {
         let DirectionState { track, read } = self.directions.of::<D>();
-        // An item that is out of range is computed alone, and needs nothing more here.
-        let table = self.in_range.and_then(|()| {
-            let source = &self.problem.source;
-            let table = source.read::<D>(blocks.clone(), None, read, gather_scratch, false);
-            table
-                .ok()
-                .filter(|table| table.kinds.iter().all(|kind| kind.all_above_zero()))
-                .ok_or(OutOfRange)
-        });
-        let (blocks, table) = match table {
-            Ok(table) => (blocks, table),
-            Err(OutOfRange) => {
-                self.in_range = Err(OutOfRange);
-                (0..0, Table::default())
-            }
-        };
+        let source = &self.problem.source;
+        let mut table = None;
+        if self.readable {
+            let read = source.read::<D>(blocks.clone(), None, read, gather_scratch, false);
+            table = read.ok();
+        }
+        self.readable = table.is_some();
+        let (blocks, table) = table.map_or((0..0, Table::default()), |table| (blocks, table));
         Lane {
             lattice: self.lattice,
             track,
@@ -209,14 +199,21 @@ impl<E: Element> Item<'_, E> {
         }
     }
 
-    /// `ln P`, once both directions are in the middle.
-    fn log_p(&self) -> Result<f64, OutOfRange> {
-        self.in_range?;
+    /// `ln P`, once both directions are in the middle; or what they may lose when the item is computed alone.
+    fn log_p(&self) -> Result<f64, [Allowance; 2]> {
+        if !self.readable {
+            return Err([Allowance::Anything, Allowance::Anything]);
+        }
         let Directions { forward, backward } = &*self.directions;
-        let met = self
-            .lattice
-            .join_directions(&forward.track, &backward.track);
-        Ok(met.ln() + forward.read.log_scale_with(&backward.read))
+        let (alpha, beta) = (&forward.track, &backward.track);
+        let met = self.lattice.join_directions(alpha, beta);
+        if !self.lattice.certain(alpha, beta, met) {
+            Err(self.lattice.budgets(alpha, beta, met))
+        } else if met.is_zero() {
+            Ok(f64::NEG_INFINITY)
+        } else {
+            Ok(met.ln() + forward.read.log_scale_with(&backward.read))
+        }
     }
 }
 

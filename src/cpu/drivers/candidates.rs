@@ -17,9 +17,9 @@
 use crate::cpu::drivers::item::{both, item, loss_from};
 use crate::cpu::emissions::gather::GatherScratch;
 use crate::cpu::emissions::gather::Source;
-use crate::cpu::emissions::table::{EmissionWindow, Entries, Table};
+use crate::cpu::emissions::table::{EmissionWindow, Table};
 use crate::cpu::lattice::scaled::{
-    FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, OutOfRange, ScaledLattice, Scratch, Track,
+    Allowance, FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, ScaledLattice, Scratch, Track,
 };
 use crate::cpu::simd::real::{Element, Real};
 use crate::cpu::threads::{Threads, run_jobs};
@@ -53,13 +53,13 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
     } else {
         let targets: Vec<&[u32]> = distinct.keys().copied().collect();
         let scores = together(plan, data, strides, n, &targets);
-        // Candidates that failed are computed one by one, like a loss: an entry that only some candidates use is NaN,
-        // infinite or too far from the others, or states are too far apart.
+        // The others are computed one by one, like a loss: an entry that only some candidates use is NaN, infinite or
+        // too far from the others.
         let mut missing: Vec<(&[u32], Result<&mut f64, OutOfMemory>)> = Vec::new();
         for ((target, to), score) in distinct.iter_mut().zip(scores) {
             match score {
-                Ok(score) => *to = score,
-                Err(OutOfRange) => missing.push((*target, Ok(to))),
+                Some(score) => *to = score,
+                None => missing.push((*target, Ok(to))),
             }
         }
         let most = usize::MAX;
@@ -111,89 +111,93 @@ fn item_strides(strides: Strides, n: usize) -> Strides {
     }
 }
 
-/// Scores all candidates on one table.
+/// Scores the candidates on one table; `None` for those whose score would not be right.
 fn together<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
     n: usize,
     targets: &[&[u32]],
-) -> Vec<Result<f64, OutOfRange>> {
+) -> Vec<Option<f64>> {
     let frames = plan.input_lengths[n];
     let mut used: Vec<u32> = targets.concat();
     used.sort_unstable();
     used.dedup();
     let all = alone(plan, n, used);
     let source = Source::new(&all, data, item_strides(strides, n), 0, &all.labels);
-    // `None` for a target that does not fit into the frames.
-    let mut lattices: Vec<Option<ScaledLattice>> = targets
-        .iter()
-        .map(|target| {
-            (frames_needed(target) <= frames).then(|| {
-                let column = |label| all.labels.partition_point(|&other| other < label) as u32;
-                let columns: Vec<u32> = target.iter().map(|&label| column(label)).collect();
-                let mut lattice = ScaledLattice::default();
-                lattice.prepare(frames, target, &columns, source.entries());
-                // The same as interleaved lattices, which have no other level: the rest is computed alone, so that
-                // scores do not depend on the other candidates.
-                lattice.coarse_only = true;
-                lattice
-            })
-        })
-        .collect();
+    // A target that does not fit into the frames has probability 0.
+    let mut scores = vec![Some(f64::NEG_INFINITY); targets.len()];
+    let mut open = Vec::new();
+    for (i, target) in targets.iter().enumerate() {
+        if frames_needed(target) <= frames {
+            let column = |label| all.labels.partition_point(|&other| other < label) as u32;
+            let columns: Vec<u32> = target.iter().map(|&label| column(label)).collect();
+            let mut lattice = ScaledLattice::default();
+            lattice.prepare(frames, target, &columns, source.entries());
+            open.push(Open {
+                i,
+                lattice,
+                allowances: Default::default(),
+            });
+        }
+    }
     // With two threads, each takes one direction, and neither waits for the other.
     let threads = rayon::current_num_threads().div_ceil(2);
-    let all_of = |lattices: &[Option<ScaledLattice>], zeros| {
-        let (early, late) = both(
+    // Candidates whose score is not certain after the first sweep are swept once more.
+    for interleaved in [true, false] {
+        if open.is_empty() {
+            break;
+        }
+        let swept = both(
             true,
-            || sweep::<Forward, E>(&source, lattices, threads, zeros),
-            || sweep::<Backward, E>(&source, lattices, threads, zeros),
+            || sweep::<Forward, E>(&source, &open, threads, interleaved),
+            || sweep::<Backward, E>(&source, &open, threads, interleaved),
         );
-        Ok((early?, late?))
-    };
-    let swept = all_of(&lattices, false).or_else(|OutOfRange| {
-        for lattice in lattices.iter_mut().flatten() {
-            lattice.forgoes = true;
-        }
-        all_of(&lattices, true)
-    });
-    let Ok((early, late)) = swept else {
-        return vec![Err(OutOfRange); targets.len()];
-    };
-    let log_scale = early.read.log_scale_with(&late.read);
-    let scores = lattices.iter().enumerate().map(|(i, lattice)| {
-        let Some(lattice) = lattice else {
-            return Ok(f64::NEG_INFINITY);
+        let (Some(early), Some(late)) = swept else {
+            break;
         };
-        let (alpha, beta) = (early.track(i)?, late.track(i)?);
-        let met = lattice.join_directions(alpha, beta);
-        if !lattice.certain(alpha, beta, met) {
-            return Err(OutOfRange);
+        let log_scale = early.read.log_scale_with(&late.read);
+        let mut still_open = Vec::new();
+        let tracks = early.tracks.iter().zip(&late.tracks);
+        for (mut candidate, (alpha, beta)) in open.into_iter().zip(tracks) {
+            let lattice = &candidate.lattice;
+            let met = lattice.join_directions(alpha, beta);
+            if !lattice.certain(alpha, beta, met) {
+                candidate.allowances = lattice.budgets(alpha, beta, met);
+                still_open.push(candidate);
+            } else if !met.is_zero() {
+                let log_p = met.ln() + log_scale;
+                let loss = loss_from(log_p, frames, plan.input.kind, E::Real::EPSILON);
+                scores[candidate.i] = Some(0.0 - loss);
+            }
         }
-        let log_p = met.ln() + log_scale;
-        Ok(0.0 - loss_from(log_p, frames, plan.input.kind, E::Real::EPSILON))
-    });
-    scores.collect()
+        open = still_open;
+    }
+    for Open { i, .. } in open {
+        scores[i] = None;
+    }
+    scores
+}
+
+/// A candidate without a score yet.
+struct Open {
+    /// Its index.
+    i: usize,
+    lattice: ScaledLattice,
+    /// What its two directions may lose.
+    allowances: [Allowance; 2],
 }
 
 /// One direction of all candidates.
 struct Swept<R> {
     tracks: Vec<Track>,
-    in_range: Vec<Result<(), OutOfRange>>,
     read: EmissionWindow<R>,
-}
-
-impl<R> Swept<R> {
-    fn track(&self, i: usize) -> Result<&Track, OutOfRange> {
-        self.in_range[i].map(|()| &self.tracks[i])
-    }
 }
 
 /// One candidate in progress.
 struct Candidate<'a> {
     lattice: &'a ScaledLattice,
     track: &'a mut Track,
-    in_range: &'a mut Result<(), OutOfRange>,
 }
 
 /// Some of the candidates, interleaved or one after another.
@@ -210,16 +214,9 @@ impl CandidateGroup<'_> {
         scratch: &mut Scratch,
     ) {
         let Some(interleaved) = &mut self.interleaved else {
-            for Candidate {
-                lattice,
-                track,
-                in_range,
-            } in &mut self.candidates
-            {
-                if in_range.is_ok() {
-                    let swept = lattice.sweep::<D, _>(track, blocks.clone(), table, false, scratch);
-                    **in_range = swept.map_err(|_| OutOfRange);
-                }
+            for Candidate { lattice, track } in &mut self.candidates {
+                let swept = lattice.sweep::<D, _>(track, blocks.clone(), table, false, scratch);
+                swept.expect("nothing is kept");
             }
             return;
         };
@@ -231,42 +228,41 @@ impl CandidateGroup<'_> {
         });
         let mut lanes: Vec<Lane<R>> = lanes.collect();
         interleaved.sweep::<D, _>(&mut lanes);
-        for (j, candidate) in self.candidates.iter_mut().enumerate() {
-            *candidate.in_range = interleaved.in_range_of_lane(j);
-        }
     }
 }
 
-/// Sweeps one direction of all lattices up to the middle. [`OutOfRange`] if an entry is NaN, +inf or masked, or if
-/// entries are too far apart for emissions in f64. With `zeros`, emissions of [`Entries::Raw`] blocks that are 0 because
-/// they are too small are allowed, and lattices are not interleaved.
+/// Sweeps one direction of all candidates up to the middle, interleaved if there are enough. `None` if an entry is NaN
+/// or +inf, or may count as −inf only because the list has an entry far above it.
 fn sweep<D: Direction, E: Element>(
     source: &Source<E>,
-    lattices: &[Option<ScaledLattice>],
+    open: &[Open],
     threads: usize,
-    zeros: bool,
-) -> Result<Swept<E::Real>, OutOfRange> {
+    interleaved: bool,
+) -> Option<Swept<E::Real>> {
     let mut swept = Swept {
-        tracks: lattices.iter().map(|_| Track::default()).collect(),
-        in_range: vec![Ok(()); lattices.len()],
+        tracks: open.iter().map(|_| Track::default()).collect(),
         read: EmissionWindow::default(),
     };
-    let tracks = swept.tracks.iter_mut().zip(&mut swept.in_range);
-    let mut candidates: Vec<Candidate> = lattices
-        .iter()
-        .zip(tracks)
-        .filter_map(|(lattice, (track, in_range))| {
-            let lattice = lattice.as_ref()?;
-            lattice.start::<D>(track);
-            Some(Candidate {
-                lattice,
+    let tracks = open.iter().zip(&mut swept.tracks);
+    let mut candidates: Vec<Candidate> = tracks
+        .map(
+            |(
+                Open {
+                    lattice,
+                    allowances,
+                    ..
+                },
                 track,
-                in_range,
-            })
-        })
+            )| {
+                let [forward, backward] = allowances;
+                let allowance = if D::FORWARD { forward } else { backward };
+                lattice.start::<D>(track, allowance.clone());
+                Candidate { lattice, track }
+            },
+        )
         .collect();
     candidates.sort_by_key(|candidate| Reverse(candidate.lattice.labels()));
-    let interleaved = !zeros && candidates.len() >= INTERLEAVED * threads;
+    let interleaved = interleaved && candidates.len() >= INTERLEAVED * threads;
     let share = if interleaved {
         INTERLEAVED
     } else {
@@ -298,13 +294,14 @@ fn sweep<D: Direction, E: Element>(
                 &mut gather_scratch,
                 threads > 1,
             )
-            .map_err(|_| OutOfRange)?;
-        // A masked entry may be a finite one that only counts as −inf beside an entry of another candidate.
-        let here = |kind: &Entries| {
-            kind.all_above_zero() || (zeros && kind.is_raw() && !kind.depth().masked)
-        };
-        if !table.kinds.iter().all(here) {
-            return Err(OutOfRange);
+            .ok()?;
+        // A masked entry of a block of raw entries may be a finite one.
+        if table
+            .kinds
+            .iter()
+            .any(|kind| kind.is_raw() && kind.depth().masked)
+        {
+            return None;
         }
         run_jobs(
             groups.iter_mut(),
@@ -315,5 +312,5 @@ fn sweep<D: Direction, E: Element>(
         );
     }
     swept.read = read;
-    Ok(swept)
+    Some(swept)
 }

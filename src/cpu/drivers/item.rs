@@ -5,7 +5,7 @@ use crate::cpu::emissions::table::{EmissionWindow, HalfTable, ItemTable};
 use crate::cpu::gradient::SavedItem;
 use crate::cpu::lattice::Stop;
 use crate::cpu::lattice::scaled::{
-    ClassPosteriors, PathProbability, Posteriors, ScaledLattice, Scratch, Track,
+    Allowance, ClassPosteriors, PathProbability, Posteriors, ScaledLattice, Scratch, Track,
 };
 use crate::cpu::simd::real::{Element, Real};
 use crate::cpu::threads::{Threads, Work, run_jobs};
@@ -192,8 +192,17 @@ impl<'a, E: Element> Problem<'a, E> {
         if !self.has_lattice() {
             return Ok(self.loss_without_lattice());
         }
+        self.loss_allowing(buffers, Default::default())
+    }
+
+    /// The loss of an item that has a lattice; its first sweep has these allowances.
+    pub fn loss_allowing(
+        &self,
+        buffers: &mut Buffers<E>,
+        allowances: [Allowance; 2],
+    ) -> Result<f64, OutOfMemory> {
         self.lattice(&mut buffers.lattice);
-        let met = self.to_the_middle(buffers, None, None);
+        let met = self.to_the_middle(buffers, allowances, None, None);
         Ok(self.loss(log_p_of(met)?.0))
     }
 
@@ -208,7 +217,8 @@ impl<'a, E: Element> Problem<'a, E> {
     ) -> Result<Solved<E::Real>, OutOfMemory> {
         self.lattice(&mut buffers.lattice);
         let halves = kept.halves();
-        let met = self.to_the_middle(buffers, Some(halves.0), Some(halves.1));
+        let (early_half, late_half) = (Some(halves.0), Some(halves.1));
+        let met = self.to_the_middle(buffers, Default::default(), early_half, late_half);
         let (log_p, met) = log_p_of(met)?;
         let loss = self.loss(log_p);
         let Some(met) = met else {
@@ -257,6 +267,7 @@ impl<'a, E: Element> Problem<'a, E> {
     pub fn to_the_middle(
         &self,
         buffers: &mut Buffers<E>,
+        mut allowances: [Allowance; 2],
         early: Option<HalfTable<E::Real>>,
         late: Option<HalfTable<E::Real>>,
     ) -> Result<(PathProbability, f64), Stop> {
@@ -267,22 +278,31 @@ impl<'a, E: Element> Problem<'a, E> {
             ..
         } = buffers;
         let (mut early, mut late) = (early, late);
-        for forgoes in [true, false] {
-            lattice.forgoes = forgoes;
+        loop {
             let lattice = &*lattice;
             let (early, late) = (early.as_mut(), late.as_mut());
+            let budgeted = matches!(allowances[0], Allowance::Budget(_));
+            let [to_forward, to_backward] = allowances;
+            lattice.start::<Forward>(&mut forward.track, to_forward);
+            lattice.start::<Backward>(&mut backward.track, to_backward);
             let (early, late) = both(
                 self.split,
                 || self.sweep::<Forward>(lattice, forward, early),
                 || self.sweep::<Backward>(lattice, backward, late),
             );
             early.and(late)?;
-            let met = lattice.join_directions(&forward.track, &backward.track);
-            if lattice.certain(&forward.track, &backward.track, met) {
+            let (alpha, beta) = (&forward.track, &backward.track);
+            let met = lattice.join_directions(alpha, beta);
+            if lattice.certain(alpha, beta, met) {
                 return Ok((met, forward.read.log_scale_with(&backward.read)));
             }
+            // The second sweep loses nothing that matters. That is certain once more if `P` has not come out smaller.
+            allowances = if budgeted {
+                [Allowance::NOTHING, Allowance::NOTHING]
+            } else {
+                lattice.budgets(alpha, beta, met)
+            };
         }
-        unreachable!("nothing is forgone the second time")
     }
 
     /// Sweeps one direction up to the middle, a few blocks at a time, storing emissions in `half` if given.
@@ -300,7 +320,6 @@ impl<'a, E: Element> Problem<'a, E> {
             ..
         } = state;
         let keep = half.is_some();
-        lattice.start::<D>(track);
         if keep {
             lattice.reserve::<D>(track)?;
         }
@@ -333,7 +352,6 @@ pub(crate) fn log_p_of(
 ) -> Result<(f64, Option<PathProbability>), OutOfMemory> {
     match met {
         Err(Stop::Poisoned) => Ok((f64::NAN, None)),
-        Err(Stop::OutOfRange) => unreachable!("all levels are tried"),
         Err(Stop::OutOfMemory(out)) => Err(out),
         Ok((met, _)) if met.is_zero() => Ok((f64::NEG_INFINITY, None)),
         Ok((met, log_scale)) => Ok((met.ln() + log_scale, Some(met))),

@@ -63,15 +63,6 @@ impl Entries {
             _ => Depth::PLAIN,
         }
     }
-
-    /// Whether no emission is 0.
-    pub fn all_above_zero(self) -> bool {
-        match self {
-            Self::Plain => true,
-            Self::Masked => false,
-            Self::Raw(depth) => !depth.masked && depth.cut.is_none(),
-        }
-    }
 }
 
 impl<'a, R> Table<'a, R> {

@@ -10,8 +10,6 @@ pub(crate) mod viterbi;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     Poisoned,
-    /// A block is out of range of the coarsest level, and no other level was allowed.
-    OutOfRange,
     OutOfMemory(OutOfMemory),
 }
 

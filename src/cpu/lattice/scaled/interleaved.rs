@@ -3,7 +3,7 @@
 //! With one lattice per lane, states flow from vector to vector: no lanes are shifted, no pair waits for its neighbour,
 //! and scales and checks are computed for eight lattices at once.
 
-use super::range::{FARTHEST, LEAST_OF_TILES, LOWEST};
+use super::range::{FARTHEST, GUARD, LEAST_KEPT, LEAST_KEPT_OF_TILES, LEAST_OF_TILES, LOWEST};
 use super::{whole_exponent_of as exponent_of, whole_pow2 as pow2, *};
 
 /// Lattices that are interleaved.
@@ -34,6 +34,15 @@ struct Scales {
     /// Factors on the states before the next block, applied in two steps.
     by: Lanes,
     and_by: Lanes,
+    /// States below this are then set to 0.
+    least_kept: Lanes,
+    /// Exponents of what was lost, as in [`Forgone::tiles`]; and of what will be after the next block in lanes in which
+    /// not all states are at least `least` then.
+    lost: Lanes,
+    next_lost: Lanes,
+    least: Lanes,
+    /// The number of states that are.
+    exact: Lanes,
 }
 
 /// The links between pairs, constant over all blocks.
@@ -53,9 +62,14 @@ pub(crate) struct Interleaved {
     /// For each lane, `U_n` and the entries of a frame.
     labels: [usize; LANES],
     entries: [usize; LANES],
-    /// For each lane, whether everything so far is certainly exact, and whether it still has frames to go.
-    in_range: [bool; LANES],
+    /// For each lane, whether it still has frames to go.
     goes_on: [bool; LANES],
+    /// For each lane, whether any tile is not exact, whether any ever was not, and the growth of losses since then.
+    some_lost: [bool; LANES],
+    ever_lost: [bool; LANES],
+    growth: [f64; LANES],
+    /// The emissions of the block in progress: kept, since to clear them for each block takes a fourteenth of the time.
+    emissions: Box<Emissions>,
     /// For each lane, a table of emissions in f64.
     wide: [Vec<[f64; BLOCK_FRAMES]>; LANES],
 }
@@ -74,9 +88,11 @@ impl Interleaved {
         self.tiles.clear();
         self.scales.clear();
         self.links.clear();
-        (self.in_range, self.goes_on) = ([false; LANES], [false; LANES]);
+        self.goes_on = [false; LANES];
+        (self.some_lost, self.ever_lost) = ([false; LANES], [false; LANES]);
+        self.growth = [0.0; LANES];
         for (j, lattice) in lattices.enumerate() {
-            (self.in_range[j], self.goes_on[j]) = (true, true);
+            self.goes_on[j] = true;
             (self.labels[j], self.entries[j]) = (lattice.labels, lattice.entries);
             let tiles = lattice.places.len().max(self.tiles.len());
             self.tiles.resize(tiles, NO_JOINT_TILE);
@@ -105,32 +121,25 @@ impl Interleaved {
         });
     }
 
-    /// Whether everything a lane has done so far is certainly exact.
-    pub fn in_range_of_lane(&self, lane: usize) -> Result<(), OutOfRange> {
-        in_range(self.in_range[lane])
-    }
-
     /// The `i`th block of each lane that has one; `None` if none has.
     #[inline(always)]
     fn step<'a, D: Direction, R: Real>(
         &mut self,
-        lanes: &[Lane<'a, R>],
+        lanes: &mut [Lane<'a, R>],
         i: usize,
     ) -> Option<Step<'a, R>> {
         let mut blocks = [None; LANES];
         for j in 0..LANES {
             let lane = lanes.get(j).filter(|lane| i < lane.blocks.len());
             let next = lane.map(|lane| nth::<D>(&lane.blocks, i));
-            // A stopped lane has no emissions to continue with.
-            self.in_range[j] &= self.goes_on[j] || next.is_none();
-            blocks[j] = next.filter(|_| self.in_range[j]);
+            blocks[j] = next.filter(|_| self.goes_on[j]);
             if blocks[j].is_none() {
                 self.stop(j);
             }
         }
-        let of_lanes = lanes.iter().zip(blocks);
-        let table = of_lanes
-            .clone()
+        let table = lanes
+            .iter()
+            .zip(blocks)
             .find_map(|(lane, block)| Some(lane.table.block(block?)))?;
         let mut step = Step {
             blocks,
@@ -138,8 +147,10 @@ impl Interleaved {
             frames: [0; LANES],
             low: [0; LANES],
             high: [0; LANES],
+            cuts: [None; LANES],
+            reached: ReachedOfLanes::NOTHING,
         };
-        for (j, (lane, block)) in of_lanes.enumerate() {
+        for (j, (lane, block)) in lanes.iter_mut().zip(blocks).enumerate() {
             if let Some(block) = block {
                 assert_eq!(lane.table.entries, self.entries[j]);
                 let frames = lane.lattice.blocks.frames_of(block..block + 1);
@@ -147,6 +158,10 @@ impl Interleaved {
                 step.tables[j] = lane.table.block(block);
                 step.frames[j] = frames.len();
                 (step.low[j], step.high[j]) = (live.start as i64, live.end as i64);
+                step.cuts[j] = lane.table.kind(block).depth().cut;
+                let past = &mut lane.track.past;
+                step.reached
+                    .set(j, &lane.lattice.reached::<D>(&frames, past));
             }
         }
         Some(step)
@@ -162,14 +177,45 @@ impl Interleaved {
         }
     }
 
-    /// Gives each of the live tiles of each lane a new exponent. The states are multiplied in the next pass.
+    /// The growth of earlier losses in the block of each lane, in binary orders.
+    fn grow(&mut self, lanes: &[Lane<impl Real>], step: &Step<impl Real>) -> [f64; LANES] {
+        let mut grew = [0.0; LANES];
+        for (j, lane) in lanes.iter().enumerate() {
+            let Some(block) = step.blocks[j].filter(|_| self.ever_lost[j]) else {
+                continue;
+            };
+            // Candidates of one utterance share their table.
+            let shared = j > 0
+                && step.blocks[j - 1] == step.blocks[j]
+                && grew[j - 1] > 0.0
+                && std::ptr::eq(lanes[j - 1].table.values, lane.table.values);
+            grew[j] = if shared {
+                grew[j - 1]
+            } else if lane.table.kind(block).is_raw() {
+                growth(lane.table.wide(block), step.frames[j])
+            } else {
+                growth(lane.table.block(block), step.frames[j])
+            };
+            self.growth[j] += grew[j];
+        }
+        grew
+    }
+
+    /// Gives each of the live tiles of each lane a new exponent. The states are multiplied in the next pass. With
+    /// `LOSSY`, also bounds what is lost in the next block, in which earlier losses grow by `grew` binary orders. Returns
+    /// the lanes in which no state of some tile flows on, since the next tile is too far above.
     #[inline(always)]
-    fn scale<D: Direction>(&mut self, step: &Step<impl Real>) {
-        // The rule of [`TileBefore`], but a lane whose neighbouring exponents lie too far apart is rejected.
+    fn scale<D: Direction, const LOSSY: bool>(
+        &mut self,
+        step: &Step<impl Real>,
+        grew: &[f64; LANES],
+    ) -> [bool; LANES] {
+        // The rules of [`TileBefore`] and of [`Forgone`].
         let (mut own_before, mut before) = ([NO_TILE; LANES], [NO_TILE; LANES]);
-        let mut near = [true; LANES];
+        let (mut lost_before, mut stays) = ([EMPTY_EXP; LANES], [false; LANES]);
         for b in ordered::<D>(step.live()) {
-            let Scales { exponent, top, .. } = self.scales[b];
+            let scales = &mut self.scales[b];
+            let (exponent, top) = (scales.exponent, scales.top);
             let at = b as i64;
             let (mut by, mut and_by, mut factor) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
             let mut fresh = exponent;
@@ -180,7 +226,7 @@ impl Interleaved {
                 let own = if held { own } else { NO_TILE };
                 let largest = own.max(own_before[j]);
                 let wanted = if largest > NO_TILE {
-                    largest - TARGET_EXP as i64
+                    (largest - TARGET_EXP as i64).max(before[j] - FARTHEST as i64)
                 } else {
                     NO_TILE
                 };
@@ -193,26 +239,73 @@ impl Interleaved {
                 let change = before[j] - wanted;
                 let flows = live & (before[j] > NO_TILE) & (wanted > NO_TILE);
                 factor[j] = if flows { pow2(change) } else { 0.0 };
-                near[j] &= !flows | ((LOWEST..=FARTHEST as i64).contains(&change));
+                stays[j] |= flows & (change < LOWEST);
+                if LOSSY {
+                    if live && scales.lost.0[j] > EMPTY_EXP {
+                        let dropped = wanted as f64 + LEAST_KEPT;
+                        scales.lost.0[j] = scales.lost.0[j].max(dropped);
+                        scales.least_kept.0[j] = LEAST_KEPT_OF_TILES;
+                    } else {
+                        scales.least_kept.0[j] = 0.0;
+                    }
+                    let earlier = scales.lost.0[j].max(lost_before[j]);
+                    let mut lost = EMPTY_EXP;
+                    if earlier > EMPTY_EXP {
+                        lost = earlier + grew[j];
+                    }
+                    if wanted > NO_TILE {
+                        let before = if flows { before[j] } else { NO_TILE };
+                        let new = new_loss(wanted, before, factor[j], false, step.cuts[j]);
+                        lost = lost.max(new);
+                    }
+                    let least = pow2((lost + GUARD) as i64 - wanted);
+                    scales.least.0[j] = least.max(f64::MIN_POSITIVE);
+                    scales.next_lost.0[j] = lost;
+                    lost_before[j] = if live { scales.lost.0[j] } else { EMPTY_EXP };
+                }
                 own_before[j] = own;
                 before[j] = if live { wanted } else { NO_TILE };
             }
-            self.scales[b] = Scales {
-                exponent: fresh,
-                factor: Pairs(factor),
-                top,
-                by: Pairs(by),
-                and_by: Pairs(and_by),
+            scales.exponent = fresh;
+            scales.factor = Pairs(factor);
+            (scales.by, scales.and_by) = (Pairs(by), Pairs(and_by));
+        }
+        stays
+    }
+
+    /// Notes what lane `j` has lost in a block after which only some of its states are exact, or all if none is given.
+    /// Without `lossy`, nothing had been lost before.
+    #[inline(never)]
+    fn settle<D: Direction>(&mut self, j: usize, step: &Step<impl Real>, exact: bool, lossy: bool) {
+        let mut before = NO_TILE;
+        let mut some = false;
+        for b in ordered::<D>(step.low[j] as usize..step.high[j] as usize) {
+            let scales = &mut self.scales[b];
+            let exponent = scales.exponent[j];
+            let stays = (before > NO_TILE) & (exponent > NO_TILE) & (scales.factor.0[j] == 0.0);
+            let exact =
+                exact || (scales.exact.0[j] >= step.reached.count(j, b) && (lossy || !stays));
+            let new = if exact {
+                EMPTY_EXP
+            } else if lossy {
+                scales.next_lost.0[j]
+            } else if exponent > NO_TILE {
+                new_loss(exponent, before, scales.factor.0[j], false, None)
+            } else {
+                // The tile before holds nothing, and has lost nothing.
+                EMPTY_EXP
             };
+            scales.lost.0[j] = new;
+            some |= new > EMPTY_EXP;
+            before = exponent;
         }
-        for j in 0..LANES {
-            self.in_range[j] &= near[j];
-        }
+        self.some_lost[j] = some;
+        self.ever_lost[j] |= some;
     }
 
     /// Copies lane `j` to its track.
     fn give_back<R>(&self, j: usize, lane: &mut Lane<R>) {
-        let row = &mut lane.track.row;
+        let Track { row, forgone, .. } = &mut *lane.track;
         for (b, (tile, scale)) in row.numbers.iter_mut().zip(&mut row.scales).enumerate() {
             let (joint, scales) = (&self.tiles[b], &self.scales[b]);
             for i in 0..PAIRS {
@@ -221,7 +314,10 @@ impl Interleaved {
             }
             scale.exponent = scales.exponent[j];
             scale.factor = scales.factor.0[j];
+            forgone.tiles[b] = scales.lost.0[j];
         }
+        (forgone.some, forgone.ever) = (self.some_lost[j], self.ever_lost[j]);
+        forgone.growth = self.growth[j];
     }
 }
 
@@ -235,6 +331,11 @@ const NO_SCALES: Scales = Scales {
     top: ZEROS,
     by: ZEROS,
     and_by: ZEROS,
+    least_kept: ZEROS,
+    lost: Pairs([EMPTY_EXP; LANES]),
+    next_lost: Pairs([EMPTY_EXP; LANES]),
+    least: ZEROS,
+    exact: ZEROS,
 };
 const NO_LINKS: Links = Links {
     skip: [ZEROS; PAIRS],
@@ -252,6 +353,48 @@ struct Step<'a, R> {
     /// The live tiles: `low..high`.
     low: [i64; LANES],
     high: [i64; LANES],
+    /// Emissions below 2^cut were replaced by 0.
+    cuts: [Option<i32>; LANES],
+    /// The states that can be reached at the end of the block.
+    reached: ReachedOfLanes,
+}
+
+/// For each lane, the pairs whose blank, and those whose label, can be reached: their start and their end.
+#[derive(Debug, Clone, Copy)]
+struct ReachedOfLanes {
+    blanks: [Lanes; 2],
+    labels: [Lanes; 2],
+}
+
+impl ReachedOfLanes {
+    const NOTHING: Self = Self {
+        blanks: [ZEROS; 2],
+        labels: [ZEROS; 2],
+    };
+
+    fn set(&mut self, lane: usize, Reached { blanks, labels }: &Reached) {
+        for (to, range) in [(&mut self.blanks, blanks), (&mut self.labels, labels)] {
+            to[0].0[lane] = range.start as f64;
+            to[1].0[lane] = range.end as f64;
+        }
+    }
+
+    /// The number of states of tile `b` of a lane that can be reached.
+    fn count(&self, lane: usize, b: usize) -> f64 {
+        let within = |pair: &Lanes| (pair.0[lane] - (b * PAIRS) as f64).clamp(0.0, PAIRS as f64);
+        let counts = [&self.blanks, &self.labels].map(|[start, end]| within(end) - within(start));
+        counts.iter().sum()
+    }
+
+    /// The number of states of some tiles of a lane that can be reached.
+    fn total(&self, lane: usize, tiles: Range<i64>) -> f64 {
+        let [first, last] = [tiles.start, tiles.end].map(|tile| (tile * PAIRS as i64) as f64);
+        let counts = [&self.blanks, &self.labels].map(|[start, end]| {
+            let (start, end) = (start.0[lane].max(first), end.0[lane].min(last));
+            (end - start).max(0.0)
+        });
+        counts.iter().sum()
+    }
 }
 
 impl<'a, R: Real> Step<'a, R> {
@@ -288,6 +431,8 @@ impl<'a, R: Real> Step<'a, R> {
             frames: self.frames,
             low: self.low,
             high: self.high,
+            cuts: self.cuts,
+            reached: self.reached,
         }
     }
 }
@@ -324,25 +469,35 @@ impl<D: Direction, R: Real> WithSimd for SweepInterleaved<'_, '_, D, R> {
             let Some(step) = interleaved.step::<D, R>(lanes, i) else {
                 continue;
             };
-            interleaved.scale::<D>(&step);
+            let grew = interleaved.grow(lanes, &step);
+            let lossy = interleaved.some_lost.contains(&true) || step.cuts != [None; LANES];
+            let stays = if lossy {
+                interleaved.scale::<D, true>(&step, &grew)
+            } else {
+                interleaved.scale::<D, false>(&step, &grew)
+            };
             let exact = if step.is_raw(lanes) {
                 let mut wide = std::mem::take(&mut interleaved.wide);
                 let step = step.widened(lanes, &mut wide);
                 let exact = dispatch_simd(AdvanceWide::<D> {
                     interleaved,
                     step: &step,
+                    lossy,
                     direction: PhantomData,
                 });
                 interleaved.wide = wide;
                 exact
             } else {
-                advance::<S, D, R>(simd, interleaved, &step)
+                advance::<S, D, R>(simd, interleaved, &step, lossy)
             };
             for (j, lane) in lanes.iter_mut().enumerate() {
                 if step.goes_on(j) {
+                    let all = exact.0[j] == step.reached.total(j, step.low[j]..step.high[j]);
+                    let all = all && !stays[j];
+                    if !all || interleaved.some_lost[j] {
+                        interleaved.settle::<D>(j, &step, all, lossy);
+                    }
                     let block = nth::<D>(&lane.blocks, i);
-                    let live = step.low[j] as usize..step.high[j] as usize;
-                    interleaved.in_range[j] &= exact.0[j] == lane.reachable::<D>(block, live);
                     if lane.ends_with::<D>(block) {
                         interleaved.give_back(j, lane);
                     }
@@ -362,23 +517,13 @@ impl<R> Lane<'_, R> {
             block == half.start
         }
     }
-
-    /// The number of states of the live tiles that `D` can have reached at the end of `block`.
-    fn reachable<D: Direction>(&mut self, block: usize, live: Range<usize>) -> f64 {
-        let frames = self.lattice.blocks.frames_of(block..block + 1);
-        let reached = self.lattice.reached::<D>(&frames, &mut self.track.past);
-        let within = |pairs: Range<usize>| {
-            let end = pairs.end.min(live.end * PAIRS);
-            end.saturating_sub(pairs.start.max(live.start * PAIRS))
-        };
-        (within(reached.blanks) + within(reached.labels)) as f64
-    }
 }
 
 /// [`advance`] with emissions in f64.
 struct AdvanceWide<'a, 'b, D> {
     interleaved: &'a mut Interleaved,
     step: &'a Step<'b, f64>,
+    lossy: bool,
     direction: PhantomData<D>,
 }
 
@@ -387,26 +532,33 @@ impl<D: Direction> WithSimd for AdvanceWide<'_, '_, D> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Lanes {
-        advance::<S, D, f64>(simd, self.interleaved, self.step)
+        advance::<S, D, f64>(simd, self.interleaved, self.step, self.lossy)
     }
 }
 
-/// Takes the live tiles through a block. Returns the number of states of each lane that are certainly exact.
+/// Takes the live tiles through a block. Returns the number of states of each lane that are certainly exact. With
+/// `lossy`, the bounds on what was lost are those of [`Scales`].
 #[inline(always)]
 fn advance<S: Simd, D: Direction, R: Real>(
     simd: S,
     interleaved: &mut Interleaved,
     step: &Step<R>,
+    lossy: bool,
 ) -> Lanes {
     let mut entries = [&step.tables[0][0]; LANES];
     for j in 0..LANES {
         // The blank's emissions are the last; every table has them.
         entries[j] = &step.tables[j][step.tables[j].len() - 1];
     }
-    let mut emissions = Emissions {
-        blanks: transpose_widen(simd, &entries),
-        labels: [[ZEROS; BLOCK_FRAMES]; PAIRS],
-    };
+    let Interleaved {
+        emissions,
+        tiles,
+        scales,
+        links,
+        labels,
+        ..
+    } = interleaved;
+    emissions.blanks = transpose_widen(simd, &entries);
     let mut frames = ZEROS;
     let mut partial = false;
     for j in 0..LANES {
@@ -416,9 +568,9 @@ fn advance<S: Simd, D: Direction, R: Real>(
     let mut edges = [[ZEROS; 2]; BLOCK_FRAMES];
     let mut exact = ZEROS;
     let going = (0..LANES).filter(|&j| step.goes_on(j));
-    let fewest = going.map(|j| interleaved.labels[j]).min().unwrap_or(0);
+    let fewest = going.map(|j| labels[j]).min().unwrap_or(0);
     for b in ordered::<D>(step.live()) {
-        let links = &interleaved.links[b];
+        let links = &links[b];
         for i in 0..PAIRS {
             for j in 0..LANES {
                 // SAFETY: the place is below `entries` of its lane, which is the length of its table; or it is 0, which
@@ -432,11 +584,7 @@ fn advance<S: Simd, D: Direction, R: Real>(
             if pair >= fewest {
                 let mut there = ZEROS;
                 for j in 0..LANES {
-                    there.0[j] = if pair < interleaved.labels[j] {
-                        1.0
-                    } else {
-                        0.0
-                    };
+                    there.0[j] = if pair < labels[j] { 1.0 } else { 0.0 };
                 }
                 for v in 0..vectors::<S>() {
                     let there = part(simd, &there, v);
@@ -452,18 +600,19 @@ fn advance<S: Simd, D: Direction, R: Real>(
             let here = step.low[j] <= b as i64 && (b as i64) < step.high[j];
             live.0[j] = if here { 1.0 } else { 0.0 };
         }
-        let (joint, scales) = (&mut interleaved.tiles[b], &mut interleaved.scales[b]);
+        let (joint, scales) = (&mut tiles[b], &mut scales[b]);
         let skip = &links.skip;
         for v in 0..vectors::<S>() {
             let lanes = Part {
                 joint,
                 scales,
                 skip,
-                emissions: &emissions,
+                emissions,
                 frames: &frames,
                 live: &live,
                 edges: &mut edges,
                 exact: &mut exact,
+                lossy,
             };
             if partial {
                 lanes.pass::<S, D, true>(simd, v);
@@ -476,11 +625,21 @@ fn advance<S: Simd, D: Direction, R: Real>(
 }
 
 /// The emissions of a block, for each lane.
+#[derive(Debug)]
 struct Emissions {
     /// By frame.
     blanks: Numbers,
     /// `[pair][frame]`
     labels: [Numbers; PAIRS],
+}
+
+impl Default for Emissions {
+    fn default() -> Self {
+        Self {
+            blanks: [ZEROS; BLOCK_FRAMES],
+            labels: [[ZEROS; BLOCK_FRAMES]; PAIRS],
+        }
+    }
 }
 
 /// A joint tile, and its inputs for a block.
@@ -497,6 +656,7 @@ struct Part<'a> {
     /// this tile's own edge.
     edges: &'a mut [[Lanes; 2]; BLOCK_FRAMES],
     exact: &'a mut Lanes,
+    lossy: bool,
 }
 
 /// Vector `v` of the lanes.
@@ -514,12 +674,16 @@ impl Part<'_> {
     /// Takes vector `v` of the lanes through a block. With `PARTIAL`, lanes may have fewer frames than the block.
     #[inline(always)]
     fn pass<S: Simd, D: Direction, const PARTIAL: bool>(self, simd: S, v: usize) {
-        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        let zero = simd.splat_f64s(0.0);
         let by = part(simd, &self.scales.by, v);
         let and_by = part(simd, &self.scales.and_by, v);
         let factor = part(simd, &self.scales.factor, v);
-        let least = simd.splat_f64s(LEAST_OF_TILES);
-        let least = simd.mul_f64s(least, simd.max_f64s(factor, one));
+        let least = if self.lossy {
+            part(simd, &self.scales.least, v)
+        } else {
+            let least = simd.splat_f64s(LEAST_OF_TILES);
+            simd.mul_f64s(least, simd.max_f64s(factor, simd.splat_f64s(1.0)))
+        };
         let frames = part(simd, self.frames, v);
         let (mut blank, mut label) = ([zero; PAIRS], [zero; PAIRS]);
         for i in 0..PAIRS {
@@ -527,6 +691,13 @@ impl Part<'_> {
             label[i] = simd.mul_f64s(part(simd, &self.joint.label[i], v), by);
             blank[i] = simd.mul_f64s(blank[i], and_by);
             label[i] = simd.mul_f64s(label[i], and_by);
+        }
+        if self.lossy {
+            let least_kept = part(simd, &self.scales.least_kept, v);
+            for state in blank.iter_mut().chain(&mut label) {
+                let kept = simd.greater_than_or_equal_f64s(*state, least_kept);
+                *state = simd.select_f64s(kept, *state, zero);
+            }
         }
         for j in 0..BLOCK_FRAMES {
             let k = if D::FORWARD { j } else { BLOCK_FRAMES - 1 - j };
@@ -573,7 +744,6 @@ impl Part<'_> {
         let live = part(simd, self.live, v);
         // Several independent sums and maxima, so that none waits for another.
         let (mut exact, mut top) = ([zero; 4], [zero; 4]);
-        exact[0] = part(simd, self.exact, v);
         for i in 0..PAIRS {
             for (state, to) in [(blank[i], 2 * (i % 2)), (label[i], 2 * (i % 2) + 1)] {
                 // False for NaN.
@@ -588,7 +758,9 @@ impl Part<'_> {
         let exact = simd.add_f64s(simd.add_f64s(a, b), simd.add_f64s(c, d));
         let [a, b, c, d] = top;
         let top = simd.max_f64s(simd.max_f64s(a, b), simd.max_f64s(c, d));
-        set(simd, self.exact, v, exact);
         set(simd, &mut self.scales.top, v, top);
+        set(simd, &mut self.scales.exact, v, exact);
+        let total = part(simd, self.exact, v);
+        set(simd, self.exact, v, simd.add_f64s(total, exact));
     }
 }

@@ -19,10 +19,6 @@ pub(crate) struct ScaledLattice {
     pub entries: usize,
     /// The coarsest level to try.
     pub coarsest: Level,
-    /// Whether states that are not expected to matter may be lost.
-    pub forgoes: bool,
-    /// Whether a sweep ends at the first block that [`Level::Tiles`] cannot represent.
-    pub coarse_only: bool,
     /// For each pair, the index of its label's emission in the frame.
     pub places: Vec<[u32; PAIRS]>,
     /// For each pair, 1 where its label may follow the preceding label (in the order of the direction) without a blank,
@@ -111,14 +107,14 @@ impl ScaledLattice {
     }
 
     /// Sets `track` to the state before the first frame of `D`.
-    pub fn start<D: Direction>(&self, track: &mut Track) {
+    pub fn start<D: Direction>(&self, track: &mut Track, allowance: Allowance) {
         let tiles = self.places.len();
         track.row.clear(tiles);
         track.trial.clear(tiles);
         track.kept.clear();
         track.past = Past::default();
-        track.forgone = NOTHING_FORGONE;
-        track.masked = false;
+        track.forgone.start(tiles, allowance);
+        track.careful = Careful::default();
         track.patience = Patience::new(self.coarsest);
         let first = self.first::<D>();
         track.row.numbers[first / PAIRS].blank.0[first % PAIRS] = 1.0;
@@ -162,26 +158,6 @@ impl ScaledLattice {
             scratch,
             direction: PhantomData,
         })
-    }
-
-    /// Whether `P` is exact although states were forgone: the loss of one direction is multiplied by at most the
-    /// largest state of the other, or by the other's own loss.
-    pub fn certain(&self, alpha: &Track, beta: &Track, met: PathProbability) -> bool {
-        // Each of up to 2^COUNT terms may be lost once.
-        const SLACK: f64 = range::COUNT + range::GUARD;
-        let [a, b] = [alpha.forgone.exponent, beta.forgone.exponent];
-        if a <= EMPTY_EXP && b <= EMPTY_EXP {
-            return true;
-        }
-        if met.is_zero() {
-            return false;
-        }
-        let middle = self.blocks.middle();
-        let live = self.live(&(middle..middle));
-        let after = live.start..(live.end + 1).min(self.places.len());
-        let most_a = alpha.row.largest_exponent(live).max(a);
-        let most_b = beta.row.largest_exponent(after).max(b);
-        (a + most_b).max(b + most_a) + SLACK <= met.exponent
     }
 
     /// Takes `track` past the middle, through the half that `other` has swept. `half` holds the emissions of that half;

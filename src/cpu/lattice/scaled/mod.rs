@@ -48,6 +48,7 @@ mod sweep;
 mod track;
 
 use crate::cpu::emissions::far_apart::raw_emissions;
+pub(crate) use forgone::Allowance;
 pub(crate) use interleaved::{
     FEWEST as FEWEST_INTERLEAVED, Interleaved, LANES as INTERLEAVED, Lane,
 };
@@ -83,8 +84,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use step::*;
 use sweep::*;
+use track::{Careful, Past, Patience};
 pub(crate) use track::{Level, Scratch, Track};
-use track::{Past, Patience};
 
 /// Pairs of a tile. States flow by one pair a frame, so in one block no further than one tile.
 pub(crate) const PAIRS: usize = 8;
@@ -94,14 +95,6 @@ const _: () = assert!(BLOCK_FRAMES == PAIRS);
 /// Largest deviation from 1 of the sum of the posteriors of a frame; beyond it the block is recomputed at a finer
 /// level. Rounding over 20000 frames amounts to 1e-12.
 pub(crate) const SUM_TOLERANCE: f64 = 1e-10;
-
-/// The numbers are outside the range of this arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutOfRange;
-
-pub(crate) fn in_range(holds: bool) -> Result<(), OutOfRange> {
-    if holds { Ok(()) } else { Err(OutOfRange) }
-}
 
 /// Frames of a part of a block at [`Level::Pairs`].
 pub(crate) const PART: usize = 4;

@@ -83,7 +83,7 @@ impl<D: Direction, R: Real> WithSimd for PosteriorPass<'_, D, R> {
                     );
                 }
                 scale_tiles::<S, D>(simd, row, trial, live.clone(), TARGET_EXP_OF_POSTERIORS);
-                if self.other.forgone.frames > 0.0 {
+                if self.other.forgone.ever {
                     // Drop states that are insignificant next to those of the other direction.
                     let least = (met.exponent - range::GUARD - range::COUNT) as i64;
                     let least_of = |top: f64| least - top as i64 - 14;

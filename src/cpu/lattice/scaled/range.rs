@@ -53,10 +53,12 @@ pub(crate) const MOST_OF_TILES: f64 = TARGET_EXP + 14.0;
 /// Fewer than 2^COUNT states are lost, each once; an inflow is a sum of three.
 pub(crate) const COUNT: f64 = 42.0;
 
-/// Where something is forgone, states this far below the largest are set to 0. The other states of a block at
-/// [`Level::Tiles`] then rarely become subnormal, which is slow on most processors: eight emissions in a row would have
-/// to be below 2^-120, and in f32 they are at least 2^-126.
-pub(crate) const DROPPED: f64 = TARGET_EXP - (-1022.0 + 8.0 * 120.0);
+/// In a tile that is not exact, states below 2^LEAST_KEPT in its scale are set to 0. The others then rarely become
+/// subnormal, which is slow on most processors: eight emissions in a row would have to be below 2^-120, and in f32 they
+/// are at least 2^-126.
+pub(crate) const LEAST_KEPT: f64 = -1022.0 + 8.0 * 120.0;
+pub(crate) const LEAST_KEPT_OF_TILES: f64 =
+    f64::from_bits(((LEAST_KEPT as i64 + 1023) as u64) << 52);
 
 /// Bound on the sum of the exponents of both directions of a tile or pair, relative to the exponent of `P`, where
 /// posteriors are formed. A loss in one direction is multiplied by the states of the other. The worst losses are states

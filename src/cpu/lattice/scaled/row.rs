@@ -84,12 +84,14 @@ impl Row {
         }
     }
 
-    /// The smallest number in `tiles` of `scaled` whose state is non-zero here; 0 if scaling made such a state 0.
+    /// Sets `smallest`, by tile, to the smallest number of `scaled` whose state is not 0 here; to 0 if scaling made such
+    /// a state 0.
     #[inline(never)]
-    pub fn smallest_of(&self, scaled: &Row, tiles: Range<usize>) -> f64 {
-        let mut smallest = 1f64;
+    pub fn smallest_of(&self, scaled: &Row, tiles: Range<usize>, smallest: &mut Vec<Pairs>) {
+        smallest.resize(self.numbers.len(), ZEROS);
         for b in tiles {
             let (n, e, scaled) = (&self.numbers[b], self.exponents_of(b), &scaled.numbers[b]);
+            let mut of_tile = Pairs([1.0; PAIRS]);
             for (n, e, scaled) in [
                 (&n.blank, &e.blank, &scaled.blank),
                 (&n.label, &e.label, &scaled.label),
@@ -97,11 +99,12 @@ impl Row {
                 for k in 0..PAIRS {
                     let alive = (n.0[k] > 0.0) & (e.0[k] > EMPTY_EXP_BELOW);
                     let number = if alive { scaled.0[k] } else { 1.0 };
-                    smallest = if number < smallest { number } else { smallest };
+                    let smaller = number < of_tile.0[k];
+                    of_tile.0[k] = if smaller { number } else { of_tile.0[k] };
                 }
             }
+            smallest[b] = of_tile;
         }
-        smallest
     }
 
     /// The exponent of the largest state of some tiles.

@@ -93,40 +93,10 @@ impl ScaledLattice {
         }
     }
 
-    /// [`Self::advance`] at [`Level::Tiles`] with emissions that may be 0. `least` is the smallest non-zero state
-    /// before the block. Returns whether all states are certainly exact: none became 0 except through a factor of 0,
-    /// because all stay so large that any non-zero emission, at least 2^`faintest`, leaves a normal number.
+    /// Whether all live states that can be reached at the end of a part of a block are certainly exact: at least
+    /// `least`.
     #[inline(always)]
-    pub fn advance_masked<S: Simd, D: Direction>(
-        &self,
-        simd: S,
-        row: &mut Row,
-        (least, faintest): (f64, i32),
-        with: (&mut Spread, &[Pairs]),
-        frames: Range<usize>,
-        live: Range<usize>,
-    ) -> bool {
-        let (mut smaller, mut larger) = (1f64, 1f64);
-        for b in live.clone() {
-            let factor = row.scales[b].factor;
-            smaller = if factor > 0.0 {
-                smaller.min(factor)
-            } else {
-                smaller
-            };
-            larger = larger.max(factor);
-        }
-        let mut smallest = Smallest(Pairs([least; PAIRS]));
-        self.advance::<S, D, _, false>(simd, row, with, frames, live, &mut smallest);
-        let fainter = whole_pow2(i64::from(Depth::PLAIN.faintest - faintest).max(0));
-        let least = range::LEAST_OF_TILES * fainter * larger;
-        smallest.0.0.iter().all(|&x| x * smaller >= least)
-    }
-
-    /// Whether all live states that can be reached at the end of a block are certainly exact: at least `least` with
-    /// `FINE`, otherwise at least the bound of their tile.
-    #[inline(always)]
-    pub fn check<S: Simd, const FINE: bool>(
+    pub fn check<S: Simd>(
         &self,
         simd: S,
         row: &Row,
@@ -134,6 +104,27 @@ impl ScaledLattice {
         reached: &Reached,
         live: Range<usize>,
     ) -> bool {
+        let (reached, mut exact) = (ReachedLanes::new(simd, reached), simd.splat_f64s(1.0));
+        for b in live {
+            let here = reached.at_least(simd, &row.numbers[b], &load(simd, &least[b]), b);
+            exact = simd.min_f64s(exact, here);
+        }
+        simd.reduce_min_f64s(exact) == 1.0
+    }
+}
+
+/// [`Reached`], to be compared with the pairs of a tile.
+#[derive(Clone, Copy)]
+pub(crate) struct ReachedLanes<S: Simd> {
+    /// The bounds of the blanks, then those of the labels.
+    bounds: [[S::f64s; 2]; 2],
+    /// The numbers of the pairs of a tile.
+    places: Vectors<S>,
+}
+
+impl<S: Simd> ReachedLanes<S> {
+    #[inline(always)]
+    pub fn new(simd: S, reached: &Reached) -> Self {
         const PLACES: Pairs = {
             let mut places = ZEROS;
             let mut k = 0;
@@ -143,44 +134,42 @@ impl ScaledLattice {
             }
             places
         };
-        let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
         let [blanks, labels] = [&reached.blanks, &reached.labels];
-        let bounds = [
-            simd.splat_f64s(blanks.start as f64),
-            simd.splat_f64s(blanks.end as f64),
-            simd.splat_f64s(labels.start as f64),
-            simd.splat_f64s(labels.end as f64),
-        ];
-        let places = load(simd, &PLACES);
-        let mut fit = one;
-        for b in live {
-            let first = simd.splat_f64s((b * PAIRS) as f64);
-            let states = States::load(simd, &row.numbers[b]);
-            let [blank, label] = [states.blank, states.label];
-            let least = if FINE {
-                load(simd, &least[b])
-            } else {
-                // Numbers that vanish in the tile before may be larger than those that vanish here.
-                let factor = row.scales[b].factor;
-                let larger = if factor > 1.0 { factor } else { 1.0 };
-                [simd.splat_f64s(range::LEAST_OF_TILES * larger); PAIRS]
-            };
-            for v in 0..vectors::<S>() {
-                let place = simd.add_f64s(places[v], first);
-                for (m, start, end) in [
-                    (blank[v], bounds[0], bounds[1]),
-                    (label[v], bounds[2], bounds[3]),
-                ] {
-                    // False for NaN.
-                    let exact = simd.greater_than_or_equal_f64s(m, least[v]);
-                    let below = simd.less_than_f64s(place, start);
-                    let above = simd.greater_than_or_equal_f64s(place, end);
-                    let elsewhere = simd.or_m64s(below, above);
-                    fit = simd.select_f64s(simd.or_m64s(exact, elsewhere), fit, zero);
-                }
+        let splat = |pair: usize| simd.splat_f64s(pair as f64);
+        Self {
+            bounds: [
+                [splat(blanks.start), splat(blanks.end)],
+                [splat(labels.start), splat(labels.end)],
+            ],
+            places: load(simd, &PLACES),
+        }
+    }
+
+    /// 1 in the lanes in which all states of tile `b` that can be reached are at least `least`, else 0.
+    #[inline(always)]
+    pub fn at_least(&self, simd: S, tile: &Tile, least: &Vectors<S>, b: usize) -> S::f64s {
+        let first = simd.splat_f64s((b * PAIRS) as f64);
+        let States { blank, label } = States::load(simd, tile);
+        let (zero, mut all) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+        for v in 0..vectors::<S>() {
+            let place = simd.add_f64s(self.places[v], first);
+            for (state, [start, end]) in [(blank[v], self.bounds[0]), (label[v], self.bounds[1])] {
+                // False for NaN.
+                let enough = simd.greater_than_or_equal_f64s(state, least[v]);
+                let below = simd.less_than_f64s(place, start);
+                let above = simd.greater_than_or_equal_f64s(place, end);
+                let elsewhere = simd.or_m64s(below, above);
+                all = simd.select_f64s(simd.or_m64s(enough, elsewhere), all, zero);
             }
         }
-        simd.reduce_min_f64s(fit) == 1.0
+        all
+    }
+
+    /// Whether all states of tile `b` that can be reached are at least `least`.
+    #[inline(always)]
+    pub fn all_at_least(&self, simd: S, tile: &Tile, least: f64, b: usize) -> bool {
+        let least = [simd.splat_f64s(least); PAIRS];
+        simd.reduce_min_f64s(self.at_least(simd, tile, &least, b)) == 1.0
     }
 }
 
@@ -246,26 +235,26 @@ impl Visitor for Record<'_> {
     }
 }
 
-/// The smallest non-zero states, lane by lane.
-pub(crate) struct Smallest(pub Pairs);
+/// The smallest states above 0 of each tile, lane by lane.
+pub(crate) struct Smallest<'a>(pub &'a mut [Pairs]);
 
-impl Visitor for Smallest {
+impl Visitor for Smallest<'_> {
     #[inline(always)]
     fn visit<S: Simd>(
         &mut self,
         simd: S,
-        _: (usize, usize),
+        (b, _): (usize, usize),
         _: &States<S>,
         states: &States<S>,
         _: &mut Pairs,
         sum: Vectors<S>,
     ) -> Vectors<S> {
         let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
-        let (least, _) = S::as_mut_simd_f64s(&mut self.0.0);
+        let (smallest, _) = S::as_mut_simd_f64s(&mut self.0[b].0);
         for v in 0..vectors::<S>() {
             for state in [states.blank[v], states.label[v]] {
                 let state = simd.select_f64s(simd.greater_than_f64s(state, zero), state, one);
-                least[v] = simd.min_f64s(least[v], state);
+                smallest[v] = simd.min_f64s(smallest[v], state);
             }
         }
         sum

@@ -30,94 +30,47 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             let block = lattice.blocks.frames_of(i..i + 1);
             let live = lattice.live(&block);
             let (kind, emissions) = (table.kind(i), &mut scratch.emissions);
-            let depth = kind.depth();
-            track.masked |= !kind.all_above_zero();
             let (first, past) = (track.patience.first(), track.past);
             if kind.is_raw() {
                 emissions.set_plain(lattice, table.wide(i), &live);
             } else {
                 emissions.set(simd, lattice, table.block(i), live.clone());
             }
+            let grew = track.forgone.grow(&table, i, block.len());
             if first == Level::Tiles {
-                let scaled = scale_tiles::<S, D>(
-                    simd,
-                    &track.row,
-                    &mut track.trial,
-                    live.clone(),
-                    TARGET_EXP,
-                );
-                if track.forgone.frames > 0.0 {
-                    let least = track.forgone.negligible();
-                    drop_below::<S, D>(simd, &mut track.trial, live.clone(), least, None);
-                }
                 let mark = track.kept.mark();
-                if keep {
-                    track.kept.add_tiles(&track.trial, live.clone());
+                let tiles = TilesBlock {
+                    lattice,
+                    block: &block,
+                    depth: kind.depth(),
+                    keep,
+                    grew,
+                };
+                let mut settled = tiles.sweep::<S, D>(simd, track, scratch, track.careful.on);
+                if track.careful.tries(settled, &track.forgone.allowance) {
+                    track.kept.back_to(mark);
+                    track.past = past;
+                    settled = tiles.sweep::<S, D>(simd, track, scratch, true);
+                    track.careful.tried(settled);
                 }
-                let with = (&mut scratch.emissions, [].as_slice());
-                let (trial, frames) = (&mut track.trial, 0..block.len());
-                let mut exact = false;
-                if track.masked {
-                    let least = track.row.smallest_of(trial, live.clone());
-                    exact = lattice.advance_masked::<S, D>(
-                        simd,
-                        trial,
-                        (least, depth.faintest),
-                        with,
-                        frames,
-                        live.clone(),
-                    );
-                } else {
-                    lattice.advance::<S, D, _, false>(
-                        simd,
-                        trial,
-                        with,
-                        frames,
-                        live.clone(),
-                        &mut Alone,
-                    );
-                }
-                let reached = lattice.reached::<D>(&block, &mut track.past);
-                let forgoing = track.forgone.frames > 0.0;
-                if forgoing {
-                    track.forgone.grow(&table, i, block.len());
-                }
-                let flows = scaled.stays == NO_TILE;
-                let top = scaled.largest as f64;
-                // States that cannot flow on, and may have grown in this block.
-                let stays = scaled.stays as f64 + TARGET_EXP + range::COUNT;
-                // Bound on the contribution of emissions that count as 0, from the largest states.
-                let cut = depth
-                    .cut
-                    .map_or(EMPTY_EXP, |cut| top + range::MOST_OF_TILES + f64::from(cut));
-                let lost = (top + range::LOST).max(stays).max(cut);
-                let held = (forgoing && lost <= track.forgone.exponent) || {
-                    let whole = flows
-                        && (exact
-                            || lattice.check::<S, false>(
-                                simd,
-                                &track.trial,
-                                &[],
-                                &reached,
-                                live.clone(),
-                            ));
-                    let lost = if whole { (cut, false) } else { (lost, true) };
-                    (whole && (depth.cut.is_none() || cut <= track.forgone.exponent))
-                        || lattice.forgoes::<D, R>(track, lost, top, (&table, i), &block)
+                let held = match settled {
+                    Settled::Exact => true,
+                    Settled::Bounded { allowed, .. } => {
+                        if allowed {
+                            track.forgone.accept(live.clone());
+                        }
+                        allowed
+                    }
                 };
                 if held {
                     std::mem::swap(&mut track.row, &mut track.trial);
                     track.patience.done(first, first);
                     continue;
                 }
-                if lattice.coarse_only {
-                    return Err(Stop::OutOfRange);
-                }
                 track.kept.back_to(mark);
                 track.past = past;
-            } else if track.forgone.frames > 0.0 {
-                track.forgone.grow(&table, i, block.len());
             }
+            track.forgone.carry::<D>(live, grew);
             let entries = (table.block(i), kind);
             track.sweep_finer::<D, R>(lattice, &block, entries, first, keep, scratch)?;
         }
@@ -125,40 +78,65 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
     }
 }
 
-impl ScaledLattice {
-    /// Whether the loss of a block at [`Level::Tiles`] can be forgone. `top` is the largest exponent of its tiles.
-    #[inline(never)]
-    pub fn forgoes<D: Direction, R: Real>(
+/// A block to be swept at [`Level::Tiles`].
+struct TilesBlock<'a> {
+    lattice: &'a ScaledLattice,
+    block: &'a Range<usize>,
+    depth: Depth,
+    keep: bool,
+    /// The growth of earlier losses, in binary orders.
+    grew: f64,
+}
+
+impl TilesBlock<'_> {
+    /// Sweeps `track.row` to `track.trial`. With `careful`, finds out in which tiles states vanished.
+    #[inline(always)]
+    fn sweep<S: Simd, D: Direction>(
         &self,
+        simd: S,
         track: &mut Track,
-        lost: (f64, bool),
-        top: f64,
-        (table, i): (&Table<R>, usize),
-        block: &Range<usize>,
-    ) -> bool {
-        if !self.forgoes {
-            return false;
+        scratch: &mut Scratch,
+        careful: bool,
+    ) -> Settled {
+        let (lattice, block) = (self.lattice, self.block);
+        let live = lattice.live(block);
+        let (row, trial) = (&*track.row, &mut *track.trial);
+        scale_tiles::<S, D>(simd, row, trial, live.clone(), TARGET_EXP);
+        if track.forgone.some {
+            track.forgone.drop_small(simd, trial, live.clone());
         }
-        if track.forgone.frames == 0.0 {
-            track.forgone.grow(table, i, block.len());
+        if self.keep {
+            track.kept.add_tiles(trial, live.clone());
         }
-        let middle = self.blocks.middle();
-        let (consumed, left) = if D::FORWARD {
-            (block.end, middle.saturating_sub(block.end))
+        let (with, frames) = ((&mut scratch.emissions, [].as_slice()), 0..block.len());
+        let smallest = if careful {
+            row.smallest_of(trial, live.clone(), &mut scratch.smallest);
+            let mut visitor = Smallest(&mut scratch.smallest);
+            lattice.advance::<S, D, _, false>(
+                simd,
+                trial,
+                with,
+                frames,
+                live.clone(),
+                &mut visitor,
+            );
+            Some(scratch.smallest.as_slice())
         } else {
-            (
-                self.blocks.frames - block.start,
-                block.start.saturating_sub(middle),
-            )
+            lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
+            None
         };
-        let largest = match table.kind(i).is_raw() {
-            // A raw block may shrink states more than any block before it.
-            true => track.trial.largest_exponent(self.live(block)),
-            false => top + TARGET_EXP,
+        let reached = lattice.reached::<D>(block, &mut track.past);
+        let Depth { faintest, cut, .. } = self.depth;
+        let after = SettledBlock {
+            row: trial,
+            live,
+            smallest,
+            faintest,
+            cut,
         };
         track
             .forgone
-            .may_add(lost, largest, consumed as f64, left as f64)
+            .settle::<S, D>(simd, &after, &reached, self.grew)
     }
 }
 
@@ -266,7 +244,7 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
             let part = block.start + part.start..block.start + part.end;
             let reached = lattice.reached::<D>(&part, past);
             let least = range.least.as_slice();
-            if !lattice.check::<S, true>(simd, trial, least, &reached, live.clone()) {
+            if !lattice.check::<S>(simd, trial, least, &reached, live.clone()) {
                 return false;
             }
             begins = false;

@@ -13,8 +13,7 @@ pub(crate) struct Track {
     pub past: Past,
     pub patience: Patience,
     pub forgone: Forgone,
-    /// Whether any emission was 0.
-    pub masked: bool,
+    pub careful: Careful,
 }
 
 /// Granularity of the exponents of a block. A block that fails at one level is tried again at the next.
@@ -83,6 +82,53 @@ impl Patience {
     }
 }
 
+/// Chooses the blocks at [`Level::Tiles`] in which the smallest states are looked for. That costs a little, and tells
+/// whether any state vanished where not all are large.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Careful {
+    pub on: bool,
+    wait: u32,
+    left: u32,
+}
+
+impl Careful {
+    /// Whether to sweep a block once more, carefully, after a sweep that was so if `self.on`.
+    pub fn tries(&mut self, settled: Settled, allowance: &Allowance) -> bool {
+        let (loses, allowed) = match settled {
+            Settled::Exact => (false, true),
+            Settled::Bounded { loses, allowed } => (loses, allowed),
+        };
+        if self.on {
+            // No longer where it is not needed, or does not help.
+            self.on = settled != Settled::Exact && !loses;
+            return false;
+        }
+        if !loses {
+            return false;
+        }
+        if !allowed && matches!(allowance, Allowance::Budget(_)) {
+            return true;
+        }
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+
+    /// Takes note of a block that was swept once more.
+    pub fn tried(&mut self, settled: Settled) {
+        let helped = match settled {
+            Settled::Exact => true,
+            Settled::Bounded { loses, .. } => !loses,
+        };
+        self.on = helped;
+        self.wait = if helped {
+            1
+        } else {
+            (2 * self.wait).clamp(1, Patience::LONGEST)
+        };
+        self.left = self.wait;
+    }
+}
+
 /// How far a direction can have come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Past {
@@ -103,6 +149,8 @@ impl Default for Past {
 pub(crate) struct Scratch {
     pub emissions: Spread,
     pub range: Range8,
+    /// For each tile, the smallest states above 0 in a block.
+    pub smallest: Vec<Pairs>,
     /// `[tile][frame]`: the rows of the other direction, and their exponents where each state has its own.
     pub rows: Vec<[Tile; BLOCK_FRAMES]>,
     pub row_exponents: Vec<[Tile; BLOCK_FRAMES]>,
