@@ -2,7 +2,9 @@
 //! them.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_ctc::{CtcLossOptions, Reduction, ScoreOptions, ctc_loss, token_confidence};
+use candle_ctc::{
+    CtcLossOptions, Reduction, ScoreOptions, ctc_loss, score_transcripts, token_confidence,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
@@ -17,6 +19,15 @@ pub enum Model {
     Noise(f64),
     /// As noise with a standard deviation of 1, but for one class of each frame, which is so many nats lower.
     Apart(f64),
+    /// The same, but each entry is so many nats lower with a probability of one half.
+    Half(f64),
+    /// As noise with a standard deviation of 1, but the blank is higher by so many nats in all frames.
+    Blank(f64),
+    /// As noise with a standard deviation of 1, but a label for each frame, from the first on, and then the blank are
+    /// higher by so many nats.
+    Early(f64),
+    /// As noise with a standard deviation of 1, but each entry is −inf with this probability. Never the blank's.
+    Masked(f64),
 }
 
 pub const LEADS: [Model; 10] = [
@@ -45,11 +56,40 @@ impl std::fmt::Display for Model {
             Self::Lead(nats) => write!(to, "lead {nats}"),
             Self::Noise(deviation) => write!(to, "noise {deviation}"),
             Self::Apart(nats) => write!(to, "apart {nats}"),
+            Self::Half(nats) => write!(to, "half lower by {nats}"),
+            Self::Blank(nats) => write!(to, "blank ahead by {nats}"),
+            Self::Early(nats) => write!(to, "labels early, ahead by {nats}"),
+            Self::Masked(share) => write!(to, "masked {share}"),
         }
     }
 }
 
 pub const APART: [Model; 3] = [Model::Noise(1.0), Model::Apart(100.0), Model::Apart(1e4)];
+
+/// Models that are sure of something else than the target, or whose entries are far apart, after plain noise.
+pub const OTHERS: [Model; 18] = [
+    Model::Noise(1.0),
+    Model::Noise(5.0),
+    Model::Noise(10.0),
+    Model::Noise(20.0),
+    Model::Lead(20.0),
+    Model::Lead(40.0),
+    Model::Lead(100.0),
+    Model::Blank(20.0),
+    Model::Blank(40.0),
+    Model::Blank(60.0),
+    Model::Blank(100.0),
+    Model::Early(20.0),
+    Model::Early(40.0),
+    Model::Early(100.0),
+    Model::Half(20.0),
+    Model::Half(40.0),
+    Model::Half(100.0),
+    Model::Masked(0.02),
+];
+
+/// Where they are measured.
+pub const OTHERS_AT: [Shape; 2] = [shape(500, 16, 32, 100), shape(150, 16, 80, 20)];
 
 /// (T, N, C) log-probabilities in f32 with targets of the same length.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +188,27 @@ impl Shape {
                     entries.fill_with(|| random.sample(StandardNormal));
                     entries[random.random_range(0..classes)] -= nats as f32;
                 }
+                Model::Half(nats) => entries.fill_with(|| {
+                    let lower = if random.random() { nats as f32 } else { 0.0 };
+                    random.sample::<f32, _>(StandardNormal) - lower
+                }),
+                Model::Blank(nats) => {
+                    entries.fill_with(|| random.sample(StandardNormal));
+                    entries[0] += nats as f32;
+                }
+                Model::Early(nats) => {
+                    entries.fill_with(|| random.sample(StandardNormal));
+                    let target = &targets[n * labels..][..labels];
+                    entries[target.get(t).copied().unwrap_or(0) as usize] += nats as f32;
+                }
+                Model::Masked(share) => {
+                    entries.fill_with(|| random.sample(StandardNormal));
+                    for entry in &mut entries[1..] {
+                        if random.random_bool(share) {
+                            *entry = f32::NEG_INFINITY;
+                        }
+                    }
+                }
             }
             let top = entries.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = entries.iter().map(|x| (x - top).exp()).sum();
@@ -209,6 +270,35 @@ impl Step {
         )?;
         assert!(loss.to_scalar::<f32>()?.is_finite());
         loss.backward()?;
+        Ok(())
+    }
+
+    /// The losses alone.
+    pub fn loss(&self) -> Result<()> {
+        let input = self.log_probs.as_detached_tensor();
+        let (frames, labels) = (&self.input_lengths, &self.target_lengths);
+        let loss = ctc_loss(&input, &self.targets, frames, labels, Default::default())?;
+        assert!(loss.to_scalar::<f32>()? > 0.0);
+        Ok(())
+    }
+
+    /// The scores of 50 candidates for the first item: its target with three labels changed.
+    pub fn candidates(&self) -> Result<()> {
+        let mut random = StdRng::seed_from_u64(3);
+        let Shape {
+            classes, labels, ..
+        } = self.shape;
+        let candidate = |_| {
+            let mut candidate = self.labels[..labels].to_vec();
+            for _ in 0..3 {
+                candidate[random.random_range(0..labels)] = random.random_range(1..classes as u32);
+            }
+            candidate
+        };
+        let candidates: Vec<Vec<u32>> = (0..50).map(candidate).collect();
+        let item = self.log_probs.as_detached_tensor().narrow(1, 0, 1)?;
+        let scores = score_transcripts(&item, &candidates, ScoreOptions::default())?;
+        assert!(scores.iter().all(|score| *score < 0.0));
         Ok(())
     }
 

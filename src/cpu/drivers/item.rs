@@ -296,7 +296,7 @@ impl<'a, E: Element> Problem<'a, E> {
             if lattice.certain(alpha, beta, met) {
                 return Ok((met, forward.read.log_scale_with(&backward.read)));
             }
-            // The second sweep loses nothing that matters. That is certain once more if `P` has not come out smaller.
+            // A sweep within a budget loses nothing that matters, but for rounding.
             allowances = if budgeted {
                 [Allowance::NOTHING, Allowance::NOTHING]
             } else {

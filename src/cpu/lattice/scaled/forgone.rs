@@ -24,18 +24,19 @@ impl Allowance {
 /// The losses of a direction that do not matter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Budget {
-    /// For each tile, the exponent of the largest loss that does not matter, in the middle, wherever it has gone by
-    /// then. Empty if every loss matters.
+    /// For each tile, the exponent of the largest loss that does not matter in the middle, whatever tile it has reached
+    /// by then. Empty if every loss matters.
     pub most: Vec<f64>,
     /// Bound on the growth of a loss from the first loss of the earlier sweep up to the middle, in binary orders.
     pub growth: f64,
 }
 
-/// Bounds on the states that a direction has lost.
+/// Bounds on what a direction has lost, tile by tile.
 ///
-/// In a block, a state flows no further than the next tile, so a tile takes over the bound of the tile before it. The
-/// bound of a tile returns to nothing when all of its states exceed it by so much that even their rounding is that of
-/// the exact states.
+/// A loss is a state, or a part of one, that became 0 because it was too small for its tile. What would have come of it
+/// grows by no more than the sums of emissions ([`growth`]). In a block it flows no further than the next tile, so a tile
+/// takes over the bound of the tile before it. Each bound is that of the largest loss; there are fewer than 2^[`COUNT`].
+/// A tile whose states all exceed its bound 2^[`GUARD`] times is exact, and starts anew without a bound.
 #[derive(Debug, Default)]
 pub(crate) struct Forgone {
     /// For each tile, the exponent of the bound, which includes its growth so far; [`EMPTY_EXP`] if nothing was lost.
@@ -92,7 +93,8 @@ impl Forgone {
         }
     }
 
-    /// Sets small states to 0 in the tiles that are not exact, so that none becomes subnormal in the next block.
+    /// Sets small states to 0 in tiles that are not exact, where that is allowed, so that none becomes subnormal in the
+    /// next block.
     #[inline(always)]
     pub fn drop_small<S: Simd>(&mut self, simd: S, row: &mut Row, live: Range<usize>) {
         let (zero, least) = (
@@ -172,7 +174,7 @@ impl Forgone {
         Settled::Bounded { loses, allowed }
     }
 
-    /// Goes on behind a block whose losses were bounded.
+    /// Makes the bounds of [`Self::settle`] final.
     pub fn accept(&mut self, live: Range<usize>) {
         self.some = self.next[live.clone()].iter().any(|&lost| lost > EMPTY_EXP);
         self.ever |= self.some;

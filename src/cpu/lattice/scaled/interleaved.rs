@@ -64,11 +64,13 @@ pub(crate) struct Interleaved {
     entries: [usize; LANES],
     /// For each lane, whether it still has frames to go.
     goes_on: [bool; LANES],
-    /// For each lane, whether any tile is not exact, whether any ever was not, and the growth of losses since then.
+    /// As in [`Forgone`], for each lane: whether any tile is not exact, whether any ever was not, and the growth of losses
+    /// since then.
     some_lost: [bool; LANES],
     ever_lost: [bool; LANES],
     growth: [f64; LANES],
-    /// The emissions of the block in progress: kept, since to clear them for each block takes a fourteenth of the time.
+    /// The emissions of the block in progress. A new array for each block would have to be cleared: 7 % of the
+    /// instructions.
     emissions: Box<Emissions>,
     /// For each lane, a table of emissions in f64.
     wide: [Vec<[f64; BLOCK_FRAMES]>; LANES],
@@ -273,8 +275,8 @@ impl Interleaved {
         stays
     }
 
-    /// Notes what lane `j` has lost in a block after which only some of its states are exact, or all if none is given.
-    /// Without `lossy`, nothing had been lost before.
+    /// Updates the bounds of lane `j` after a block: that of each tile that is not exact. If `exact`, all tiles are.
+    /// Without `lossy`, nothing had been lost before the block.
     #[inline(never)]
     fn settle<D: Direction>(&mut self, j: usize, step: &Step<impl Real>, exact: bool, lossy: bool) {
         let mut before = NO_TILE;

@@ -21,11 +21,12 @@
 //! the states at the start of each block are kept (a *checkpoint*); the posterior pass recomputes the rows of a block
 //! from there.
 //!
-//! **Range.** Each tile has one power of two per block (`range.rs`). During the sweep, a check at the end of each block
-//! tells whether all states are exact. If not, what vanished is either added to a bound that is compared with `P` in the
-//! middle ([`Forgone`]), or the block is recomputed with a power of two per pair, and then with one per state
-//! (`extended.rs`). After failures, blocks start at a finer level ([`Patience`]). Past the middle `P` is known: the
-//! exponents of the two directions decide, and the posteriors of a frame must add up to 1.
+//! **Range.** Each tile has one power of two per block (`range.rs`). At the end of each block, tiles whose states are
+//! not all exact get a bound on what they lost ([`Forgone`]). A first sweep may lose anything. In the middle, the bounds
+//! are compared with `P`; if they might matter, both directions are swept once more, and no block may lose more than a
+//! budget allows: a block that would is computed with a power of two per pair, or with one per state (`extended.rs`).
+//! After failures, blocks start at a finer level ([`Patience`]). Past the middle `P` is known: the exponents of the two
+//! directions decide, and the posteriors of a frame must add up to 1.
 
 #![allow(
     clippy::needless_range_loop,

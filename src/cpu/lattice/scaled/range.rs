@@ -13,7 +13,7 @@
 //!
 //! **Exact.** At both levels, a state that ends its part 2^GUARD above everything that may have been lost on the way to
 //! it is exact: even its rounding is the same as without loss, except in one case of 2^57. So the result does not
-//! depend on the level at which an item was computed.
+//! depend on the level at which an item was computed. Other losses are bounded in `forgone.rs`.
 
 #[cfg(doc)]
 use super::Level;
