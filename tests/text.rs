@@ -194,7 +194,7 @@ fn disambiguation_symbols_are_no_classes() {
 
 #[test]
 fn blanks_are_found_by_name() {
-    let cases: [(&[&str], u32); 13] = [
+    let cases: [(&[&str], usize); 13] = [
         (&["a", "<blank>"], 1),
         (&["a", "<BLK>"], 1),
         (&["a", "<ctc>", "<pad>"], 1),
@@ -779,7 +779,7 @@ fn a_tokenizer_json_spells_by_its_own_rules_and_hides_nothing() {
     assert!(spellings.contains(&bytes.encode("東").unwrap()));
 
     let wordpiece = Vocabulary::from_path(data("wordpiece.json")).unwrap();
-    assert_eq!(wordpiece.blank(), wordpiece.class_of("[PAD]").unwrap());
+    assert_eq!(wordpiece.class_of("[PAD]"), Some(wordpiece.blank() as u32));
     let unknown = wordpiece.class_of("[UNK]").unwrap();
     fails(
         wordpiece.encode("about 東 again"),
@@ -962,7 +962,8 @@ proptest! {
                 prop_assert_eq!(nothing_lost.errors(), 0, "{:?}", vocabulary.decode(&labels));
                 prop_assert!(vocabulary.spellings(&text).unwrap().contains(&labels));
                 let words = vocabulary.words(&spans(&labels));
-                let joined: String = words.iter().map(|w| format!("{}{}", if w.space_before { " " } else { "" }, w.text)).collect();
+                let space = |word: &Word| if word.space_before { " " } else { "" };
+                let joined: String = words.iter().map(|word| format!("{}{}", space(word), word.text)).collect();
                 prop_assert_eq!(joined, vocabulary.decode(&labels));
             }
             Err(error) => {
@@ -976,7 +977,10 @@ proptest! {
     }
 
     #[test]
-    fn no_file_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60), text in "[<>\\[\\]{}\"a0 \t\n:,.\\-▁]{0,40}") {
+    fn no_file_panics(
+        bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        text in "[<>\\[\\]{}\"a0 \t\n:,.\\-▁]{0,40}",
+    ) {
         let _ = Vocabulary::from_bytes(&bytes);
         if let Ok(vocabulary) = Vocabulary::builder().blank(0).from_bytes(text.as_bytes()) {
             let _ = vocabulary.encode(&text);
@@ -1175,6 +1179,10 @@ fn subtitles_are_cut_by_lines_time_and_pauses() {
         6
     );
     assert_eq!(
+        cues(SubtitleOptions { words: 4, ..opts }),
+        ["four by two four", "by two"]
+    );
+    assert_eq!(
         cues(SubtitleOptions {
             seconds: 0.9,
             ..opts
@@ -1195,6 +1203,7 @@ fn subtitles_are_cut_by_lines_time_and_pauses() {
             ..opts
         },
         SubtitleOptions { lines: 0, ..opts },
+        SubtitleOptions { words: 0, ..opts },
         SubtitleOptions {
             seconds: f64::NAN,
             ..opts

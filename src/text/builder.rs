@@ -84,8 +84,8 @@ impl VocabularyBuilder {
         self
     }
 
-    /// SentencePiece's score of each token, for a vocabulary file that has none, as those of icefall and WeNet. Scores of
-    /// other tokens are ignored; a token that stands for text and has no score is an error.
+    /// SentencePiece's score of each token, for a vocabulary file that has none, as those of icefall and WeNet. Scores
+    /// of other tokens are ignored; a token that stands for text and has no score is an error.
     pub fn scores<S: Into<String>>(mut self, scores: impl IntoIterator<Item = (S, f64)>) -> Self {
         let scores = scores
             .into_iter()
@@ -203,11 +203,10 @@ pub(super) fn assemble(mut source: Source, choices: Choices) -> Result<Vocabular
     if let Some(scores) = &choices.scores {
         source.scores = Some(assign_scores(&source, &surfaces, scores)?);
     }
-    let rules = match (&source.rules, &source.scores) {
-        (Some(rules), _) => Some(rules.clone()),
-        (None, Some(scores)) => Rules::from_scores(&source.tokens, scores, &surfaces)?,
-        (None, None) => None,
-    };
+    let mut rules = source.rules.clone();
+    if let (None, Some(scores)) = (&rules, &source.scores) {
+        rules = Rules::from_scores(&source.tokens, scores, &surfaces)?;
+    }
 
     let mut characters = HashSet::new();
     let mut word_starts = HashSet::new();
@@ -301,8 +300,8 @@ fn find_blank(
         Some(&TokenOrClass::Class(class)) if class as usize == count => {
             if let Some(other) = classes.insert("<blank>".to_owned(), class) {
                 bail!(
-                    "the blank is given as class {class}, behind the last token, but class {other} is \"<blank>\"; give \
-                     {other}, or leave the blank out"
+                    "the blank is given as class {class}, behind the last token, but class {other} is \"<blank>\"; \
+                     give {other}, or leave the blank out"
                 )
             }
             tokens.push("<blank>".to_owned());
@@ -351,11 +350,11 @@ fn find_blank(
     match ends[..] {
         [class] => Ok(class as u32),
         _ => bail!(
-            "which class is the blank? No token, or more than one, has a known name for it (<blank>, <blk>, <ctc>, <pad>, \
-             [PAD], <eps>, the empty token; ε, - or _ as the first or last token). The first token is {:?}, the last \
-             is {:?}, class {}. Name the blank with Vocabulary::builder().blank(...), by its token or class; class \
-             {count} stands for a blank behind the last token, as NeMo has it. A blank before the first token, as PaddleOCR has \
-             it, is put first in the list of tokens",
+            "which class is the blank? No token, or more than one, has a known name for it (<blank>, <blk>, <ctc>, \
+             <pad>, [PAD], <eps>, the empty token; ε, - or _ as the first or last token). The first token is {:?}, the \
+             last is {:?}, class {}. Name the blank with Vocabulary::builder().blank(...), by its token or class; class \
+             {count} stands for a blank behind the last token, as NeMo has it. A blank before the first token, as \
+             PaddleOCR has it, is put first in the list of tokens",
             tokens[0],
             tokens[count - 1],
             count - 1

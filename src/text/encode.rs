@@ -17,8 +17,8 @@ pub enum Unspellable {
     /// It is left out, and so is a word of which nothing is left.
     #[default]
     Skip,
-    /// This label stands for it, such as the star of [`AlignOptions::star`](crate::AlignOptions::star). Characters in a row
-    /// have one star. Spaces have none.
+    /// This label stands for it, such as the star of [`AlignOptions::star`](crate::AlignOptions::star). Characters in a
+    /// row have one star. Spaces have none.
     Star(u32),
 }
 
@@ -36,8 +36,8 @@ pub struct LossyEncoding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unspelled {
-    /// The text: one or more characters in a row, or the whole word where the vocabulary has tokens for words or its rules
-    /// know words only.
+    /// The text: one or more characters in a row, or the whole word where the vocabulary has tokens for words or its
+    /// rules know words only.
     pub text: String,
     /// Its first byte in the whole text.
     pub start: usize,
@@ -48,8 +48,8 @@ pub struct Unspelled {
 impl Vocabulary {
     /// The labels of a text. The [module](super) has the rules. Text of no words has no labels.
     ///
-    /// For a vocabulary whose tokens are units, such as phonemes ([`WordMark::EachToken`]), the text is a list of tokens
-    /// separated by spaces.
+    /// For a vocabulary whose tokens are units, such as phonemes ([`WordMark::EachToken`]), the text is a list of
+    /// tokens separated by spaces.
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;
@@ -101,8 +101,8 @@ impl Vocabulary {
         self.spell(text, unspellable)
     }
 
-    /// The labels of tokens that are separated by spaces, such as phonemes. Each must be a token, as it is or in the case
-    /// and Unicode form of the vocabulary.
+    /// The labels of tokens that are separated by spaces, such as phonemes. Each must be a token, as it is or in the
+    /// case and Unicode form of the vocabulary.
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;
@@ -386,8 +386,8 @@ impl Vocabulary {
                 .take(1)
                 .collect();
             bail!(
-                "{rest:?} in {:?} is in tokens of the vocabulary, but not a token of its own, so that no merge leads to \
-                 one; the scores or the vocabulary may be those of another model",
+                "{rest:?} in {:?} is in tokens of the vocabulary, but not a token of its own, so that no merge leads \
+                 to one; the scores or the vocabulary may be those of another model",
                 marked.replace(mark, " ").trim()
             )
         }
@@ -477,14 +477,14 @@ impl Vocabulary {
             let entries: Vec<&str> = text.split_whitespace().collect();
             if entries.len() > 1 && entries.iter().all(|entry| self.entry(entry).is_some()) {
                 return format!(
-                    "no token of the vocabulary fits the space {place}, but each entry is a token: use encode_tokens, or \
-                     set WordMark::EachToken"
+                    "no token of the vocabulary fits the space {place}, but each entry is a token: use encode_tokens, \
+                     or set WordMark::EachToken"
                 );
             }
             return match &self.mark {
                 WordMark::Separator(_) | WordMark::None => format!(
-                    "no token of the vocabulary fits the space {place}, since it has no known mark of words: take spaces \
-                     out, or set VocabularyBuilder::word_mark{lossy}"
+                    "no token of the vocabulary fits the space {place}, since it has no known mark of words: take \
+                     spaces out, or set VocabularyBuilder::word_mark{lossy}"
                 ),
                 mark => format!(
                     "no token of the vocabulary begins or ends a word {place} (words are marked by {mark:?}){lossy}"

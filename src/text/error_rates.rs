@@ -27,8 +27,8 @@ impl ErrorRate {
         self.substitutions + self.insertions + self.deletions
     }
 
-    /// The errors for each word or character of the reference: 0 if there are no errors, +inf if there are and the reference
-    /// is empty. It may be above 1.
+    /// The errors for each word or character of the reference: 0 if there are no errors, +inf if there are and the
+    /// reference is empty. It may be above 1.
     pub fn rate(&self) -> f64 {
         match self.errors() {
             0 => 0.0,
@@ -87,7 +87,8 @@ pub fn character_error_rate(reference: &str, hypothesis: &str) -> ErrorRate {
     compare(&characters(reference), &characters(hypothesis))
 }
 
-/// The word error rate (WER). Words are what stands between whitespace, in composed form (NFC). Case and punctuation count.
+/// The word error rate (WER). Words are what stands between whitespace, in composed form (NFC). Case and punctuation
+/// count.
 ///
 /// ```
 /// use candle_ctc::text::{ErrorRate, word_error_rate};

@@ -42,9 +42,10 @@
 //! [`WordMark`] lists how vocabularies mark words, and how the mark of a vocabulary is found. Text in scripts without
 //! spaces needs no mark; in [`Vocabulary::words`] each Chinese character and each kana is a word then.
 //!
-//! Tokens such as `<unk>` or `[noise]`, with a name in angle or square brackets, never spell text. [`Vocabulary::decode`]
-//! leaves out the blank, `<pad>`, `<s>`, `</s>`, `<sos/eos>`, `<mask>`, `[CLS]`, `[SEP]`, tokens like `<|endoftext|>`,
-//! and special tokens of a `tokenizer.json`. It writes others by their name. `<0x41>` is the byte 0x41.
+//! Tokens such as `<unk>` or `[noise]`, with a name in angle or square brackets, never spell text.
+//! [`Vocabulary::decode`] leaves out the blank, `<pad>`, `<s>`, `</s>`, `<sos/eos>`, `<mask>`, `[CLS]`, `[SEP]`, tokens
+//! like `<|endoftext|>`, and special tokens of a `tokenizer.json`. It writes others by their name. `<0x41>` is the byte
+//! 0x41.
 //!
 //! # From text to labels
 //!
@@ -54,8 +55,8 @@
 //!    form (NFD) if it has those. "Character" means what a reader takes for one: a grapheme cluster.
 //! 4. Tokens spell the text. Where several spellings exist:
 //!    - With a `tokenizer.json`, the file's own rules choose, through the crate `tokenizers` (not on WebAssembly).
-//!    - With SentencePiece scores, the spelling with the highest sum is taken for a unigram model, and merges are made in
-//!      their order for a BPE model. (BPE scores are 0, −1, −2, ...)
+//!    - With SentencePiece scores, the spelling with the highest sum is taken for a unigram model, and merges are made
+//!      in their order for a BPE model. (BPE scores are 0, −1, −2, ...)
 //!    - Otherwise the longest token at each position is taken, among those from which the rest can be spelled. A model
 //!      that was trained on SentencePiece's spellings knows others: give its scores with
 //!      [`VocabularyBuilder::scores_from_path`], or use all spellings, [`Vocabulary::spellings`].
@@ -66,8 +67,8 @@
 //! # From labels to files
 //!
 //! [`Vocabulary::words`] groups the spans of an alignment into [`Word`]s. [`to_json`], [`to_srt`], [`to_webvtt`],
-//! [`to_textgrid`], [`to_ctm`] and [`to_token_ctm`] write them. [`character_error_rate`] and [`word_error_rate`] compare
-//! texts.
+//! [`to_textgrid`], [`to_ctm`] and [`to_token_ctm`] write them. [`character_error_rate`] and [`word_error_rate`]
+//! compare texts.
 
 mod builder;
 mod encode;

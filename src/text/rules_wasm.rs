@@ -29,8 +29,8 @@ impl Rules {
         if texts().all(|(score, _)| score.fract() == 0.0) && texts().any(|(score, _)| *score < 0.0)
         {
             bail!(
-                "the scores of these {} tokens are the ranks of a BPE model, which needs the crate tokenizers; candle does \
-                 not use it on WebAssembly",
+                "the scores of these {} tokens are the ranks of a BPE model, which needs the crate tokenizers; candle \
+                 does not use it on WebAssembly",
                 tokens.len()
             )
         }

@@ -12,8 +12,8 @@ use unicode_segmentation::UnicodeSegmentation;
 /// The mark is found by counting: of the prefixes `▁` and `Ġ`, the continuation `##` and the endings `</w>` and `@@`,
 /// the one that most tokens have beside other text. If no token has any, it is a separator: `<space>`, a space, `▁`, or
 /// `|`, the first of these that is a token. (`|` is taken for a plain character where `{` and `}` are tokens, too.) If
-/// there is no separator, [`WordMark::EachToken`] is taken where a quarter of the tokens or more have several characters
-/// in a script with spaces, as phonemes and words do, and [`WordMark::None`] otherwise.
+/// there is no separator, [`WordMark::EachToken`] is taken where a quarter of the tokens or more have several
+/// characters in a script with spaces, as phonemes and words do, and [`WordMark::None`] otherwise.
 /// [`VocabularyBuilder::word_mark`](super::VocabularyBuilder::word_mark) sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -32,8 +32,8 @@ pub enum WordMark {
         /// Whether the first word of a text has the space, too. As found: false, as in GPT-2.
         first_word: bool,
     },
-    /// A token that continues a word has a prefix, as WordPiece's `##`. Punctuation is a word of its own only where spaces
-    /// stand around it, or where a `tokenizer.json` says so.
+    /// A token that continues a word has a prefix, as WordPiece's `##`. Punctuation is a word of its own only where
+    /// spaces stand around it, or where a `tokenizer.json` says so.
     Continuation(String),
     /// A token that ends a word has a suffix, as `</w>`.
     EndOfWord(String),

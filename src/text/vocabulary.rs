@@ -38,8 +38,8 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// A vocabulary from tokens in the order of their classes. For a blank without a known name, and other settings, see
-    /// [`Self::builder`].
+    /// A vocabulary from tokens in the order of their classes. For a blank without a known name, and other settings,
+    /// see [`Self::builder`].
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;
@@ -109,9 +109,9 @@ impl Vocabulary {
         builder::assemble(self.source, choices)
     }
 
-    /// The class of the blank.
-    pub fn blank(&self) -> u32 {
-        self.blank
+    /// The class of the blank, for the field `blank` of the options of this crate's functions.
+    pub fn blank(&self) -> usize {
+        self.blank as usize
     }
 
     /// The number of classes, the blank included: the last dimension of the model's output.

@@ -15,8 +15,8 @@ pub struct Word {
     pub end: usize,
     /// The mean log-probability over the frames of its tokens, in nats, as [`WordSpan::score`](crate::WordSpan::score).
     pub score: f32,
-    /// Whether a space stands between this word and the one before it: true but for the first word and within text whose
-    /// script has no spaces.
+    /// Whether a space stands between this word and the one before it: true but for the first word and within text
+    /// whose script has no spaces.
     pub space_before: bool,
     /// The tokens.
     pub tokens: Vec<WordToken>,
@@ -44,8 +44,8 @@ impl Word {
 impl Vocabulary {
     /// The text of labels, with one space between words and none at the ends.
     ///
-    /// The blank and other tokens that are not printed are left out. A label that is no class of the vocabulary, such as a
-    /// star, becomes U+FFFD, as does a byte that is part of no character.
+    /// The blank and other tokens that are not printed are left out. A label that is no class of the vocabulary, such
+    /// as a star, becomes U+FFFD, as does a byte that is part of no character.
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;
@@ -74,8 +74,8 @@ impl Vocabulary {
     /// [`greedy_decode`](crate::greedy_decode) give them.
     ///
     /// Words are what stands between spaces in the text of [`Self::decode`]. Text without spaces is one word, but each
-    /// Chinese character and each kana is a word, if the tokens are cut there. A separator belongs to no word. A token with
-    /// a space in the middle belongs to both words.
+    /// Chinese character and each kana is a word, if the tokens are cut there. A separator belongs to no word. A token
+    /// with a space in the middle belongs to both words.
     ///
     /// ```
     /// use candle_ctc::TokenSpan;

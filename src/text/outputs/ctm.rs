@@ -4,8 +4,8 @@ use super::{check, seconds};
 use crate::text::Word;
 use candle_core::{Result, bail};
 
-/// Words as CTM: `recording channel start duration word confidence` a line, with times in seconds. The confidence is the
-/// probability of [`Word::score`], from 0 to 1.
+/// Words as CTM: `recording channel start duration word confidence` a line, with times in seconds. The confidence is
+/// the probability of [`Word::score`], from 0 to 1.
 ///
 /// ```
 /// use candle_ctc::TokenSpan;
@@ -21,8 +21,9 @@ use candle_core::{Result, bail};
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite; words that are not in the order of time; a name of a recording
-/// or channel, or a word, that is empty or has spaces; a recording that begins with `;;`, which begins a comment.
+/// A `seconds_per_frame` that is not positive and finite; words that are not in the order of time; a name of a
+/// recording or channel, or a word, that is empty or has spaces; a recording that begins with `;;`, which begins a
+/// comment.
 pub fn to_ctm(
     words: &[Word],
     seconds_per_frame: f64,

@@ -5,8 +5,8 @@ use crate::text::Word;
 use candle_core::Result;
 use serde_json::{Value, json};
 
-/// Words and their tokens as JSON, indented: an object with the text and a list of words. Times are in seconds. `score` is
-/// the mean log-probability in nats, and `null` where it is not finite.
+/// Words and their tokens as JSON, indented: an object with the text and a list of words. Times are in seconds. `score`
+/// is the mean log-probability in nats, and `null` where it is not finite.
 ///
 /// ```
 /// use candle_ctc::TokenSpan;

@@ -11,7 +11,8 @@ use unicode_segmentation::UnicodeSegmentation;
 /// ```
 /// use candle_ctc::text::SubtitleOptions;
 /// let opts = SubtitleOptions::default();
-/// assert_eq!((opts.characters, opts.lines, opts.seconds, opts.pause), (42, 2, 7.0, 1.0));
+/// assert_eq!((opts.characters, opts.lines, opts.words), (42, 2, usize::MAX));
+/// assert_eq!((opts.seconds, opts.pause), (7.0, 1.0));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SubtitleOptions {
@@ -19,6 +20,8 @@ pub struct SubtitleOptions {
     pub characters: usize,
     /// The most lines of a subtitle.
     pub lines: usize,
+    /// The most words of a subtitle. 1 for word by word.
+    pub words: usize,
     /// The longest time that a subtitle is shown, in seconds. A longer word has a subtitle of its own.
     pub seconds: f64,
     /// A pause of this many seconds or more begins a new subtitle.
@@ -30,14 +33,15 @@ impl Default for SubtitleOptions {
         Self {
             characters: 42,
             lines: 2,
+            words: usize::MAX,
             seconds: 7.0,
             pause: 1.0,
         }
     }
 }
 
-/// Words as SubRip subtitles (`.srt`), UTF-8. The format has no way to escape markup: players may read `<i>` in a word as
-/// such.
+/// Words as SubRip subtitles (`.srt`), UTF-8. The format has no way to escape markup: players may read `<i>` in a word
+/// as such.
 ///
 /// ```
 /// use candle_ctc::TokenSpan;
@@ -55,8 +59,8 @@ impl Default for SubtitleOptions {
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite, words that are not in the order of time, or options that leave
-/// no room for a word.
+/// A `seconds_per_frame` that is not positive and finite, words that are not in the order of time, or options that
+/// leave no room for a word.
 #[doc(alias = "subtitles")]
 pub fn to_srt(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result<String> {
     let mut out = String::new();
@@ -112,12 +116,18 @@ struct Cue {
 
 fn cues(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result<Vec<Cue>> {
     check(words, seconds_per_frame)?;
-    if opts.characters == 0 || opts.lines == 0 || opts.seconds.is_nan() || opts.seconds <= 0.0 {
+    if opts.characters == 0
+        || opts.lines == 0
+        || opts.words == 0
+        || opts.seconds.is_nan()
+        || opts.seconds <= 0.0
+    {
         bail!(
-            "subtitles of {} lines with {} characters and {} seconds have no room; all must be above 0",
+            "subtitles of {} words and {} seconds, in {} lines of {} characters, have no room; all must be above 0",
+            opts.words,
+            opts.seconds,
             opts.lines,
-            opts.characters,
-            opts.seconds
+            opts.characters
         )
     }
     if opts.pause.is_nan() {
@@ -131,12 +141,15 @@ fn cues(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result
             continue;
         }
         let span = word.seconds(seconds_per_frame);
-        let fits = span.1 - open.start <= opts.seconds && span.0 - open.end < opts.pause;
+        let fits = open.words < opts.words
+            && span.1 - open.start <= opts.seconds
+            && span.0 - open.end < opts.pause;
         if open.lines.is_empty() || !fits || !open.add(&text, word.space_before, &opts) {
             open.close(&mut cues);
             open.start = span.0;
             open.lines.push(text);
         }
+        open.words += 1;
         open.end = span.1;
     }
     open.close(&mut cues);
@@ -154,6 +167,7 @@ struct OpenCue {
     start: f64,
     end: f64,
     lines: Vec<String>,
+    words: usize,
 }
 
 impl OpenCue {
@@ -189,6 +203,7 @@ impl OpenCue {
             text: self.lines.join("\n"),
         });
         self.lines.clear();
+        self.words = 0;
     }
 }
 

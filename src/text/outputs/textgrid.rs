@@ -7,8 +7,8 @@ use candle_core::{Result, bail};
 /// An interval of a tier: start and end in frames, and text.
 type Interval = (usize, usize, String);
 
-/// Words and tokens as the interval tiers `words` and `tokens` of a Praat TextGrid, UTF-8. Time between words is an interval
-/// without text, as Praat wants it.
+/// Words and tokens as the interval tiers `words` and `tokens` of a Praat TextGrid, UTF-8. Time between words is an
+/// interval without text, as Praat wants it.
 ///
 /// `frames` is the length of the utterance, to which the tiers extend.
 ///
@@ -28,8 +28,8 @@ type Interval = (usize, usize, String);
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite; no frames; words or tokens that have no frames, overlap, or end
-/// behind the last frame.
+/// A `seconds_per_frame` that is not positive and finite; no frames; words or tokens that have no frames, overlap, or
+/// end behind the last frame.
 pub fn to_textgrid(words: &[Word], seconds_per_frame: f64, frames: usize) -> Result<String> {
     check(words, seconds_per_frame)?;
     if frames == 0 {
@@ -72,7 +72,8 @@ pub fn to_textgrid(words: &[Word], seconds_per_frame: f64, frames: usize) -> Res
             // A quotation mark is doubled; there is no other escape.
             let text = one_line(text).replace('"', "\"\"");
             out += &format!(
-                "        intervals [{}]:\n            xmin = {}\n            xmax = {}\n            text = \"{text}\"\n",
+                "        intervals [{}]:\n            xmin = {}\n            xmax = {}\n            text = \
+                 \"{text}\"\n",
                 index + 1,
                 time(*start),
                 time(*end)
