@@ -662,18 +662,40 @@ fn lossy_encodings_say_what_they_leave_out() {
             .labels,
         [2, 1, 3]
     );
-    // The word behind the first one that is left out has no spelling at the start of a text.
-    let second = tokens(&["<pad>", "a", "Ġb", "Ġa"])
-        .encode_lossy("7 b a", Unspellable::Skip)
-        .unwrap();
-    assert_eq!(second.labels, [1]);
+    // The second word is still spelled as a second word, however many are left out.
+    let second = tokens(&["<pad>", "a", "Ġb", "Ġa"]);
     assert_eq!(
         second
-            .unspelled
-            .iter()
-            .map(|part| part.text.as_str())
-            .collect::<Vec<_>>(),
-        ["7", "b"]
+            .encode_lossy("7 b 8 a", Unspellable::Skip)
+            .unwrap()
+            .labels,
+        [2, 3]
+    );
+    let many = vocabulary
+        .encode_lossy(&"7 ".repeat(20_000), Unspellable::Skip)
+        .unwrap();
+    assert_eq!((many.labels.len(), many.unspelled.len()), (0, 20_000));
+    let ends = tokens(&["<pad>", "a</w>", "b", "</w>"]);
+    assert_eq!(
+        ends.encode_lossy("7 a 8 b 9", Unspellable::Skip)
+            .unwrap()
+            .labels,
+        [1, 2, 3]
+    );
+    let spaced = tokens(&["<pad>", "a", "b", " b"]);
+    assert_eq!(
+        spaced
+            .encode_lossy("7 b 8", Unspellable::Skip)
+            .unwrap()
+            .labels,
+        [3]
+    );
+    assert_eq!(
+        vocabulary
+            .encode_lossy("7 8 a 9 b 7", Unspellable::Skip)
+            .unwrap()
+            .labels,
+        [2, 1, 3]
     );
     // No token begins a word with b.
     let bound = tokens(&["<pad>", "▁a", "b"])

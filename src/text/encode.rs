@@ -268,57 +268,106 @@ impl Vocabulary {
 
     fn spell_by_lattice(&self, text: &str, unspellable: Unspellable) -> Result<LossyEncoding> {
         let prepared = self.prepare(text);
-        let path = self.follow(&prepared)?;
-        let mut encoding = LossyEncoding::default();
-        let mut words: Vec<Range<usize>> = Vec::new();
-        for step in path {
-            match step {
-                Step::Label(class) => encoding.labels.push(class),
-                Step::Gap(pieces) => {
-                    // Not the spaces at its ends, unless there is nothing else.
-                    let is_space = |piece: &usize| prepared.pieces[*piece].is_space;
-                    let ink: Vec<usize> = pieces.clone().filter(|piece| !is_space(piece)).collect();
-                    let (Some(first), Some(last)) = (ink.first(), ink.last()) else {
-                        let space = &prepared.pieces[pieces.start];
-                        encoding
-                            .unspelled
-                            .push(Unspelled::new(text, space.origin.clone()));
-                        continue;
-                    };
-                    let origin =
-                        prepared.pieces[*first].origin.start..prepared.pieces[*last].origin.end;
-                    encoding.unspelled.push(Unspelled::new(text, origin));
-                    encoding.labels.extend(unspellable.star());
-                    let starts = *first == 0 || is_space(&(first - 1));
-                    let ends = prepared
-                        .pieces
-                        .get(last + 1)
-                        .is_none_or(|piece| piece.is_space);
-                    let whole_words =
-                        words_within(&prepared.pieces, *first..last + 1, starts, ends);
-                    words.extend(whole_words);
+        let mut missing = vec![false; prepared.pieces.len()];
+        let mut encoding = self.collect(text, &prepared, unspellable, &mut missing)?;
+        if unspellable == Unspellable::Skip && missing.contains(&true) {
+            // Words of which nothing is left take their spaces with them.
+            let rest = prepared.without(&self.empty_words(&prepared, &missing));
+            let again = self.collect(
+                text,
+                &rest,
+                unspellable,
+                &mut vec![false; rest.pieces.len()],
+            )?;
+            encoding.labels = again.labels;
+            let mut others = Vec::new();
+            for part in again.unspelled {
+                // Both lists are in order, and no two parts of one overlap.
+                let at = encoding
+                    .unspelled
+                    .partition_point(|other| other.end < part.start);
+                let near = encoding.unspelled[at..]
+                    .iter()
+                    .take_while(|other| other.start <= part.end);
+                let overlaps = |other: &Unspelled| other.start < part.end && part.start < other.end;
+                if !near
+                    .into_iter()
+                    .any(|other| overlaps(other) || *other == part)
+                {
+                    others.push(part);
                 }
             }
-        }
-        if unspellable == Unspellable::Skip && !words.is_empty() {
-            // Words of which nothing is left take their spaces with them. Lengths stay, for the positions.
-            let mut blanked = text.as_bytes().to_vec();
-            words.into_iter().for_each(|word| blanked[word].fill(b' '));
-            let blanked = String::from_utf8_lossy(&blanked);
-            let again = self.spell_by_lattice(&blanked, unspellable)?;
-            encoding.labels = again.labels;
-            // A word that has become the first one may have no spelling as such.
-            let others = again
-                .unspelled
-                .into_iter()
-                .filter(|part| !part.text.trim().is_empty());
             encoding.unspelled.extend(others);
-            encoding
-                .unspelled
-                .sort_by_key(|part| (part.start, part.end));
-            encoding.unspelled.dedup();
+            encoding.unspelled.sort_by_key(|part| part.start);
         }
         Ok(encoding)
+    }
+
+    /// The labels of a prepared text, what they leave out, and the pieces that this concerns.
+    fn collect(
+        &self,
+        text: &str,
+        prepared: &Prepared,
+        unspellable: Unspellable,
+        missing: &mut [bool],
+    ) -> Result<LossyEncoding> {
+        let mut encoding = LossyEncoding::default();
+        for step in self.follow(prepared)? {
+            let pieces = match step {
+                Step::Label(class) => {
+                    encoding.labels.push(class);
+                    continue;
+                }
+                Step::Gap(pieces) => pieces,
+            };
+            missing[pieces.clone()].fill(true);
+            // Not the spaces at its ends, unless there is nothing else.
+            let ink: Vec<usize> = pieces
+                .clone()
+                .filter(|piece| !prepared.pieces[*piece].is_space)
+                .collect();
+            let origin = |piece: usize| prepared.pieces[piece].origin.clone();
+            let range = match ink[..] {
+                [] => origin(pieces.start),
+                [first, ..] => origin(first).start..origin(ink[ink.len() - 1]).end,
+            };
+            encoding.unspelled.push(Unspelled::new(text, range));
+            encoding
+                .labels
+                .extend(unspellable.star().filter(|_| !ink.is_empty()));
+        }
+        Ok(encoding)
+    }
+
+    /// The pieces of words of which all is missing, with the space that belongs to each.
+    fn empty_words(&self, prepared: &Prepared, missing: &[bool]) -> Vec<bool> {
+        let pieces = &prepared.pieces;
+        let mut empty = vec![false; pieces.len()];
+        let mut kept_before = false;
+        let mut start = 0;
+        for word in pieces.split(|piece| piece.is_space) {
+            let end = start + word.len();
+            if word.is_empty() || missing[start..end].contains(&false) {
+                kept_before |= !word.is_empty();
+                start = end + 1;
+                continue;
+            }
+            empty[start..end].fill(true);
+            let (before, behind) = match self.mark {
+                WordMark::EndOfWord(_) | WordMark::Continued(_) => (false, true),
+                // No separator at the start of the text.
+                WordMark::Separator(_) => (true, !kept_before),
+                _ => (true, false),
+            };
+            if before && start > 0 {
+                empty[start - 1] = true;
+            }
+            if behind && end < pieces.len() {
+                empty[end] = true;
+            }
+            start = end + 1;
+        }
+        empty
     }
 
     /// The best path through the spellings of a prepared text.
@@ -592,25 +641,6 @@ impl Unspelled {
             end: range.end,
         }
     }
-}
-
-/// The parts of a text between spaces that lie within a range of pieces. `starts` and `ends` tell whether the range
-/// begins and ends at a space.
-fn words_within(
-    pieces: &[Piece],
-    range: Range<usize>,
-    starts: bool,
-    ends: bool,
-) -> Vec<Range<usize>> {
-    let words: Vec<&[Piece]> = pieces[range].split(|piece| piece.is_space).collect();
-    let last = words.len() - 1;
-    let whole = words
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| (starts || *at > 0) && (ends || *at < last));
-    whole
-        .filter_map(|(_, word)| Some(word.first()?.origin.start..word.last()?.origin.end))
-        .collect()
 }
 
 /// A text of which nothing is left out.

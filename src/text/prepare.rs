@@ -60,7 +60,7 @@ pub(super) struct Spaces {
 }
 
 /// A text as the vocabulary spells it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Prepared {
     pub text: String,
     /// Characters as readers see them, and spaces, in order. Together they are the text.
@@ -77,6 +77,24 @@ pub(super) struct Piece {
 }
 
 impl Prepared {
+    /// The text without some pieces.
+    pub fn without(&self, left_out: &[bool]) -> Self {
+        let mut rest = Self::default();
+        for (index, piece) in self
+            .pieces
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !left_out[*index])
+        {
+            rest.push(
+                &self.text[self.range(index)],
+                piece.origin.clone(),
+                piece.is_space,
+            );
+        }
+        rest
+    }
+
     /// The bytes of a piece in the prepared text.
     pub fn range(&self, piece: usize) -> Range<usize> {
         let end = self

@@ -99,7 +99,7 @@ fn named(token: &str) -> Named {
     if SILENT.contains(&lower.as_str()) || lower == "[cls]" || lower == "[sep]" {
         return Named::Silent;
     }
-    if lower == "<space>" {
+    if lower == "<space>" || lower == "</w>" {
         return Named::Text;
     }
     if let Some(inside) = token
