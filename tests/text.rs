@@ -837,6 +837,33 @@ fn a_tokenizer_json_spells_by_its_own_rules_and_hides_nothing() {
     assert_eq!(unigram.decode(&lossy.labels), "about");
 }
 
+/// Options that are for training would cut a text, fill it up with blanks, or spell it at random.
+#[test]
+fn a_tokenizer_json_neither_cuts_nor_pads_nor_rolls_dice() {
+    let mut file = json("byte_level.json");
+    let text = "again and again the same words ".repeat(5);
+    let plain = Vocabulary::from_bytes(file.to_string().as_bytes())
+        .unwrap()
+        .encode(&text)
+        .unwrap();
+    file["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0
+    });
+    file["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 500}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "<pad>"
+    });
+    file["model"]["dropout"] = serde_json::json!(0.5);
+    let trained = Vocabulary::from_bytes(file.to_string().as_bytes()).unwrap();
+    assert_eq!(trained.encode(&text).unwrap(), plain);
+
+    file["model"]["continuing_subword_prefix"] = "#########".into();
+    fails(
+        Vocabulary::from_bytes(file.to_string().as_bytes()),
+        &["merge", "\"#########\""],
+    );
+}
+
 #[test]
 fn merges_that_lead_nowhere_are_an_error() {
     // Ranks of BPE, and no token for b alone.

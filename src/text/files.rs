@@ -41,7 +41,7 @@ pub(super) fn parse(bytes: &[u8], json: bool) -> Result<Source> {
     let start = text.trim_start();
     if json || start.starts_with(['{', '[']) {
         match serde_json::from_str::<Value>(text) {
-            Ok(value) => return from_json(&value, text),
+            Ok(value) => return from_json(&value),
             // A list of tokens may begin with "[PAD]" or "{".
             Err(error) if json || starts_like_json(start) => bail!("not valid JSON: {error}"),
             Err(_) => {}
@@ -76,7 +76,7 @@ fn starts_like_json(text: &str) -> bool {
 
 // ---- JSON
 
-fn from_json(value: &Value, text: &str) -> Result<Source> {
+fn from_json(value: &Value) -> Result<Source> {
     match value {
         Value::Array(list) => {
             let token = |(class, value): (usize, &Value)| match value.as_str() {
@@ -96,7 +96,7 @@ fn from_json(value: &Value, text: &str) -> Result<Source> {
                 .get("model")
                 .is_some_and(|model| model.get("vocab").is_some()) =>
         {
-            from_tokenizer(value, text)
+            from_tokenizer(value)
         }
         Value::Object(object) if !object.is_empty() && object.values().all(Value::is_string) => {
             let entry = |(class, token): (&String, &Value)| match class.parse() {
@@ -130,7 +130,7 @@ fn from_json(value: &Value, text: &str) -> Result<Source> {
     }
 }
 
-fn from_tokenizer(value: &Value, text: &str) -> Result<Source> {
+fn from_tokenizer(value: &Value) -> Result<Source> {
     let model = &value["model"];
     let mut entries: Vec<(String, u64)> = match &model["vocab"] {
         Value::Object(vocab) => vocab
@@ -168,7 +168,9 @@ fn from_tokenizer(value: &Value, text: &str) -> Result<Source> {
             .map(|class| class as u32),
         (None, id) => id.and_then(|id| u32::try_from(id).ok()),
     };
-    let rules = Some(Rules::from_tokenizer_json(text)?);
+    let rules = Some(Rules::from_tokenizer_json(
+        &for_spelling(value)?.to_string(),
+    )?);
     Ok(Source {
         tokens,
         scores: None,
@@ -176,6 +178,36 @@ fn from_tokenizer(value: &Value, text: &str) -> Result<Source> {
         unknown,
         rules,
     })
+}
+
+/// A `tokenizer.json` without options for training, which would truncate a text, pad its labels, or drop merges at
+/// random.
+fn for_spelling(value: &Value) -> Result<Value> {
+    let mut value = value.clone();
+    for option in ["/truncation", "/padding", "/model/dropout"] {
+        if let Some(option) = value.pointer_mut(option) {
+            *option = Value::Null;
+        }
+    }
+    // The crate `tokenizers` takes this for granted.
+    let model = &value["model"];
+    if let (Some(prefix), Some(merges)) = (
+        model["continuing_subword_prefix"].as_str(),
+        model["merges"].as_array(),
+    ) {
+        for merge in merges {
+            let right = match merge.as_str() {
+                Some(pair) => pair.split_once(' ').map(|(_, right)| right),
+                None => merge.get(1).and_then(Value::as_str),
+            };
+            if !right.is_some_and(|right| right.starts_with(prefix)) {
+                bail!(
+                    "the merge {merge} of the tokenizer.json does not continue a word with {prefix:?}"
+                )
+            }
+        }
+    }
+    Ok(value)
 }
 
 /// The tokens in the order of their classes.
