@@ -52,6 +52,32 @@
 //!   [`LanguageModel`] is its hook for a language model or a lexicon.
 //! - [`CtcPrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
+//! # Text
+//!
+//! The module [`text`] goes from what people read to labels and back: [`text::Vocabulary`] reads the vocabulary of a
+//! model, encodes transcripts and decodes labels; words with times become JSON, subtitles, TextGrid or CTM; texts are
+//! compared by word and character error rate.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use candle_ctc::text::{SubtitleOptions, Vocabulary, to_srt, word_error_rate};
+//! use candle_ctc::{AlignOptions, forced_align};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let vocabulary = Vocabulary::from_tokens(["<blk>", "▁hi", "▁there"])?; // or from_path("tokens.txt")
+//! let probs = [[0.1f32, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]];
+//! let log_probs = Tensor::new(&probs, &Device::Cpu)?.log()?; // (T, C)
+//!
+//! let opts = AlignOptions { blank: vocabulary.blank(), ..Default::default() };
+//! let alignment = forced_align(&log_probs, &vocabulary.encode("hi there")?, opts)?;
+//! let words = vocabulary.words(&alignment.spans);
+//! let srt = to_srt(&words, 0.5, SubtitleOptions::default())?; // 0.5 seconds from one frame to the next
+//! assert_eq!(srt, "1\n00:00:00,000 --> 00:00:02,000\nhi there\n\n");
+//! assert_eq!(word_error_rate("hi there", "high there").rate(), 0.5);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Exactness
 //!
 //! Nothing underflows at any length, and the recursion takes no logarithms. The lattice is computed in f64 on the CPU,
@@ -92,6 +118,7 @@ mod problem;
 mod reduce;
 mod score;
 mod spans;
+pub mod text;
 
 pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
 pub use confidence::{TokenConfidence, state_posteriors, token_confidence};

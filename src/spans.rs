@@ -67,18 +67,23 @@ pub fn group_words(spans: &[TokenSpan], separator: u32) -> Vec<WordSpan> {
     let words = spans.split(|span| span.token == separator);
     let words = words.filter_map(|word| {
         let (first, last) = (word.first()?, word.last()?);
-        let frames: usize = word.iter().map(TokenSpan::frames).sum();
-        let sum: f64 = word
-            .iter()
-            .filter(|span| span.frames() > 0)
-            .map(|span| f64::from(span.score) * span.frames() as f64)
-            .sum();
         Some(WordSpan {
             tokens: word.iter().map(|span| span.token).collect(),
             start: first.start,
             end: last.end,
-            score: (sum / frames.max(1) as f64) as f32,
+            score: mean_score(word),
         })
     });
     words.collect()
+}
+
+/// The mean log-probability over the frames of spans, 0 for none.
+pub(crate) fn mean_score(spans: &[TokenSpan]) -> f32 {
+    let frames: usize = spans.iter().map(TokenSpan::frames).sum();
+    let sum: f64 = spans
+        .iter()
+        .filter(|span| span.frames() > 0)
+        .map(|span| f64::from(span.score) * span.frames() as f64)
+        .sum();
+    (sum / frames.max(1) as f64) as f32
 }

@@ -201,7 +201,7 @@ fn the_longest_token_is_taken_and_missing_characters_are_named() {
     assert_eq!(tokens, ["the", "s", "e", " ", "th"]);
     let message = align("the sea").unwrap_err();
     assert!(
-        message.contains("'a'") && message.contains("character 7"),
+        message.contains("\"a\"") && message.contains("character 7"),
         "{message}"
     );
     assert!(align(" ").unwrap_err().contains("empty"));
@@ -250,13 +250,10 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
     with_vocab(&demo.path("missing.json"), &["cannot read", "missing.json"]);
     with_vocab(&demo.file("bad.json", "{"), &["bad.json", "not valid JSON"]);
     with_vocab(&demo.file("number.json", "3"), &["number.json", "object"]);
-    with_vocab(
-        &demo.file("mixed.json", r#"["a", 3]"#),
-        &["3 is not a token"],
-    );
+    with_vocab(&demo.file("mixed.json", r#"["a", 3]"#), &["entry 1", "3"]);
     with_vocab(
         &demo.file("gap.json", r#"{"a": 0, "b": 2}"#),
-        &["\"b\"", "2", "0 to 1"],
+        &["class 1 has no token", "\"b\" has class 2"],
     );
     with_vocab(
         &demo.file("same.json", r#"{"a": 0, "b": 0}"#),
@@ -267,16 +264,19 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         &["\"a\"", "class 0", "class 2"],
     );
     with_vocab(&demo.file("none.txt", ""), &["none.txt", "no tokens"]);
-    with_vocab(&demo.file("few.txt", "a\nb\n"), &["C = 28", "2 tokens"]);
+    with_vocab(&demo.file("few.txt", "<pad>\nb\n"), &["C = 28", "2 tokens"]);
 
     let decode = ["decode", &emissions, "--vocab", &vocab];
     let with = |extra: &[&str], parts: &[&str]| fails(&[&decode, extra].concat(), parts);
+    with(&["--blank", "nothing"], &["\"nothing\"", "not a token"]);
+    // Behind the last token.
+    with(&["--blank", "28"], &["C = 28", "29 tokens"]);
+    with(&["--blank", "29"], &["class 29", "0 to 27"]);
+    with(&["--separator", "_"], &["\"_\"", "not a token"]);
     with(
-        &["--blank", "nothing"],
-        &["\"nothing\"", "neither a token nor a class"],
+        &["--blank", "|", "--separator", "|"],
+        &["the blank and the separator"],
     );
-    with(&["--separator", "_"], &["\"_\"", "no token"]);
-    with(&["--blank", "|", "--separator", "|"], &["same token"]);
     with(&["--hop", "0"], &["--hop"]);
     with(&["--beam", "0"], &["beam_width = 0"]);
     with(

@@ -7,12 +7,13 @@ mod picture;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
     AlignOptions, BeamOptions, GreedyOptions, Hypothesis, ScoreOptions, beam_search, feasibility,
     forced_align, greedy_decode, rank_transcripts,
 };
 use clap::{Args, Parser, Subcommand};
-use input::{Source, Vocabulary};
+use input::Source;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -93,8 +94,8 @@ enum Command {
 struct SourceArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     emissions: PathBuf,
-    /// The vocabulary: a .json file (an object from token to class, or a list of tokens), or any
-    /// other file with one token a line.
+    /// The vocabulary: vocab.json, tokenizer.json, a JSON list, SentencePiece's .vocab, or a file with
+    /// a token, or a token and its class, on each line.
     #[arg(long)]
     vocab: PathBuf,
     /// Which tensor of a .safetensors file; not needed when there is only one.
@@ -103,11 +104,11 @@ struct SourceArgs {
     /// The emissions are logits: apply a log-softmax.
     #[arg(long)]
     logits: bool,
-    /// The blank, as a token or a class. Default: the token <blank>, <blk>, <pad>, [PAD], <ctc>
-    /// or the empty one, if there is one of them, else class 0.
+    /// The blank, as a class if it is a number, else as a token. Default: the token with a known name,
+    /// such as <blank>, <blk> or <pad>.
     #[arg(long)]
     blank: Option<String>,
-    /// The token between words. Default: |, ▁ or a space, whichever the vocabulary has.
+    /// The token between words. Default: how the vocabulary marks words.
     #[arg(long)]
     separator: Option<String>,
     /// Seconds from one frame to the next.
@@ -126,7 +127,9 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
         } => {
             let mut texts = texts.clone();
             if let Some(file) = file {
-                texts.extend(input::read(file)?.lines().map(str::to_owned));
+                let content = std::fs::read_to_string(file);
+                let content = content.with_context(|| format!("cannot read {}", file.display()))?;
+                texts.extend(content.lines().map(str::to_owned));
             }
             score(&source.load()?, &texts, *per_token, out)
         }
@@ -143,8 +146,8 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
             let aligned = align(&source, text)?;
             let outputs = [
                 (json, aligned.json()),
-                (textgrid, aligned.textgrid()),
-                (srt, aligned.srt(*words_per_cue as usize)),
+                (textgrid, aligned.textgrid()?),
+                (srt, aligned.srt(*words_per_cue as usize)?),
             ];
             for (path, content) in outputs {
                 if let Some(path) = path {
@@ -169,13 +172,13 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
             let source = source.load()?;
             let found = if *greedy {
                 let opts = GreedyOptions {
-                    blank: source.vocabulary.blank,
+                    blank: source.vocabulary.blank(),
                     ..Default::default()
                 };
                 greedy_decode(&source.log_probs, source.frames, opts)?
             } else {
                 let opts = BeamOptions {
-                    blank: source.vocabulary.blank,
+                    blank: source.vocabulary.blank(),
                     beam_width: *beam,
                     n_best: *n_best,
                     ..Default::default()
@@ -207,19 +210,25 @@ impl SourceArgs {
             "--hop is {}; it must be above 0",
             self.hop
         );
-        let vocabulary = Vocabulary::load(
-            &self.vocab,
-            self.blank.as_deref(),
-            self.separator.as_deref(),
-        )?;
+        let mut builder = Vocabulary::builder();
+        if let Some(blank) = &self.blank {
+            builder = match blank.parse::<u32>() {
+                Ok(class) => builder.blank(class),
+                Err(_) => builder.blank(blank.as_str()),
+            };
+        }
+        if let Some(separator) = &self.separator {
+            builder = builder.word_mark(WordMark::Separator(separator.clone()));
+        }
+        let vocabulary = builder.from_path(&self.vocab).map_err(input::short)?;
         let log_probs = input::emissions(&self.emissions, self.tensor.as_deref(), self.logits)?;
         let (frames, classes) = log_probs.dims2()?;
-        if classes != vocabulary.tokens.len() {
+        if classes != vocabulary.class_count() {
             bail!(
                 "{} has C = {classes} classes, but {} has {} tokens",
                 self.emissions.display(),
                 self.vocab.display(),
-                vocabulary.tokens.len()
+                vocabulary.class_count()
             )
         }
         Ok(Source {
@@ -238,10 +247,10 @@ fn score(source: &Source, texts: &[String], per_token: bool, out: &mut dyn Write
     );
     let mut transcripts = Vec::new();
     for text in texts {
-        transcripts.push(source.vocabulary.encode(text)?);
+        transcripts.push(source.vocabulary.encode(text).map_err(input::short)?);
     }
     let opts = ScoreOptions {
-        blank: source.vocabulary.blank,
+        blank: source.vocabulary.blank(),
         per_token,
         ..Default::default()
     };
@@ -257,7 +266,7 @@ fn score(source: &Source, texts: &[String], per_token: bool, out: &mut dyn Write
 }
 
 fn align(source: &Source, text: &str) -> Result<output::Aligned> {
-    let tokens = source.vocabulary.encode(text)?;
+    let tokens = source.vocabulary.encode(text).map_err(input::short)?;
     ensure!(!tokens.is_empty(), "the transcript is empty");
     let targets = Tensor::new(tokens.as_slice(), &Device::Cpu)?;
     let fits = &feasibility(&targets, source.frames, tokens.len())?[0];
@@ -268,7 +277,7 @@ fn align(source: &Source, text: &str) -> Result<output::Aligned> {
         source.frames
     );
     let opts = AlignOptions {
-        blank: source.vocabulary.blank,
+        blank: source.vocabulary.blank(),
         ..Default::default()
     };
     let alignment = forced_align(&source.log_probs, &tokens, opts)?;

@@ -97,7 +97,7 @@ pub fn draw(source: &Source, aligned: &Aligned) -> Result<String> {
         let mut labels = text_group(size, "end");
         for (i, token) in aligned.tokens.iter().enumerate() {
             let at = (MARGIN_LEFT - 6.0, y(2.0 * i as f64 + 1.5) + 0.35 * size);
-            labels = labels.add(text(&token.text, at));
+            labels = labels.add(text(token, at));
         }
         document = document.add(labels);
     }
@@ -106,7 +106,7 @@ pub fn draw(source: &Source, aligned: &Aligned) -> Result<String> {
     let mut words = text_group(12.0, "middle");
     let mut free = 0.0;
     for word in &aligned.words {
-        let (start, end) = (x(word.start / aligned.hop), x(word.end / aligned.hop));
+        let (start, end) = (x(word.start as f64), x(word.end as f64));
         words = words.add(
             Line::new()
                 .set("x1", start)
@@ -131,9 +131,9 @@ pub fn draw(source: &Source, aligned: &Aligned) -> Result<String> {
 
     // The time axis.
     let mut axis = text_group(11.0, "middle");
-    let step = tick(aligned.duration);
+    let step = tick(aligned.duration());
     let bottom = MARGIN_TOP + height;
-    for i in 0..=(aligned.duration / step + 1e-9) as usize {
+    for i in 0..=(aligned.duration() / step + 1e-9) as usize {
         let seconds = i as f64 * step;
         let at = x(seconds / aligned.hop);
         axis = axis
@@ -180,7 +180,7 @@ fn heat_map(source: &Source, aligned: &Aligned, states: usize) -> Result<String>
     let rows = source.log_probs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let classes: Vec<usize> = (0..states)
         .map(|state| match state % 2 {
-            0 => source.vocabulary.blank,
+            0 => source.vocabulary.blank(),
             _ => aligned.alignment.spans[state / 2].token as usize,
         })
         .collect();

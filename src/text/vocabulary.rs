@@ -1,0 +1,165 @@
+//! The vocabulary: tokens, classes, and what they stand for.
+
+use super::builder::{self, Choices, TokenOrClass, VocabularyBuilder};
+use super::files::Source;
+use super::prepare::Case;
+use super::rules::Rules;
+use super::surface::{Surface, WordMark};
+use aho_corasick::AhoCorasick;
+use candle_core::Result;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+/// What the classes of a model stand for.
+///
+/// Files, blanks, word marks and the rules of spelling are described in the [module](super).
+#[derive(Clone)]
+pub struct Vocabulary {
+    pub(super) source: Source,
+    pub(super) choices: Choices,
+    pub(super) classes: HashMap<String, u32>,
+    pub(super) blank: u32,
+    pub(super) mark: WordMark,
+    pub(super) case: Case,
+    /// What each class stands for.
+    pub(super) surfaces: Vec<Surface>,
+    /// The characters of all tokens that stand for text.
+    pub(super) characters: HashSet<char>,
+    /// The characters with which a token begins a word, behind the space.
+    pub(super) word_starts: HashSet<char>,
+    /// Whether a token is a space.
+    pub(super) has_space: bool,
+    /// Finds the surfaces of `matched` in a text.
+    pub(super) matcher: AhoCorasick,
+    pub(super) matched: Vec<u32>,
+    /// The classes that stand for single bytes.
+    pub(super) bytes: HashMap<u8, u32>,
+    pub(super) rules: Option<Rules>,
+}
+
+impl Vocabulary {
+    /// A vocabulary from tokens in the order of their classes. For a blank without a known name, and other settings,
+    /// see [`Self::builder`].
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<blk>", "▁the", "▁c", "at", "s"])?;
+    /// let labels = vocabulary.encode("the cats")?;
+    /// assert_eq!(labels, [1, 2, 3, 4]);
+    /// assert_eq!(vocabulary.decode(&labels), "the cats");
+    ///
+    /// let phonemes = Vocabulary::from_tokens(["<eps>", "HH", "AH", "L", "OW"])?;
+    /// assert_eq!(phonemes.encode("HH AH L OW")?, [1, 2, 3, 4]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A token that occurs twice, no tokens, or no blank with a known name.
+    pub fn from_tokens<S: Into<String>>(tokens: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::builder().from_tokens(tokens)
+    }
+
+    /// A vocabulary from a file of any form that the [module](super) lists.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or has none of the forms, or no blank with a known name. The error names the file.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().from_path(path)
+    }
+
+    /// A vocabulary from the content of a file, see [`Self::from_path`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::from_path`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::builder().from_bytes(bytes)
+    }
+
+    /// Reads a vocabulary with a blank, a word mark, a case or scores that you choose.
+    pub fn builder() -> VocabularyBuilder {
+        VocabularyBuilder::default()
+    }
+
+    /// The same vocabulary with another blank: a token, or a class. The class behind the last token adds one.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"])?.with_blank("b")?;
+    /// assert_eq!(vocabulary.blank(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A token that is not in the vocabulary, or a class that is too large.
+    pub fn with_blank(self, blank: impl Into<TokenOrClass>) -> Result<Self> {
+        let choices = Choices {
+            blank: Some(blank.into()),
+            ..self.choices
+        };
+        builder::assemble(self.source, choices)
+    }
+
+    /// The class of the blank, for the field `blank` of the options of this crate's functions.
+    pub fn blank(&self) -> usize {
+        self.blank as usize
+    }
+
+    /// The number of classes, the blank included: the last dimension of the model's output.
+    pub fn class_count(&self) -> usize {
+        self.source.tokens.len()
+    }
+
+    /// The token of a class, as the file writes it.
+    pub fn token(&self, class: u32) -> Option<&str> {
+        self.source.tokens.get(class as usize).map(String::as_str)
+    }
+
+    /// The class of a token, as the file writes it.
+    pub fn class_of(&self, token: &str) -> Option<u32> {
+        self.classes.get(token).copied()
+    }
+
+    /// The tokens in the order of their classes.
+    pub fn tokens(&self) -> &[String] {
+        &self.source.tokens
+    }
+
+    /// How words are marked.
+    pub fn word_mark(&self) -> &WordMark {
+        &self.mark
+    }
+
+    /// The class between words, as [`group_words`](crate::group_words) takes it, if the vocabulary has one.
+    pub fn separator(&self) -> Option<u32> {
+        match &self.mark {
+            WordMark::Separator(token) => self.class_of(token),
+            _ => None,
+        }
+    }
+
+    /// What happens to the case of text.
+    pub fn case(&self) -> Case {
+        self.case
+    }
+}
+
+impl std::fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vocabulary")
+            .field("class_count", &self.class_count())
+            .field("blank", &self.blank)
+            .field("word_mark", &self.mark)
+            .field("case", &self.case)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,190 @@
+//! From labels to text and words.
+
+use super::surface::{WordMark, is_ideograph};
+use super::vocabulary::Vocabulary;
+use crate::spans::{TokenSpan, mean_score};
+
+/// A word with its place in the utterance. From [`Vocabulary::words`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Word {
+    /// The text, without the marks of words.
+    pub text: String,
+    /// The first frame of its first token.
+    pub start: usize,
+    /// One past the last frame of its last token.
+    pub end: usize,
+    /// The mean log-probability over the frames of its tokens, in nats, as [`WordSpan::score`](crate::WordSpan::score).
+    pub score: f32,
+    /// Whether a space stands between this word and the one before it: true but for the first word and within text
+    /// whose script has no spaces.
+    pub space_before: bool,
+    /// The tokens.
+    pub tokens: Vec<WordToken>,
+}
+
+/// A token of a [`Word`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct WordToken {
+    /// The token, as the vocabulary writes it.
+    pub text: String,
+    /// The class, the frames and the score.
+    pub span: TokenSpan,
+}
+
+impl Word {
+    /// Start and end in seconds, for frames `seconds_per_frame` apart.
+    pub fn seconds(&self, seconds_per_frame: f64) -> (f64, f64) {
+        (
+            self.start as f64 * seconds_per_frame,
+            self.end as f64 * seconds_per_frame,
+        )
+    }
+}
+
+impl Vocabulary {
+    /// The text of labels, with one space between words and none at the ends.
+    ///
+    /// The blank and other tokens that are not printed are left out. A label that is no class of the vocabulary, such
+    /// as a star, becomes U+FFFD, as does a byte that is part of no character.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["[PAD]", "the", "cat", "##s"])?;
+    /// assert_eq!(vocabulary.decode(&[1, 2, 3]), "the cats");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn decode(&self, labels: &[u32]) -> String {
+        let mut bytes = Vec::new();
+        for &label in labels {
+            let surface = self.printed(label);
+            if self.mark == WordMark::EachToken && !surface.is_empty() {
+                bytes.push(b' ');
+            }
+            bytes.extend_from_slice(surface);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+        words.join(" ")
+    }
+
+    /// The words of an utterance, from the spans of its tokens, as [`forced_align`](crate::forced_align) and
+    /// [`greedy_decode`](crate::greedy_decode) give them.
+    ///
+    /// Words are what stands between spaces in the text of [`Self::decode`]. Text without spaces is one word, but each
+    /// Chinese character and each kana is a word, if the tokens are cut there. A separator belongs to no word. A token
+    /// with a space in the middle belongs to both words.
+    ///
+    /// ```
+    /// use candle_ctc::TokenSpan;
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<blk>", "▁the", "▁c", "at"])?;
+    /// let span = |token, start, end| TokenSpan { token, start, end, score: -0.5 };
+    /// let words = vocabulary.words(&[span(1, 2, 5), span(2, 7, 8), span(3, 9, 10)]);
+    /// assert_eq!((words[0].text.as_str(), words[0].start, words[0].end), ("the", 2, 5));
+    /// assert_eq!((words[1].text.as_str(), words[1].seconds(0.04)), ("cat", (0.28, 0.4)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn words(&self, spans: &[TokenSpan]) -> Vec<Word> {
+        let mut words = Vec::new();
+        let mut open = Open::default();
+        for &span in spans {
+            let surface = self.printed(span.token);
+            if surface.is_empty() {
+                continue;
+            }
+            if self.mark == WordMark::EachToken {
+                open.close(&mut words, true, self);
+            } else if open.breaks_before(surface) {
+                open.close(&mut words, false, self);
+            }
+            for (part, bytes) in surface.split(|byte| *byte == b' ').enumerate() {
+                if part > 0 {
+                    open.close(&mut words, true, self);
+                }
+                if !bytes.is_empty() {
+                    open.bytes.extend_from_slice(bytes);
+                    open.spans.push(span);
+                }
+            }
+        }
+        open.close(&mut words, true, self);
+        words
+    }
+
+    fn printed(&self, label: u32) -> &[u8] {
+        match self.surfaces.get(label as usize) {
+            Some(surface) => surface.bytes(),
+            None => "\u{fffd}".as_bytes(),
+        }
+    }
+}
+
+/// The word that is being put together.
+#[derive(Default)]
+struct Open {
+    bytes: Vec<u8>,
+    spans: Vec<TokenSpan>,
+    space_before: bool,
+}
+
+impl Open {
+    /// Ends the word, if there is one. `space`: a space comes behind it.
+    fn close(&mut self, words: &mut Vec<Word>, space: bool, vocabulary: &Vocabulary) {
+        if let (Some(first), Some(last)) = (self.spans.first(), self.spans.last()) {
+            let token = |span: &TokenSpan| WordToken {
+                text: vocabulary
+                    .token(span.token)
+                    .unwrap_or("\u{fffd}")
+                    .to_owned(),
+                span: *span,
+            };
+            words.push(Word {
+                text: String::from_utf8_lossy(&self.bytes).into_owned(),
+                start: first.start,
+                end: last.end,
+                score: mean_score(&self.spans),
+                space_before: self.space_before && !words.is_empty(),
+                tokens: self.spans.iter().map(token).collect(),
+            });
+            self.space_before = false;
+        }
+        self.space_before |= space;
+        self.bytes.clear();
+        self.spans.clear();
+    }
+
+    /// Whether a word without a space before it begins with this surface: beside a Chinese character or kana.
+    fn breaks_before(&self, surface: &[u8]) -> bool {
+        let (Ok(before), Ok(behind)) = (
+            std::str::from_utf8(&self.bytes),
+            std::str::from_utf8(surface),
+        ) else {
+            return false;
+        };
+        let (last, first) = (before.chars().next_back(), behind.chars().next());
+        match (last, first) {
+            (Some(last), Some(first)) => {
+                first != ' ' && (is_ideograph(last) || is_ideograph(first))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The text of words.
+pub(super) fn join(words: &[Word]) -> String {
+    let mut text = String::new();
+    for (index, word) in words.iter().enumerate() {
+        if index > 0 && word.space_before {
+            text.push(' ');
+        }
+        text.push_str(&word.text);
+    }
+    text
+}
