@@ -120,61 +120,35 @@ impl Forgone {
         }
     }
 
-    /// Bounds what is lost after a block at [`Level::Tiles`], in which earlier losses grew by `grew` binary orders.
-    /// [`Self::accept`] makes it final.
+    /// Whether a block at [`Level::Tiles`], and all before it, lost nothing that differs from rounding: all states exceed
+    /// what may have vanished, and all tiles flow into the next.
     #[inline(always)]
-    pub fn settle<S: Simd, D: Direction>(
-        &mut self,
+    pub fn loses_nothing<S: Simd, D: Direction>(
+        &self,
         simd: S,
         block: &SettledBlock,
         reached: &Reached,
-        grew: f64,
-    ) -> Settled {
+    ) -> bool {
+        if self.some || block.cut.is_some() {
+            return false;
+        }
         let reached = ReachedLanes::new(simd, reached);
-        let &SettledBlock {
-            row, ref live, cut, ..
-        } = block;
-        if !self.some && cut.is_none() && loses_nothing::<S, D>(simd, row, live, &reached) {
-            return Settled::Exact;
+        let (mut flows, mut exact) = (true, simd.splat_f64s(1.0));
+        let mut before = range::NO_TILE;
+        for b in ordered::<D>(block.live.clone()) {
+            let Scale { exponent, factor } = block.row.scales[b];
+            flows &= (factor > 0.0) | (before <= NO_FLOW) | (exponent <= NO_FLOW);
+            before = exponent;
+            // Numbers that vanish in the tile before may be larger than those that vanish here.
+            let larger = if factor > 1.0 { factor } else { 1.0 };
+            let least = [simd.splat_f64s(range::LEAST_OF_TILES * larger); PAIRS];
+            let here = reached.at_least(simd, &block.row.numbers[b], &least, b);
+            exact = simd.min_f64s(exact, here);
         }
-        // What an emission above 0 leaves a normal number.
-        let normal = whole_pow2(i64::from(-1018 - block.faintest));
-        let (mut before, mut smallest_before) = ((range::NO_TILE, EMPTY_EXP), 1.0);
-        let (mut loses, mut allowed) = (false, true);
-        for b in ordered::<D>(live.clone()) {
-            let Scale { exponent, factor } = row.scales[b];
-            let earlier = self.tiles[b].max(before.1);
-            let mut lost = if earlier > EMPTY_EXP {
-                earlier + grew
-            } else {
-                EMPTY_EXP
-            };
-            let smallest = block.smallest(simd, b);
-            if exponent > NO_FLOW {
-                let inflow = smallest_before * if factor > 0.0 { factor.min(1.0) } else { 1.0 };
-                let whole = smallest >= normal && inflow >= normal;
-                let new = new_loss(exponent, before.0, factor, whole, cut);
-                loses |= new > EMPTY_EXP;
-                lost = lost.max(new);
-                before = (exponent, self.tiles[b]);
-            } else {
-                before = (range::NO_TILE, self.tiles[b]);
-            }
-            smallest_before = smallest;
-            if lost > EMPTY_EXP {
-                let least = whole_pow2((lost + GUARD) as i64 - exponent).max(f64::MIN_POSITIVE);
-                if reached.all_at_least(simd, &row.numbers[b], least, b) {
-                    lost = EMPTY_EXP;
-                } else {
-                    allowed &= self.allows(b, lost);
-                }
-            }
-            self.next[b] = lost;
-        }
-        Settled::Bounded { loses, allowed }
+        flows && simd.reduce_min_f64s(exact) == 1.0
     }
 
-    /// Makes the bounds of [`Self::settle`] final.
+    /// Makes the bounds of [`Settle`] final.
     pub fn accept(&mut self, live: Range<usize>) {
         self.some = self.next[live.clone()].iter().any(|&lost| lost > EMPTY_EXP);
         self.ever |= self.some;
@@ -197,7 +171,7 @@ impl Forgone {
     }
 }
 
-/// What [`Forgone::settle`] says of a block.
+/// What a block at [`Level::Tiles`] lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settled {
     /// All states are exact.
@@ -234,28 +208,64 @@ impl SettledBlock<'_> {
     }
 }
 
-/// Whether a block at [`Level::Tiles`] has lost nothing that differs from rounding: all states exceed what may have
-/// vanished, and all tiles flow into the next.
-#[inline(always)]
-fn loses_nothing<S: Simd, D: Direction>(
-    simd: S,
-    row: &Row,
-    live: &Range<usize>,
-    reached: &ReachedLanes<S>,
-) -> bool {
-    let mut before = range::NO_TILE;
-    let (mut flows, mut exact) = (true, simd.splat_f64s(1.0));
-    for b in ordered::<D>(live.clone()) {
-        let Scale { exponent, factor } = row.scales[b];
-        flows &= (factor > 0.0) | (before <= NO_FLOW) | (exponent <= NO_FLOW);
-        before = exponent;
-        // Numbers that vanish in the tile before may be larger than those that vanish here.
-        let larger = if factor > 1.0 { factor } else { 1.0 };
-        let least = [simd.splat_f64s(range::LEAST_OF_TILES * larger); PAIRS];
-        let here = reached.at_least(simd, &row.numbers[b], &least, b);
-        exact = simd.min_f64s(exact, here);
+/// Bounds what is lost after a block at [`Level::Tiles`], in which earlier losses grew by `grew` binary orders.
+/// [`Forgone::accept`] makes the bounds final.
+pub(crate) struct Settle<'a, D> {
+    pub forgone: &'a mut Forgone,
+    pub block: &'a SettledBlock<'a>,
+    pub reached: &'a Reached,
+    pub grew: f64,
+    pub direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for Settle<'_, D> {
+    type Output = Settled;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Settled {
+        let Self {
+            forgone,
+            block,
+            grew,
+            ..
+        } = self;
+        let reached = ReachedLanes::new(simd, self.reached);
+        // What an emission above 0 leaves a normal number.
+        let normal = whole_pow2(i64::from(-1018 - block.faintest));
+        let (mut before, mut smallest_before) = ((range::NO_TILE, EMPTY_EXP), 1.0);
+        let (mut loses, mut allowed) = (false, true);
+        for b in ordered::<D>(block.live.clone()) {
+            let Scale { exponent, factor } = block.row.scales[b];
+            let earlier = forgone.tiles[b].max(before.1);
+            let mut lost = if earlier > EMPTY_EXP {
+                earlier + grew
+            } else {
+                EMPTY_EXP
+            };
+            let smallest = block.smallest(simd, b);
+            if exponent > NO_FLOW {
+                let inflow = smallest_before * if factor > 0.0 { factor.min(1.0) } else { 1.0 };
+                let whole = smallest >= normal && inflow >= normal;
+                let new = new_loss(exponent, before.0, factor, whole, block.cut);
+                loses |= new > EMPTY_EXP;
+                lost = lost.max(new);
+                before = (exponent, forgone.tiles[b]);
+            } else {
+                before = (range::NO_TILE, forgone.tiles[b]);
+            }
+            smallest_before = smallest;
+            if lost > EMPTY_EXP {
+                let least = whole_pow2((lost + GUARD) as i64 - exponent).max(f64::MIN_POSITIVE);
+                if reached.all_at_least(simd, &block.row.numbers[b], least, b) {
+                    lost = EMPTY_EXP;
+                } else {
+                    allowed &= forgone.allows(b, lost);
+                }
+            }
+            forgone.next[b] = lost;
+        }
+        Settled::Bounded { loses, allowed }
     }
-    flows && simd.reduce_min_f64s(exact) == 1.0
 }
 
 /// The exponent of a bound on each state that a tile of this exponent loses in a block, or that it does not receive

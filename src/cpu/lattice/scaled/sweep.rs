@@ -46,11 +46,16 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
                     keep,
                     grew,
                 };
-                let mut settled = tiles.sweep::<S, D>(simd, track, scratch, track.careful.on);
+                let careful = track.careful.on;
+                let mut settled = if careful {
+                    tiles.sweep_carefully::<D>(track, scratch)
+                } else {
+                    tiles.sweep::<S, D, false>(simd, track, scratch)
+                };
                 if track.careful.tries(settled, &track.forgone.allowance) {
                     track.kept.back_to(mark);
                     track.past = past;
-                    settled = tiles.sweep::<S, D>(simd, track, scratch, true);
+                    settled = tiles.sweep_carefully::<D>(track, scratch);
                     track.careful.tried(settled);
                 }
                 let held = match settled {
@@ -89,14 +94,13 @@ struct TilesBlock<'a> {
 }
 
 impl TilesBlock<'_> {
-    /// Sweeps `track.row` to `track.trial`. With `careful`, finds out in which tiles states vanished.
+    /// Sweeps `track.row` to `track.trial`.
     #[inline(always)]
-    fn sweep<S: Simd, D: Direction>(
+    fn sweep<S: Simd, D: Direction, const CAREFUL: bool>(
         &self,
         simd: S,
         track: &mut Track,
         scratch: &mut Scratch,
-        careful: bool,
     ) -> Settled {
         let (lattice, block) = (self.lattice, self.block);
         let live = lattice.live(block);
@@ -109,22 +113,16 @@ impl TilesBlock<'_> {
             track.kept.add_tiles(trial, live.clone());
         }
         let (with, frames) = ((&mut scratch.emissions, [].as_slice()), 0..block.len());
-        let smallest = if careful {
+        let mut smallest = None;
+        if CAREFUL {
             row.smallest_of(trial, live.clone(), &mut scratch.smallest);
-            let mut visitor = Smallest(&mut scratch.smallest);
-            lattice.advance::<S, D, _, false>(
-                simd,
-                trial,
-                with,
-                frames,
-                live.clone(),
-                &mut visitor,
-            );
-            Some(scratch.smallest.as_slice())
+            let visitor = &mut Smallest(&mut scratch.smallest);
+            lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), visitor);
+            smallest = Some(scratch.smallest.as_slice());
         } else {
-            lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), &mut Alone);
-            None
-        };
+            let visitor = &mut Alone;
+            lattice.advance::<S, D, _, false>(simd, trial, with, frames, live.clone(), visitor);
+        }
         let reached = lattice.reached::<D>(block, &mut track.past);
         let Depth { faintest, cut, .. } = self.depth;
         let after = SettledBlock {
@@ -134,9 +132,45 @@ impl TilesBlock<'_> {
             faintest,
             cut,
         };
-        track
-            .forgone
-            .settle::<S, D>(simd, &after, &reached, self.grew)
+        let forgone = &mut track.forgone;
+        if forgone.loses_nothing::<S, D>(simd, &after, &reached) {
+            return Settled::Exact;
+        }
+        dispatch_simd(Settle::<D> {
+            forgone,
+            block: &after,
+            reached: &reached,
+            grew: self.grew,
+            direction: PhantomData,
+        })
+    }
+
+    /// The same, and finds out in which tiles states vanished.
+    fn sweep_carefully<D: Direction>(&self, track: &mut Track, scratch: &mut Scratch) -> Settled {
+        dispatch_simd(SweepCarefully::<D> {
+            block: self,
+            track,
+            scratch,
+            direction: PhantomData,
+        })
+    }
+}
+
+/// [`TilesBlock::sweep_carefully`].
+struct SweepCarefully<'a, D> {
+    block: &'a TilesBlock<'a>,
+    track: &'a mut Track,
+    scratch: &'a mut Scratch,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> WithSimd for SweepCarefully<'_, D> {
+    type Output = Settled;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Settled {
+        self.block
+            .sweep::<S, D, true>(simd, self.track, self.scratch)
     }
 }
 
