@@ -3,17 +3,15 @@
 //!
 //! A test collects all that it finds wrong and panics once, so that a run says how far a fault reaches.
 
-mod common;
-
+use crate::common::lattice::{Item, Sums, softmax_scale};
+use crate::common::oracle::{Problem, collapse, repeats, uniform_loss};
+use crate::common::tolerance::{self, Tolerance};
+use crate::common::{Entry, Rng, devices, holds, run_problem, tensors};
 use candle_core::{DType, Device};
 use candle_ctc::{
     AlignOptions, Alignment, CtcLossOptions, InputKind, Reduction, ScoreOptions, forced_align,
     score_transcripts, score_transcripts_batch, state_posteriors, token_confidence,
 };
-use common::lattice::{Item, Sums, softmax_scale};
-use common::oracle::{Problem, collapse, repeats, uniform_loss};
-use common::tolerance::{self, Tolerance};
-use common::{Entry, Rng, devices, holds, run_problem, tensors};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;

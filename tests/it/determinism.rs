@@ -1,14 +1,12 @@
 //! A result has the same bits in every run, whatever else is in the batch and however many threads there are.
 
-mod common;
-
+use crate::common::oracle::{Problem, repeats};
+use crate::common::{Entry, Outcome, Rng, bits, devices, holds, run_problem, tensors};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
     CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction, ScoreOptions,
     score_transcripts,
 };
-use common::oracle::{Problem, repeats};
-use common::{Entry, Outcome, Rng, bits, devices, holds, run_problem, tensors};
 
 fn problem(seed: u64, frames: usize, items: usize, classes: usize, longest: usize) -> Problem {
     let mut rng = Rng::new(seed);

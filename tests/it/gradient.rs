@@ -1,11 +1,9 @@
 //! The gradient is the derivative of the loss: central differences in f64 agree with it.
 
-mod common;
-
+use crate::common::oracle::Problem;
+use crate::common::{self, Entry, Rng, run_problem, tensors, tolerance};
 use candle_core::{DType, Device};
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
-use common::oracle::Problem;
-use common::{Entry, Rng, run_problem, tensors, tolerance};
 
 fn problem(rng: &mut Rng) -> Problem {
     let classes = 2 + rng.below(4);

@@ -1,13 +1,11 @@
 //! Every input outside the contract is an error that names what is wrong: the item, the position, the value
 //! and the limit.
 
-mod common;
-
+use crate::common::{Rng, devices, tensors};
 use candle_core::{DType, Device, Error, Tensor};
 use candle_ctc::{
     Checks, CtcLoss, CtcLossOptions, InputLayout, IntoLengths, ctc_loss, ctc_loss_with_logits,
 };
-use common::{Rng, devices, tensors};
 
 /// The message without the backtrace that candle may append.
 fn message(error: &Error) -> String {

@@ -1,14 +1,12 @@
 //! The loss is one operation among others in candle's graph.
 
-mod common;
-
+use crate::common::oracle::Problem;
+use crate::common::{self, Entry, Rng, bits, devices, holds, run, tensors, tolerance};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{
     CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_and_gradient,
     ctc_loss_and_gradient_with_logits, ctc_loss_with_logits,
 };
-use common::oracle::Problem;
-use common::{Entry, Rng, bits, devices, holds, run, tensors, tolerance};
 
 const FRAMES: usize = 10;
 const ITEMS: usize = 3;

@@ -1,8 +1,8 @@
 //! What all functions of inference share: the kind of input, its sanity check, and input with no frames
 //! or no items.
 
-mod common;
-
+use crate::common::views::VIEWS;
+use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_ctc::{
     AlignOptions, BeamOptions, BeamSearch, CtcPrefixScorer, GreedyOptions, Hypothesis, InputKind,
@@ -11,8 +11,6 @@ use candle_ctc::{
     score_transcripts_batch, state_posteriors, token_confidence,
 };
 use candle_nn::ops::log_softmax;
-use common::views::VIEWS;
-use common::{Rng, devices, holds, tensors};
 
 /// The options that all functions have.
 #[derive(Clone, Copy)]

@@ -1,14 +1,12 @@
 //! Forced alignment: the best path, exactly; torchaudio's figures; spans, words, ties and errors.
 
-mod common;
-
+use crate::common::oracle::{collapse, repeats};
+use crate::common::{Rng, tensors, views};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
     AlignOptions, Alignment, InputLayout, TokenSpan, feasibility, forced_align, forced_align_batch,
     group_words,
 };
-use common::oracle::{collapse, repeats};
-use common::{Rng, tensors, views};
 use proptest::prelude::*;
 
 /// f64 sums in another order, for scores up to a few thousand.

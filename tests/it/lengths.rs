@@ -1,14 +1,12 @@
 //! Lengths that come wrong without a sign: a u8 tensor whose sum wrapped, and lengths for the other layout.
 
-mod common;
-
+use crate::common::{devices, tensors};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
     AlignOptions, BeamOptions, Checks, CtcLossOptions, GreedyOptions, InputLayout, IntoLengths,
     ScoreOptions, beam_search_batch, ctc_loss, ctc_loss_with_logits, feasibility,
     forced_align_batch, greedy_decode, score_transcripts_batch, state_posteriors, token_confidence,
 };
-use common::{devices, tensors};
 
 /// The first line of each result's error, with the name of its function.
 fn messages<I: IntoLengths + Clone, L: IntoLengths + Clone>(

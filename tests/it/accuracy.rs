@@ -1,15 +1,13 @@
 //! How exact f32 is, against the f64 truth for the same f32 input.
 //!
-//! The truth is the oracle's recursion in f64 log space with compensated sums. `tests/oracle.rs` checks that
+//! The truth is the oracle's recursion in f64 log space with compensated sums. `tests/it/oracle.rs` checks that
 //! against enumeration and the closed form, and `uniform_inputs` checks it here once more, at full size.
 
-mod common;
-
+use crate::common::oracle::{recursion, repeats, uniform_loss};
+use crate::common::tolerance::Tolerance;
+use crate::common::{self, Entry, Rng, devices, holds, run, tensors};
 use candle_core::{DType, Device};
 use candle_ctc::{CtcLossOptions, Reduction};
-use common::oracle::{recursion, repeats, uniform_loss};
-use common::tolerance::Tolerance;
-use common::{Entry, Rng, devices, holds, run, tensors};
 
 /// (T, C, S)
 const SIZES: [(usize, usize, usize); 4] = [

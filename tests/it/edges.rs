@@ -1,12 +1,12 @@
 //! The edges of the definition: empty targets and inputs, items that cannot be aligned, NaN and infinities,
 //! padding, repeats, and what each reduction makes of them.
 
-mod common;
-
+use crate::common::oracle::Problem;
+use crate::common::{
+    self, Entry, Outcome, Rng, devices, holds, run, run_problem, tensors, tolerance,
+};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
-use common::oracle::Problem;
-use common::{Entry, Outcome, Rng, devices, holds, run, run_problem, tensors, tolerance};
 
 const KINDS: [GradientKind; 2] = [GradientKind::Exact, GradientKind::Torch];
 const INF: f64 = f64::INFINITY;
@@ -1006,7 +1006,8 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() {
 /// there that is only large enough beside the states of the next tile.
 #[test]
 fn a_path_along_a_diagonal_keeps_its_posteriors() {
-    let file: serde_json::Value = serde_json::from_str(include_str!("data/diagonal.json")).unwrap();
+    let file: serde_json::Value =
+        serde_json::from_str(include_str!("../data/diagonal.json")).unwrap();
     let numbers = |name: &str| file[name].as_array().unwrap().iter();
     // There is no −inf in JSON.
     let number = |x: &serde_json::Value| x.as_f64().unwrap_or(f64::NEG_INFINITY);

@@ -1,11 +1,9 @@
 //! A view of any strides and offset gives the bits of its contiguous copy, in the loss and in the gradient.
 
-mod common;
-
+use crate::common::views::VIEWS;
+use crate::common::{self, Entry, Rng, bits, devices, holds, run, tensors};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{CtcLossOptions, GradientKind, InputLayout, Reduction};
-use common::views::VIEWS;
-use common::{Entry, Rng, bits, devices, holds, run, tensors};
 
 const FRAMES: usize = 12;
 const ITEMS: usize = 3;

@@ -1,12 +1,10 @@
 //! The oracle itself: two methods and a closed form that must agree.
 
-mod common;
-
-use common::Rng;
-use common::labellings::labellings;
-use common::lattice::Item;
-use common::oracle::{enumerate, recursion, repeats, uniform_loss};
-use common::tolerance::Tolerance;
+use crate::common::Rng;
+use crate::common::labellings::labellings;
+use crate::common::lattice::Item;
+use crate::common::oracle::{enumerate, recursion, repeats, uniform_loss};
+use crate::common::tolerance::Tolerance;
 
 /// Both are f64; the largest loss here is below 100.
 const SAME: Tolerance = Tolerance {

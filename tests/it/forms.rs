@@ -1,13 +1,11 @@
 //! Every accepted form of the arguments says the same thing: shapes, dtypes, target forms, length forms.
 
-mod common;
-
+use crate::common::{self, Entry, Rng, bits, devices, holds, in_layout, run, tensors};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
     CtcLoss, CtcLossOptions, GradientKind, InputLayout, IntoLengths, Reduction, ctc_loss,
     ctc_loss_with_logits,
 };
-use common::{Entry, Rng, bits, devices, holds, in_layout, run, tensors};
 
 const FRAMES: usize = 9;
 const CLASSES: usize = 5;

@@ -1,7 +1,6 @@
 //! No input panics, whatever its dtype, shape or values: a call gives a tensor or an error.
 
-mod common;
-
+use crate::common::{self, Entry, Rng, devices, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
     AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, CtcPrefixScorer, GradientKind,
@@ -9,7 +8,6 @@ use candle_ctc::{
     ctc_loss, ctc_loss_with_logits, forced_align, greedy_decode, score_transcripts,
     state_posteriors, token_confidence,
 };
-use common::{Entry, Rng, devices, holds, tensors};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const FLOATS: [f64; 19] = [

@@ -1,12 +1,10 @@
 //! Prefix scores against the enumeration of all labellings.
 
-mod common;
-
+use crate::common::labellings::{Labelling, labellings};
+use crate::common::oracle::recursion;
+use crate::common::{Rng, tensors};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{CtcPrefixScorer, PrefixOptions, PrefixState};
-use common::labellings::{Labelling, labellings};
-use common::oracle::recursion;
-use common::{Rng, tensors};
 use proptest::prelude::*;
 
 const TOLERANCE: f64 = 1e-9;

@@ -1,14 +1,12 @@
 //! Each way through the GPU kernels once, in f32 and in little time: what a fault planted in a kernel must
 //! not pass. The CPU runs it too.
 
-pub(crate) mod common;
-
+use crate::common::oracle::{Problem, repeats};
+use crate::common::{Entry, Rng, devices, gpus, run_problem, tensors, tolerance};
 use candle_core::{DType, Tensor, Var};
 use candle_ctc::{
     Checks, CtcLossOptions, GradientKind, InputLayout, Reduction, ctc_loss, ctc_loss_with_logits,
 };
-use common::oracle::{Problem, repeats};
-use common::{Entry, Rng, devices, gpus, run_problem, tensors, tolerance};
 
 /// Items with targets of these lengths, of labels that often repeat, and a few frames to spare.
 fn problem(seed: u64, lengths: &[usize], classes: usize, spare: usize) -> Problem {
@@ -447,5 +445,16 @@ fn long_rows_that_start_anywhere() {
                 assert!(out.loss[0].is_nan() && out.loss[2].is_finite());
             }
         }
+    }
+}
+
+/// On a machine that should have a GPU, a run that silently tests the CPU alone is a failure.
+#[test]
+fn the_gpu_is_there() {
+    if std::env::var_os("CTC_EXPECT_GPU").is_some() {
+        assert!(
+            devices().len() > 1,
+            "CTC_EXPECT_GPU is set, and candle finds no GPU"
+        );
     }
 }

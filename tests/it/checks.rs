@@ -1,11 +1,9 @@
 //! `Checks::Device`: lengths and targets on a GPU that the host never reads. On the CPU the option changes
 //! nothing.
 
-mod common;
-
+use crate::common::{Entry, Outcome, Rng, devices, gpus, run, tensors};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{Checks, CtcLossOptions, Reduction};
-use common::{Entry, Outcome, Rng, devices, gpus, run, tensors};
 
 const FRAMES: usize = 9;
 const CLASSES: usize = 5;

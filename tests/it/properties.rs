@@ -3,13 +3,11 @@
 //! The seed is fixed. `PROPTEST_RNG_SEED=7 PROPTEST_CASES=20000 cargo test --release --test properties` looks
 //! further.
 
-mod common;
-
+use crate::common::oracle::{Problem, swap_axes};
+use crate::common::views::VIEWS;
+use crate::common::{self, Entry, Rng, run, tensors, tolerance};
 use candle_core::{DType, Device};
 use candle_ctc::{Checks, CtcLossOptions, GradientKind, InputLayout, Reduction};
-use common::oracle::{Problem, swap_axes};
-use common::views::VIEWS;
-use common::{Entry, Rng, run, tensors, tolerance};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

@@ -1,17 +1,15 @@
 //! Greedy decoding and beam search: against the enumeration of all paths, in every form of input.
 
-mod common;
-
+use crate::common::labellings::labellings;
+use crate::common::oracle::collapse;
+use crate::common::views::VIEWS;
+use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
     BeamOptions, BeamSearch, GreedyOptions, Hypothesis, InputLayout, LanguageModel, ScoreOptions,
     beam_search, beam_search_batch, beam_search_batch_with, beam_search_with, greedy_decode,
     score_transcripts,
 };
-use common::labellings::labellings;
-use common::oracle::collapse;
-use common::views::VIEWS;
-use common::{Rng, devices, holds, tensors};
 use proptest::prelude::*;
 use std::cell::Cell;
 

@@ -1,12 +1,10 @@
 //! Targets of all lengths at which a GPU path changes its ways: one pair of states a lane or more, one tile
 //! or several, states between frames in shared memory or not. The CPU runs them too.
 
-mod common;
-
+use crate::common::oracle::{Problem, repeats};
+use crate::common::{Entry, Rng, devices, holds, run_problem, tensors, tolerance};
 use candle_core::DType;
 use candle_ctc::{CtcLossOptions, Reduction};
-use common::oracle::{Problem, repeats};
-use common::{Entry, Rng, devices, holds, run_problem, tensors, tolerance};
 
 /// Items with targets of these lengths and a few frames to spare.
 fn problem(seed: u64, lengths: &[usize], classes: usize, spare: usize) -> Problem {

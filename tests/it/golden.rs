@@ -2,11 +2,9 @@
 //!
 //! `golden/generate.py` says what the cases are and writes them.
 
-mod common;
-
+use crate::common::{self, tensors, tolerance, weighted};
 use candle_core::{DType, Device, Tensor, Var, safetensors};
 use candle_ctc::{CtcLossOptions, GradientKind, Reduction, ctc_loss, ctc_loss_with_logits};
-use common::{tensors, tolerance, weighted};
 use serde_json::Value;
 use std::collections::HashMap;
 

@@ -1,14 +1,12 @@
 //! Transcript scores and confidences against the definition.
 
-mod common;
-
+use crate::common::oracle::{collapse, enumerate, recursion, repeats};
+use crate::common::{Rng, tensors, tolerance, views};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
     InputKind, InputLayout, ScoreOptions, rank_transcripts, score_transcripts,
     score_transcripts_batch, state_posteriors, token_confidence,
 };
-use common::oracle::{collapse, enumerate, recursion, repeats};
-use common::{Rng, tensors, tolerance, views};
 use proptest::prelude::*;
 
 fn log_probs(rng: &mut Rng, rows: usize, classes: usize, scale: f64) -> Vec<f64> {
