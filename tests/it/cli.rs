@@ -1,6 +1,6 @@
-//! The example program `ctc`: its outputs, and a clear error for every bad file.
+//! The program `ctc`: its outputs, and a clear error for every bad file.
 
-#[path = "../../examples/ctc/program/mod.rs"]
+#[path = "../../src/bin/ctc/program/mod.rs"]
 mod program;
 
 use candle_core::{DType, Device, Tensor};

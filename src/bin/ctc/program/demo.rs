@@ -43,7 +43,7 @@ pub fn write(folder: &Path, text: &str) -> Result<()> {
     silence(&mut frames, 4, &mut noise);
     let count = frames.len();
     let logits = Tensor::from_vec(frames.concat(), (count, classes), &Device::Cpu)?;
-    let log_probs = candle_nn::ops::log_softmax(&logits, 1)?;
+    let log_probs = super::input::log_softmax(&logits)?;
     let emissions = folder.join("emissions.npy");
     log_probs
         .write_npy(&emissions)

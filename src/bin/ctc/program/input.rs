@@ -19,6 +19,13 @@ pub fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// Over the last dimension. candle-nn has one, too; nothing else of it is needed here.
+pub fn log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    shifted.broadcast_sub(&log_sum)
+}
+
 /// Log-probabilities of shape (T, C).
 pub fn emissions(path: &Path, name: Option<&str>, logits: bool) -> Result<Tensor> {
     let shown = path.display();
@@ -46,7 +53,7 @@ pub fn emissions(path: &Path, name: Option<&str>, logits: bool) -> Result<Tensor
         other => bail!("{shown} has dtype {other:?}; expected f16, bf16, f32 or f64"),
     };
     if logits {
-        return Ok(candle_nn::ops::log_softmax(&tensor, D::Minus1)?);
+        return Ok(log_softmax(&tensor)?);
     }
     // The most common mistake is to forget --logits: log-probabilities sum to 1 in each frame.
     let sums = tensor.exp()?.sum(D::Minus1)?.to_dtype(DType::F64)?;

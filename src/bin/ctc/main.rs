@@ -1,9 +1,9 @@
 //! Scores, aligns and decodes the output of a CTC model from the command line.
 //!
 //! ```text
-//! cargo run --release --example ctc -- demo --out demo
-//! cargo run --release --example ctc -- align demo/emissions.npy --vocab demo/vocab.json \
-//!     "the quick brown fox" --svg demo/lattice.svg
+//! cargo install candle-ctc --features cli
+//! ctc demo --out demo
+//! ctc align demo/emissions.npy --vocab demo/vocab.json "the quick brown fox" --svg demo/lattice.svg
 //! ```
 
 mod program;
