@@ -3,7 +3,7 @@
 # built before, here or elsewhere; Rust is not needed.
 #
 #   scripts/gpu-check.sh build [DIR]     builds, strips and packs the programs into DIR (default: gpu-programs)
-#   scripts/gpu-check.sh run [DIR]       the suite, compute-sanitizer on part of it, then the benchmark
+#   scripts/gpu-check.sh run [DIR]       the tests, compute-sanitizer on part of them, then the benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
 action="${1:-}" programs="${2:-gpu-programs}"
@@ -26,7 +26,7 @@ case "$action" in
 build)
     command -v nvcc >/dev/null || [ -n "${CUDA_HOME:-}" ] || eval "$(scripts/setup-cuda.sh)"
     mkdir -p "$programs"
-    executable device_suite test --no-run --test device_suite
+    executable it test --no-run --test it
     # In the profile of the tests, which is optimised too: candle and its kernels are then compiled once.
     executable gpu bench --profile dev --no-run --bench gpu
     ;;
@@ -34,22 +34,26 @@ run)
     export CTC_EXPECT_GPU=1 CTC_TEST_ROOT="$PWD"
     unpacked=$(mktemp -d)
     trap 'rm -rf "$unpacked"' EXIT
-    for program in device_suite gpu; do
+    for program in it gpu; do
         gzip -dc "$programs/$program.gz" >"$unpacked/$program"
         chmod +x "$unpacked/$program"
     done
-    echo "== the suite, on the CPU and the GPU"
-    "$unpacked/device_suite"
-    # Each launch is checked: a small part of the suite takes every kernel.
+    # Those that take a device.
+    filters=$(scripts/modules.sh accuracy autograd checks determinism edges errors forms golden gradient hostile \
+        inference kernels lengths long_targets properties views)
+    echo "== the tests, on the CPU and the GPU"
+    # shellcheck disable=SC2086  # several filters
+    "$unpacked/it" $filters
+    # Each launch is checked: a small part of the tests takes every kernel.
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     if [ -x "$sanitizer" ]; then
         for tool in memcheck synccheck initcheck; do
             echo "== compute-sanitizer $tool"
-            "$sanitizer" --tool "$tool" --error-exitcode 1 "$unpacked/device_suite" --test-threads 4 kernels:: checks::
+            "$sanitizer" --tool "$tool" --error-exitcode 1 "$unpacked/it" --test-threads 4 kernels:: checks::
         done
         # This one takes minutes for the others.
         echo "== compute-sanitizer racecheck"
-        "$sanitizer" --tool racecheck --error-exitcode 1 "$unpacked/device_suite" --test-threads 1 \
+        "$sanitizer" --tool racecheck --error-exitcode 1 "$unpacked/it" --test-threads 1 \
             kernels::one_pair kernels::two_pairs kernels::frames_that
     else
         echo "== compute-sanitizer is not here: not run"

@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{CtcLossOptions, Reduction};
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
-use models::{CONFIDENCES, LENGTHS, Model, SHAPES, Shape, Step};
+use models::{CONFIDENCES, LENGTHS, Model, OTHERS, OTHERS_AT, SHAPES, Shape, Step};
 use std::sync::{Mutex, MutexGuard};
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -187,7 +187,8 @@ const LONG: usize = 1 << 31;
 fn a_training_step_takes_the_same_memory_however_sure_a_model_is() {
     let _turn = turn();
     warm_up(Entry::ALL[0], &targets());
-    for (shape, models) in SHAPES {
+    let others = OTHERS_AT.map(|shape| (shape, OTHERS.as_slice()));
+    for (shape, models) in SHAPES.into_iter().chain(others) {
         if shape.states() <= SHORT {
             continue;
         }
@@ -203,6 +204,25 @@ fn a_training_step_takes_the_same_memory_however_sure_a_model_is() {
         );
         let bound = BYTES_OF_A_STATE * shape.states() + NOISE;
         assert!(most <= bound, "{shape:?}: {peaks:?} bytes of {bound}");
+    }
+}
+
+#[test]
+fn losses_and_scores_take_the_same_memory_however_sure_a_model_is() {
+    let _turn = turn();
+    for shape in OTHERS_AT {
+        let peaks = OTHERS.map(|model| {
+            let step = Step::new(shape, model).unwrap();
+            step.loss().unwrap();
+            step.candidates().unwrap();
+            let losses = heap::peak_of(|| step.loss().unwrap());
+            (losses, heap::peak_of(|| step.candidates().unwrap()))
+        });
+        for of in [|peaks: &(usize, usize)| peaks.0, |peaks: &(usize, usize)| peaks.1] {
+            let peaks: Vec<usize> = peaks.iter().map(of).collect();
+            let (least, most) = (*peaks.iter().min().unwrap(), *peaks.iter().max().unwrap());
+            assert!(2 * most <= 3 * (least + NOISE), "{shape:?}: {peaks:?} bytes");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The states of a target are blank, l1, blank, l2, …, blank. Only those that lie on some path are visited, so a
 //! target as long as its frames costs as little as it should. Nothing here shares code with the crate, or with
-//! [`oracle::recursion`](super::oracle::recursion), which sums over the same paths; `tests/oracle.rs` compares them.
+//! [`oracle::recursion`](super::oracle::recursion), which sums over the same paths; `tests/it/oracle.rs` compares them.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
-# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/kernels.rs must notice when it runs
+# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/it/kernels.rs must notice when it runs
 # them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is `cuda` or
 # `metal`, or empty for both.
-program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2; }
+program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2 kernels::; }
 lib() { echo "$TMPDIR/ctc-faults-$1.so"; }
 cuda() { kernelc kernels/ctc.cu -D CTC_F32_ALONE=1 -o "$(lib cuda)" && program "$(lib cuda)"; }
 metal() { kernelc src/gpu/metal.rs -D CTC_F32_ALONE=1 -o "$(lib metal)" && program "$(lib metal)"; }

@@ -1,0 +1,87 @@
+//! Emissions from files.
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{D, DType, Device, Tensor};
+use candle_ctc::text::Vocabulary;
+use std::path::Path;
+
+/// One utterance and what its classes mean.
+pub struct Source {
+    /// (T, C), f32 or f64.
+    pub log_probs: Tensor,
+    pub frames: usize,
+    pub vocabulary: Vocabulary,
+    /// Seconds from one frame to the next.
+    pub hop: f64,
+}
+
+/// Over the last dimension. candle-nn has one, too; nothing else of it is needed here.
+pub fn log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    shifted.broadcast_sub(&log_sum)
+}
+
+/// Log-probabilities of shape (T, C).
+pub fn emissions(path: &Path, name: Option<&str>, logits: bool) -> Result<Tensor> {
+    let shown = path.display();
+    // For a plain message when the file is missing; candle's readers wrap it in their own.
+    std::fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
+    let tensor = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("npy") => Tensor::read_npy(path).map_err(short),
+        Some("safetensors") => from_safetensors(path, name),
+        _ => bail!("{shown}: emissions must be a .npy or .safetensors file"),
+    };
+    let tensor = tensor.with_context(|| format!("cannot use {shown}"))?;
+    let tensor = match tensor.dims() {
+        [1, _, _] => tensor.squeeze(0)?,
+        [_, _] => tensor,
+        other => bail!("{shown} has shape {other:?}; expected (T, C) or (1, T, C)"),
+    };
+    ensure!(
+        tensor.elem_count() > 0,
+        "{shown} has shape {:?}; there is nothing in it",
+        tensor.dims()
+    );
+    let tensor = match tensor.dtype() {
+        DType::F32 | DType::F64 => tensor,
+        DType::F16 | DType::BF16 => tensor.to_dtype(DType::F32)?,
+        other => bail!("{shown} has dtype {other:?}; expected f16, bf16, f32 or f64"),
+    };
+    if logits {
+        return Ok(log_softmax(&tensor)?);
+    }
+    // The most common mistake is to forget --logits: log-probabilities sum to 1 in each frame.
+    let sums = tensor.exp()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
+    for (frame, sum) in sums.to_vec1::<f64>()?.into_iter().enumerate() {
+        // Loose enough for half precision.
+        ensure!(
+            (sum - 1.0).abs() < 0.05,
+            "{shown}: the probabilities of frame {frame} sum to {sum:.4}, not to 1; if these are \
+             logits, add --logits"
+        );
+    }
+    Ok(tensor)
+}
+
+fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
+    let mut tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(short)?;
+    let mut names: Vec<String> = tensors.keys().cloned().collect();
+    names.sort();
+    let name = match (name, &names[..]) {
+        (Some(name), _) => name,
+        (None, [one]) => one,
+        (None, []) => bail!("it holds no tensor"),
+        (None, _) => bail!("it holds several tensors; choose one with --tensor: {names:?}"),
+    };
+    match tensors.remove(name) {
+        Some(tensor) => Ok(tensor),
+        None => bail!("it holds no tensor {name:?}, only {names:?}"),
+    }
+}
+
+/// The first line of an error: candle may add a backtrace behind it.
+pub fn short(error: candle_core::Error) -> anyhow::Error {
+    let text = error.to_string();
+    anyhow::anyhow!("{}", text.lines().next().unwrap_or("unknown error"))
+}

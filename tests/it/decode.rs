@@ -1,0 +1,713 @@
+//! Greedy decoding and beam search: against the enumeration of all paths, in every form of input.
+
+use crate::common::labellings::labellings;
+use crate::common::oracle::collapse;
+use crate::common::views::VIEWS;
+use crate::common::{self, Rng, devices, holds, tensors};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_ctc::{
+    BeamOptions, BeamSearch, GreedyOptions, Hypothesis, InputLayout, LanguageModel, ScoreOptions,
+    beam_search, beam_search_batch, beam_search_batch_with, beam_search_with, greedy_decode,
+    score_transcripts,
+};
+use proptest::prelude::*;
+use std::cell::Cell;
+
+/// Sums of at most a few thousand terms in f64.
+const TOLERANCE: f64 = 1e-9;
+
+/// Log-probabilities (frames, classes) with a log-softmax, some of them −inf.
+fn distribution(rng: &mut Rng, frames: usize, classes: usize, scale: f64, holes: f64) -> Vec<f64> {
+    let mut values = rng.values(frames * classes, scale);
+    for row in values.chunks_exact_mut(classes) {
+        for x in row.iter_mut() {
+            if rng.unit() < holes {
+                *x = f64::NEG_INFINITY;
+            }
+        }
+        let sum: f64 = row.iter().map(|x| x.exp()).sum();
+        if sum > 0.0 {
+            row.iter_mut().for_each(|x| *x -= sum.ln());
+        }
+    }
+    values
+}
+
+fn tensor(values: &[f64], classes: usize) -> Tensor {
+    let dims = [values.len() / classes, classes];
+    tensors::floats(values, &dims, DType::F64, &Device::Cpu)
+}
+
+fn exact(blank: usize) -> BeamOptions {
+    BeamOptions {
+        blank,
+        beam_width: usize::MAX,
+        n_best: usize::MAX,
+        ..Default::default()
+    }
+}
+
+/// What a hypothesis says of its best path: a class a frame, if the spans fit together.
+fn path_of(hypothesis: &Hypothesis, frames: usize, blank: usize) -> Vec<usize> {
+    let mut path = vec![blank; frames];
+    let mut end = 0;
+    for (span, &token) in hypothesis.spans.iter().zip(&hypothesis.tokens) {
+        assert_eq!(span.token, token);
+        assert!(span.start >= end && span.end > span.start && span.end <= frames);
+        path[span.start..span.end].fill(token as usize);
+        end = span.end;
+    }
+    assert_eq!(hypothesis.spans.len(), hypothesis.tokens.len());
+    path
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn the_n_best_at_full_width_are_those_of_the_enumeration(
+        (frames, classes) in (1usize..=6, 1usize..=4),
+        seed in any::<u64>(),
+        scale in prop::sample::select(vec![0.5, 4.0, 300.0]),
+        holes in prop::sample::select(vec![0.0, 0.3]),
+    ) {
+        let mut rng = Rng::new(seed);
+        let blank = rng.below(classes);
+        let values = distribution(&mut rng, frames, classes, scale, holes);
+        let want = labellings(&values, classes, blank);
+        let got = beam_search(&tensor(&values, classes), exact(blank)).unwrap();
+        prop_assert_eq!(got.len(), want.len());
+        for (i, got) in got.iter().enumerate() {
+            let same = want.iter().find(|want| want.tokens == got.tokens).unwrap();
+            let tolerance = TOLERANCE * same.score.abs().max(1.0);
+            prop_assert!((got.score - same.score).abs() < tolerance, "{:?} {:?}", got, same);
+            // In order, up to rounding.
+            prop_assert!((got.score - want[i].score).abs() < tolerance);
+            prop_assert_eq!(got.lm_score, 0.0);
+            let path = path_of(got, frames, blank);
+            prop_assert!(same.paths.contains(&path), "{:?} is not in {:?}", path, same.paths);
+            for span in &got.spans {
+                let frames = span.start..span.end;
+                let sum: f64 = frames.map(|t| values[t * classes + span.token as usize]).sum();
+                let mean = sum / (span.end - span.start) as f64;
+                prop_assert!((f64::from(span.score) - mean).abs() < 1e-5 * mean.abs().max(1.0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_narrow_beam_gives_lower_bounds_and_no_labelling_twice(
+        seed in any::<u64>(),
+        beam_width in 1usize..12,
+    ) {
+        let mut rng = Rng::new(seed);
+        let values = distribution(&mut rng, 6, 4, 2.0, 0.1);
+        let want = labellings(&values, 4, 0);
+        let opts = BeamOptions { beam_width, ..exact(0) };
+        let got = beam_search(&tensor(&values, 4), opts).unwrap();
+        prop_assert!(got.len() <= beam_width);
+        for (i, hypothesis) in got.iter().enumerate() {
+            let same = want.iter().find(|want| want.tokens == hypothesis.tokens).unwrap();
+            prop_assert!(hypothesis.score <= same.score + TOLERANCE);
+            prop_assert!(got[..i].iter().all(|other| other.tokens != hypothesis.tokens));
+        }
+    }
+
+    #[test]
+    fn chunks_of_any_size_give_the_bits_of_one(
+        seed in any::<u64>(),
+        cuts in prop::collection::vec(0usize..9, 1..12),
+    ) {
+        let mut rng = Rng::new(seed);
+        let values = distribution(&mut rng, 40, 6, 3.0, 0.05);
+        let log_probs = tensor(&values, 6);
+        let opts = BeamOptions { beam_width: 7, n_best: 7, ..Default::default() };
+        let at_once = beam_search(&log_probs, opts).unwrap();
+        let mut search = BeamSearch::new(6, opts).unwrap();
+        let mut first = 0;
+        for size in cuts.into_iter().cycle().take(400).chain([40]) {
+            let size = size.min(40 - first);
+            search.push(&log_probs.narrow(0, first, size).unwrap()).unwrap();
+            first += size;
+            if first == 40 {
+                break;
+            }
+        }
+        if first < 40 {
+            search.push(&log_probs.narrow(0, first, 40 - first).unwrap()).unwrap();
+        }
+        prop_assert_eq!(search.frames(), 40);
+        prop_assert_eq!(search.hypotheses().unwrap(), at_once.clone());
+        prop_assert_eq!(search.finish().unwrap(), at_once);
+    }
+
+    #[test]
+    fn a_language_model_reorders_as_the_enumeration_says(
+        seed in any::<u64>(),
+        lm_weight in prop::sample::select(vec![0.0, 0.7, 1.0]),
+        token_bonus in -1.0f64..1.0,
+        end_of_text: bool,
+        bonus: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (5, 4);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
+        let model = Bigram::random(&mut rng, classes, bonus);
+        let opts = BeamOptions { lm_weight, token_bonus, end_of_text, ..exact(0) };
+        let got = beam_search_with(&tensor(&values, classes), &model, opts).unwrap();
+        let mut want: Vec<(f64, f64, Vec<u32>)> = labellings(&values, classes, 0)
+            .into_iter()
+            .map(|l| {
+                let mut lm = lm_weight * model.weigh(&l.tokens, end_of_text);
+                if lm_weight == 0.0 {
+                    lm = 0.0;
+                }
+                (l.score, lm + token_bonus * l.tokens.len() as f64, l.tokens)
+            })
+            .filter(|want| want.1 > f64::NEG_INFINITY)
+            .collect();
+        want.sort_by(|a, b| (b.0 + b.1).total_cmp(&(a.0 + a.1)));
+        prop_assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            prop_assert!((got.total_score() - want.0 - want.1).abs() < TOLERANCE);
+            prop_assert!((got.lm_score - want.1).abs() < TOLERANCE);
+            prop_assert_eq!(&got.tokens, &want.2);
+        }
+        // The leaving out of tokens by `max_score` loses nothing in a narrow beam either.
+        let narrow = BeamOptions { beam_width: 3, ..opts };
+        let all = Unbounded(&model);
+        prop_assert_eq!(
+            beam_search_with(&tensor(&values, classes), &model, narrow).unwrap(),
+            beam_search_with(&tensor(&values, classes), &all, narrow).unwrap()
+        );
+    }
+}
+
+/// `ln P(token | previous)`, with class 0 as the edge of the text; some are forbidden.
+struct Bigram {
+    classes: usize,
+    table: Vec<f64>,
+    most: f64,
+}
+
+impl Bigram {
+    fn random(rng: &mut Rng, classes: usize, bonus: bool) -> Self {
+        let table: Vec<f64> = (0..classes * classes)
+            .map(|_| match rng.unit() {
+                x if x < 0.2 => f64::NEG_INFINITY,
+                x if bonus => 3.0 * x,
+                x => -3.0 * x,
+            })
+            .collect();
+        Bigram {
+            classes,
+            table,
+            most: if bonus { 3.0 } else { 0.0 },
+        }
+    }
+
+    fn at(&self, previous: u32, token: u32) -> f64 {
+        self.table[previous as usize * self.classes + token as usize]
+    }
+
+    fn weigh(&self, tokens: &[u32], end: bool) -> f64 {
+        let mut previous = 0;
+        let mut sum = 0.0;
+        for &token in tokens {
+            sum += self.at(previous, token);
+            previous = token;
+        }
+        if end { sum + self.at(previous, 0) } else { sum }
+    }
+}
+
+impl LanguageModel for Bigram {
+    type State = u32;
+
+    fn start(&self) -> Result<u32> {
+        Ok(0)
+    }
+
+    fn score(&self, &previous: &u32, token: u32) -> Result<f64> {
+        Ok(self.at(previous, token))
+    }
+
+    fn advance(&self, _: &u32, token: u32) -> Result<u32> {
+        Ok(token)
+    }
+
+    fn end(&self, &previous: &u32) -> Result<f64> {
+        Ok(self.at(previous, 0))
+    }
+
+    fn max_score(&self) -> f64 {
+        self.most
+    }
+}
+
+/// The same model without a bound on its scores.
+struct Unbounded<'a>(&'a Bigram);
+
+impl LanguageModel for Unbounded<'_> {
+    type State = u32;
+
+    fn start(&self) -> Result<u32> {
+        self.0.start()
+    }
+
+    fn score(&self, state: &u32, token: u32) -> Result<f64> {
+        self.0.score(state, token)
+    }
+
+    fn advance(&self, state: &u32, token: u32) -> Result<u32> {
+        self.0.advance(state, token)
+    }
+
+    fn end(&self, state: &u32) -> Result<f64> {
+        self.0.end(state)
+    }
+
+    fn max_score(&self) -> f64 {
+        f64::INFINITY
+    }
+}
+
+/// Prefix beam search as the textbook has it: every extension of every prefix, joined in a map.
+fn plain_beam(values: &[f64], classes: usize, width: usize) -> Vec<(Vec<u32>, f64)> {
+    use std::collections::HashMap;
+    let add = |a: f64, b: f64| {
+        let high = a.max(b);
+        if high == f64::NEG_INFINITY {
+            return high;
+        }
+        high + ((a - high).exp() + (b - high).exp()).ln()
+    };
+    let none = f64::NEG_INFINITY;
+    let mut beam = vec![(vec![], 0.0, none)];
+    for row in values.chunks_exact(classes) {
+        let mut next: HashMap<Vec<u32>, (f64, f64)> = HashMap::new();
+        for (tokens, blank, label) in &beam {
+            let both = add(*blank, *label);
+            let stay = next.entry(tokens.clone()).or_insert((none, none));
+            stay.0 = add(stay.0, both + row[0]);
+            if let Some(&last) = tokens.last() {
+                stay.1 = add(stay.1, label + row[last as usize]);
+            }
+            for token in 1..classes as u32 {
+                let from = if tokens.last() == Some(&token) {
+                    *blank
+                } else {
+                    both
+                };
+                let mut longer = tokens.clone();
+                longer.push(token);
+                let entry = next.entry(longer).or_insert((none, none));
+                entry.1 = add(entry.1, from + row[token as usize]);
+            }
+        }
+        beam = next.into_iter().map(|(k, (b, l))| (k, b, l)).collect();
+        beam.sort_by(|x, y| add(y.1, y.2).total_cmp(&add(x.1, x.2)));
+        beam.truncate(width);
+    }
+    beam.into_iter().map(|(k, b, l)| (k, add(b, l))).collect()
+}
+
+#[test]
+fn leaving_out_candidates_early_changes_nothing() {
+    for (seed, classes, width) in [(1, 5, 1), (2, 12, 4), (3, 40, 3), (4, 9, 30), (5, 60, 16)] {
+        let mut rng = Rng::new(seed);
+        let values = distribution(&mut rng, 60, classes, 4.0, 0.0);
+        let want = plain_beam(&values, classes, width);
+        let opts = BeamOptions {
+            beam_width: width,
+            n_best: width,
+            ..Default::default()
+        };
+        let got = beam_search(&tensor(&values, classes), opts).unwrap();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got.tokens, want.0, "{classes} classes, width {width}");
+            assert!((got.score - want.1).abs() < TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn long_input_does_not_underflow() {
+    // Enough frames for the tree of prefixes to be cleared of unused ones several times.
+    let (frames, classes) = (20_000, 8);
+    let mut rng = Rng::new(9);
+    let values = distribution(&mut rng, frames, classes, 8.0, 0.0);
+    let opts = BeamOptions {
+        beam_width: 16,
+        n_best: 4,
+        ..Default::default()
+    };
+    let found = beam_search(&tensor(&values, classes), opts).unwrap();
+    let best = &found[0];
+    let target: Vec<usize> = best.tokens.iter().map(|&token| token as usize).collect();
+    let log_probs = tensor(&values, classes);
+    let truth = score_transcripts(&log_probs, &[&best.tokens], ScoreOptions::default()).unwrap()[0];
+    assert!(best.score <= truth + 1e-6, "{truth} {}", best.score);
+    let path = path_of(best, frames, 0);
+    assert_eq!(collapse(&path, 0), target);
+    let frame_scores: f64 = (0..frames).map(|t| values[t * classes + path[t]]).sum();
+    assert!(frame_scores <= best.score);
+}
+
+#[test]
+fn emissions_of_any_size_are_summed_without_underflow() {
+    // e^-1000 a frame: far below the smallest f64.
+    let values: Vec<f64> = (0..5 * 3).map(|i| -1000.0 - (i * 7 % 5) as f64).collect();
+    let want = labellings(&values, 3, 0);
+    let got = beam_search(&tensor(&values, 3), exact(0)).unwrap();
+    assert_eq!(got.len(), want.len());
+    assert!((got[0].score - want[0].score).abs() < TOLERANCE * 5000.0);
+}
+
+#[test]
+fn ties_are_broken_in_the_documented_order() {
+    let values = vec![(1f64 / 3.0).ln(); 2 * 3];
+    let got = beam_search(&tensor(&values, 3), exact(0)).unwrap();
+    let tokens: Vec<&[u32]> = got.iter().map(|h| &h.tokens[..]).collect();
+    // "1" and "2" have three paths each, the others one.
+    let want: [&[u32]; 5] = [&[1], &[2], &[], &[1, 2], &[2, 1]];
+    assert_eq!(tokens, want);
+}
+
+#[test]
+fn thresholds_leave_out_what_they_say() {
+    let p = [[0.5f64, 0.3, 0.15, 0.05], [0.5, 0.3, 0.15, 0.05]];
+    let values: Vec<f64> = p.concat().iter().map(|p| p.ln()).collect();
+    let found = |opts: BeamOptions| -> Vec<Vec<u32>> {
+        let found = beam_search(&tensor(&values, 4), opts).unwrap();
+        found.into_iter().map(|h| h.tokens).collect()
+    };
+    let by_value = found(BeamOptions {
+        token_threshold: 0.1f64.ln(),
+        ..exact(0)
+    });
+    assert!(by_value.iter().flatten().all(|&token| token < 3));
+    assert_eq!(by_value.len(), 5);
+    let by_count = found(BeamOptions {
+        tokens_per_frame: 1,
+        ..exact(0)
+    });
+    assert_eq!(by_count, [vec![1], vec![]]);
+    let by_score = found(BeamOptions {
+        beam_threshold: 0.0,
+        ..exact(0)
+    });
+    assert_eq!(by_score.len(), 1);
+}
+
+#[test]
+fn a_lexicon_admits_its_entries_only() {
+    /// Words 1 2 and 2 2 3, and nothing else.
+    struct Lexicon;
+    const WORDS: [&[u32]; 2] = [&[1, 2], &[2, 2, 3]];
+    impl LanguageModel for Lexicon {
+        type State = Vec<u32>;
+        fn start(&self) -> Result<Vec<u32>> {
+            Ok(vec![])
+        }
+        fn score(&self, state: &Vec<u32>, token: u32) -> Result<f64> {
+            let longer = [&state[..], &[token]].concat();
+            let fits = WORDS.iter().any(|word| word.starts_with(&longer));
+            Ok(if fits { 0.0 } else { f64::NEG_INFINITY })
+        }
+        fn advance(&self, state: &Vec<u32>, token: u32) -> Result<Vec<u32>> {
+            Ok([&state[..], &[token]].concat())
+        }
+        fn end(&self, state: &Vec<u32>) -> Result<f64> {
+            let ends = WORDS.contains(&&state[..]);
+            Ok(if ends { 0.0 } else { f64::NEG_INFINITY })
+        }
+    }
+    let mut rng = Rng::new(3);
+    let values = distribution(&mut rng, 6, 4, 1.0, 0.0);
+    let log_probs = tensor(&values, 4);
+    let found = beam_search_with(&log_probs, &Lexicon, exact(0)).unwrap();
+    let mut tokens: Vec<Vec<u32>> = found.into_iter().map(|h| h.tokens).collect();
+    tokens.sort();
+    assert_eq!(tokens, WORDS);
+    let mut search = BeamSearch::with_language_model(4, Lexicon, exact(0)).unwrap();
+    search.push(&log_probs).unwrap();
+    // Beginnings of words count while the text goes on.
+    assert_eq!(search.hypotheses().unwrap().len(), 6);
+    assert_eq!(search.finish().unwrap().len(), 2);
+}
+
+/// (T, N, C) of a dtype on a device, and the same values in f64.
+fn batch(dtype: DType, device: &Device) -> (Tensor, Vec<f64>) {
+    let values = distribution(&mut Rng::new(21), 12 * 3, 5, 4.0, 0.0);
+    let tensor = tensors::floats(&values, &[12, 3, 5], dtype, device);
+    (tensor, tensors::rounded(&values, dtype))
+}
+
+const LENGTHS: [usize; 3] = [12, 0, 7];
+
+#[test]
+fn every_dtype_view_and_layout_gives_the_figures_of_one_item() {
+    for device in devices() {
+        for dtype in tensors::FLOATS.into_iter().filter(|&d| holds(&device, d)) {
+            let (log_probs, values) = batch(dtype, &device);
+            let opts = BeamOptions {
+                blank: 2,
+                beam_width: 8,
+                n_best: 3,
+                ..Default::default()
+            };
+            let mut beams = Vec::new();
+            let mut greedy = Vec::new();
+            for (item, &length) in LENGTHS.iter().enumerate() {
+                let rows = (0..length).flat_map(|t| &values[(t * 3 + item) * 5..][..5]);
+                let rows: Vec<f64> = rows.copied().collect();
+                if length == 0 {
+                    let empty = vec![Hypothesis::default()];
+                    beams.push(empty.clone());
+                    greedy.extend(empty);
+                    continue;
+                }
+                beams.push(beam_search(&tensor(&rows, 5), opts).unwrap());
+                let opts = GreedyOptions {
+                    blank: 2,
+                    ..Default::default()
+                };
+                greedy.extend(greedy_decode(&tensor(&rows, 5), length, opts).unwrap());
+            }
+            for layout in [InputLayout::TimeMajor, InputLayout::BatchMajor] {
+                let contiguous = common::in_layout(&log_probs, layout);
+                let views = VIEWS
+                    .iter()
+                    .map(|v| (v.view)(&(v.store)(&contiguous).unwrap()).unwrap());
+                for input in std::iter::once(contiguous.clone()).chain(views) {
+                    let beam = BeamOptions { layout, ..opts };
+                    let got = beam_search_batch(&input, LENGTHS, beam).unwrap();
+                    assert_eq!(got, beams, "{dtype:?}");
+                    let opts = GreedyOptions {
+                        blank: 2,
+                        layout,
+                        ..Default::default()
+                    };
+                    let got = greedy_decode(&input, LENGTHS, opts).unwrap();
+                    assert_eq!(got, greedy, "{dtype:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_reads_the_best_path() {
+    let mut rng = Rng::new(33);
+    for _ in 0..50 {
+        let (frames, classes) = (1 + rng.below(30), 1 + rng.below(5));
+        let blank = rng.below(classes);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.0);
+        let opts = GreedyOptions {
+            blank,
+            ..Default::default()
+        };
+        let got = &greedy_decode(&tensor(&values, classes), frames, opts).unwrap()[0];
+        let best = |row: &[f64]| {
+            (0..classes)
+                .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+                .unwrap()
+        };
+        let path: Vec<usize> = values.chunks_exact(classes).map(best).collect();
+        let tokens: Vec<usize> = got.tokens.iter().map(|&token| token as usize).collect();
+        assert_eq!(tokens, collapse(&path, blank));
+        assert_eq!(path_of(got, frames, blank), path);
+        let score: f64 = values.chunks_exact(classes).map(|row| row[best(row)]).sum();
+        assert!((got.score - score).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn a_frame_of_nothing_has_no_labelling() {
+    let values = vec![f64::NEG_INFINITY; 3 * 4];
+    assert_eq!(beam_search(&tensor(&values, 4), exact(0)).unwrap(), []);
+    let greedy = greedy_decode(&tensor(&values, 4), 3, GreedyOptions::default()).unwrap();
+    assert_eq!(greedy[0].score, f64::NEG_INFINITY);
+}
+
+#[test]
+fn padding_is_never_read() {
+    let (log_probs, mut values) = batch(DType::F64, &Device::Cpu);
+    for (item, &length) in LENGTHS.iter().enumerate() {
+        for t in length..12 {
+            values[(t * 3 + item) * 5..][..5].fill(f64::NAN);
+        }
+    }
+    let padded = tensors::floats(&values, &[12, 3, 5], DType::F64, &Device::Cpu);
+    let opts = BeamOptions::default();
+    assert_eq!(
+        beam_search_batch(&padded, LENGTHS, opts).unwrap(),
+        beam_search_batch(&log_probs, LENGTHS, opts).unwrap()
+    );
+    greedy_decode(&padded, LENGTHS, GreedyOptions::default()).unwrap();
+}
+
+#[track_caller]
+fn fails<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
+    let message = result.unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not name {part:?}");
+    }
+}
+
+#[test]
+fn wrong_input_is_an_error_that_names_it() {
+    let (log_probs, mut values) = batch(DType::F32, &Device::Cpu);
+    let (beam, greedy) = (BeamOptions::default(), GreedyOptions::default());
+    let one = log_probs.narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
+    fails(
+        beam_search(&log_probs, beam),
+        &["beam_search", "[12, 3, 5]", "(T, C)"],
+    );
+    let integers = one.to_dtype(DType::U32).unwrap();
+    fails(beam_search(&integers, beam), &["beam_search", "U32"]);
+    fails(
+        greedy_decode(&integers, 12, greedy),
+        &["greedy_decode", "U32"],
+    );
+    fails(
+        greedy_decode(&log_probs, [12, 13, 1], greedy),
+        &["input_lengths[1] = 13", "12"],
+    );
+    fails(
+        greedy_decode(&log_probs, [12, 1], greedy),
+        &["2 entries", "N = 3"],
+    );
+    fails(
+        beam_search_batch(&log_probs, [12, -1, 1], beam),
+        &["input_lengths[1] = -1"],
+    );
+    let wrong = |change: fn(&mut BeamOptions)| {
+        let mut opts = BeamOptions::default();
+        change(&mut opts);
+        beam_search(&one, opts)
+    };
+    fails(wrong(|o| o.blank = 5), &["blank = 5", "C = 5"]);
+    fails(wrong(|o| o.beam_width = 0), &["beam_width = 0"]);
+    fails(wrong(|o| o.n_best = 0), &["n_best = 0"]);
+    fails(wrong(|o| o.tokens_per_frame = 0), &["tokens_per_frame = 0"]);
+    fails(
+        wrong(|o| o.token_threshold = f64::NAN),
+        &["token_threshold"],
+    );
+    fails(
+        wrong(|o| o.token_threshold = 0.05),
+        &["token_threshold = 0.05", "log-probability"],
+    );
+    fails(wrong(|o| o.beam_threshold = -1.0), &["beam_threshold = -1"]);
+    fails(wrong(|o| o.lm_weight = f64::INFINITY), &["lm_weight = inf"]);
+    fails(wrong(|o| o.token_bonus = f64::NAN), &["token_bonus = NaN"]);
+    for bad in [f64::NAN, f64::INFINITY] {
+        values[(6 * 3 + 2) * 5 + 4] = bad;
+        let input = tensors::floats(&values, &[12, 3, 5], DType::F32, &Device::Cpu);
+        let expected = ["item 2", "frame 6", "class 4", &bad.to_string()];
+        fails(beam_search_batch(&input, LENGTHS, beam), &expected);
+        fails(greedy_decode(&input, LENGTHS, greedy), &expected);
+    }
+    let mut search = BeamSearch::new(4, beam).unwrap();
+    fails(search.push(&one), &["C = 5", "4"]);
+    assert!(BeamSearch::new(0, beam).is_err());
+}
+
+#[test]
+fn a_language_model_that_fails_ends_the_search() {
+    struct Broken(f64);
+    impl LanguageModel for Broken {
+        type State = ();
+        fn start(&self) -> Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), _: u32) -> Result<f64> {
+            Ok(self.0)
+        }
+        fn advance(&self, _: &(), _: u32) -> Result<()> {
+            candle_core::bail!("no more")
+        }
+    }
+    let (log_probs, _) = batch(DType::F32, &Device::Cpu);
+    let opts = BeamOptions::default();
+    let run = |score| beam_search_batch_with(&log_probs, LENGTHS, &Broken(score), opts);
+    fails(run(f64::NAN), &["language model", "NaN", "token"]);
+    fails(run(-1.0), &["no more"]);
+    // Its max_score is 0.
+    fails(run(4.0), &["gave 4", "max_score is 0"]);
+}
+
+#[test]
+fn frames_may_be_pushed_again_when_the_language_model_failed() {
+    /// Fails at the call of that number, counted down.
+    struct Fails<'a> {
+        model: &'a Bigram,
+        calls: Cell<i64>,
+        in_score: bool,
+    }
+    impl Fails<'_> {
+        fn call(&self) -> Result<()> {
+            self.calls.set(self.calls.get() - 1);
+            match self.calls.get() {
+                0 => candle_core::bail!("for once"),
+                _ => Ok(()),
+            }
+        }
+    }
+    impl LanguageModel for Fails<'_> {
+        type State = u32;
+        fn start(&self) -> Result<u32> {
+            self.model.start()
+        }
+        fn score(&self, state: &u32, token: u32) -> Result<f64> {
+            if self.in_score {
+                self.call()?;
+            }
+            self.model.score(state, token)
+        }
+        fn advance(&self, state: &u32, token: u32) -> Result<u32> {
+            if !self.in_score {
+                self.call()?;
+            }
+            self.model.advance(state, token)
+        }
+        fn max_score(&self) -> f64 {
+            self.model.most
+        }
+    }
+    let opts = BeamOptions {
+        beam_width: 8,
+        n_best: 8,
+        ..Default::default()
+    };
+    let mut failed = 0;
+    for seed in 0..200 {
+        let mut rng = Rng::new(seed);
+        let classes = 4;
+        let input = tensor(&distribution(&mut rng, 12, classes, 2.0, 0.0), classes);
+        let bigram = Bigram::random(&mut rng, classes, false);
+        let run = |calls, in_score| {
+            let model = Fails {
+                model: &bigram,
+                calls: Cell::new(calls),
+                in_score,
+            };
+            let mut search = BeamSearch::with_language_model(classes, model, opts).unwrap();
+            let mut errors = 0;
+            while search.frames() < 12 {
+                let rest = input.narrow(0, search.frames(), 12 - search.frames());
+                errors += usize::from(search.push(&rest.unwrap()).is_err());
+            }
+            (search.finish().unwrap(), errors)
+        };
+        for in_score in [false, true] {
+            let (got, errors) = run(3 + seed as i64, in_score);
+            assert_eq!(got, run(-1, in_score).0, "{seed} {in_score}");
+            failed += errors;
+        }
+    }
+    assert!(failed > 100);
+}

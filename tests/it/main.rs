@@ -1,0 +1,33 @@
+//! Most tests of the crate, as one program: candle is linked once. `cargo test --test it kernels::` runs one file.
+//!
+//! Tests that set the state of the process, such as its instruction set or its allocator, are programs of their own
+//! beside this folder.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accuracy;
+mod align;
+mod autograd;
+mod boundaries;
+mod checks;
+mod cli;
+mod convolution;
+mod decode;
+mod determinism;
+mod edges;
+mod errors;
+mod forms;
+mod golden;
+mod gradient;
+mod hostile;
+mod inference;
+mod kernels;
+mod lengths;
+mod long_targets;
+mod oracle;
+mod prefix;
+mod properties;
+mod score;
+mod text;
+mod views;
