@@ -218,10 +218,16 @@ fn losses_and_scores_take_the_same_memory_however_sure_a_model_is() {
             let losses = heap::peak_of(|| step.loss().unwrap());
             (losses, heap::peak_of(|| step.candidates().unwrap()))
         });
-        for of in [|peaks: &(usize, usize)| peaks.0, |peaks: &(usize, usize)| peaks.1] {
+        for of in [
+            |peaks: &(usize, usize)| peaks.0,
+            |peaks: &(usize, usize)| peaks.1,
+        ] {
             let peaks: Vec<usize> = peaks.iter().map(of).collect();
             let (least, most) = (*peaks.iter().min().unwrap(), *peaks.iter().max().unwrap());
-            assert!(2 * most <= 3 * (least + NOISE), "{shape:?}: {peaks:?} bytes");
+            assert!(
+                2 * most <= 3 * (least + NOISE),
+                "{shape:?}: {peaks:?} bytes"
+            );
         }
     }
 }
