@@ -90,7 +90,8 @@ pub struct TranscriptScore {
 /// <https://doi.org/10.1145/1143844.1143891>): the negative of a loss that is not reduced. The emissions are not
 /// copied and no gradient state is kept. Of log-probabilities, only the classes that some transcript uses are read (and
 /// three frames for the check), once for all transcripts; the lattices run in parallel. Since transcripts share their
-/// emissions, a score may differ from that of a list of one by up to 3e-8 nats a frame in f32 and half precision.
+/// emissions, a score may differ from that of a list of one by up to 8.2e-8 nats a frame in f32 and half
+/// precision.
 ///
 /// # Arguments
 ///

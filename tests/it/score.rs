@@ -479,3 +479,20 @@ fn finite_masks_do_not_hide_a_candidate_among_others() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_list_rounds_emissions_otherwise_by_no_more_than_the_docs_say() -> Result<()> {
+    // All frames alike, so that their rounding adds up.
+    const FRAMES: usize = 20000;
+    let row = [-15.175_196_f32, -4.893_302_4, 0.969_288];
+    let log_probs = Tensor::new(&row, &Device::Cpu)?.broadcast_as((FRAMES, 3))?;
+    let opts = ScoreOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let alone = score_transcripts(&log_probs, &[[1u32]], opts)?[0];
+    let together = score_transcripts(&log_probs, &[[1u32], [2]], opts)?[0];
+    let frame = (alone - together).abs() / FRAMES as f64;
+    assert!(frame < 8.2e-8, "{alone} {together}: {frame:e} a frame");
+    Ok(())
+}

@@ -41,7 +41,8 @@ pub(crate) struct Budget {
 pub(crate) struct Forgone {
     /// For each tile, the exponent of the bound, which includes its growth so far; [`EMPTY_EXP`] if nothing was lost.
     pub tiles: Vec<f64>,
-    /// The same after the block in progress.
+    /// The same at the start of the block in progress, and after it.
+    at_start: Vec<f64>,
     next: Vec<f64>,
     /// Whether any tile is not exact.
     pub some: bool,
@@ -56,8 +57,10 @@ impl Forgone {
     pub fn start(&mut self, tiles: usize, allowance: Allowance) {
         self.tiles.clear();
         self.tiles.resize(tiles, EMPTY_EXP);
-        self.next.clear();
-        self.next.resize(tiles, EMPTY_EXP);
+        for tiles_of_block in [&mut self.at_start, &mut self.next] {
+            tiles_of_block.clear();
+            tiles_of_block.resize(tiles, EMPTY_EXP);
+        }
         (self.some, self.ever, self.growth) = (false, false, 0.0);
         self.allowance = allowance;
     }
@@ -93,10 +96,14 @@ impl Forgone {
         }
     }
 
-    /// Sets small states to 0 in tiles that are not exact, where that is allowed, so that none becomes subnormal in the
-    /// next block.
+    /// Begins a block. Sets small states to 0 in tiles that are not exact, where that is allowed, so that none becomes
+    /// subnormal in the block.
     #[inline(always)]
-    pub fn drop_small<S: Simd>(&mut self, simd: S, row: &mut Row, live: Range<usize>) {
+    pub fn begin<S: Simd>(&mut self, simd: S, row: &mut Row, live: Range<usize>) {
+        self.at_start[live.clone()].copy_from_slice(&self.tiles[live.clone()]);
+        if !self.some {
+            return;
+        }
         let (zero, least) = (
             simd.splat_f64s(0.0),
             simd.splat_f64s(range::LEAST_KEPT_OF_TILES),
@@ -109,7 +116,7 @@ impl Forgone {
             if !self.allows(b, dropped) {
                 continue;
             }
-            self.tiles[b] = self.tiles[b].max(dropped);
+            self.at_start[b] = self.at_start[b].max(dropped);
             let mut states = States::load(simd, &row.numbers[b]);
             for v in 0..vectors::<S>() {
                 for state in [&mut states.blank[v], &mut states.label[v]] {
@@ -236,7 +243,7 @@ impl<D: Direction> WithSimd for Settle<'_, D> {
         let (mut loses, mut allowed) = (false, true);
         for b in ordered::<D>(block.live.clone()) {
             let Scale { exponent, factor } = block.row.scales[b];
-            let earlier = forgone.tiles[b].max(before.1);
+            let earlier = forgone.at_start[b].max(before.1);
             let mut lost = if earlier > EMPTY_EXP {
                 earlier + grew
             } else {
@@ -249,9 +256,9 @@ impl<D: Direction> WithSimd for Settle<'_, D> {
                 let new = new_loss(exponent, before.0, factor, whole, block.cut);
                 loses |= new > EMPTY_EXP;
                 lost = lost.max(new);
-                before = (exponent, forgone.tiles[b]);
+                before = (exponent, forgone.at_start[b]);
             } else {
-                before = (range::NO_TILE, forgone.tiles[b]);
+                before = (range::NO_TILE, forgone.at_start[b]);
             }
             smallest_before = smallest;
             if lost > EMPTY_EXP {

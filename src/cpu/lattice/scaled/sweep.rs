@@ -106,9 +106,7 @@ impl TilesBlock<'_> {
         let live = lattice.live(block);
         let (row, trial) = (&*track.row, &mut *track.trial);
         scale_tiles::<S, D>(simd, row, trial, live.clone(), TARGET_EXP);
-        if track.forgone.some {
-            track.forgone.drop_small(simd, trial, live.clone());
-        }
+        track.forgone.begin(simd, trial, live.clone());
         if self.keep {
             track.kept.add_tiles(trial, live.clone());
         }
