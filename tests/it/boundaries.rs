@@ -1792,3 +1792,150 @@ fn pairs_of_a_warp() {
     }
     checked.finish(700);
 }
+
+/// Two groups of paths for one target. One is far ahead at first, so that the other is lost beside it; then the second
+/// spreads over many states while the first pays for each frame, and in the end both count.
+struct Overtaking {
+    /// The other classes have this log-probability where two are allowed.
+    elsewhere: f64,
+    /// Labels between the places of the two groups.
+    chain: usize,
+    /// By how much the second group falls behind, and in how many frames.
+    depth: f64,
+    falling: usize,
+    /// Frames in which the second group catches up.
+    catching: usize,
+    /// What a frame of `catching` costs the first group.
+    price: f64,
+    /// The blank in these frames.
+    blank: f64,
+    /// Labels behind the chain.
+    rest: usize,
+    /// By how many frames the second half is longer than the first.
+    shift: usize,
+}
+
+impl Overtaking {
+    const CLASSES: usize = 7;
+    /// The labels of the target: where the second group waits, where the first one goes on, a chain of two labels, where
+    /// the first one waits, and what is behind it.
+    const SECOND: usize = 1;
+    const FIRST: usize = 2;
+    const CHAIN: [usize; 2] = [3, 4];
+    const END: usize = 5;
+    const BEHIND: usize = 6;
+
+    fn new(rng: &mut Rng) -> Self {
+        // What the range of one tile, and of two, just holds, and what it does not.
+        let [one, two] = [735.0 + 50.0 * rng.unit(), 1405.0 + 20.0 * rng.unit()];
+        let depth = [one, two, two, 700.0 + 1000.0 * rng.unit()][rng.below(4)];
+        let step = [14.0, 20.0, 40.0, 80.0, 86.0][rng.below(5)];
+        Self {
+            elsewhere: [f64::NEG_INFINITY, -1e4, -3000.0][rng.below(3)],
+            chain: 36 + rng.below(24),
+            depth,
+            falling: (depth / step) as usize,
+            catching: 150 + rng.below(180),
+            price: 0.0,
+            blank: [f64::NEG_INFINITY, -1.0][rng.below(2)],
+            rest: rng.below(12),
+            shift: [0, 8, 16, 40, 100][rng.below(5)],
+        }
+    }
+
+    fn target(&self) -> Vec<usize> {
+        let mut target = vec![Self::SECOND, Self::FIRST];
+        target.extend((0..self.chain).map(|i| Self::CHAIN[i % 2]));
+        target.push(Self::END);
+        target.extend((0..self.rest).map(|i| [Self::BEHIND, Self::END][i % 2]));
+        target
+    }
+
+    /// The frames. With `without`, the group that waits in this class ends where the groups meet again.
+    fn values(&self, without: Option<usize>) -> Vec<f64> {
+        let mut values = Vec::new();
+        let mut frame = |allowed: &[(usize, f64)], elsewhere: f64| {
+            let mut row = [elsewhere; Self::CLASSES];
+            for &(class, log_prob) in allowed {
+                row[class] = log_prob;
+            }
+            values.extend(row);
+        };
+        frame(&[(Self::SECOND, 0.0)], self.elsewhere);
+        let fall = self.depth / self.falling as f64;
+        for _ in 0..self.falling {
+            frame(&[(Self::FIRST, 0.0), (Self::SECOND, -fall)], self.elsewhere);
+        }
+        for i in 0..self.chain {
+            let chain = Self::CHAIN[i % 2];
+            frame(&[(chain, 0.0), (Self::SECOND, 0.0)], self.elsewhere);
+        }
+        match without {
+            None => frame(&[(Self::END, 0.0), (Self::SECOND, 0.0)], self.elsewhere),
+            Some(Self::SECOND) => frame(&[(Self::END, 0.0)], f64::NEG_INFINITY),
+            Some(_) => frame(&[(Self::SECOND, 0.0)], f64::NEG_INFINITY),
+        }
+        frame(&[(Self::END, 0.0), (Self::FIRST, 0.0)], self.elsewhere);
+        let [one, other] = Self::CHAIN;
+        let catching = [
+            (one, 0.0),
+            (other, 0.0),
+            (Self::END, -self.price),
+            (0, self.blank),
+        ];
+        for _ in 0..self.catching {
+            frame(&catching, self.elsewhere);
+        }
+        let half = 1 + self.falling + self.chain + 2 + self.catching;
+        for _ in 0..half.max(2 * self.target().len()) + self.shift {
+            let rest = [(Self::END, 0.0), (Self::BEHIND, 0.0), (0, -0.5)];
+            frame(&rest, self.elsewhere);
+        }
+        values
+    }
+
+    /// Sets the price so that the second group ends this many nats ahead.
+    fn balance(&mut self, ahead: f64) {
+        self.price = self.depth / self.catching as f64;
+        for _ in 0..2 {
+            let [first, second] = [Self::SECOND, Self::END].map(|without| {
+                let values = self.values(Some(without));
+                -Known::new(values, Self::CLASSES, &self.target()).sums.loss
+            });
+            if first.is_finite() && second.is_finite() {
+                let change = (first - second) / self.catching as f64;
+                self.price = (self.price + change).max(0.0);
+            }
+        }
+        self.price += ahead / self.catching as f64;
+    }
+}
+
+#[test]
+fn what_is_lost_early_may_grow_and_count_in_the_end() {
+    let seeds = (0..150u64).into_par_iter();
+    let checked = seeds.map(|seed| {
+        let mut rng = Rng::new(8000 + seed);
+        let mut groups = Overtaking::new(&mut rng);
+        groups.balance(90.0 * rng.unit() - 40.0);
+        let (mut values, mut target) = (groups.values(None), groups.target());
+        if seed % 3 == 0 {
+            // The other direction loses them.
+            let rows: Vec<&[f64]> = values.chunks_exact(Overtaking::CLASSES).rev().collect();
+            values = rows.concat();
+            target.reverse();
+        }
+        let targets = vec![target; 6];
+        let p = same_frames(&values, Overtaking::CLASSES, &targets, DType::F64);
+        let known = Known::of(&alone(&p, 0));
+        let all: Vec<&Known> = targets.iter().map(|_| &known[0]).collect();
+        let what = format!("seed {seed}");
+        let mut checked = Checked::default();
+        check_losses(&mut checked, &what, &p, &all, DType::F64, &Device::Cpu);
+        check_candidates(&mut checked, &what, &all[..1], DType::F64);
+        checked
+    });
+    checked
+        .reduce(Checked::default, Checked::merge)
+        .finish(1000);
+}
