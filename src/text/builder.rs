@@ -1,5 +1,6 @@
 //! From what a file says, and what the caller chooses, to a vocabulary.
 
+use super::choices::{Choices, TokenOrClass};
 use super::files::{self, Source};
 use super::prepare::Case;
 use super::rules::Rules;
@@ -9,33 +10,6 @@ use aho_corasick::AhoCorasick;
 use candle_core::{Error, Result, bail};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-
-/// A token by its name or its class.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenOrClass {
-    /// A token, as the file writes it.
-    Token(String),
-    /// A class.
-    Class(u32),
-}
-
-impl From<&str> for TokenOrClass {
-    fn from(token: &str) -> Self {
-        Self::Token(token.to_owned())
-    }
-}
-
-impl From<String> for TokenOrClass {
-    fn from(token: String) -> Self {
-        Self::Token(token)
-    }
-}
-
-impl From<u32> for TokenOrClass {
-    fn from(class: u32) -> Self {
-        Self::Class(class)
-    }
-}
 
 /// Reads a [`Vocabulary`] with settings that the vocabulary alone does not tell.
 ///
@@ -54,13 +28,77 @@ pub struct VocabularyBuilder {
     choices: Choices,
 }
 
-/// What the caller chooses.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Choices {
-    pub blank: Option<TokenOrClass>,
-    pub mark: Option<WordMark>,
-    pub case: Option<Case>,
-    pub scores: Option<HashMap<String, f64>>,
+impl Vocabulary {
+    /// A vocabulary from tokens in the order of their classes. For a blank without a known name, and other settings,
+    /// see [`Self::builder`].
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<blk>", "▁the", "▁c", "at", "s"])?;
+    /// let labels = vocabulary.encode("the cats")?;
+    /// assert_eq!(labels, [1, 2, 3, 4]);
+    /// assert_eq!(vocabulary.decode(&labels), "the cats");
+    ///
+    /// let phonemes = Vocabulary::from_tokens(["<eps>", "HH", "AH", "L", "OW"])?;
+    /// assert_eq!(phonemes.encode("HH AH L OW")?, [1, 2, 3, 4]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A token that occurs twice, no tokens, or no blank with a known name.
+    pub fn from_tokens<S: Into<String>>(tokens: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::builder().from_tokens(tokens)
+    }
+
+    /// A vocabulary from a file of any form that the [module](super) lists.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or has none of the forms, or no blank with a known name. The error names the file.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().from_path(path)
+    }
+
+    /// A vocabulary from the content of a file, see [`Self::from_path`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::from_path`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::builder().from_bytes(bytes)
+    }
+
+    /// Reads a vocabulary with a blank, a word mark, a case or scores that you choose.
+    pub fn builder() -> VocabularyBuilder {
+        VocabularyBuilder::default()
+    }
+
+    /// The same vocabulary with another blank: a token, or a class. The class behind the last token adds one.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"])?.with_blank("b")?;
+    /// assert_eq!(vocabulary.blank(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A token that is not in the vocabulary, or a class that is too large.
+    pub fn with_blank(self, blank: impl Into<TokenOrClass>) -> Result<Self> {
+        let choices = Choices {
+            blank: Some(blank.into()),
+            ..self.choices
+        };
+        assemble(self.source, choices)
+    }
 }
 
 // `from_path` and the like are the last step of a chain, as in the crate `csv`.

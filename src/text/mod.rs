@@ -71,6 +71,7 @@
 //! compare texts.
 
 mod builder;
+mod choices;
 mod encode;
 mod error_rates;
 mod files;
@@ -86,7 +87,8 @@ mod surface;
 mod vocabulary;
 mod words;
 
-pub use builder::{TokenOrClass, VocabularyBuilder};
+pub use builder::VocabularyBuilder;
+pub use choices::TokenOrClass;
 pub use encode::{LossyEncoding, Unspellable, Unspelled};
 pub use error_rates::{ErrorRate, character_error_rate, word_error_rate};
 pub use outputs::ctm::{to_ctm, to_token_ctm};

@@ -1,14 +1,12 @@
 //! The vocabulary: tokens, classes, and what they stand for.
 
-use super::builder::{self, Choices, TokenOrClass, VocabularyBuilder};
+use super::choices::Choices;
 use super::files::Source;
 use super::prepare::Case;
 use super::rules::Rules;
 use super::surface::{Surface, WordMark};
 use aho_corasick::AhoCorasick;
-use candle_core::Result;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 /// What the classes of a model stand for.
 ///
@@ -38,77 +36,6 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// A vocabulary from tokens in the order of their classes. For a blank without a known name, and other settings,
-    /// see [`Self::builder`].
-    ///
-    /// ```
-    /// use candle_ctc::text::Vocabulary;
-    ///
-    /// # fn main() -> candle_core::Result<()> {
-    /// let vocabulary = Vocabulary::from_tokens(["<blk>", "▁the", "▁c", "at", "s"])?;
-    /// let labels = vocabulary.encode("the cats")?;
-    /// assert_eq!(labels, [1, 2, 3, 4]);
-    /// assert_eq!(vocabulary.decode(&labels), "the cats");
-    ///
-    /// let phonemes = Vocabulary::from_tokens(["<eps>", "HH", "AH", "L", "OW"])?;
-    /// assert_eq!(phonemes.encode("HH AH L OW")?, [1, 2, 3, 4]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// A token that occurs twice, no tokens, or no blank with a known name.
-    pub fn from_tokens<S: Into<String>>(tokens: impl IntoIterator<Item = S>) -> Result<Self> {
-        Self::builder().from_tokens(tokens)
-    }
-
-    /// A vocabulary from a file of any form that the [module](super) lists.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read or has none of the forms, or no blank with a known name. The error names the file.
-    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
-        Self::builder().from_path(path)
-    }
-
-    /// A vocabulary from the content of a file, see [`Self::from_path`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Self::from_path`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::builder().from_bytes(bytes)
-    }
-
-    /// Reads a vocabulary with a blank, a word mark, a case or scores that you choose.
-    pub fn builder() -> VocabularyBuilder {
-        VocabularyBuilder::default()
-    }
-
-    /// The same vocabulary with another blank: a token, or a class. The class behind the last token adds one.
-    ///
-    /// ```
-    /// use candle_ctc::text::Vocabulary;
-    ///
-    /// # fn main() -> candle_core::Result<()> {
-    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"])?.with_blank("b")?;
-    /// assert_eq!(vocabulary.blank(), 3);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// A token that is not in the vocabulary, or a class that is too large.
-    pub fn with_blank(self, blank: impl Into<TokenOrClass>) -> Result<Self> {
-        let choices = Choices {
-            blank: Some(blank.into()),
-            ..self.choices
-        };
-        builder::assemble(self.source, choices)
-    }
-
     /// The class of the blank, for the field `blank` of the options of this crate's functions.
     pub fn blank(&self) -> usize {
         self.blank as usize

@@ -145,7 +145,8 @@ fn together<E: Element>(
     let threads = rayon::current_num_threads().div_ceil(2);
     // Candidates whose score is not certain after the first sweep are swept once more.
     for interleaved in [true, false] {
-        if open.is_empty() {
+        // Entries that are NaN must be found even if no candidate fits.
+        if open.is_empty() && !interleaved {
             break;
         }
         let swept = both(
@@ -154,7 +155,7 @@ fn together<E: Element>(
             || sweep::<Backward, E>(&source, &open, threads, interleaved),
         );
         let (Some(early), Some(late)) = swept else {
-            break;
+            return vec![None; targets.len()];
         };
         let log_scale = early.read.log_scale_with(&late.read);
         let mut still_open = Vec::new();
