@@ -1912,6 +1912,7 @@ impl Overtaking {
 }
 
 #[test]
+#[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn what_is_lost_early_may_grow_and_count_in_the_end() {
     let seeds = (0..150u64).into_par_iter();
     let checked = seeds.map(|seed| {
