@@ -991,7 +991,7 @@ proptest! {
         }
     }
 
-    /// Whatever the text, it comes back, or an error or the list of what is left out says why not.
+    /// Any text comes back unchanged, unless an error or the list of characters left out says why not.
     #[test]
     fn decode_undoes_encode(text in "[abc é\u{301}ß東.\u{1F642}]{0,12}", mark in 0usize..5) {
         let vocabulary = match mark {

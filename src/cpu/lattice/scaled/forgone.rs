@@ -71,11 +71,7 @@ impl Forgone {
         if !self.ever {
             return 0.0;
         }
-        let orders = if table.kind(block).is_raw() {
-            growth(table.wide(block), frames)
-        } else {
-            growth(table.block(block), frames)
-        };
+        let orders = growth(table, block, frames);
         self.growth += orders;
         orders
     }
@@ -100,14 +96,10 @@ impl Forgone {
     /// subnormal in the block.
     #[inline(always)]
     pub fn begin<S: Simd>(&mut self, simd: S, row: &mut Row, live: Range<usize>) {
-        self.at_start[live.clone()].copy_from_slice(&self.tiles[live.clone()]);
         if !self.some {
             return;
         }
-        let (zero, least) = (
-            simd.splat_f64s(0.0),
-            simd.splat_f64s(range::LEAST_KEPT_OF_TILES),
-        );
+        self.at_start[live.clone()].copy_from_slice(&self.tiles[live.clone()]);
         for b in live {
             if self.tiles[b] <= EMPTY_EXP {
                 continue;
@@ -117,13 +109,7 @@ impl Forgone {
                 continue;
             }
             self.at_start[b] = self.at_start[b].max(dropped);
-            let mut states = States::load(simd, &row.numbers[b]);
-            for v in 0..vectors::<S>() {
-                for state in [&mut states.blank[v], &mut states.label[v]] {
-                    *state = simd.select_f64s(simd.less_than_f64s(*state, least), zero, *state);
-                }
-            }
-            states.store(simd, &mut row.numbers[b]);
+            zero_below(simd, &mut row.numbers[b], range::LEAST_KEPT_OF_TILES);
         }
     }
 
@@ -168,11 +154,7 @@ impl Forgone {
         for b in ordered::<D>(live) {
             let own = self.tiles[b];
             let earlier = own.max(before);
-            self.tiles[b] = if earlier > EMPTY_EXP {
-                earlier + grew
-            } else {
-                EMPTY_EXP
-            };
+            self.tiles[b] = grown(earlier, grew);
             before = own;
         }
     }
@@ -197,6 +179,13 @@ pub(crate) struct SettledBlock<'a> {
     pub faintest: i32,
     /// Emissions below 2^cut counted as 0.
     pub cut: Option<i32>,
+}
+
+impl Settled {
+    /// Whether the block lost anything that its own states do not exceed.
+    pub fn loses(self) -> bool {
+        matches!(self, Self::Bounded { loses: true, .. })
+    }
 }
 
 impl SettledBlock<'_> {
@@ -237,6 +226,9 @@ impl<D: Direction> WithSimd for Settle<'_, D> {
             ..
         } = self;
         let reached = ReachedLanes::new(simd, self.reached);
+        if !forgone.some {
+            forgone.at_start[block.live.clone()].fill(EMPTY_EXP);
+        }
         // What an emission above 0 leaves a normal number.
         let normal = whole_pow2(i64::from(-1018 - block.faintest));
         let (mut before, mut smallest_before) = ((range::NO_TILE, EMPTY_EXP), 1.0);
@@ -244,11 +236,7 @@ impl<D: Direction> WithSimd for Settle<'_, D> {
         for b in ordered::<D>(block.live.clone()) {
             let Scale { exponent, factor } = block.row.scales[b];
             let earlier = forgone.at_start[b].max(before.1);
-            let mut lost = if earlier > EMPTY_EXP {
-                earlier + grew
-            } else {
-                EMPTY_EXP
-            };
+            let mut lost = grown(earlier, grew);
             let smallest = block.smallest(simd, b);
             if exponent > NO_FLOW {
                 let inflow = smallest_before * if factor > 0.0 { factor.min(1.0) } else { 1.0 };
@@ -306,10 +294,29 @@ pub(crate) fn new_loss(
     lost
 }
 
+/// A bound that has grown by `grew` binary orders; nothing remains nothing.
+#[inline(always)]
+pub(crate) fn grown(bound: f64, grew: f64) -> f64 {
+    if bound > EMPTY_EXP {
+        bound + grew
+    } else {
+        EMPTY_EXP
+    }
+}
+
 /// Bound on the growth of a loss over the frames of a block, in binary orders. A state flows to at most three states of
 /// different classes, itself among them.
 #[inline(always)]
-pub(crate) fn growth<R: Real>(emissions: &[[R; BLOCK_FRAMES]], frames: usize) -> f64 {
+pub(crate) fn growth<R: Real>(table: &Table<R>, block: usize, frames: usize) -> f64 {
+    if table.kind(block).is_raw() {
+        growth_with(table.wide(block), frames)
+    } else {
+        growth_with(table.block(block), frames)
+    }
+}
+
+#[inline(always)]
+fn growth_with<R: Real>(emissions: &[[R; BLOCK_FRAMES]], frames: usize) -> f64 {
     let mut sums = [0.0; BLOCK_FRAMES];
     for emission in emissions {
         for k in 0..BLOCK_FRAMES {

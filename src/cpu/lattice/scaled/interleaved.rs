@@ -193,10 +193,8 @@ impl Interleaved {
                 && std::ptr::eq(lanes[j - 1].table.values, lane.table.values);
             grew[j] = if shared {
                 grew[j - 1]
-            } else if lane.table.kind(block).is_raw() {
-                growth(lane.table.wide(block), step.frames[j])
             } else {
-                growth(lane.table.block(block), step.frames[j])
+                growth(&lane.table, block, step.frames[j])
             };
             self.growth[j] += grew[j];
         }
@@ -251,10 +249,7 @@ impl Interleaved {
                         scales.least_kept.0[j] = 0.0;
                     }
                     let earlier = scales.lost.0[j].max(lost_before[j]);
-                    let mut lost = EMPTY_EXP;
-                    if earlier > EMPTY_EXP {
-                        lost = earlier + grew[j];
-                    }
+                    let mut lost = grown(earlier, grew[j]);
                     if wanted > NO_TILE {
                         let before = if flows { before[j] } else { NO_TILE };
                         let new = new_loss(wanted, before, factor[j], false, step.cuts[j]);
@@ -283,10 +278,10 @@ impl Interleaved {
         let mut some = false;
         for b in ordered::<D>(step.low[j] as usize..step.high[j] as usize) {
             let scales = &mut self.scales[b];
-            let exponent = scales.exponent[j];
+            let (exponent, at) = (scales.exponent[j], b as i64);
             let stays = (before > NO_TILE) & (exponent > NO_TILE) & (scales.factor.0[j] == 0.0);
-            let exact =
-                exact || (scales.exact.0[j] >= step.reached.count(j, b) && (lossy || !stays));
+            let exact = exact
+                || (scales.exact.0[j] >= step.reached.count(j, at..at + 1) && (lossy || !stays));
             let new = if exact {
                 EMPTY_EXP
             } else if lossy {
@@ -381,15 +376,8 @@ impl ReachedOfLanes {
         }
     }
 
-    /// The number of states of tile `b` of a lane that can be reached.
-    fn count(&self, lane: usize, b: usize) -> f64 {
-        let within = |pair: &Lanes| (pair.0[lane] - (b * PAIRS) as f64).clamp(0.0, PAIRS as f64);
-        let counts = [&self.blanks, &self.labels].map(|[start, end]| within(end) - within(start));
-        counts.iter().sum()
-    }
-
     /// The number of states of some tiles of a lane that can be reached.
-    fn total(&self, lane: usize, tiles: Range<i64>) -> f64 {
+    fn count(&self, lane: usize, tiles: Range<i64>) -> f64 {
         let [first, last] = [tiles.start, tiles.end].map(|tile| (tile * PAIRS as i64) as f64);
         let counts = [&self.blanks, &self.labels].map(|[start, end]| {
             let (start, end) = (start.0[lane].max(first), end.0[lane].min(last));
@@ -494,7 +482,7 @@ impl<D: Direction, R: Real> WithSimd for SweepInterleaved<'_, '_, D, R> {
             };
             for (j, lane) in lanes.iter_mut().enumerate() {
                 if step.goes_on(j) {
-                    let all = exact.0[j] == step.reached.total(j, step.low[j]..step.high[j]);
+                    let all = exact.0[j] == step.reached.count(j, step.low[j]..step.high[j]);
                     let all = all && !stays[j];
                     if !all || interleaved.some_lost[j] {
                         interleaved.settle::<D>(j, &step, all, lossy);

@@ -92,14 +92,14 @@ impl<D: Direction, R: Real> WithSimd for PosteriorPass<'_, D, R> {
                         trial,
                         live.clone(),
                         least_of(TARGET_EXP_OF_ROWS),
-                        Some(&other.scales),
+                        &other.scales,
                     );
                     drop_below::<S, D::Other>(
                         simd,
                         other,
                         live.clone(),
                         least_of(TARGET_EXP_OF_POSTERIORS),
-                        Some(&trial.scales),
+                        &trial.scales,
                     );
                 }
                 let with = (&mut scratch.emissions, [].as_slice());

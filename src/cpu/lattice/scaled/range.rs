@@ -248,10 +248,10 @@ pub(crate) struct ScaleSeparate<'a, D> {
 }
 
 impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
-    type Output = TileBefore;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> TileBefore {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { from, to, live, .. } = self;
         to.set_uniform();
         let mut before = TileBefore::NONE;
@@ -278,7 +278,6 @@ impl<D: Direction> WithSimd for ScaleSeparate<'_, D> {
             n.store(simd, &mut to.numbers[b]);
             to.scales[b] = scale;
         }
-        before
     }
 }
 
@@ -287,10 +286,6 @@ pub(crate) struct TileBefore {
     /// The exponent of the largest state of the previous tile, and the exponent of that tile.
     own: i64,
     exponent: i64,
-    /// The largest exponent of all tiles so far.
-    pub largest: i64,
-    /// The largest exponent of the tiles that cannot flow into the next, whose exponent is too far above.
-    pub stays: i64,
 }
 
 /// The lowest exponent of a factor between tiles or pairs.
@@ -300,8 +295,6 @@ impl TileBefore {
     pub const NONE: Self = Self {
         own: NO_TILE,
         exponent: NO_TILE,
-        largest: NO_TILE,
-        stays: NO_TILE,
     };
 
     /// The scale of the next tile, whose largest state has the exponent `own`.
@@ -315,17 +308,7 @@ impl TileBefore {
             false => NO_TILE,
         };
         let flows = (before > NO_TILE) & (exponent > NO_TILE);
-        let stays = flows & (before - exponent < LOWEST);
-        *self = Self {
-            own,
-            exponent,
-            largest: self.largest.max(exponent),
-            stays: if stays {
-                self.stays.max(before)
-            } else {
-                self.stays
-            },
-        };
+        *self = Self { own, exponent };
         Scale {
             exponent,
             factor: if flows {

@@ -285,8 +285,7 @@ impl<D: Direction> WithSimd for SweepPairs<'_, D> {
     }
 }
 
-/// Gives each of the live tiles of `from` a new exponent and stores the result in `to`. Returns a summary of the
-/// exponents.
+/// Gives each of the live tiles of `from` a new exponent and stores the result in `to`.
 #[inline(always)]
 pub(crate) fn scale_tiles<S: Simd, D: Direction>(
     simd: S,
@@ -294,7 +293,7 @@ pub(crate) fn scale_tiles<S: Simd, D: Direction>(
     to: &mut Row,
     live: Range<usize>,
     top: f64,
-) -> TileBefore {
+) {
     if !from.uniform {
         return dispatch_simd(range::ScaleSeparate::<D> {
             from,
@@ -327,11 +326,10 @@ pub(crate) fn scale_tiles<S: Simd, D: Direction>(
         states.store(simd, &mut to.numbers[b]);
         to.scales[b] = scale;
     }
-    before
 }
 
-/// Sets states of the live tiles below 2^`least` to 0. With `over`, the scales of the other direction, each state is
-/// compared times the larger scale that it can meet there: that of its own tile, or of the next, since in a block a state
+/// Sets states of the live tiles to 0 whose product with the scale that they can meet in `over`, the scales of the other
+/// direction, is below 2^`least`. They can meet the larger scale of two: that of its own tile, or of the next, since in a block a state
 /// moves at most one tile ahead.
 #[inline(always)]
 pub(crate) fn drop_below<S: Simd, D: Direction>(
@@ -339,20 +337,26 @@ pub(crate) fn drop_below<S: Simd, D: Direction>(
     row: &mut Row,
     live: Range<usize>,
     least: i64,
-    over: Option<&[Scale]>,
+    over: &[Scale],
 ) {
-    let zero = simd.splat_f64s(0.0);
     for b in live.clone() {
-        let by = over.map_or(0, |scales| scale_ahead::<D>(scales, &live, b));
-        let least = simd.splat_f64s(whole_pow2(least - row.scales[b].exponent - by));
-        let mut states = States::load(simd, &row.numbers[b]);
-        for v in 0..vectors::<S>() {
-            for state in [&mut states.blank[v], &mut states.label[v]] {
-                *state = simd.select_f64s(simd.less_than_f64s(*state, least), zero, *state);
-            }
-        }
-        states.store(simd, &mut row.numbers[b]);
+        let by = scale_ahead::<D>(over, &live, b);
+        let least = whole_pow2(least - row.scales[b].exponent - by);
+        zero_below(simd, &mut row.numbers[b], least);
     }
+}
+
+/// Sets the states of a tile that are below `least` to 0.
+#[inline(always)]
+pub(crate) fn zero_below<S: Simd>(simd: S, tile: &mut Tile, least: f64) {
+    let (zero, least) = (simd.splat_f64s(0.0), simd.splat_f64s(least));
+    let mut states = States::load(simd, tile);
+    for v in 0..vectors::<S>() {
+        for state in [&mut states.blank[v], &mut states.label[v]] {
+            *state = simd.select_f64s(simd.less_than_f64s(*state, least), zero, *state);
+        }
+    }
+    states.store(simd, tile);
 }
 
 /// The larger exponent of live tile `b` and of the next in the order of `D`.

@@ -94,19 +94,16 @@ pub(crate) struct Careful {
 impl Careful {
     /// Whether to sweep a block once more, carefully, after a sweep that was so if `self.on`.
     pub fn tries(&mut self, settled: Settled, allowance: &Allowance) -> bool {
-        let (loses, allowed) = match settled {
-            Settled::Exact => (false, true),
-            Settled::Bounded { loses, allowed } => (loses, allowed),
-        };
         if self.on {
             // No longer where it is not needed, or does not help.
-            self.on = settled != Settled::Exact && !loses;
+            self.on = settled != Settled::Exact && !settled.loses();
             return false;
         }
-        if !loses {
+        if !settled.loses() {
             return false;
         }
-        if !allowed && matches!(allowance, Allowance::Budget(_)) {
+        let refused = matches!(settled, Settled::Bounded { allowed: false, .. });
+        if refused && matches!(allowance, Allowance::Budget(_)) {
             return true;
         }
         self.left = self.left.saturating_sub(1);
@@ -115,10 +112,7 @@ impl Careful {
 
     /// Takes note of a block that was swept once more.
     pub fn tried(&mut self, settled: Settled) {
-        let helped = match settled {
-            Settled::Exact => true,
-            Settled::Bounded { loses, .. } => !loses,
-        };
+        let helped = !settled.loses();
         self.on = helped;
         self.wait = if helped {
             1
