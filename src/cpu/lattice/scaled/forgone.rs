@@ -57,12 +57,16 @@ impl Forgone {
     pub fn start(&mut self, tiles: usize, allowance: Allowance) {
         self.tiles.clear();
         self.tiles.resize(tiles, EMPTY_EXP);
-        for tiles_of_block in [&mut self.at_start, &mut self.next] {
-            tiles_of_block.clear();
-            tiles_of_block.resize(tiles, EMPTY_EXP);
-        }
         (self.some, self.ever, self.growth) = (false, false, 0.0);
         self.allowance = allowance;
+    }
+
+    /// Makes room for the bounds of a block in progress.
+    pub fn make_ready(&mut self) {
+        for tiles_of_block in [&mut self.at_start, &mut self.next] {
+            tiles_of_block.clear();
+            tiles_of_block.resize(self.tiles.len(), EMPTY_EXP);
+        }
     }
 
     /// The growth of earlier losses in a block, in binary orders.

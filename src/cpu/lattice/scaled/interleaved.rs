@@ -150,6 +150,7 @@ impl Interleaved {
             low: [0; LANES],
             high: [0; LANES],
             cuts: [None; LANES],
+            raw: false,
             reached: ReachedOfLanes::NOTHING,
         };
         for (j, (lane, block)) in lanes.iter_mut().zip(blocks).enumerate() {
@@ -160,7 +161,9 @@ impl Interleaved {
                 step.tables[j] = lane.table.block(block);
                 step.frames[j] = frames.len();
                 (step.low[j], step.high[j]) = (live.start as i64, live.end as i64);
-                step.cuts[j] = lane.table.kind(block).depth().cut;
+                let kind = lane.table.kind(block);
+                step.cuts[j] = kind.depth().cut;
+                step.raw |= kind.is_raw();
                 let past = &mut lane.track.past;
                 step.reached
                     .set(j, &lane.lattice.reached::<D>(&frames, past));
@@ -352,6 +355,8 @@ struct Step<'a, R> {
     high: [i64; LANES],
     /// Emissions below 2^cut were replaced by 0.
     cuts: [Option<i32>; LANES],
+    /// Whether any block is [`Entries::Raw`].
+    raw: bool,
     /// The states that can be reached at the end of the block.
     reached: ReachedOfLanes,
 }
@@ -388,13 +393,6 @@ impl ReachedOfLanes {
 }
 
 impl<'a, R: Real> Step<'a, R> {
-    /// Whether any lane has a block that is [`Entries::Raw`].
-    fn is_raw(&self, lanes: &[Lane<R>]) -> bool {
-        let of_lanes = lanes.iter().zip(self.blocks);
-        let mut blocks = of_lanes.filter_map(|(lane, block)| Some(lane.table.kind(block?)));
-        blocks.any(Entries::is_raw)
-    }
-
     /// The same with emissions in f64, converted into `wide` where necessary.
     fn widened<'b>(
         &self,
@@ -422,6 +420,7 @@ impl<'a, R: Real> Step<'a, R> {
             low: self.low,
             high: self.high,
             cuts: self.cuts,
+            raw: self.raw,
             reached: self.reached,
         }
     }
@@ -466,7 +465,7 @@ impl<D: Direction, R: Real> WithSimd for SweepInterleaved<'_, '_, D, R> {
             } else {
                 interleaved.scale::<D, false>(&step, &grew)
             };
-            let exact = if step.is_raw(lanes) {
+            let exact = if step.raw {
                 let mut wide = std::mem::take(&mut interleaved.wide);
                 let step = step.widened(lanes, &mut wide);
                 let exact = dispatch_simd(AdvanceWide::<D> {
@@ -684,9 +683,11 @@ impl Part<'_> {
         }
         if self.lossy {
             let least_kept = part(simd, &self.scales.least_kept, v);
-            for state in blank.iter_mut().chain(&mut label) {
-                let kept = simd.greater_than_or_equal_f64s(*state, least_kept);
-                *state = simd.select_f64s(kept, *state, zero);
+            for i in 0..PAIRS {
+                let kept = simd.greater_than_or_equal_f64s(blank[i], least_kept);
+                blank[i] = simd.select_f64s(kept, blank[i], zero);
+                let kept = simd.greater_than_or_equal_f64s(label[i], least_kept);
+                label[i] = simd.select_f64s(kept, label[i], zero);
             }
         }
         for j in 0..BLOCK_FRAMES {

@@ -110,7 +110,7 @@ impl ScaledLattice {
     pub fn start<D: Direction>(&self, track: &mut Track, allowance: Allowance) {
         let tiles = self.places.len();
         track.row.clear(tiles);
-        track.trial.clear(tiles);
+        track.trial.numbers.clear();
         track.kept.clear();
         track.past = Past::default();
         track.forgone.start(tiles, allowance);

@@ -34,6 +34,7 @@ impl<D: Direction, R: Real> WithSimd for PosteriorPass<'_, D, R> {
         scratch.tile_scales.resize(tiles, 0.0);
         scratch.other.resize(tiles);
         scratch.finer.resize(tiles);
+        track.make_ready();
         track.patience = Patience::new(lattice.coarsest);
         // The blocks of the other direction, from the middle back to its start.
         let blocks = lattice.blocks.half::<D::Other>();

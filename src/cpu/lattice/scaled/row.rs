@@ -33,7 +33,7 @@ pub(crate) const UNSCALED: Scale = Scale {
 pub(crate) struct Row {
     pub numbers: Vec<Tile>,
     /// Whether the numbers of a tile share an exponent, in `scales`. Otherwise each has its own, in `exponents`: a
-    /// state is `number · 2^exponent`.
+    /// state is `number · 2^exponent`. Few rows ever need `exponents`, so these have no memory until then.
     pub uniform: bool,
     pub scales: Vec<Scale>,
     pub exponents: Vec<Tile>,
@@ -54,8 +54,9 @@ impl Row {
     /// Sets all states to zero. A zero may have any exponent.
     pub fn clear(&mut self, tiles: usize) {
         self.numbers.clear();
+        self.numbers.resize(tiles, EMPTY);
         self.scales.clear();
-        self.resize(tiles);
+        self.scales.resize(tiles, UNSCALED);
         self.uniform = true;
     }
 
@@ -127,6 +128,7 @@ impl Row {
     #[inline(always)]
     pub fn separate(&mut self, live: Range<usize>) {
         if self.uniform {
+            self.exponents.resize(self.numbers.len(), FAR);
             for b in live {
                 self.exponents[b] = self.exponents_of(b);
             }
@@ -138,6 +140,7 @@ impl Row {
     #[inline(always)]
     pub fn separate_from(&mut self, other: &Row, live: Range<usize>) {
         self.numbers[live.clone()].copy_from_slice(&other.numbers[live.clone()]);
+        self.exponents.resize(self.numbers.len(), FAR);
         for b in live {
             self.exponents[b] = other.exponents_of(b);
         }
@@ -148,9 +151,8 @@ impl Row {
     pub fn copy_from(&mut self, other: &Row) {
         self.numbers.clone_from(&other.numbers);
         self.scales.clone_from(&other.scales);
-        self.exponents.resize(other.numbers.len(), FAR);
         if !other.uniform {
-            self.exponents.copy_from_slice(&other.exponents);
+            self.exponents.clone_from(&other.exponents);
         }
         self.uniform = other.uniform;
     }

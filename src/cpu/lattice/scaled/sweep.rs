@@ -26,6 +26,7 @@ impl<D: Direction, R: Real> WithSimd for Sweep<'_, D, R> {
             scratch,
             ..
         } = self;
+        track.make_ready();
         for i in ordered::<D>(self.blocks) {
             let block = lattice.blocks.frames_of(i..i + 1);
             let live = lattice.live(&block);

@@ -7,7 +7,7 @@ use super::*;
 pub(crate) struct Track {
     // Boxed, since the two are swapped after each block.
     pub row: Box<Row>,
-    /// Receives the tentative result of a block that may be out of range.
+    /// Receives the tentative result of a block that may be out of range. Without tiles until [`Track::make_ready`].
     pub trial: Box<Row>,
     pub kept: Checkpoints,
     pub past: Past,
@@ -160,10 +160,19 @@ pub(crate) struct Scratch {
 }
 
 impl Track {
+    /// Makes room for tentative results. Interleaved lattices do without them.
+    pub fn make_ready(&mut self) {
+        let tiles = self.row.numbers.len();
+        if self.trial.numbers.len() != tiles {
+            self.trial.clear(tiles);
+            self.forgone.make_ready();
+        }
+    }
+
     /// Starts a posterior pass from the row of `other`, with no checkpoints.
     pub fn follow(&mut self, other: &Track) {
         self.row.copy_from(&other.row);
-        self.trial.clear(other.row.numbers.len());
+        self.trial.numbers.clear();
         self.kept.clear();
     }
 }
