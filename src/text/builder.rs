@@ -2,9 +2,10 @@
 
 use super::choices::{Choices, TokenOrClass};
 use super::files::{self, Source};
+use super::marks::{find_mark, surfaces};
 use super::prepare::Case;
 use super::rules::Rules;
-use super::surface::{Surface, WordMark, find_mark, surfaces};
+use super::surface::{Surface, WordMark};
 use super::vocabulary::Vocabulary;
 use aho_corasick::AhoCorasick;
 use candle_core::{Error, Result, bail};

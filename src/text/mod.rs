@@ -75,6 +75,7 @@ mod choices;
 mod encode;
 mod error_rates;
 mod files;
+mod marks;
 mod outputs;
 mod prepare;
 #[cfg(not(target_arch = "wasm32"))]
