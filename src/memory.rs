@@ -64,10 +64,10 @@ pub(crate) fn check_room<T>(what: &str, shape: &[usize]) -> Result<()> {
 pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
-        const LEAST: usize = 4 << 20;
+        const FEWEST_BYTES: usize = 4 << 20;
         const PAGE: usize = 4096;
         let bytes = size_of_val(memory);
-        if bytes >= LEAST {
+        if bytes >= FEWEST_BYTES {
             let start = memory.as_mut_ptr() as usize;
             let skipped = start.next_multiple_of(PAGE) - start;
             let whole = (bytes - skipped) / PAGE * PAGE;

@@ -1,12 +1,13 @@
-"""Beam search: candle-ctc beside pyctcdecode, on the same inputs, in one run.
+"""Beam search: candle-ctc beside flashlight-text (C++), fast-ctc-decode (Rust) and pyctcdecode, in one run.
 
-    pip install pyctcdecode==0.5.0 numpy
+    pip install -r benches/compare/requirements-decode.txt    # wheels for Python 3.8 to 3.11
     python benches/compare/decode.py [PROGRAM]
 
-PROGRAM is the built `compare_decode`; without it, `cargo bench` builds and runs it. The script writes log-probabilities of (1500, 32), has both decode them at width 50 without a language
-model, on one thread each, and prints the medians. pyctcdecode runs with its defaults (tokens
-below e^-5 and beams 10 below the best are pruned); candle-ctc runs with nothing pruned, and once
-more with those two thresholds.
+PROGRAM is the built `compare_decode`; without it, `cargo bench` builds and runs it. Each decodes log-probabilities of
+(1500, 32) at width 50 without a language model, on one thread. candle-ctc, flashlight-text and fast-ctc-decode prune
+nothing but the beam; pyctcdecode runs with its defaults (tokens below e^-5 and beams 10 below the best are dropped),
+and candle-ctc once more with these thresholds. The times are medians. The log-likelihood of each one's best text is
+computed here in f64, over all its paths.
 """
 
 import logging
@@ -20,9 +21,18 @@ import time
 import numpy as np
 
 logging.disable(logging.WARNING)
+import fast_ctc_decode  # noqa: E402
+from flashlight.lib.text.decoder import (  # noqa: E402
+    CriterionType,
+    LexiconFreeDecoder,
+    LexiconFreeDecoderOptions,
+    ZeroLM,
+)
 from pyctcdecode import build_ctcdecoder  # noqa: E402
 
 FRAMES, CLASSES, WIDTH, RUNS = 1500, 32, 50, 5
+LABELS = "abcdefghijklmnopqrstuvwxyz01234"
+assert len(LABELS) == CLASSES - 1
 
 
 def log_softmax(logits):
@@ -44,13 +54,49 @@ def flat(rng):
     return log_softmax(rng.normal(0, 1, (FRAMES, CLASSES)))
 
 
+def log_likelihood(log_probs, text):
+    """`ln P` of a text, by the forward recursion over blank, label, blank, ..., label, blank."""
+    states = np.zeros(2 * len(text) + 1, dtype=int)
+    states[1::2] = [LABELS.index(c) + 1 for c in text]
+    skip = np.zeros(len(states), dtype=bool)
+    skip[3::2] = states[3::2] != states[1:-2:2]
+    alpha = np.full(len(states), -np.inf)
+    alpha[0] = 0.0
+    for frame in log_probs.astype(np.float64):
+        one = np.concatenate([[-np.inf], alpha[:-1]])
+        two = np.where(skip, np.concatenate([[-np.inf] * 2, alpha[:-2]])[: len(states)], -np.inf)
+        alpha = np.logaddexp(np.logaddexp(alpha, one), two) + frame[states]
+    return np.logaddexp(alpha[-1], alpha[-2]) if len(states) > 1 else alpha[-1]
+
+
 def median(run):
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times) * 1e3
+
+
+def flashlight(log_probs):
+    options = LexiconFreeDecoderOptions(
+        beam_size=WIDTH,
+        beam_size_token=CLASSES,
+        beam_threshold=1e9,
+        lm_weight=0.0,
+        sil_score=0.0,
+        log_add=True,
+        criterion_type=CriterionType.CTC,
+    )
+    decoder = LexiconFreeDecoder(options, ZeroLM(), -1, 0, [])
+    path = decoder.decode(log_probs.ctypes.data, FRAMES, CLASSES)[0].tokens
+    changes = [token for token, before in zip(path, [-1, *path]) if token != before]
+    return "".join(LABELS[token - 1] for token in changes if token > 0)
+
+
+def fast(log_probs):
+    probabilities = np.exp(log_probs)
+    return fast_ctc_decode.beam_search(probabilities, "-" + LABELS, WIDTH, 0.0)[0]
 
 
 def main():
@@ -58,28 +104,34 @@ def main():
     program = sys.argv[1:] or ["cargo", "bench", "--bench", "compare_decode", "--"]
     rng = np.random.default_rng(0)
     # The blank is the empty token. No space: pyctcdecode would look for words.
-    labels = [""] + [chr(ord("a") + i) if i < 26 else str(i - 26) for i in range(CLASSES - 1)]
-    decoder = build_ctcdecoder(labels)
+    pruning = build_ctcdecoder(["", *LABELS])
+    others = {
+        "flashlight-text": flashlight,
+        "fast-ctc-decode": fast,
+        "pyctcdecode": lambda x: pruning.decode_beams(x, beam_width=WIDTH)[0][0],
+    }
+    print("| Emissions | | ms | times candle-ctc's | log-likelihood of the best text |")
+    print("|---|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, make in [("peaky", peaky), ("flat", flat)]:
-            log_probs = make(rng).astype(np.float32)
+            log_probs = np.ascontiguousarray(make(rng), dtype=np.float32)
             path = pathlib.Path(folder) / f"{name}.npy"
             np.save(path, log_probs)
-            theirs = median(lambda: decoder.decode_beams(log_probs, beam_width=WIDTH))
-            best = decoder.decode_beams(log_probs, beam_width=WIDTH)[0]
             out = subprocess.run(
                 [*program, str(path), str(WIDTH), str(RUNS)],
                 cwd=root, check=True, capture_output=True, text=True,
             ).stdout
             figures = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)
-            ours, pruned = float(figures["exact"]), float(figures["pruned"])
-            text = "".join(labels[int(token)] for token in figures["tokens"].split())
-            print(
-                f"{name}: pyctcdecode {theirs * 1e3:.1f} ms; candle-ctc {ours * 1e3:.1f} ms "
-                f"({theirs / ours:.0f} times as fast), pruned alike {pruned * 1e3:.1f} ms "
-                f"({theirs / pruned:.0f} times); same best text: {text == best[0].replace(' ', '')}; "
-                f"log-probability {float(figures['score']):.3f} and {best[-1]:.3f}"
-            )
+            ours = {kind: float(figures[kind]) * 1e3 for kind in ["exact", "pruned"]}
+            text = "".join(LABELS[int(token) - 1] for token in figures["tokens"].split())
+            likelihood = log_likelihood(log_probs, text)
+            print(f"| {name} | candle-ctc | {ours['exact']:.1f} | 1 | {likelihood:.3f} |")
+            print(f"| | with pyctcdecode's thresholds | {ours['pruned']:.1f} | | |")
+            for other, decode in others.items():
+                theirs = median(lambda: decode(log_probs))
+                beside = ours["pruned" if other == "pyctcdecode" else "exact"]
+                likelihood = log_likelihood(log_probs, decode(log_probs).replace(" ", ""))
+                print(f"| | {other} | {theirs:.0f} | {theirs / beside:.0f} | {likelihood:.3f} |")
 
 
 if __name__ == "__main__":

@@ -77,15 +77,15 @@ const DECLARED: [&str; 34] = [
     "SHORT: usize = 512",
     "LONG: usize = 64",
     "FOR_EACH: usize = 16",
-    "LEAST: usize = 16 << 20",
-    "LEAST: usize = 4 << 20",
+    "FEWEST_BYTES: usize = 16 << 20",
+    "FEWEST_BYTES: usize = 4 << 20",
     // Numbers up to which room for rows is not looked for: `rows_of_classes_that_fit_no_memory_are_an_error`.
     "ALWAYS: usize = 1 << 20",
     "DENSE: usize = 1 << 16",
     "WORTH_A_THREAD: usize = 1 << 14",
     "LOWEST: f32 = -87.0",
     // The least exponent of a factor between tiles: `models_that_are_sure_of_something_else`.
-    "LOWEST: i64 = -1022",
+    "MIN_NORMAL_EXP: i64 = -1022",
     // Registers of a square, blocks converted together, labels written together, blocks of a sum of exponentials,
     // frames from one normalisation of wide numbers to the next, frames and number of the parts of a block:
     // `frames_by_pairs`, `used_classes`, `classes_of_a_softmax`.
@@ -137,7 +137,11 @@ fn constants_are_those_of_the_source() {
         .filter_map(|line| line.trim().split_once("const "))
         .filter(|(before, _)| before.is_empty() || before.starts_with("pub"))
         .filter_map(|(_, rest)| rest.strip_suffix(';'))
-        .filter(|rest| rest.contains(": usize =") || rest.starts_with("LOWEST"))
+        .filter(|rest| {
+            rest.contains(": usize =")
+                || rest.starts_with("LOWEST")
+                || rest.starts_with("MIN_NORMAL_EXP")
+        })
         .collect();
     let listed: BTreeSet<&str> = DECLARED.into_iter().collect();
     let new: Vec<_> = found.difference(&listed).collect();

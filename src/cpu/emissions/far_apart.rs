@@ -20,12 +20,12 @@ use pulp::{Simd, WithSimd};
 const FAR_BELOW: f64 = 1.4885e9;
 
 /// The least exponent of an emission that is a plain number. Its mantissa may be below 1.
-const LEAST: f64 = -1021.0;
+const LOWEST_EXP: f64 = -1021.0;
 
 /// The exponent of a missing emission.
 const NONE: f64 = i32::MIN as f64;
 
-/// The emissions `e^(x − largest)` of `block`. Those below 2^[`LEAST`] become 0; the returned depth records them.
+/// The emissions `e^(x − largest)` of `block`. Those below 2^[`LOWEST_EXP`] become 0; the returned depth records them.
 pub(crate) fn raw_emissions<R: Real>(
     block: &[[R; BLOCK_FRAMES]],
     to: &mut [[f64; BLOCK_FRAMES]],
@@ -52,7 +52,7 @@ impl<R: Real> WithSimd for RawEmissions<'_, R> {
             let (to, _) = S::as_mut_simd_f64s(to);
             for v in 0..vectors::<S>() {
                 let (m, e) = exp_split::<S, R>(simd, entry[v], tops[v]);
-                let fits = simd.greater_than_or_equal_f64s(e, simd.splat_f64s(LEAST));
+                let fits = simd.greater_than_or_equal_f64s(e, simd.splat_f64s(LOWEST_EXP));
                 let emission = simd.mul_f64s(m, powers(simd, e));
                 to[v] = simd.select_f64s(fits, emission, zero);
                 let faint = simd.select_f64s(fits, e, zero);
@@ -197,7 +197,7 @@ mod tests {
                     error.abs() < 4e-16 * truth.abs().max(1.0),
                     "{isa:?} {x}: {error}"
                 );
-                if e >= LEAST {
+                if e >= LOWEST_EXP {
                     assert_eq!(plain, m * 2f64.powf(e), "{isa:?} {x}");
                     assert!(plain >= f64::MIN_POSITIVE && depth.cut.is_none());
                     assert!(plain >= 2f64.powi(depth.faintest) || depth.faintest < -1022);

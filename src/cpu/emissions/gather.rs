@@ -301,8 +301,8 @@ impl<'a, E: Element> Source<'a, E> {
         }
     }
 
-    /// With `AHEAD`, prefetches the same entries of the next block.
-    fn pick_block<T: WithDType, const AHEAD: bool>(
+    /// With `PREFETCH`, prefetches the same entries of the next block.
+    fn pick_block<T: WithDType, const PREFETCH: bool>(
         &self,
         data: &[T],
         frame: usize,
@@ -319,7 +319,7 @@ impl<'a, E: Element> Source<'a, E> {
         };
         // Loads from all rows are in flight at the same time.
         let rows = rows_from(frame);
-        let next = if AHEAD {
+        let next = if PREFETCH {
             rows_from(frame + BLOCK_FRAMES)
         } else {
             rows
@@ -328,10 +328,10 @@ impl<'a, E: Element> Source<'a, E> {
         let (labels, blank) = to.split_at_mut(self.used.len());
         for (to, &class) in labels.iter_mut().zip(self.used) {
             // SAFETY: no column is above `reach`.
-            unsafe { pick_column::<T, AHEAD>(&rows, &next, column(class as usize), to) };
+            unsafe { pick_column::<T, PREFETCH>(&rows, &next, column(class as usize), to) };
         }
         // SAFETY: as above.
-        unsafe { pick_column::<T, AHEAD>(&rows, &next, column(self.blank), &mut blank[0]) };
+        unsafe { pick_column::<T, PREFETCH>(&rows, &next, column(self.blank), &mut blank[0]) };
     }
 
     /// Bytes from the first to the last entry of a row that may be read.
@@ -340,19 +340,19 @@ impl<'a, E: Element> Source<'a, E> {
     }
 }
 
-/// Reads one entry of each row. With `AHEAD`, prefetches the same entry of each of `next`.
+/// Reads one entry of each row. With `PREFETCH`, prefetches the same entry of each of `next`.
 ///
 /// # Safety
 ///
 /// The rows have more than `column` entries.
 #[inline(always)]
-unsafe fn pick_column<T: WithDType, const AHEAD: bool>(
+unsafe fn pick_column<T: WithDType, const PREFETCH: bool>(
     rows: &[&[T]; BLOCK_FRAMES],
     next: &[&[T]; BLOCK_FRAMES],
     column: usize,
     to: &mut [T; BLOCK_FRAMES],
 ) {
-    if AHEAD {
+    if PREFETCH {
         for row in next {
             prefetch(row.as_ptr().wrapping_add(column));
         }

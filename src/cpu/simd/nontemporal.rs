@@ -9,7 +9,7 @@ use crate::cpu::simd::prefetch::LINE;
 use std::mem::MaybeUninit;
 
 /// Smallest buffer, in bytes, for non-temporal stores: its next reader would find little of it in the cache anyway.
-const LEAST: usize = 16 << 20;
+const FEWEST_BYTES: usize = 16 << 20;
 
 /// Writes memory with non-temporal stores. Dropping it makes them visible to all threads.
 pub(crate) struct StreamingWriter(());
@@ -18,7 +18,7 @@ impl StreamingWriter {
     /// A writer for a buffer of `bytes` bytes, if non-temporal stores pay off.
     pub fn for_size(bytes: usize) -> Option<Self> {
         // Lazily, since dropping a `StreamingWriter` executes a fence.
-        (cfg!(target_arch = "x86_64") && bytes >= LEAST).then(|| Self(()))
+        (cfg!(target_arch = "x86_64") && bytes >= FEWEST_BYTES).then(|| Self(()))
     }
 
     /// Writes all of `to`, which has at least one chunk. `chunk(i)` returns the entries from `i`.
@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn memory_in_the_cache_has_no_fence() {
         FENCES.set(0);
-        assert!(StreamingWriter::for_size(LEAST - 1).is_none());
+        assert!(StreamingWriter::for_size(FEWEST_BYTES - 1).is_none());
         assert_eq!(FENCES.get(), 0);
-        drop(StreamingWriter::for_size(LEAST));
+        drop(StreamingWriter::for_size(FEWEST_BYTES));
         assert_eq!(FENCES.get(), usize::from(cfg!(target_arch = "x86_64")));
     }
 

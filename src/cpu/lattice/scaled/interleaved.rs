@@ -3,7 +3,9 @@
 //! With one lattice per lane, states flow from vector to vector: no lanes are shifted, no pair waits for its neighbour,
 //! and scales and checks are computed for eight lattices at once.
 
-use super::range::{FARTHEST, GUARD, LEAST_KEPT, LEAST_KEPT_OF_TILES, LEAST_OF_TILES, LOWEST};
+use super::range::{
+    FARTHEST, GUARD, LEAST_KEPT, LEAST_KEPT_OF_TILES, LEAST_OF_TILES, MIN_NORMAL_EXP,
+};
 use super::{whole_exponent_of as exponent_of, whole_pow2 as pow2, *};
 
 /// Lattices that are interleaved.
@@ -242,7 +244,7 @@ impl Interleaved {
                 let change = before[j] - wanted;
                 let flows = live & (before[j] > NO_TILE) & (wanted > NO_TILE);
                 factor[j] = if flows { pow2(change) } else { 0.0 };
-                stays[j] |= flows & (change < LOWEST);
+                stays[j] |= flows & (change < MIN_NORMAL_EXP);
                 if LOSSY {
                     if live && scales.lost.0[j] > EMPTY_EXP {
                         let dropped = wanted as f64 + LEAST_KEPT;

@@ -38,11 +38,11 @@ pub(crate) const NO_TILE: i64 = -(1 << 60);
 /// An exponent so far below another belongs to a tile that holds nothing.
 pub(crate) const NO_FLOW: i64 = NO_TILE / 2;
 /// The smallest number that is certainly exact at the end of a block, where no earlier tile has a larger exponent.
-pub(crate) const LEAST_OF_TILES: f64 = f64::from_bits(((LEAST as i64 + 1023) as u64) << 52);
+pub(crate) const LEAST_OF_TILES: f64 = f64::from_bits(((MIN_EXACT_EXP as i64 + 1023) as u64) << 52);
 
 /// Bits by which a significant state exceeds everything that may have been lost on the way to it.
 pub(crate) const GUARD: f64 = 110.0;
-const LEAST: f64 = LOST + GUARD;
+const MIN_EXACT_EXP: f64 = LOST + GUARD;
 
 /// Bound on the loss of a block, as an exponent relative to the largest exponent of its tiles.
 pub(crate) const LOST: f64 = -1022.0 + 26.0;
@@ -64,7 +64,7 @@ pub(crate) const LEAST_KEPT_OF_TILES: f64 =
 /// posteriors are formed. A loss in one direction is multiplied by the states of the other. The worst losses are states
 /// that cannot flow on because their exponent is more than 1022 below that of the next tile or pair: they are lost
 /// entirely.
-pub(crate) const MOST: f64 = -(LOWEST as f64)
+pub(crate) const MOST: f64 = -(MIN_NORMAL_EXP as f64)
     - (TARGET_EXP_OF_ROWS + 14.0)
     - (TARGET_EXP_OF_POSTERIORS + 14.0)
     - COUNT
@@ -154,7 +154,10 @@ impl Range8 {
         }
         let zero = simd.splat_f64s(0.0);
         let (top, nowhere) = (simd.splat_f64s(top), simd.splat_f64s(EMPTY_EXP));
-        let (below, least) = (simd.splat_f64s(EMPTY_EXP_BELOW), simd.splat_f64s(LEAST));
+        let (below, least) = (
+            simd.splat_f64s(EMPTY_EXP_BELOW),
+            simd.splat_f64s(MIN_EXACT_EXP),
+        );
         let (mut own_window, mut window) = (Window::nothing(simd), Window::nothing(simd));
         let (mut far, mut near, mut last) = (zero, zero, nowhere);
         for b in ordered::<D>(live) {
@@ -209,7 +212,7 @@ impl Range8 {
             }
         }
         simd.reduce_max_f64s(far) <= 1020.0
-            && (!BOUND || simd.reduce_min_f64s(near) >= LOWEST as f64)
+            && (!BOUND || simd.reduce_min_f64s(near) >= MIN_NORMAL_EXP as f64)
     }
 
     /// Computes the factors between the pairs of tiles whose exponents are already new.
@@ -289,7 +292,7 @@ pub(crate) struct TileBefore {
 }
 
 /// The lowest exponent of a factor between tiles or pairs.
-pub(crate) const LOWEST: i64 = -1022;
+pub(crate) const MIN_NORMAL_EXP: i64 = -1022;
 
 impl TileBefore {
     pub const NONE: Self = Self {
