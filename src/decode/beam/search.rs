@@ -1,4 +1,4 @@
-//! Prefix beam search.
+//! The prefix beam search.
 //!
 //! For each prefix `g` of the beam and each frame the search holds two log-probabilities: of the alignments so far that
 //! end in a blank, `b(g)`, and of those that end in the last label of `g`, `l(g)`; `a(g) = b(g) + l(g)` is their sum
@@ -18,281 +18,19 @@
 //!
 //! All values are logarithms in f64. Along with each sum, the search keeps the best single alignment, for the spans.
 
-use super::arena::{NONE, ROOT, Spans, Tree};
-use super::language_model::{LanguageModel, NoLanguageModel};
-use super::{Hypothesis, log_add};
+use super::options::{BeamOptions, check_options};
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
+use crate::decode::arena::{NONE, ROOT, Spans, Tree};
+use crate::decode::language_model::{LanguageModel, NoLanguageModel};
+use crate::decode::{Hypothesis, log_add};
 use crate::distribution::{check_normalised, log_softmax};
-use crate::options::{InputKind, InputLayout};
-use crate::problem::lengths::IntoLengths;
+use crate::options::InputKind;
 use crate::problem::plan::Plan;
-use crate::problem::validate::{self, Call, check_rows};
+use crate::problem::validate::{self, Call};
 use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 use std::cmp::Ordering;
-
-/// The options of [`beam_search`] and related functions.
-///
-/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the width of the beam then
-/// limits the search.
-///
-/// ```
-/// use candle_ctc::BeamOptions;
-/// let opts = BeamOptions { beam_width: 100, n_best: 10, ..Default::default() };
-/// assert_eq!((opts.blank, opts.lm_weight), (0, 1.0));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BeamOptions {
-    /// The blank class. Default 0.
-    pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
-    pub layout: InputLayout,
-    /// The kind of input. Default [`InputKind::LogProbs`].
-    pub input: InputKind,
-    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
-    /// `true`.
-    pub normalised: bool,
-    /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
-    /// cost that grows exponentially with the frames. Default 50.
-    pub beam_width: usize,
-    /// The maximum number of hypotheses to return; at most `beam_width` are found. Default 1.
-    pub n_best: usize,
-    /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
-    /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
-    pub token_threshold: f64,
-    /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
-    /// label of a prefix, are not affected. Default `usize::MAX`: off.
-    pub tokens_per_frame: usize,
-    /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
-    pub beam_threshold: f64,
-    /// The weight of the language model's scores, at least 0. Default 1.
-    pub lm_weight: f64,
-    /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
-    /// Default 0.
-    pub token_bonus: f64,
-    /// Whether the language model's score for the end of the text is added at the end. Default `true`.
-    pub end_of_text: bool,
-}
-
-impl Default for BeamOptions {
-    fn default() -> Self {
-        Self {
-            blank: 0,
-            layout: InputLayout::default(),
-            input: InputKind::default(),
-            normalised: true,
-            beam_width: 50,
-            n_best: 1,
-            token_threshold: f64::NEG_INFINITY,
-            tokens_per_frame: usize::MAX,
-            beam_threshold: f64::INFINITY,
-            lm_weight: 1.0,
-            token_bonus: 0.0,
-            end_of_text: true,
-        }
-    }
-}
-
-impl BeamOptions {
-    /// The defaults with [`InputLayout::BatchMajor`].
-    pub fn batch_major() -> Self {
-        Self {
-            layout: InputLayout::BatchMajor,
-            ..Self::default()
-        }
-    }
-
-    fn call(&self, function: &'static str) -> Call {
-        Call {
-            function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
-            star: None,
-        }
-    }
-}
-
-/// Checks the options of a beam search over `classes` classes.
-fn check_options(function: &'static str, classes: usize, opts: &BeamOptions) -> Result<()> {
-    if opts.blank >= classes {
-        bail!(
-            "{function}: blank = {} is not a class; there are C = {classes} classes",
-            opts.blank
-        )
-    }
-    check_rows(function, "frames", classes)?;
-    for (name, value) in [
-        ("beam_width", opts.beam_width),
-        ("n_best", opts.n_best),
-        ("tokens_per_frame", opts.tokens_per_frame),
-    ] {
-        if value == 0 {
-            bail!("{function}: {name} = 0; it must be at least 1")
-        }
-    }
-    if opts.token_threshold.is_nan() || opts.token_threshold > 0.0 {
-        bail!(
-            "{function}: token_threshold = {}; it is a log-probability and must be at most 0",
-            opts.token_threshold
-        )
-    }
-    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
-        bail!(
-            "{function}: beam_threshold = {}; it must be at least 0",
-            opts.beam_threshold
-        )
-    }
-    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
-        bail!(
-            "{function}: lm_weight = {}; it must be at least 0 and finite",
-            opts.lm_weight
-        )
-    }
-    if !opts.token_bonus.is_finite() {
-        bail!(
-            "{function}: token_bonus = {}; it must be finite",
-            opts.token_bonus
-        )
-    }
-    Ok(())
-}
-
-/// Finds the most probable labellings of one utterance by prefix beam search (Graves et al. 2006,
-/// section 3.2, <https://doi.org/10.1145/1143844.1143891>; Hannun et al. 2014,
-/// <https://arxiv.org/abs/1408.2873>).
-///
-/// # Arguments
-///
-/// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with
-///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. The search runs on the
-///   CPU in f64; a tensor on a GPU is copied to the host first.
-/// * `opts` - see [`BeamOptions`].
-///
-/// # Returns
-///
-/// At most `n_best` hypotheses, best first. [`Hypothesis::score`] is the log-probability of the labelling in nats,
-/// summed over its alignments within the beam: a lower bound of its log-likelihood, and equal to it if nothing was
-/// pruned. Labellings of probability 0 are left out; the result is empty if all are. Without frames the only labelling
-/// is the empty one, with a score of 0. The spans are those of the best single alignment within the beam.
-///
-/// Ties are broken deterministically, so equal input gives equal output. In the beam, extensions of a better prefix
-/// come first; of the same prefix, the prefix itself comes first, then its extensions by class number. In the result,
-/// equal hypotheses are ordered by tokens, lexicographically.
-///
-/// # Errors
-///
-/// If shapes, dtypes or options do not fit together, if a frame contains NaN or +inf (or logits that are all −inf), or
-/// if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the item (0 for one
-/// utterance), the frame and the class.
-///
-/// # Examples
-///
-/// ```
-/// use candle_core::{Device, Tensor};
-/// use candle_ctc::{BeamOptions, beam_search};
-///
-/// # fn main() -> candle_core::Result<()> {
-/// // The best path reads as nothing, but "1" is the best labelling: 0.4·0.6 + 0.6·0.4 + 0.4·0.4.
-/// let log_probs = Tensor::new(&[[0.6f32, 0.4], [0.6, 0.4]], &Device::Cpu)?.log()?;
-/// let opts = BeamOptions { n_best: 2, ..Default::default() };
-/// let found = beam_search(&log_probs, opts)?;
-/// assert_eq!(found[0].tokens, [1]);
-/// assert!((found[0].score.exp() - 0.64).abs() < 1e-6);
-/// assert!(found[1].tokens.is_empty());
-/// # Ok(())
-/// # }
-/// ```
-pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothesis>> {
-    beam_search_with(log_probs, &NoLanguageModel, opts)
-}
-
-/// [`beam_search`] with a language model or a lexicon.
-///
-/// Prefixes are ranked by `score + lm_score`, where [`Hypothesis::lm_score`] is `lm_weight` times
-/// the model's scores plus `token_bonus` for each token.
-///
-/// # Errors
-///
-/// Those of [`beam_search`], errors of the model, and a score of the model that is NaN, +inf or above its
-/// [`max_score`](LanguageModel::max_score).
-pub fn beam_search_with<L: LanguageModel>(
-    log_probs: &Tensor,
-    language_model: &L,
-    opts: BeamOptions,
-) -> Result<Vec<Hypothesis>> {
-    let call = opts.call("beam_search");
-    let instead = "; for a batch there is beam_search_batch";
-    let log_probs = validate::utterance(call.function, log_probs, instead)?;
-    let plan = validate::plan_for_utterance(call, &log_probs)?;
-    check_options(call.function, plan.input.classes, &opts)?;
-    check_normalised(&call, &plan, &log_probs, 0)?;
-    let log_probs = on_host(&log_probs)?;
-    search_item(&call, &plan, &log_probs, 0, language_model, opts)
-}
-
-/// [`beam_search`] for each item of a batch, on all threads of the current rayon pool.
-///
-/// # Arguments
-///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item. `T` and `N` may be 0.
-/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
-/// * `opts` - see [`BeamOptions`].
-///
-/// # Returns
-///
-/// The hypotheses of each item, in order. An item of length 0 has the empty labelling, with a
-/// score of 0.
-///
-/// # Errors
-///
-/// Those of [`beam_search`], and lengths that do not fit; the message names the item.
-pub fn beam_search_batch(
-    log_probs: &Tensor,
-    input_lengths: impl IntoLengths,
-    opts: BeamOptions,
-) -> Result<Vec<Vec<Hypothesis>>> {
-    beam_search_batch_with(log_probs, input_lengths, &NoLanguageModel, opts)
-}
-
-/// [`beam_search_batch`] with a language model or a lexicon, shared by all items.
-///
-/// # Errors
-///
-/// Those of [`beam_search_batch`] and [`beam_search_with`].
-pub fn beam_search_batch_with<L: LanguageModel + Sync>(
-    log_probs: &Tensor,
-    input_lengths: impl IntoLengths,
-    language_model: &L,
-    opts: BeamOptions,
-) -> Result<Vec<Vec<Hypothesis>>> {
-    let call = opts.call("beam_search_batch");
-    let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
-    check_options(call.function, plan.input.classes, &opts)?;
-    check_normalised(&call, &plan, log_probs, 0)?;
-    let log_probs = on_host(log_probs)?;
-    (0..plan.input.batch)
-        .into_par_iter()
-        .map(|item| search_item(&call, &plan, &log_probs, item, language_model, opts))
-        .collect()
-}
-
-fn search_item<L: LanguageModel>(
-    call: &Call,
-    plan: &Plan,
-    log_probs: &Tensor,
-    item: usize,
-    language_model: &L,
-    opts: BeamOptions,
-) -> Result<Vec<Hypothesis>> {
-    let mut search = BeamSearch::unchecked(plan.input.classes, language_model, opts)?;
-    search.take(call, plan, log_probs, item)?;
-    search.finish()
-}
 
 /// A beam search that takes its frames in chunks, for streaming audio.
 ///
@@ -449,7 +187,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         Self::unchecked(classes, language_model, opts)
     }
 
-    fn unchecked(classes: usize, language_model: L, opts: BeamOptions) -> Result<Self> {
+    pub(super) fn unchecked(classes: usize, language_model: L, opts: BeamOptions) -> Result<Self> {
         let start = language_model.start()?;
         let most = match opts.lm_weight {
             0.0 => 0.0,
@@ -542,7 +280,13 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.collect(self.opts.end_of_text)
     }
 
-    fn take(&mut self, call: &Call, plan: &Plan, log_probs: &Tensor, item: usize) -> Result<()> {
+    pub(super) fn take(
+        &mut self,
+        call: &Call,
+        plan: &Plan,
+        log_probs: &Tensor,
+        item: usize,
+    ) -> Result<()> {
         let rows = rows(plan, log_probs);
         for frame in 0..plan.input_lengths[item] {
             let row = &mut self.work.row;
@@ -958,8 +702,8 @@ fn weight<L: LanguageModel>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::KEEP;
     use super::*;
+    use crate::decode::arena::KEEP;
     use candle_core::Device;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};

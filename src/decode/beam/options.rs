@@ -1,0 +1,137 @@
+//! What a caller of the beam search chooses.
+
+use crate::options::{InputKind, InputLayout};
+use crate::problem::validate::{Call, check_rows};
+use candle_core::{Result, bail};
+
+/// The options of [`beam_search`] and related functions.
+///
+/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the width of the beam then
+/// limits the search.
+///
+/// ```
+/// use candle_ctc::BeamOptions;
+/// let opts = BeamOptions { beam_width: 100, n_best: 10, ..Default::default() };
+/// assert_eq!((opts.blank, opts.lm_weight), (0, 1.0));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BeamOptions {
+    /// The blank class. Default 0.
+    pub blank: usize,
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    pub layout: InputLayout,
+    /// The kind of input. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
+    /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
+    /// cost that grows exponentially with the frames. Default 50.
+    pub beam_width: usize,
+    /// The maximum number of hypotheses to return; at most `beam_width` are found. Default 1.
+    pub n_best: usize,
+    /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
+    /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
+    pub token_threshold: f64,
+    /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
+    /// label of a prefix, are not affected. Default `usize::MAX`: off.
+    pub tokens_per_frame: usize,
+    /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
+    pub beam_threshold: f64,
+    /// The weight of the language model's scores, at least 0. Default 1.
+    pub lm_weight: f64,
+    /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
+    /// Default 0.
+    pub token_bonus: f64,
+    /// Whether the language model's score for the end of the text is added at the end. Default `true`.
+    pub end_of_text: bool,
+}
+
+impl Default for BeamOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            layout: InputLayout::default(),
+            input: InputKind::default(),
+            normalised: true,
+            beam_width: 50,
+            n_best: 1,
+            token_threshold: f64::NEG_INFINITY,
+            tokens_per_frame: usize::MAX,
+            beam_threshold: f64::INFINITY,
+            lm_weight: 1.0,
+            token_bonus: 0.0,
+            end_of_text: true,
+        }
+    }
+}
+
+impl BeamOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn call(&self, function: &'static str) -> Call {
+        Call {
+            function,
+            input: self.input,
+            normalised: self.normalised,
+            blank: self.blank,
+            layout: self.layout,
+            star: None,
+        }
+    }
+}
+
+/// Checks the options of a beam search over `classes` classes.
+pub(super) fn check_options(
+    function: &'static str,
+    classes: usize,
+    opts: &BeamOptions,
+) -> Result<()> {
+    if opts.blank >= classes {
+        bail!(
+            "{function}: blank = {} is not a class; there are C = {classes} classes",
+            opts.blank
+        )
+    }
+    check_rows(function, "frames", classes)?;
+    for (name, value) in [
+        ("beam_width", opts.beam_width),
+        ("n_best", opts.n_best),
+        ("tokens_per_frame", opts.tokens_per_frame),
+    ] {
+        if value == 0 {
+            bail!("{function}: {name} = 0; it must be at least 1")
+        }
+    }
+    if opts.token_threshold.is_nan() || opts.token_threshold > 0.0 {
+        bail!(
+            "{function}: token_threshold = {}; it is a log-probability and must be at most 0",
+            opts.token_threshold
+        )
+    }
+    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
+        bail!(
+            "{function}: beam_threshold = {}; it must be at least 0",
+            opts.beam_threshold
+        )
+    }
+    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
+        bail!(
+            "{function}: lm_weight = {}; it must be at least 0 and finite",
+            opts.lm_weight
+        )
+    }
+    if !opts.token_bonus.is_finite() {
+        bail!(
+            "{function}: token_bonus = {}; it must be finite",
+            opts.token_bonus
+        )
+    }
+    Ok(())
+}
