@@ -71,8 +71,13 @@ impl AlignOptions {
 }
 
 /// The best path of one item.
+///
+/// As `AsRef<[u32]>` it is the labels of the target.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Alignment {
+    /// The labels of the target.
+    pub tokens: Vec<u32>,
     /// The label of each frame, including blanks.
     pub labels: Vec<u32>,
     /// The log-probability of that label at each frame.
@@ -81,6 +86,12 @@ pub struct Alignment {
     pub score: f64,
     /// The frames of each label of the target, in order.
     pub spans: Vec<TokenSpan>,
+}
+
+impl AsRef<[u32]> for Alignment {
+    fn as_ref(&self) -> &[u32] {
+        &self.tokens
+    }
 }
 
 /// Aligns a transcript with the frames of one utterance: finds the single most probable path that reads as the target.
@@ -146,6 +157,7 @@ pub struct Alignment {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "viterbi")]
 pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> Result<Alignment> {
     let call = opts.call("forced_align");
     let instead = "; for a batch there is forced_align_batch";
@@ -299,6 +311,7 @@ fn alignment(plan: &Plan, n: usize, path: cpu::Path) -> Alignment {
         start = end;
     }
     Alignment {
+        tokens: target.to_vec(),
         labels: path.states.iter().map(|&state| label(state)).collect(),
         frame_scores: path.frame_scores,
         score: path.score,

@@ -40,17 +40,19 @@
 //!
 //! # Inference
 //!
-//! These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing logits or
+//! One utterance has the plain name and takes slices; a batch has `_batch` behind the name and takes tensors and
+//! lengths. These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing logits or
 //! probabilities as log-probabilities is an error, see [`InputKind::LogProbs`]. One utterance is `(T, C)`, or has a
 //! batch dimension of 1; it may have no frames.
 //!
 //! - [`score_transcripts`] and [`rank_transcripts`] score candidate transcripts of one utterance.
-//! - [`token_confidence`] returns the confidence in each token, and its expected position.
+//! - [`token_confidence`] returns the confidence in each token, and its expected position; [`word_confidence`] that in
+//!   each word.
 //! - [`forced_align`] and [`forced_align_batch`] return the best path of a known transcript, its token spans and their
 //!   times.
 //! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames incrementally, and
 //!   [`LanguageModel`] is its hook for a language model or a lexicon.
-//! - [`CtcPrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
+//! - [`PrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
 //! # Text
 //!
@@ -61,17 +63,24 @@
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use candle_ctc::text::{SubtitleOptions, Vocabulary, to_srt, word_error_rate};
-//! use candle_ctc::{AlignOptions, forced_align};
+//! use candle_ctc::{BeamOptions, ConfidenceOptions, beam_search, token_confidence};
 //!
 //! # fn main() -> candle_core::Result<()> {
 //! let vocabulary = Vocabulary::from_tokens(["<blk>", "▁hi", "▁there"])?; // or from_path("tokens.txt")
 //! let probs = [[0.1f32, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]];
 //! let log_probs = Tensor::new(&probs, &Device::Cpu)?.log()?; // (T, C)
 //!
-//! let opts = AlignOptions { blank: vocabulary.blank(), ..Default::default() };
-//! let alignment = forced_align(&log_probs, &vocabulary.encode("hi there")?, opts)?;
-//! let words = vocabulary.words(&alignment.spans);
-//! let srt = to_srt(&words, 0.5, SubtitleOptions::default())?; // 0.5 seconds from one frame to the next
+//! let blank = vocabulary.blank();
+//! let best = beam_search(&log_probs, BeamOptions { blank, ..Default::default() })?.remove(0);
+//! assert_eq!(vocabulary.decode(&best.tokens), "hi there");
+//!
+//! let opts = ConfidenceOptions { blank, ..Default::default() };
+//! let tokens = token_confidence(&log_probs, &best.tokens, opts)?;
+//! assert!(tokens[0].posterior > 0.5);
+//!
+//! let words = vocabulary.words(&best.spans); // or the spans of forced_align, for a known transcript
+//! assert_eq!(words[1].seconds(0.5), (1.0, 2.0)); // 0.5 seconds from one frame to the next
+//! let srt = to_srt(&words, 0.5, SubtitleOptions::default())?;
 //! assert_eq!(srt, "1\n00:00:00,000 --> 00:00:02,000\nhi there\n\n");
 //! assert_eq!(word_error_rate("hi there", "high there").rate(), 0.5);
 //! # Ok(())
@@ -98,6 +107,7 @@
 //! for inference copy a tensor on a GPU to the host ([`greedy_decode`] first finds the best classes there).
 
 mod align;
+mod batch;
 mod confidence;
 mod cpu;
 mod cpu_input;
@@ -121,12 +131,17 @@ mod spans;
 pub mod text;
 
 pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
-pub use confidence::{TokenConfidence, state_posteriors, token_confidence};
+pub use batch::{conv_lengths, pad_targets};
+pub use confidence::{
+    ConfidenceOptions, TokenConfidence, WordConfidence, state_posteriors, state_posteriors_batch,
+    token_confidence, token_confidence_batch, word_confidence,
+};
+#[doc(hidden)]
 pub use cpu::Isa;
 pub use decode::{
-    BeamOptions, BeamSearch, CtcPrefixScorer, GreedyOptions, Hypothesis, LanguageModel,
-    NoLanguageModel, PrefixOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
-    beam_search_batch_with, beam_search_with, greedy_decode,
+    BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, LanguageModel, NoLanguageModel,
+    PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
+    beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use loss::{
@@ -136,7 +151,8 @@ pub use loss::{
 pub use options::{Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction};
 pub use problem::lengths::{IntoLengths, Lengths};
 pub use score::{
-    ScoreOptions, TranscriptScore, rank_transcripts, score_transcripts, score_transcripts_batch,
+    ScoreOptions, TranscriptScore, rank_transcripts, rank_transcripts_batch, score_transcripts,
+    score_transcripts_batch,
 };
 pub use spans::{TokenSpan, WordSpan, group_words};
 

@@ -5,7 +5,7 @@ use crate::options::CtcLossOptions;
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::InputKind;
 use crate::problem::validate;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use std::sync::Arc;
 
 /// The Connectionist Temporal Classification loss of log-probabilities.
@@ -36,7 +36,8 @@ use std::sync::Arc;
 /// that the target uses in its frame counts as −inf.
 ///
 /// The entries are used as they are. Passing logits or probabilities gives a wrong loss without an error; a negative
-/// loss is a sign of that.
+/// loss is a sign of that. If `log_probs` leads back to no variable, the loss has no gradient and `backward` succeeds
+/// without training anything: [`CtcLoss::require_grad`] makes that an error.
 ///
 /// # Errors
 ///
@@ -109,6 +110,7 @@ use std::sync::Arc;
 /// ```
 ///
 /// [`InputLayout::BatchMajor`]: crate::InputLayout::BatchMajor
+#[doc(alias = "CTCLoss")]
 pub fn ctc_loss(
     log_probs: &Tensor,
     targets: &Tensor,
@@ -274,14 +276,45 @@ pub fn ctc_loss_and_gradient_with_logits(
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[doc(alias = "CTCLoss")]
 pub struct CtcLoss {
     opts: CtcLossOptions,
+    require_grad: bool,
 }
 
 impl CtcLoss {
     /// Creates the loss with these options.
     pub fn new(opts: CtcLossOptions) -> Self {
-        Self { opts }
+        Self {
+            opts,
+            require_grad: false,
+        }
+    }
+
+    /// Makes an input that leads back to no variable an error. Default `false`.
+    ///
+    /// The loss of such an input has no gradient: `backward` succeeds, and nothing is trained. That happens if the model
+    /// was built without a `VarMap`, if its output was detached, or if an operation of candle that has no gradient lies
+    /// between.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_ctc::{CtcLoss, CtcLossOptions};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let criterion = CtcLoss::new(CtcLossOptions::default()).require_grad(true);
+    /// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?;
+    /// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+    /// let error = criterion.forward(&log_probs, &targets, 2, 1).unwrap_err();
+    /// assert!(error.to_string().contains("no variable"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn require_grad(self, require_grad: bool) -> Self {
+        Self {
+            require_grad,
+            ..self
+        }
     }
 
     /// The options.
@@ -292,7 +325,7 @@ impl CtcLoss {
     /// [`ctc_loss`] with these options.
     ///
     /// # Errors
-    /// As [`ctc_loss`].
+    /// As [`ctc_loss`], and with [`Self::require_grad`] for an input that leads back to no variable.
     pub fn forward(
         &self,
         log_probs: &Tensor,
@@ -300,13 +333,14 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
+        self.check_grad("log_probs", log_probs)?;
         ctc_loss(log_probs, targets, input_lengths, target_lengths, self.opts)
     }
 
     /// [`ctc_loss_with_logits`] with these options.
     ///
     /// # Errors
-    /// As [`ctc_loss`].
+    /// As [`ctc_loss`], and with [`Self::require_grad`] for an input that leads back to no variable.
     pub fn forward_with_logits(
         &self,
         logits: &Tensor,
@@ -314,6 +348,17 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
+        self.check_grad("logits", logits)?;
         ctc_loss_with_logits(logits, targets, input_lengths, target_lengths, self.opts)
+    }
+
+    fn check_grad(&self, name: &str, input: &Tensor) -> Result<()> {
+        if self.require_grad && !input.track_op() {
+            bail!(
+                "CtcLoss: {name} lead back to no variable, so the loss has no gradient; build the model from a \
+                 VarMap, and do not detach its output"
+            )
+        }
+        Ok(())
     }
 }

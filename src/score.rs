@@ -72,6 +72,7 @@ impl ScoreOptions {
 
 /// The scores of one candidate, from [`rank_transcripts`].
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct TranscriptScore {
     /// The index of the transcript in the argument.
     pub index: usize,
@@ -168,14 +169,14 @@ pub fn score_transcripts<S: AsRef<[u32]> + Sync>(
 /// # Ok(())
 /// # }
 /// ```
-pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
+pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync, L: AsRef<[S]>>(
     log_probs: &Tensor,
     input_lengths: impl IntoLengths,
-    transcripts: &[Vec<S>],
+    transcripts: &[L],
     opts: ScoreOptions,
 ) -> Result<Vec<Vec<f64>>> {
     let call = opts.call("score_transcripts_batch");
-    let lists: Vec<&[S]> = transcripts.iter().map(Vec::as_slice).collect();
+    let lists: Vec<&[S]> = transcripts.iter().map(AsRef::as_ref).collect();
     let plan = validate::plan_for_transcripts(call, log_probs, input_lengths, &lists)?;
     let scores = scores(&call, &plan, log_probs, &lists)?;
     let finished = scores
@@ -203,19 +204,59 @@ pub fn score_transcripts_batch<S: AsRef<[u32]> + Sync>(
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "n-best")]
 pub fn rank_transcripts<S: AsRef<[u32]> + Sync>(
     log_probs: &Tensor,
     transcripts: &[S],
     opts: ScoreOptions,
 ) -> Result<Vec<TranscriptScore>> {
     let raw = one_utterance("rank_transcripts", log_probs, transcripts, opts)?;
+    Ok(ranking(&raw, transcripts, opts))
+}
+
+/// [`rank_transcripts`] for each utterance of a batch. Arguments and errors are those of [`score_transcripts_batch`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_ctc::{InputKind, ScoreOptions, rank_transcripts_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::zeros((2, 6, 4), DType::F32, &Device::Cpu)?; // (N, T, C)
+/// let opts = ScoreOptions { input: InputKind::Logits, ..ScoreOptions::batch_major() };
+/// let candidates = [vec![vec![3], vec![1, 2]], vec![vec![2u32]]];
+/// let ranked = rank_transcripts_batch(&logits, [6, 2], &candidates, opts)?;
+/// assert_eq!((ranked[0][0].index, ranked[1][0].probability), (1, 1.0));
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "n-best")]
+pub fn rank_transcripts_batch<S: AsRef<[u32]> + Sync, L: AsRef<[S]>>(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    transcripts: &[L],
+    opts: ScoreOptions,
+) -> Result<Vec<Vec<TranscriptScore>>> {
+    let call = opts.call("rank_transcripts_batch");
+    let lists: Vec<&[S]> = transcripts.iter().map(AsRef::as_ref).collect();
+    let plan = validate::plan_for_transcripts(call, log_probs, input_lengths, &lists)?;
+    let raw = scores(&call, &plan, log_probs, &lists)?;
+    let items = raw.iter().zip(&lists);
+    Ok(items.map(|(raw, list)| ranking(raw, list, opts)).collect())
+}
+
+/// Candidates in order, with what the options make of their log-likelihoods.
+fn ranking<S: AsRef<[u32]>>(
+    raw: &[f64],
+    transcripts: &[S],
+    opts: ScoreOptions,
+) -> Vec<TranscriptScore> {
     let with = |softmax, per_token| {
         let opts = ScoreOptions {
             softmax,
             per_token,
             ..opts
         };
-        finish(raw.clone(), transcripts, opts)
+        finish(raw.to_vec(), transcripts, opts)
     };
     let (per_token, shares) = (with(false, true), with(true, opts.per_token));
     let mut ranked: Vec<TranscriptScore> = (0..transcripts.len())
@@ -238,7 +279,7 @@ pub fn rank_transcripts<S: AsRef<[u32]> + Sync>(
         let (a, b) = (key(a), key(b));
         b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
-    Ok(ranked)
+    ranked
 }
 
 fn one_utterance<S: AsRef<[u32]> + Sync>(

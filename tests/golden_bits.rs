@@ -14,11 +14,12 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, BeamOptions, CtcLossOptions, CtcPrefixScorer, GradientKind, GreedyOptions,
-    InputKind, InputLayout, Isa, PrefixOptions, Reduction, ScoreOptions, beam_search_batch,
-    forced_align_batch, greedy_decode, score_transcripts, state_posteriors, token_confidence,
+    AlignOptions, BeamOptions, CtcLossOptions, GradientKind, GreedyOptions, InputKind, InputLayout,
+    Isa, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions, beam_search_batch,
+    forced_align_batch, greedy_decode_batch, score_transcripts, state_posteriors_batch,
+    token_confidence_batch,
 };
-use common::{Entry, Rng, tensors};
+use common::{Entry, Rng, for_confidence, tensors};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
@@ -331,11 +332,14 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
             let name = format!("{name} {count} scores");
             hashes.add(name, true, Hash::numbers(&scores));
         }
-        let states = state_posteriors(&input, &targets, frames, &lengths, opts)?;
+        let states =
+            state_posteriors_batch(&input, &targets, frames, &lengths, for_confidence(opts))?;
         let states: Vec<f64> = states.iter().flat_map(tensors::read).collect();
         assert!(states.iter().any(|&p| p > 0.5), "{name}");
         hashes.add(format!("{name} states"), true, Hash::numbers(&states));
-        let tokens = token_confidence(&input, &targets, frames, &lengths, opts)?.concat();
+        let tokens =
+            token_confidence_batch(&input, &targets, frames, &lengths, for_confidence(opts))?
+                .concat();
         let tokens = tokens.iter().flat_map(|t| {
             [
                 t.posterior,
@@ -374,7 +378,7 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
         normalised: false,
         ..Default::default()
     };
-    let greedy = greedy_decode(&input, frames, opts)?;
+    let greedy = greedy_decode_batch(&input, frames, opts)?;
     let opts = BeamOptions {
         beam_width: 12,
         n_best: 5,
@@ -398,11 +402,11 @@ fn inference(batch: &Batch, dtype: DType, hashes: &mut Hashes) -> Result<()> {
         hashes.add(format!("{name} {what}"), libm, hash.0);
     }
 
-    let opts = PrefixOptions {
+    let opts = PrefixScorerOptions {
         normalised: false,
         ..Default::default()
     };
-    let scorer = CtcPrefixScorer::new(&first, opts)?;
+    let scorer = PrefixScorer::new(&first, opts)?;
     let mut state = scorer.initial_state();
     let mut numbers = Vec::new();
     for &token in target.iter().take(4) {

@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, Reduction, ScoreOptions, ctc_loss, score_transcripts, token_confidence,
+    ConfidenceOptions, CtcLossOptions, Reduction, ScoreOptions, ctc_loss, score_transcripts,
+    token_confidence_batch,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -305,9 +306,9 @@ impl Step {
     /// The confidence of each token.
     pub fn confidence(&self) -> Result<()> {
         let (input, targets) = (&self.log_probs.as_detached_tensor(), &self.targets);
-        let opts = ScoreOptions::default();
+        let opts = ConfidenceOptions::default();
         let lengths = (&self.input_lengths, &self.target_lengths);
-        let tokens = token_confidence(input, targets, lengths.0, lengths.1, opts)?;
+        let tokens = token_confidence_batch(input, targets, lengths.0, lengths.1, opts)?;
         assert!(tokens.iter().flatten().all(|token| token.posterior > 0.0));
         Ok(())
     }

@@ -97,6 +97,27 @@ impl<S> Tree<S> {
         tokens
     }
 
+    /// The number of labels of a prefix.
+    pub fn depth(&self, id: u32) -> usize {
+        let parents = std::iter::successors(Some(id), |&id| {
+            Some(self.node(id).parent).filter(|&parent| parent != NONE)
+        });
+        parents.count() - 1
+    }
+
+    /// The longest prefix with which both of these begin.
+    pub fn common(&self, mut a: u32, mut b: u32) -> u32 {
+        let (mut depth_a, mut depth_b) = (self.depth(a), self.depth(b));
+        while a != b {
+            if depth_a >= depth_b {
+                (a, depth_a) = (self.node(a).parent, depth_a - 1);
+            } else {
+                (b, depth_b) = (self.node(b).parent, depth_b - 1);
+            }
+        }
+        a
+    }
+
     pub fn is_full(&self) -> bool {
         self.nodes.len() > self.limit
     }
@@ -162,6 +183,11 @@ impl Spans {
         }
         self.links.push(Link { span, before });
         Ok(id as u32)
+    }
+
+    /// The span at index `last`, if it is one.
+    pub fn last(&self, last: u32) -> Option<TokenSpan> {
+        self.links.get(last as usize).map(|link| link.span)
     }
 
     /// The spans that end in `last`, in order.

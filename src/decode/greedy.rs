@@ -11,7 +11,7 @@ use crate::spans::TokenSpan;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-/// The options of [`greedy_decode`].
+/// The options of [`greedy_decode`] and [`greedy_decode_batch`].
 ///
 /// ```
 /// use candle_ctc::{GreedyOptions, InputKind, InputLayout};
@@ -51,9 +51,9 @@ impl GreedyOptions {
         }
     }
 
-    fn call(&self) -> Call {
+    fn call(&self, function: &'static str) -> Call {
         Call {
-            function: "greedy_decode",
+            function,
             input: self.input,
             normalised: self.normalised,
             blank: self.blank,
@@ -63,31 +63,29 @@ impl GreedyOptions {
     }
 }
 
-/// Takes the most probable class of each frame, merges repeats and drops blanks: the labelling of the single best path
-/// (Graves et al. 2006, section 3.2, <https://doi.org/10.1145/1143844.1143891>).
+/// Decodes one utterance greedily: takes the most probable class of each frame, merges repeats and drops blanks. That
+/// is the labelling of the single best path (Graves et al. 2006, section 3.2,
+/// <https://doi.org/10.1145/1143844.1143891>).
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item; natural logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16;
-///   any strides. `T` and `N` may be 0.
-/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
+///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0.
 /// * `opts` - see [`GreedyOptions`].
 ///
-/// On a GPU the best classes are found there, and one tensor of `3·T·N` numbers is read back.
+/// On a GPU the best classes are found there, and one tensor of `3·T` numbers is read back.
 ///
 /// # Returns
 ///
-/// One [`Hypothesis`] per item, in order. Its score is the log-probability of the best path, in nats; a span covers the
-/// consecutive frames of a token, with their mean log-probability. Of equal classes in a frame, the one with the
-/// smallest number is taken (on a GPU, the one that candle's `argmax` returns). A frame whose log-probabilities are all
-/// −inf makes the score −inf. An item without frames has no tokens and a score of 0.
+/// The [`Hypothesis`]. Its score is the log-probability of the best path, in nats; a span covers the consecutive frames
+/// of a token, with their mean log-probability. Of equal classes in a frame, the one with the smallest number is taken
+/// (on a GPU, the one that candle's `argmax` returns). A frame whose log-probabilities are all −inf makes the score
+/// −inf. An utterance without frames has no tokens and a score of 0.
 ///
 /// # Errors
 ///
-/// If shapes, dtypes, lengths or the blank do not fit together, if a frame within its length contains NaN or +inf (or
-/// logits that are all −inf), or if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message
-/// names the item and the frame.
+/// If the shape, the dtype or the blank does not fit, if a frame contains NaN or +inf (or logits that are all −inf), or
+/// if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the frame.
 ///
 /// # Examples
 ///
@@ -98,26 +96,70 @@ impl GreedyOptions {
 /// # fn main() -> candle_core::Result<()> {
 /// let p = [[0.1f32, 0.8, 0.1], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1], [0.2, 0.1, 0.7]];
 /// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
-/// let best = greedy_decode(&log_probs, 4, GreedyOptions::default())?;
-/// assert_eq!(best[0].tokens, [1, 2]);
-/// assert_eq!((best[0].spans[0].start, best[0].spans[0].end), (0, 2));
-/// assert!((best[0].score.exp() - 0.8 * 0.7 * 0.8 * 0.7).abs() < 1e-6);
+/// let best = greedy_decode(&log_probs, GreedyOptions::default())?;
+/// assert_eq!(best.tokens, [1, 2]);
+/// assert_eq!((best.spans[0].start, best.spans[0].end), (0, 2));
+/// assert!((best.score.exp() - 0.8 * 0.7 * 0.8 * 0.7).abs() < 1e-6);
 /// # Ok(())
 /// # }
 /// ```
-pub fn greedy_decode(
+#[doc(alias = "best_path")]
+pub fn greedy_decode(log_probs: &Tensor, opts: GreedyOptions) -> Result<Hypothesis> {
+    let call = opts.call("greedy_decode");
+    let instead = "; for a batch there is greedy_decode_batch";
+    let log_probs = validate::utterance(call.function, log_probs, instead)?;
+    let plan = validate::plan_for_utterance(call, &log_probs)?;
+    Ok(best_paths(&call, &plan, &log_probs)?.swap_remove(0))
+}
+
+/// [`greedy_decode`] for each utterance of a batch.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for one item; otherwise as
+///   for [`greedy_decode`]. `T` and `N` may be 0.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+/// * `opts` - see [`GreedyOptions`].
+///
+/// On a GPU the best classes are found there, and one tensor of `3·T·N` numbers is read back.
+///
+/// # Returns
+///
+/// One [`Hypothesis`] per item, in order, as [`greedy_decode`] returns it.
+///
+/// # Errors
+///
+/// As for [`greedy_decode`], and if lengths do not fit the batch; the message names the item and the frame.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{GreedyOptions, InputKind, greedy_decode_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Tensor::randn(0f32, 1., (2, 6, 4), &Device::Cpu)?; // (N, T, C)
+/// let opts = GreedyOptions { input: InputKind::Logits, ..GreedyOptions::batch_major() };
+/// let best = greedy_decode_batch(&logits, [6, 0], opts)?;
+/// assert_eq!((best.len(), best[1].tokens.len()), (2, 0));
+/// # Ok(())
+/// # }
+/// ```
+pub fn greedy_decode_batch(
     log_probs: &Tensor,
     input_lengths: impl IntoLengths,
     opts: GreedyOptions,
 ) -> Result<Vec<Hypothesis>> {
-    let call = opts.call();
+    let call = opts.call("greedy_decode_batch");
     let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
+    best_paths(&call, &plan, log_probs)
+}
+
+fn best_paths(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
     let log_probs = log_probs.detach();
-    check_normalised(&call, &plan, &log_probs, 0)?;
+    check_normalised(call, plan, &log_probs, 0)?;
     if log_probs.device().is_cpu() || log_probs.elem_count() == 0 {
-        on_host(&call, &plan, &log_probs.to_device(&Device::Cpu)?)
+        on_host(call, plan, &log_probs.to_device(&Device::Cpu)?)
     } else {
-        on_device(&call, &plan, &log_probs)
+        on_device(call, plan, &log_probs)
     }
 }
 
@@ -278,7 +320,7 @@ mod tests {
             input,
             ..GreedyOptions::batch_major()
         };
-        opts.call()
+        opts.call("greedy_decode_batch")
     }
 
     fn plan(call: Call, log_probs: &Tensor) -> Plan {

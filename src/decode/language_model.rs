@@ -13,6 +13,8 @@ use candle_core::Result;
 ///   never enters the beam.
 /// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state.
 ///
+/// A model that is chosen at run time is a `Box<dyn LanguageModel<State = …>>`.
+///
 /// ```
 /// use candle_core::Result;
 /// use candle_ctc::LanguageModel;
@@ -44,10 +46,6 @@ pub trait LanguageModel {
     /// The model's state for a prefix.
     type State;
 
-    /// Whether every score is 0.
-    #[doc(hidden)]
-    const CONSTANT: bool = false;
-
     /// The state of the empty prefix.
     ///
     /// # Errors
@@ -73,11 +71,16 @@ pub trait LanguageModel {
     fn max_score(&self) -> f64 {
         0.0
     }
+
+    /// Whether every score is 0.
+    #[doc(hidden)]
+    fn is_constant(&self) -> bool {
+        false
+    }
 }
 
 impl<L: LanguageModel + ?Sized> LanguageModel for &L {
     type State = L::State;
-    const CONSTANT: bool = L::CONSTANT;
 
     fn start(&self) -> Result<Self::State> {
         (**self).start()
@@ -98,6 +101,38 @@ impl<L: LanguageModel + ?Sized> LanguageModel for &L {
     fn max_score(&self) -> f64 {
         (**self).max_score()
     }
+
+    fn is_constant(&self) -> bool {
+        (**self).is_constant()
+    }
+}
+
+impl<L: LanguageModel + ?Sized> LanguageModel for Box<L> {
+    type State = L::State;
+
+    fn start(&self) -> Result<Self::State> {
+        (**self).start()
+    }
+
+    fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+        (**self).score(state, token)
+    }
+
+    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
+        (**self).advance(state, token)
+    }
+
+    fn end(&self, state: &Self::State) -> Result<f64> {
+        (**self).end(state)
+    }
+
+    fn max_score(&self) -> f64 {
+        (**self).max_score()
+    }
+
+    fn is_constant(&self) -> bool {
+        (**self).is_constant()
+    }
 }
 
 /// No language model: every labelling has a weight of 0.
@@ -106,7 +141,6 @@ pub struct NoLanguageModel;
 
 impl LanguageModel for NoLanguageModel {
     type State = ();
-    const CONSTANT: bool = true;
 
     #[inline]
     fn start(&self) -> Result<()> {
@@ -121,5 +155,10 @@ impl LanguageModel for NoLanguageModel {
     #[inline]
     fn advance(&self, _state: &(), _token: u32) -> Result<()> {
         Ok(())
+    }
+
+    #[inline]
+    fn is_constant(&self) -> bool {
+        true
     }
 }

@@ -8,17 +8,21 @@ mod language_model;
 mod prefix;
 
 pub use beam::{
-    BeamOptions, BeamSearch, beam_search, beam_search_batch, beam_search_batch_with,
+    BeamOptions, BeamSearch, End, beam_search, beam_search_batch, beam_search_batch_with,
     beam_search_with,
 };
-pub use greedy::{GreedyOptions, greedy_decode};
+pub use greedy::{GreedyOptions, greedy_decode, greedy_decode_batch};
 pub use language_model::{LanguageModel, NoLanguageModel};
-pub use prefix::{CtcPrefixScorer, PrefixOptions, PrefixScores, PrefixState};
+pub use prefix::{PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState};
 
 use crate::spans::TokenSpan;
 
 /// A labelling that a decoder found.
+///
+/// As `AsRef<[u32]>` it is its tokens, so an n-best list goes into [`rank_transcripts`](crate::rank_transcripts) as it
+/// is.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Hypothesis {
     /// The labels, without blanks and repeats.
     pub tokens: Vec<u32>,
@@ -35,6 +39,12 @@ impl Hypothesis {
     /// `score + lm_score`: the ranking criterion of a beam search.
     pub fn total_score(&self) -> f64 {
         self.score + self.lm_score
+    }
+}
+
+impl AsRef<[u32]> for Hypothesis {
+    fn as_ref(&self) -> &[u32] {
+        &self.tokens
     }
 }
 

@@ -28,15 +28,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Classes per job: the sums of a dozen hypotheses stay in the cache.
 const BLOCK: usize = 256;
 
-/// The options of [`CtcPrefixScorer`].
+/// The options of [`PrefixScorer`].
 ///
 /// ```
-/// use candle_ctc::{InputKind, PrefixOptions};
-/// let opts = PrefixOptions { input: InputKind::Logits, ..Default::default() };
+/// use candle_ctc::{InputKind, PrefixScorerOptions};
+/// let opts = PrefixScorerOptions { input: InputKind::Logits, ..Default::default() };
 /// assert_eq!((opts.blank, opts.normalised), (0, true));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PrefixOptions {
+pub struct PrefixScorerOptions {
     /// The blank class. Default 0.
     pub blank: usize,
     /// The kind of input. Default [`InputKind::LogProbs`].
@@ -46,7 +46,7 @@ pub struct PrefixOptions {
     pub normalised: bool,
 }
 
-impl Default for PrefixOptions {
+impl Default for PrefixScorerOptions {
     fn default() -> Self {
         Self {
             blank: 0,
@@ -73,11 +73,11 @@ impl Default for PrefixOptions {
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use candle_ctc::{CtcPrefixScorer, PrefixOptions};
+/// use candle_ctc::{PrefixScorer, PrefixScorerOptions};
 ///
 /// # fn main() -> candle_core::Result<()> {
 /// let log_probs = Tensor::new(&[[0.5f32, 0.3, 0.2], [0.4, 0.5, 0.1]], &Device::Cpu)?.log()?;
-/// let scorer = CtcPrefixScorer::new(&log_probs, PrefixOptions::default())?;
+/// let scorer = PrefixScorer::new(&log_probs, PrefixScorerOptions::default())?;
 /// let empty = scorer.initial_state();
 /// let scores = &scorer.score(&[&empty])?[0];
 /// // "1 …": class 1 in the first frame, or the blank and then class 1.
@@ -89,14 +89,14 @@ impl Default for PrefixOptions {
 /// # Ok(())
 /// # }
 /// ```
-pub struct CtcPrefixScorer {
+pub struct PrefixScorer {
     /// Unique to this scorer.
     id: u64,
     plan: Plan,
     log_probs: Tensor,
 }
 
-/// A prefix, as seen by a [`CtcPrefixScorer`]. It belongs to the scorer that made it.
+/// A prefix, as seen by a [`PrefixScorer`]. It belongs to the scorer that made it.
 #[derive(Debug, Clone)]
 pub struct PrefixState {
     /// The `id` of its scorer.
@@ -154,7 +154,7 @@ pub struct PrefixScores {
     pub end: f64,
 }
 
-impl CtcPrefixScorer {
+impl PrefixScorer {
     /// A scorer for one utterance.
     ///
     /// # Arguments
@@ -162,15 +162,15 @@ impl CtcPrefixScorer {
     /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, from a log-softmax; or logits with
     ///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. For an item of a batch, narrow the
     ///   tensor to the frames of the item.
-    /// * `opts` - see [`PrefixOptions`].
+    /// * `opts` - see [`PrefixScorerOptions`].
     ///
     /// # Errors
     ///
     /// If shape, dtype or blank do not fit, if a frame contains NaN or +inf (or logits that are all −inf), or if the
     /// input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the frame and the class.
-    pub fn new(log_probs: &Tensor, opts: PrefixOptions) -> Result<Self> {
+    pub fn new(log_probs: &Tensor, opts: PrefixScorerOptions) -> Result<Self> {
         let call = Call {
-            function: "CtcPrefixScorer",
+            function: "PrefixScorer",
             input: opts.input,
             normalised: opts.normalised,
             blank: opts.blank,
@@ -180,7 +180,7 @@ impl CtcPrefixScorer {
         let instead = "; narrow a batch to one item and its frames";
         let log_probs = validate::utterance(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
-        check_room::<f64>("CtcPrefixScorer: a prefix", &[4, plan.input.frames])?;
+        check_room::<f64>("PrefixScorer: a prefix", &[4, plan.input.frames])?;
         check_normalised(&call, &plan, &log_probs, 0)?;
         let log_probs = distribution::checked_log_probs(&call, &plan, &log_probs)?;
         static SCORERS: AtomicU64 = AtomicU64::new(0);
@@ -287,7 +287,7 @@ impl CtcPrefixScorer {
         } = self.plan.input;
         if token as usize >= classes || token as usize == blank {
             bail!(
-                "CtcPrefixScorer::extend: token {token} cannot follow a prefix; expected a class \
+                "PrefixScorer::extend: token {token} cannot follow a prefix; expected a class \
                  below C = {classes} that is not the blank ({blank})"
             )
         }
@@ -317,7 +317,7 @@ impl CtcPrefixScorer {
     fn check(&self, state: &PrefixState, name: impl Fn() -> String) -> Result<()> {
         if state.blank.len() != self.plan.input.frames + 1 {
             bail!(
-                "CtcPrefixScorer: {} is of an utterance with T = {} frames; this one has {}",
+                "PrefixScorer: {} is of an utterance with T = {} frames; this one has {}",
                 name(),
                 state.blank.len() - 1,
                 self.plan.input.frames
@@ -325,7 +325,7 @@ impl CtcPrefixScorer {
         }
         if state.scorer != self.id {
             bail!(
-                "CtcPrefixScorer: {} is of another scorer; begin with this one's initial_state",
+                "PrefixScorer: {} is of another scorer; begin with this one's initial_state",
                 name()
             )
         }

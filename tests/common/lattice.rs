@@ -97,7 +97,7 @@ pub fn softmax_scale(row: &[f64]) -> (f64, f64) {
     (largest, sum)
 }
 
-/// What `token_confidence` says of a token.
+/// What `token_confidence_batch` says of a token.
 pub struct Token {
     pub posterior: f64,
     pub probability: f64,

@@ -10,8 +10,20 @@ pub mod tolerance;
 pub mod views;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_ctc::{CtcLossOptions, InputLayout, ctc_loss, ctc_loss_with_logits};
+use candle_ctc::{
+    ConfidenceOptions, CtcLossOptions, InputLayout, ScoreOptions, ctc_loss, ctc_loss_with_logits,
+};
 use oracle::Problem;
+
+/// What the confidence functions share with scores.
+pub fn for_confidence(opts: ScoreOptions) -> ConfidenceOptions {
+    ConfidenceOptions {
+        blank: opts.blank,
+        layout: opts.layout,
+        input: opts.input,
+        normalised: opts.normalised,
+    }
+}
 
 /// A deterministic random number generator (splitmix64), so that a failing test fails again.
 pub struct Rng(u64);

@@ -6,11 +6,11 @@
 use crate::common::lattice::{Item, Sums, softmax_scale};
 use crate::common::oracle::{Problem, collapse, repeats, uniform_loss};
 use crate::common::tolerance::{self, Tolerance};
-use crate::common::{Entry, Rng, devices, holds, run_problem, tensors};
+use crate::common::{Entry, Rng, devices, for_confidence, holds, run_problem, tensors};
 use candle_core::{DType, Device};
 use candle_ctc::{
     AlignOptions, Alignment, CtcLossOptions, InputKind, Reduction, ScoreOptions, forced_align,
-    score_transcripts, score_transcripts_batch, state_posteriors, token_confidence,
+    score_transcripts, score_transcripts_batch, state_posteriors_batch, token_confidence_batch,
 };
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -506,8 +506,10 @@ fn check_inference(checked: &mut Checked, what: &str, p: &Problem, known: &[&Kno
     }
 
     let opts = score_options(Entry::LogProbs);
-    let got = state_posteriors(&input, &targets, frames, &lengths, opts).unwrap();
-    let tokens = token_confidence(&input, &targets, frames, &lengths, opts).unwrap();
+    let got =
+        state_posteriors_batch(&input, &targets, frames, &lengths, for_confidence(opts)).unwrap();
+    let tokens =
+        token_confidence_batch(&input, &targets, frames, &lengths, for_confidence(opts)).unwrap();
     for (n, known) in known.iter().enumerate() {
         let item = known.item();
         let what = format!("{what} item {n} U = {}", item.target.len());
@@ -798,8 +800,14 @@ fn targets_as_long_as_their_frames() {
         }
         if frames <= 140 {
             let targets = tensors::concatenated(&p.targets, DType::U32, &Device::Cpu);
-            let confidence =
-                token_confidence(&input, &targets, frames, target.len(), opts).unwrap();
+            let confidence = token_confidence_batch(
+                &input,
+                &targets,
+                frames,
+                target.len(),
+                for_confidence(opts),
+            )
+            .unwrap();
             let tokens = confidence[0].iter();
             let got: Vec<f64> = tokens
                 .flat_map(|t| [t.posterior, t.expected_frames, t.expected_frame])

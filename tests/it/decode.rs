@@ -6,9 +6,9 @@ use crate::common::views::VIEWS;
 use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
-    BeamOptions, BeamSearch, GreedyOptions, Hypothesis, InputLayout, LanguageModel, ScoreOptions,
-    beam_search, beam_search_batch, beam_search_batch_with, beam_search_with, greedy_decode,
-    score_transcripts,
+    BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, InputLayout, LanguageModel,
+    ScoreOptions, beam_search, beam_search_batch, beam_search_batch_with, beam_search_with,
+    greedy_decode_batch, score_transcripts,
 };
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -38,7 +38,7 @@ fn tensor(values: &[f64], classes: usize) -> Tensor {
     tensors::floats(values, &dims, DType::F64, &Device::Cpu)
 }
 
-fn exact(blank: usize) -> BeamOptions {
+fn exact(blank: usize) -> BeamOptions<'static> {
     BeamOptions {
         blank,
         beam_width: usize::MAX,
@@ -153,7 +153,8 @@ proptest! {
         let (frames, classes) = (5, 4);
         let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
         let model = Bigram::random(&mut rng, classes, bonus);
-        let opts = BeamOptions { lm_weight, token_bonus, end_of_text, ..exact(0) };
+        let end = if end_of_text { End::Required } else { End::Ignored };
+        let opts = BeamOptions { lm_weight, token_bonus, end, ..exact(0) };
         let got = beam_search_with(&tensor(&values, classes), &model, opts).unwrap();
         let mut want: Vec<(f64, f64, Vec<u32>)> = labellings(&values, classes, 0)
             .into_iter()
@@ -474,7 +475,7 @@ fn every_dtype_view_and_layout_gives_the_figures_of_one_item() {
                     blank: 2,
                     ..Default::default()
                 };
-                greedy.extend(greedy_decode(&tensor(&rows, 5), length, opts).unwrap());
+                greedy.extend(greedy_decode_batch(&tensor(&rows, 5), length, opts).unwrap());
             }
             for layout in [InputLayout::TimeMajor, InputLayout::BatchMajor] {
                 let contiguous = common::in_layout(&log_probs, layout);
@@ -490,7 +491,7 @@ fn every_dtype_view_and_layout_gives_the_figures_of_one_item() {
                         layout,
                         ..Default::default()
                     };
-                    let got = greedy_decode(&input, LENGTHS, opts).unwrap();
+                    let got = greedy_decode_batch(&input, LENGTHS, opts).unwrap();
                     assert_eq!(got, greedy, "{dtype:?}");
                 }
             }
@@ -509,7 +510,7 @@ fn greedy_reads_the_best_path() {
             blank,
             ..Default::default()
         };
-        let got = &greedy_decode(&tensor(&values, classes), frames, opts).unwrap()[0];
+        let got = &greedy_decode_batch(&tensor(&values, classes), frames, opts).unwrap()[0];
         let best = |row: &[f64]| {
             (0..classes)
                 .max_by(|&a, &b| row[a].total_cmp(&row[b]))
@@ -528,7 +529,7 @@ fn greedy_reads_the_best_path() {
 fn a_frame_of_nothing_has_no_labelling() {
     let values = vec![f64::NEG_INFINITY; 3 * 4];
     assert_eq!(beam_search(&tensor(&values, 4), exact(0)).unwrap(), []);
-    let greedy = greedy_decode(&tensor(&values, 4), 3, GreedyOptions::default()).unwrap();
+    let greedy = greedy_decode_batch(&tensor(&values, 4), 3, GreedyOptions::default()).unwrap();
     assert_eq!(greedy[0].score, f64::NEG_INFINITY);
 }
 
@@ -546,7 +547,7 @@ fn padding_is_never_read() {
         beam_search_batch(&padded, LENGTHS, opts).unwrap(),
         beam_search_batch(&log_probs, LENGTHS, opts).unwrap()
     );
-    greedy_decode(&padded, LENGTHS, GreedyOptions::default()).unwrap();
+    greedy_decode_batch(&padded, LENGTHS, GreedyOptions::default()).unwrap();
 }
 
 #[track_caller]
@@ -569,15 +570,15 @@ fn wrong_input_is_an_error_that_names_it() {
     let integers = one.to_dtype(DType::U32).unwrap();
     fails(beam_search(&integers, beam), &["beam_search", "U32"]);
     fails(
-        greedy_decode(&integers, 12, greedy),
-        &["greedy_decode", "U32"],
+        greedy_decode_batch(&integers, 12, greedy),
+        &["greedy_decode_batch", "U32"],
     );
     fails(
-        greedy_decode(&log_probs, [12, 13, 1], greedy),
+        greedy_decode_batch(&log_probs, [12, 13, 1], greedy),
         &["input_lengths[1] = 13", "12"],
     );
     fails(
-        greedy_decode(&log_probs, [12, 1], greedy),
+        greedy_decode_batch(&log_probs, [12, 1], greedy),
         &["2 entries", "N = 3"],
     );
     fails(
@@ -609,7 +610,7 @@ fn wrong_input_is_an_error_that_names_it() {
         let input = tensors::floats(&values, &[12, 3, 5], DType::F32, &Device::Cpu);
         let expected = ["item 2", "frame 6", "class 4", &bad.to_string()];
         fails(beam_search_batch(&input, LENGTHS, beam), &expected);
-        fails(greedy_decode(&input, LENGTHS, greedy), &expected);
+        fails(greedy_decode_batch(&input, LENGTHS, greedy), &expected);
     }
     let mut search = BeamSearch::new(4, beam).unwrap();
     fails(search.push(&one), &["C = 5", "4"]);
@@ -710,4 +711,161 @@ fn frames_may_be_pushed_again_when_the_language_model_failed() {
         }
     }
     assert!(failed > 100);
+}
+
+/// Words "1 2" and "3", in any number, over class 4 as the space.
+struct Words;
+
+impl LanguageModel for Words {
+    type State = u8;
+    fn start(&self) -> Result<u8> {
+        Ok(0)
+    }
+    fn score(&self, state: &u8, token: u32) -> Result<f64> {
+        let allowed = matches!((state, token), (0, 1 | 3) | (1, 2) | (2, 4));
+        Ok(if allowed { 0.0 } else { f64::NEG_INFINITY })
+    }
+    fn advance(&self, _: &u8, token: u32) -> Result<u8> {
+        Ok([9, 1, 2, 2, 0][token as usize])
+    }
+    fn end(&self, state: &u8) -> Result<f64> {
+        Ok(if *state == 2 { -0.5 } else { f64::NEG_INFINITY })
+    }
+}
+
+#[test]
+fn an_utterance_cut_off_in_a_word_ends_as_the_option_says() {
+    // One frame is not enough for "1 2", and "3" is impossible.
+    let never = f64::NEG_INFINITY;
+    let cut = tensor(&[never, 0.0, never, never, never], 5);
+    let with = |end, input: &Tensor| {
+        let opts = BeamOptions { end, ..exact(0) };
+        beam_search_with(input, &Words, opts).unwrap()
+    };
+    assert!(with(End::Required, &cut).is_empty());
+    for end in [End::Preferred, End::Ignored] {
+        let found = with(end, &cut);
+        assert_eq!((found.len(), found[0].tokens.as_slice()), (1, &[1][..]));
+        assert_eq!(found[0].lm_score, 0.0);
+    }
+    // Where a word can end, unfinished ones are left out by all but Ignored.
+    let whole = tensor(&[-(5f64.ln()); 10], 5);
+    let tokens = |end| -> Vec<Vec<u32>> {
+        let found = with(end, &whole);
+        found.into_iter().map(|found| found.tokens).collect()
+    };
+    let want = [vec![3], vec![1, 2]];
+    for end in [End::Required, End::Preferred] {
+        let mut found = tokens(end);
+        found.sort_by_key(Vec::len);
+        assert_eq!(found, want);
+        assert!(with(end, &whole).iter().all(|found| found.lm_score == -0.5));
+    }
+    let open = tokens(End::Ignored);
+    assert!(open.contains(&vec![1]) && open.contains(&vec![]) && open.contains(&vec![3, 4]));
+}
+
+#[test]
+fn a_model_may_be_chosen_at_run_time() {
+    let mut rng = Rng::new(8);
+    let input = tensor(&distribution(&mut rng, 9, 5, 2.0, 0.0), 5);
+    let opts = BeamOptions {
+        n_best: 5,
+        ..Default::default()
+    };
+    let want = beam_search_with(&input, &Words, opts).unwrap();
+    let chosen: Box<dyn LanguageModel<State = u8>> = Box::new(Words);
+    assert_eq!(beam_search_with(&input, &chosen, opts).unwrap(), want);
+    assert_eq!(beam_search_with(&input, &*chosen, opts).unwrap(), want);
+    let mut search = BeamSearch::with_language_model(5, chosen, opts).unwrap();
+    search.push(&input).unwrap();
+    assert_eq!(search.finish().unwrap(), want);
+}
+
+#[test]
+fn suppressed_classes_are_in_no_hypothesis() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (5, 4);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
+        let suppress = [1u32, 3];
+        let suppress = &suppress[..seed as usize % 3];
+        let opts = BeamOptions {
+            suppress,
+            ..exact(0)
+        };
+        let got = beam_search(&tensor(&values, classes), opts).unwrap();
+        let allowed = |tokens: &[u32]| !tokens.iter().any(|token| suppress.contains(token));
+        let want: Vec<Hypothesis> = beam_search(&tensor(&values, classes), exact(0))
+            .unwrap()
+            .into_iter()
+            .filter(|found| allowed(&found.tokens))
+            .collect();
+        // All labellings are in both beams, so the others have the same scores.
+        assert_eq!(got, want, "{seed}");
+        assert_eq!(
+            got.len() < labellings(&values, classes, 0).len(),
+            !suppress.is_empty()
+        );
+    }
+    let (log_probs, _) = batch(DType::F32, &Device::Cpu);
+    for class in [0, 5, u32::MAX] {
+        let opts = BeamOptions {
+            suppress: &[1, class],
+            ..Default::default()
+        };
+        let text = format!("suppress has {class}");
+        fails(
+            beam_search_batch(&log_probs, LENGTHS, opts),
+            &["beam_search_batch", &text],
+        );
+        fails(BeamSearch::new(5, opts).map(drop), &["BeamSearch", &text]);
+    }
+}
+
+#[test]
+fn stable_tokens_stay_in_every_later_hypothesis() {
+    let mut stable_ones = 0;
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (60, 5);
+        let input = tensor(&distribution(&mut rng, frames, classes, 4.0, 0.0), classes);
+        let opts = BeamOptions {
+            beam_width: 6,
+            n_best: 6,
+            ..Default::default()
+        };
+        let mut search = BeamSearch::new(classes, opts).unwrap();
+        assert_eq!((search.stable_tokens(), search.trailing_blanks()), (0, 0));
+        let mut stable: Vec<u32> = Vec::new();
+        for t in 0..frames {
+            search.push(&input.narrow(0, t, 1).unwrap()).unwrap();
+            let found = search.hypotheses().unwrap();
+            for later in &found {
+                assert!(later.tokens.starts_with(&stable), "{seed} {t}");
+            }
+            let count = search.stable_tokens();
+            assert!(count >= stable.len());
+            stable = found[0].tokens[..count].to_vec();
+            // It is the longest: the next token is not the same in all.
+            let next = |found: &Hypothesis| found.tokens.get(count).copied();
+            assert!(
+                found
+                    .iter()
+                    .any(|other| next(other).is_none() || next(other) != next(&found[0]))
+            );
+            let last = found[0].spans.last().map_or(0, |span| span.end);
+            assert_eq!(search.trailing_blanks(), t + 1 - last);
+        }
+        stable_ones += stable.len();
+        // Started again, it is a new search.
+        search.reset().unwrap();
+        assert_eq!(
+            (search.frames(), search.hypotheses().unwrap().len()),
+            (0, 1)
+        );
+        search.push(&input).unwrap();
+        assert_eq!(search.finish().unwrap(), beam_search(&input, opts).unwrap());
+    }
+    assert!(stable_ones > 100, "{stable_ones}");
 }

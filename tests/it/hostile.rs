@@ -1,12 +1,12 @@
 //! No input panics, whatever its dtype, shape or values: a call gives a tensor or an error.
 
-use crate::common::{self, Entry, Rng, devices, holds, tensors};
+use crate::common::{self, Entry, Rng, devices, for_confidence, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, CtcPrefixScorer, GradientKind,
-    GreedyOptions, InputKind, InputLayout, PrefixOptions, Reduction, ScoreOptions, beam_search,
-    ctc_loss, ctc_loss_with_logits, forced_align, greedy_decode, score_transcripts,
-    state_posteriors, token_confidence,
+    AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, GradientKind, GreedyOptions,
+    InputKind, InputLayout, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions,
+    beam_search, ctc_loss, ctc_loss_with_logits, forced_align, greedy_decode_batch,
+    score_transcripts, state_posteriors_batch, token_confidence_batch,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -509,8 +509,8 @@ fn a_lattice_that_fits_no_memory_is_an_error() {
                 loss.map(drop)
             });
             let results = losses.into_iter().chain([
-                token_confidence(&plain, &targets, frames, 2, opts).map(drop),
-                state_posteriors(&plain, &targets, frames, 2, opts).map(drop),
+                token_confidence_batch(&plain, &targets, frames, 2, for_confidence(opts)).map(drop),
+                state_posteriors_batch(&plain, &targets, frames, 2, for_confidence(opts)).map(drop),
             ]);
             for result in results {
                 let error = result.expect_err("so much memory").to_string();
@@ -541,7 +541,7 @@ fn labels_and_lengths_that_fit_no_memory_are_an_error() {
     let results = [
         ctc_loss(&x, &wide, 3, 1, CtcLossOptions::default()).map(drop),
         ctc_loss(&batch, &labels, &many, &many, CtcLossOptions::default()).map(drop),
-        token_confidence(&batch, &labels, &many, &many, opts).map(drop),
+        token_confidence_batch(&batch, &labels, &many, &many, for_confidence(opts)).map(drop),
     ];
     for result in results {
         let error = result.expect_err("so much memory").to_string();
@@ -594,7 +594,7 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         input: InputKind::Logits,
         ..Default::default()
     };
-    let prefix = PrefixOptions {
+    let prefix = PrefixScorerOptions {
         normalised: false,
         ..Default::default()
     };
@@ -606,7 +606,8 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         normalised: false,
         ..Default::default()
     };
-    let confidence = |opts| token_confidence(&x, &target, [4], [1], opts).map(drop);
+    let confidence =
+        |opts| token_confidence_batch(&x, &target, [4], [1], for_confidence(opts)).map(drop);
     let scored = |opts| score_transcripts(&x, &[vec![1u32]], opts).map(drop);
     let results = [
         ctc_loss_with_logits(&x, &target, [4], [1], CtcLossOptions::default()).map(drop),
@@ -615,9 +616,9 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         confidence(score(InputKind::Logits, true)),
         confidence(score(InputKind::LogProbs, true)),
         forced_align(&x, &[1], align).map(drop),
-        CtcPrefixScorer::new(&x, prefix).map(drop),
-        greedy_decode(&x, [4], greedy).map(drop),
-        greedy_decode(&x, [4], GreedyOptions::default()).map(drop),
+        PrefixScorer::new(&x, prefix).map(drop),
+        greedy_decode_batch(&x, [4], greedy).map(drop),
+        greedy_decode_batch(&x, [4], GreedyOptions::default()).map(drop),
         beam_search(&x, beam).map(drop),
         BeamSearch::new(CLASSES, BeamOptions::default()).map(drop),
     ];

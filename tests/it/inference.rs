@@ -5,10 +5,10 @@ use crate::common::views::VIEWS;
 use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_ctc::{
-    AlignOptions, BeamOptions, BeamSearch, CtcPrefixScorer, GreedyOptions, Hypothesis, InputKind,
-    InputLayout, PrefixOptions, ScoreOptions, beam_search, beam_search_batch, forced_align,
-    forced_align_batch, greedy_decode, rank_transcripts, score_transcripts,
-    score_transcripts_batch, state_posteriors, token_confidence,
+    AlignOptions, BeamOptions, BeamSearch, ConfidenceOptions, GreedyOptions, Hypothesis, InputKind,
+    InputLayout, PrefixScorer, PrefixScorerOptions, ScoreOptions, beam_search, beam_search_batch,
+    forced_align, forced_align_batch, greedy_decode_batch, rank_transcripts, score_transcripts,
+    score_transcripts_batch, state_posteriors_batch, token_confidence_batch,
 };
 use candle_nn::ops::log_softmax;
 
@@ -46,6 +46,15 @@ impl Common {
         }
     }
 
+    fn confidence(self) -> ConfidenceOptions {
+        ConfidenceOptions {
+            input: self.input,
+            normalised: self.normalised,
+            layout: self.layout,
+            ..Default::default()
+        }
+    }
+
     fn align(self) -> AlignOptions {
         AlignOptions {
             input: self.input,
@@ -64,7 +73,7 @@ impl Common {
         }
     }
 
-    fn beam(self) -> BeamOptions {
+    fn beam(self) -> BeamOptions<'static> {
         BeamOptions {
             input: self.input,
             normalised: self.normalised,
@@ -74,8 +83,8 @@ impl Common {
         }
     }
 
-    fn prefix(self) -> PrefixOptions {
-        PrefixOptions {
+    fn prefix(self) -> PrefixScorerOptions {
+        PrefixScorerOptions {
             input: self.input,
             normalised: self.normalised,
             ..Default::default()
@@ -119,7 +128,7 @@ fn one_utterance(input: &Tensor, with: Common) -> Vec<(&'static str, Result<Vec<
         search.push(input)?;
         Ok(numbers(&search.finish()?))
     });
-    let prefix = CtcPrefixScorer::new(input, with.prefix()).and_then(|scorer| {
+    let prefix = PrefixScorer::new(input, with.prefix()).and_then(|scorer| {
         let one = scorer.extend(&scorer.initial_state(), 2)?;
         let mut scores = scorer.score(&[one])?.remove(0);
         scores.next.push(scores.end);
@@ -137,7 +146,7 @@ fn one_utterance(input: &Tensor, with: Common) -> Vec<(&'static str, Result<Vec<
             beam_search(input, with.beam()).map(|found| numbers(&found)),
         ),
         ("BeamSearch::push", streamed),
-        ("CtcPrefixScorer", prefix),
+        ("PrefixScorer", prefix),
     ]
 }
 
@@ -153,9 +162,11 @@ fn batch(input: &Tensor, lengths: &[usize], with: Common) -> Vec<(&'static str, 
     let lists = vec![vec![&TARGET[..], &[2], &[]]; items];
     let scores = score_transcripts_batch(input, lengths, &lists, with.score());
     let aligned = forced_align_batch(input, &targets, lengths, &target_lengths, with.align());
-    let tokens = token_confidence(input, &targets, lengths, &target_lengths, with.score());
-    let states = state_posteriors(input, &targets, lengths, &target_lengths, with.score());
-    let greedy = greedy_decode(input, lengths, with.greedy());
+    let tokens =
+        token_confidence_batch(input, &targets, lengths, &target_lengths, with.confidence());
+    let states =
+        state_posteriors_batch(input, &targets, lengths, &target_lengths, with.confidence());
+    let greedy = greedy_decode_batch(input, lengths, with.greedy());
     let beams = beam_search_batch(input, lengths, with.beam());
     vec![
         ("score_transcripts_batch", scores.map(|all| all.concat())),
@@ -164,7 +175,7 @@ fn batch(input: &Tensor, lengths: &[usize], with: Common) -> Vec<(&'static str, 
             aligned.map(|all| all.iter().flatten().map(|a| a.score).collect()),
         ),
         (
-            "token_confidence",
+            "token_confidence_batch",
             tokens.map(|all| {
                 let all = all.iter().flatten();
                 let of = |t: &candle_ctc::TokenConfidence| {
@@ -179,10 +190,10 @@ fn batch(input: &Tensor, lengths: &[usize], with: Common) -> Vec<(&'static str, 
             }),
         ),
         (
-            "state_posteriors",
+            "state_posteriors_batch",
             states.map(|all| all.iter().flat_map(tensors::read).collect()),
         ),
-        ("greedy_decode", greedy.map(|found| numbers(&found))),
+        ("greedy_decode_batch", greedy.map(|found| numbers(&found))),
         (
             "beam_search_batch",
             beams.map(|found| numbers(&found.concat())),
@@ -328,7 +339,7 @@ fn logits_without_a_softmax_are_an_error() {
                 "score_transcripts" | "rank_transcripts" | "score_transcripts_batch" => {
                     assert!(result.unwrap().iter().any(|x| x.is_nan()), "{name}");
                 }
-                "token_confidence" | "state_posteriors" => {
+                "token_confidence_batch" | "state_posteriors_batch" => {
                     assert!(result.unwrap().iter().all(|x| x.is_nan()), "{name}");
                 }
                 _ => {
@@ -408,7 +419,7 @@ fn logits_and_probabilities_in_place_of_log_probabilities_are_errors() {
         refused(&probabilities, &parts);
         let uniform = tensors::floats(&[0.5; 8], &[4, 2], dtype, &Device::Cpu);
         let opts = GreedyOptions::default();
-        let text = message(greedy_decode(&uniform, 4, opts), "two classes");
+        let text = message(greedy_decode_batch(&uniform, 4, opts), "two classes");
         assert!(text.contains("look like probabilities"), "{text}");
     }
 }
@@ -555,7 +566,7 @@ fn no_frames_are_an_utterance() {
             let mut search = BeamSearch::new(4, with.beam()).unwrap();
             search.push(&input).unwrap();
             assert_eq!(search.finish().unwrap(), empty);
-            let scorer = CtcPrefixScorer::new(&input, with.prefix()).unwrap();
+            let scorer = PrefixScorer::new(&input, with.prefix()).unwrap();
             let state = scorer.initial_state();
             let scores = &scorer.score(&[&state]).unwrap()[0];
             assert_eq!((scores.end, scores.next.len()), (0.0, 4));
@@ -564,20 +575,20 @@ fn no_frames_are_an_utterance() {
             assert_eq!(next.end_score(), f64::NEG_INFINITY);
         }
         let input = tensors::floats(&[], &[0, 4], DType::F32, &device);
-        let found = greedy_decode(&input, 0, with.greedy()).unwrap();
+        let found = greedy_decode_batch(&input, 0, with.greedy()).unwrap();
         assert_eq!(found, empty);
         let none = targets().narrow(0, 0, 0).unwrap();
-        let tokens = token_confidence(&input, &none, 0, 0, with.score()).unwrap();
+        let tokens = token_confidence_batch(&input, &none, 0, 0, with.confidence()).unwrap();
         assert_eq!(tokens, [vec![]]);
-        let tokens = token_confidence(&input, &targets(), 0, 3, with.score()).unwrap();
+        let tokens = token_confidence_batch(&input, &targets(), 0, 3, with.confidence()).unwrap();
         assert_eq!((tokens[0].len(), tokens[0][0].posterior), (3, 0.0));
-        let states = state_posteriors(&input, &targets(), 0, 3, with.score()).unwrap();
+        let states = state_posteriors_batch(&input, &targets(), 0, 3, with.confidence()).unwrap();
         assert_eq!(states[0].dims(), [0, 7]);
     }
     // A view of no frames behind the last of its tensor.
     let input = tensors::floats(&[-1.0; 8], &[4, 2], DType::F32, &Device::Cpu);
     let none = input.t().unwrap().narrow(0, 2, 0).unwrap();
-    let scorer = CtcPrefixScorer::new(&none, PrefixOptions::default()).unwrap();
+    let scorer = PrefixScorer::new(&none, PrefixScorerOptions::default()).unwrap();
     let state = scorer.initial_state();
     assert_eq!(state.end_score(), 0.0);
     let next = scorer.extend(&state, 3).unwrap();
@@ -601,7 +612,7 @@ fn a_batch_without_frames_or_without_items_is_one() {
             let scores = score_transcripts_batch(&input, none, lists, with.score()).unwrap();
             assert!(scores.is_empty());
             assert!(
-                greedy_decode(&input, none, with.greedy())
+                greedy_decode_batch(&input, none, with.greedy())
                     .unwrap()
                     .is_empty()
             );
@@ -613,8 +624,8 @@ fn a_batch_without_frames_or_without_items_is_one() {
                         [f64::NEG_INFINITY, f64::NEG_INFINITY, 0.0].repeat(2)
                     }
                     // No target fits.
-                    "forced_align_batch" | "state_posteriors" => vec![],
-                    "token_confidence" => vec![0.0; 24],
+                    "forced_align_batch" | "state_posteriors_batch" => vec![],
+                    "token_confidence_batch" => vec![0.0; 24],
                     _ => vec![0.0; 2],
                 };
                 assert_eq!(got, want, "{name}");

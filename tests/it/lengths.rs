@@ -1,11 +1,12 @@
 //! Lengths that come wrong without a sign: a u8 tensor whose sum wrapped, and lengths for the other layout.
 
-use crate::common::{devices, tensors};
+use crate::common::{devices, for_confidence, tensors};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
     AlignOptions, BeamOptions, Checks, CtcLossOptions, GreedyOptions, InputLayout, IntoLengths,
     ScoreOptions, beam_search_batch, ctc_loss, ctc_loss_with_logits, feasibility,
-    forced_align_batch, greedy_decode, score_transcripts_batch, state_posteriors, token_confidence,
+    forced_align_batch, greedy_decode_batch, score_transcripts_batch, state_posteriors_batch,
+    token_confidence_batch,
 };
 
 /// The first line of each result's error, with the name of its function.
@@ -56,16 +57,16 @@ fn messages<I: IntoLengths + Clone, L: IntoLengths + Clone>(
         all.extend(losses.map(|(name, loss)| of(name, loss.map(|_| ()))));
     }
     let aligned = forced_align_batch(input, targets, i(), l(), align);
-    let tokens = token_confidence(input, targets, i(), l(), score);
-    let states = state_posteriors(input, targets, i(), l(), score);
+    let tokens = token_confidence_batch(input, targets, i(), l(), for_confidence(score));
+    let states = state_posteriors_batch(input, targets, i(), l(), for_confidence(score));
     all.push(of("forced_align_batch", aligned.map(|_| ())));
-    all.push(of("token_confidence", tokens.map(|_| ())));
-    all.push(of("state_posteriors", states.map(|_| ())));
+    all.push(of("token_confidence_batch", tokens.map(|_| ())));
+    all.push(of("state_posteriors_batch", states.map(|_| ())));
     let transcripts = vec![vec![[1u32]]; 2];
     let scores = score_transcripts_batch(input, i(), &transcripts, score);
     all.push(of("score_transcripts_batch", scores.map(|_| ())));
-    let found = greedy_decode(input, i(), greedy);
-    all.push(of("greedy_decode", found.map(|_| ())));
+    let found = greedy_decode_batch(input, i(), greedy);
+    all.push(of("greedy_decode_batch", found.map(|_| ())));
     let found = beam_search_batch(input, i(), beam);
     all.push(of("beam_search_batch", found.map(|_| ())));
     all
@@ -74,7 +75,7 @@ fn messages<I: IntoLengths + Clone, L: IntoLengths + Clone>(
 /// Functions that take no target lengths.
 const WITHOUT_TARGETS: [&str; 3] = [
     "score_transcripts_batch",
-    "greedy_decode",
+    "greedy_decode_batch",
     "beam_search_batch",
 ];
 

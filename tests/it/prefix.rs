@@ -4,7 +4,7 @@ use crate::common::labellings::{Labelling, labellings};
 use crate::common::oracle::recursion;
 use crate::common::{Rng, tensors};
 use candle_core::{DType, Device, Tensor};
-use candle_ctc::{CtcPrefixScorer, PrefixOptions, PrefixState};
+use candle_ctc::{PrefixScorer, PrefixScorerOptions, PrefixState};
 use proptest::prelude::*;
 
 const TOLERANCE: f64 = 1e-9;
@@ -19,14 +19,14 @@ fn distribution(rng: &mut Rng, frames: usize, classes: usize, scale: f64) -> Vec
     values
 }
 
-fn scorer(values: &[f64], classes: usize, blank: usize) -> CtcPrefixScorer {
+fn scorer(values: &[f64], classes: usize, blank: usize) -> PrefixScorer {
     let dims = [values.len() / classes, classes];
     let log_probs = tensors::floats(values, &dims, DType::F64, &Device::Cpu);
-    CtcPrefixScorer::new(&log_probs, options(blank)).unwrap()
+    PrefixScorer::new(&log_probs, options(blank)).unwrap()
 }
 
-fn options(blank: usize) -> PrefixOptions {
-    PrefixOptions {
+fn options(blank: usize) -> PrefixScorerOptions {
+    PrefixScorerOptions {
         blank,
         ..Default::default()
     }
@@ -142,8 +142,8 @@ fn every_dtype_and_view_gives_the_same() {
         let padded = Tensor::cat(&[&padded, &padded], 1).unwrap();
         let inside = padded.narrow(0, 9, 9).unwrap().narrow(1, 6, 6).unwrap();
         for view in [input, transposed, inside] {
-            let got = CtcPrefixScorer::new(&view, options(3)).unwrap();
-            let run = |scorer: &CtcPrefixScorer| {
+            let got = PrefixScorer::new(&view, options(3)).unwrap();
+            let run = |scorer: &PrefixScorer| {
                 let one = scorer.extend(&scorer.initial_state(), 4).unwrap();
                 let two = scorer.extend(&one, 4).unwrap();
                 (scorer.score(&[&one, &two]).unwrap(), two)
@@ -198,7 +198,7 @@ fn wrong_input_is_an_error_that_names_it() {
     values[7] = f64::NAN;
     let new = |dims: &[usize], blank| {
         let input = tensors::floats(&values, dims, DType::F32, &Device::Cpu);
-        match CtcPrefixScorer::new(&input, options(blank)) {
+        match PrefixScorer::new(&input, options(blank)) {
             Ok(_) => panic!("no error"),
             Err(error) => error.to_string(),
         }

@@ -1,11 +1,11 @@
 //! Transcript scores and confidences against the definition.
 
 use crate::common::oracle::{collapse, enumerate, recursion, repeats};
-use crate::common::{Rng, tensors, tolerance, views};
+use crate::common::{Rng, for_confidence, tensors, tolerance, views};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_ctc::{
     InputKind, InputLayout, ScoreOptions, rank_transcripts, score_transcripts,
-    score_transcripts_batch, state_posteriors, token_confidence,
+    score_transcripts_batch, state_posteriors_batch, token_confidence_batch,
 };
 use proptest::prelude::*;
 
@@ -58,10 +58,10 @@ proptest! {
         let input = tensors::floats(&values, &[frames, 3], DType::F64, &Device::Cpu);
         let joined = Tensor::from_vec(labels(&target), target.len(), &Device::Cpu).unwrap();
         let opts = ScoreOptions::default();
-        let got = state_posteriors(&input, &joined, frames, length, opts).unwrap();
+        let got = state_posteriors_batch(&input, &joined, frames, length, for_confidence(opts)).unwrap();
         prop_assert_eq!(got[0].dims(), &[frames, 2 * length + 1]);
         tolerance::gradient(DType::F64).check("states", &tensors::read(&got[0]), &states.concat());
-        let tokens = &token_confidence(&input, &joined, frames, length, opts).unwrap()[0];
+        let tokens = &token_confidence_batch(&input, &joined, frames, length, for_confidence(opts)).unwrap()[0];
         prop_assert_eq!(tokens.len(), length);
         for (i, token) in tokens.iter().enumerate() {
             let gamma: Vec<f64> = states.iter().map(|row| row[2 * i + 1]).collect();
@@ -302,23 +302,30 @@ fn impossible_targets_have_no_confidence() {
     let input = Tensor::new(&[[-1.0f32, -1.0], [f32::NAN, -1.0]], &Device::Cpu).unwrap();
     let targets = Tensor::new(&[1u32, 1], &Device::Cpu).unwrap();
     let opts = ScoreOptions::default();
-    let tokens = token_confidence(&input, &targets, 2, 2, opts).unwrap();
+    let tokens = token_confidence_batch(&input, &targets, 2, 2, for_confidence(opts)).unwrap();
     assert_eq!(tokens[0].len(), 2);
     assert!(tokens[0].iter().all(|token| token.posterior.is_nan()));
-    let states = state_posteriors(&input, &targets, 2, 2, opts).unwrap();
+    let states = state_posteriors_batch(&input, &targets, 2, 2, for_confidence(opts)).unwrap();
     assert_eq!(states[0].dims(), [2, 5]);
     assert!(tensors::read(&states[0]).iter().all(|x| x.is_nan()));
     let first = input.narrow(0, 0, 1).unwrap();
-    let tokens = token_confidence(&first, &targets, 1, 2, opts).unwrap();
+    let tokens = token_confidence_batch(&first, &targets, 1, 2, for_confidence(opts)).unwrap();
     assert_eq!(tokens[0].len(), 2);
     assert!(
         tokens[0]
             .iter()
             .all(|token| (token.posterior, token.expected_frames) == (0.0, 0.0))
     );
-    let states = state_posteriors(&first, &targets, 1, 2, opts).unwrap();
+    let states = state_posteriors_batch(&first, &targets, 1, 2, for_confidence(opts)).unwrap();
     assert_eq!(tensors::read(&states[0]), [0.0; 5]);
-    let none = state_posteriors(&first, &targets.narrow(0, 0, 0).unwrap(), 0, 0, opts).unwrap();
+    let none = state_posteriors_batch(
+        &first,
+        &targets.narrow(0, 0, 0).unwrap(),
+        0,
+        0,
+        for_confidence(opts),
+    )
+    .unwrap();
     assert_eq!(none[0].dims(), [0, 1]);
 }
 
@@ -332,10 +339,10 @@ fn raw_scores_beyond_the_range_of_exp_have_defined_confidences() {
         ..Default::default()
     };
     let targets = Tensor::new(&[2u32, 1], &Device::Cpu).unwrap();
-    let tokens = &token_confidence(&input, &targets, 2, 2, opts).unwrap()[0];
+    let tokens = &token_confidence_batch(&input, &targets, 2, 2, for_confidence(opts)).unwrap()[0];
     assert_eq!((tokens[0].probability, tokens[1].probability), (0.0, 0.0));
     let targets = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
-    let tokens = &token_confidence(&input, &targets, 2, 2, opts).unwrap()[0];
+    let tokens = &token_confidence_batch(&input, &targets, 2, 2, for_confidence(opts)).unwrap()[0];
     assert_eq!(tokens[0].probability, f64::INFINITY);
     assert!((tokens[1].probability.ln() - 700.0).abs() < 1e-9);
     for token in tokens {
@@ -392,12 +399,12 @@ fn errors_name_the_transcript_and_the_numbers() {
     );
     let targets = Tensor::new(&[[1u32], [8]], &Device::Cpu).unwrap();
     fails(
-        token_confidence(&batch, &targets, [3, 3], [1, 1], opts),
-        &["token_confidence", "label 8"],
+        token_confidence_batch(&batch, &targets, [3, 3], [1, 1], for_confidence(opts)),
+        &["token_confidence_batch", "label 8"],
     );
     fails(
-        state_posteriors(&batch, &targets, [3, 3], [1, 1], opts),
-        &["state_posteriors", "label 8"],
+        state_posteriors_batch(&batch, &targets, [3, 3], [1, 1], for_confidence(opts)),
+        &["state_posteriors_batch", "label 8"],
     );
     let integers = Tensor::zeros((3, 4), DType::U32, &Device::Cpu).unwrap();
     fails(
@@ -425,7 +432,8 @@ fn what_a_row_of_logits_has_in_common_does_not_matter() -> Result<()> {
                 let scores = score_transcripts(&logits, &[vec![1u32], vec![2, 1]], options)?;
                 assert!((scores[0] - want).abs() < 1e-6, "{what}: {scores:?}");
                 let targets = Tensor::new(&[1u32], &Device::Cpu)?;
-                let confidence = token_confidence(&logits, &targets, 2, 1, options)?;
+                let confidence =
+                    token_confidence_batch(&logits, &targets, 2, 1, for_confidence(options))?;
                 // Averaged over the frames, by the posteriors there.
                 let total = 2.0 * odds[1] + odds[0];
                 let (early, late) = (2.0 * odds[1] / total, (odds[1] + odds[0]) / total);

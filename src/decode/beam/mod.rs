@@ -3,7 +3,7 @@
 mod options;
 mod search;
 
-pub use options::BeamOptions;
+pub use options::{BeamOptions, End};
 pub use search::BeamSearch;
 
 use super::Hypothesis;
@@ -75,7 +75,7 @@ pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothes
 ///
 /// Those of [`beam_search`], errors of the model, and a score of the model that is NaN, +inf or above its
 /// [`max_score`](LanguageModel::max_score).
-pub fn beam_search_with<L: LanguageModel>(
+pub fn beam_search_with<L: LanguageModel + ?Sized>(
     log_probs: &Tensor,
     language_model: &L,
     opts: BeamOptions,
@@ -120,7 +120,7 @@ pub fn beam_search_batch(
 /// # Errors
 ///
 /// Those of [`beam_search_batch`] and [`beam_search_with`].
-pub fn beam_search_batch_with<L: LanguageModel + Sync>(
+pub fn beam_search_batch_with<L: LanguageModel + Sync + ?Sized>(
     log_probs: &Tensor,
     input_lengths: impl IntoLengths,
     language_model: &L,
@@ -137,7 +137,7 @@ pub fn beam_search_batch_with<L: LanguageModel + Sync>(
         .collect()
 }
 
-fn search_item<L: LanguageModel>(
+fn search_item<L: LanguageModel + ?Sized>(
     call: &Call,
     plan: &Plan,
     log_probs: &Tensor,

@@ -15,7 +15,7 @@ use candle_core::{Result, bail};
 /// assert_eq!((opts.blank, opts.lm_weight), (0, 1.0));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BeamOptions {
+pub struct BeamOptions<'a> {
     /// The blank class. Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
@@ -43,11 +43,28 @@ pub struct BeamOptions {
     /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
     /// Default 0.
     pub token_bonus: f64,
-    /// Whether the language model's score for the end of the text is added at the end. Default `true`.
-    pub end_of_text: bool,
+    /// Whether a hypothesis must end where the language model lets a text end. Default [`End::Preferred`].
+    pub end: End,
+    /// Classes that no hypothesis may hold, such as `<s>`, `</s>` and `<unk>`. Their frames still count as the model
+    /// has them. Default none.
+    pub suppress: &'a [u32],
 }
 
-impl Default for BeamOptions {
+/// What a beam search does with [`LanguageModel::end`](crate::LanguageModel::end), the score for the end of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum End {
+    /// The score is added, and a hypothesis whose end scores −inf is dropped: with a lexicon, one that ends in the
+    /// middle of a word. A cut-off utterance may then have no hypothesis.
+    Required,
+    /// The same, but if no hypothesis is left, all are taken as they are, without a score for the end.
+    #[default]
+    Preferred,
+    /// The score is not added.
+    Ignored,
+}
+
+impl Default for BeamOptions<'_> {
     fn default() -> Self {
         Self {
             blank: 0,
@@ -61,12 +78,13 @@ impl Default for BeamOptions {
             beam_threshold: f64::INFINITY,
             lm_weight: 1.0,
             token_bonus: 0.0,
-            end_of_text: true,
+            end: End::default(),
+            suppress: &[],
         }
     }
 }
 
-impl BeamOptions {
+impl BeamOptions<'_> {
     /// The defaults with [`InputLayout::BatchMajor`].
     pub fn batch_major() -> Self {
         Self {
@@ -100,6 +118,14 @@ pub(super) fn check_options(
         )
     }
     check_rows(function, "frames", classes)?;
+    for &class in opts.suppress {
+        if class as usize >= classes || class as usize == opts.blank {
+            bail!(
+                "{function}: suppress has {class}; it lists classes below C = {classes} other than the blank ({})",
+                opts.blank
+            )
+        }
+    }
     for (name, value) in [
         ("beam_width", opts.beam_width),
         ("n_best", opts.n_best),

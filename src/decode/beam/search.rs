@@ -18,7 +18,7 @@
 //!
 //! All values are logarithms in f64. Along with each sum, the search keeps the best single alignment, for the spans.
 
-use super::options::{BeamOptions, check_options};
+use super::options::{BeamOptions, End, check_options};
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
 use crate::decode::arena::{NONE, ROOT, Spans, Tree};
@@ -58,9 +58,12 @@ use std::cmp::Ordering;
 /// # }
 /// ```
 pub struct BeamSearch<L: LanguageModel = NoLanguageModel> {
-    opts: BeamOptions,
+    /// Without `suppress`, which is in `allowed`.
+    opts: BeamOptions<'static>,
     classes: usize,
     language_model: L,
+    /// For each class, whether a hypothesis may hold it.
+    allowed: Vec<bool>,
     /// The maximum that a token can add to the score of a prefix.
     most: f64,
     frames: usize,
@@ -110,6 +113,21 @@ const NO_LABEL_PATH: LabelPath = LabelPath {
     spans: NONE,
     start: 0,
     before: 0.0,
+};
+
+/// The beam before the first frame.
+const EMPTY_PREFIX: Entry = Entry {
+    node: ROOT,
+    token: NONE,
+    lm: 0.0,
+    blank: 0.0,
+    label: f64::NEG_INFINITY,
+    total: 0.0,
+    best_blank: BlankPath {
+        score: 0.0,
+        spans: NONE,
+    },
+    best_label: NO_LABEL_PATH,
 };
 
 /// A prefix of the beam after a frame in which it takes no further label.
@@ -193,28 +211,24 @@ impl<L: LanguageModel> BeamSearch<L> {
             0.0 => 0.0,
             weight => weight * language_model.max_score(),
         };
-        let root = Entry {
-            node: ROOT,
-            token: NONE,
-            lm: 0.0,
-            blank: 0.0,
-            label: f64::NEG_INFINITY,
-            total: 0.0,
-            best_blank: BlankPath {
-                score: 0.0,
-                spans: NONE,
-            },
-            best_label: NO_LABEL_PATH,
-        };
+        let mut allowed = vec![true; classes];
+        allowed[opts.blank] = false;
+        for &class in opts.suppress {
+            allowed[class as usize] = false;
+        }
         Ok(Self {
             most: most + opts.token_bonus,
-            opts,
+            allowed,
+            opts: BeamOptions {
+                suppress: &[],
+                ..opts
+            },
             classes,
             language_model,
             frames: 0,
             tree: Tree::new(start),
             spans: Spans::new(),
-            beam: vec![root],
+            beam: vec![EMPTY_PREFIX],
             work: Work {
                 row: vec![0.0; classes],
                 tokens: Vec::new(),
@@ -262,13 +276,64 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.frames
     }
 
+    /// Starts again with no frames, keeping options, language model and memory.
+    ///
+    /// # Errors
+    ///
+    /// If the language model fails.
+    pub fn reset(&mut self) -> Result<()> {
+        self.tree = Tree::new(self.language_model.start()?);
+        self.spans = Spans::new();
+        self.beam.clear();
+        self.beam.push(EMPTY_PREFIX);
+        self.frames = 0;
+        Ok(())
+    }
+
+    /// How many tokens of the best hypothesis can no longer change: those with which every prefix of the beam begins.
+    /// Whatever comes, each later hypothesis begins with them, so they can be shown as final.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_ctc::{BeamOptions, BeamSearch};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let probs = [[0.02f32, 0.98, 0.0], [0.98, 0.01, 0.01], [0.4, 0.3, 0.3]];
+    /// let log_probs = Tensor::new(&probs, &Device::Cpu)?.log()?; // (T, C)
+    /// let mut search = BeamSearch::new(3, BeamOptions { beam_width: 3, ..Default::default() })?;
+    /// search.push(&log_probs)?;
+    /// let best = search.hypotheses()?.remove(0);
+    /// let (stable, open) = best.tokens.split_at(search.stable_tokens());
+    /// assert_eq!((stable, open), (&[1][..], &[][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stable_tokens(&self) -> usize {
+        let nodes = self.beam.iter().map(|entry| entry.node);
+        let shared = nodes.reduce(|a, b| self.tree.common(a, b));
+        shared.map_or(0, |node| self.tree.depth(node))
+    }
+
+    /// The number of frames since the last token of the best prefix, in its best alignment: all frames if it has no
+    /// token. With the time of a frame, the silence after which an utterance may be taken to have ended.
+    pub fn trailing_blanks(&self) -> usize {
+        let Some(best) = self.beam.first() else {
+            return self.frames;
+        };
+        if best.best_label.score > best.best_blank.score {
+            return 0;
+        }
+        let last = self.spans.last(best.best_blank.spans);
+        self.frames - last.map_or(0, |span| span.end)
+    }
+
     /// The best hypotheses so far, without the score for the end of the text.
     ///
     /// # Errors
     ///
     /// If the language model fails.
     pub fn hypotheses(&self) -> Result<Vec<Hypothesis>> {
-        self.collect(false)
+        self.collect(End::Ignored)
     }
 
     /// The best hypotheses, best first.
@@ -277,7 +342,7 @@ impl<L: LanguageModel> BeamSearch<L> {
     ///
     /// If the language model fails.
     pub fn finish(self) -> Result<Vec<Hypothesis>> {
-        self.collect(self.opts.end_of_text)
+        self.collect(self.opts.end)
     }
 
     pub(super) fn take(
@@ -327,13 +392,13 @@ impl<L: LanguageModel> BeamSearch<L> {
         let Work { row, tokens, .. } = &mut self.work;
         let opts = &self.opts;
         tokens.clear();
-        for (class, &log_p) in row.iter().enumerate() {
-            if log_p > f64::NEG_INFINITY && log_p >= opts.token_threshold && class != opts.blank {
+        for (class, (&log_p, &allowed)) in row.iter().zip(&self.allowed).enumerate() {
+            if allowed && log_p > f64::NEG_INFINITY && log_p >= opts.token_threshold {
                 tokens.push((log_p, class as u32));
             }
         }
         let mut most = opts.tokens_per_frame;
-        if L::CONSTANT || opts.lm_weight == 0.0 {
+        if self.language_model.is_constant() || opts.lm_weight == 0.0 {
             // Every prefix ranks its extensions in this order. At most `beam_width` of them are in the beam already,
             // and one is its own last label; the next `beam_width` fill the beam, so that no later one can enter it.
             most = most.min(opts.beam_width.saturating_mul(2).saturating_add(2));
@@ -599,17 +664,25 @@ impl<L: LanguageModel> BeamSearch<L> {
         Ok(spans)
     }
 
-    fn collect(&self, end_of_text: bool) -> Result<Vec<Hypothesis>> {
-        let mut found = Vec::with_capacity(self.beam.len());
+    fn collect(&self, end: End) -> Result<Vec<Hypothesis>> {
+        let mut scores = Vec::with_capacity(self.beam.len());
         for entry in &self.beam {
             let mut lm_score = entry.lm;
-            if end_of_text && self.opts.lm_weight != 0.0 {
+            if end != End::Ignored && self.opts.lm_weight != 0.0 {
                 let end = self.language_model.end(self.tree.state(entry.node))?;
                 if end.is_nan() || end == f64::INFINITY {
                     bail!("beam_search: the language model gave {end} for the end of the text")
                 }
                 lm_score += self.opts.lm_weight * end;
             }
+            scores.push(lm_score);
+        }
+        let unfinished = scores.iter().all(|&score| score == f64::NEG_INFINITY);
+        if unfinished && end == End::Preferred {
+            scores = self.beam.iter().map(|entry| entry.lm).collect();
+        }
+        let mut found = Vec::with_capacity(self.beam.len());
+        for (entry, lm_score) in self.beam.iter().zip(scores) {
             if lm_score > f64::NEG_INFINITY {
                 found.push((entry, self.tree.tokens(entry.node), lm_score));
             }
@@ -684,7 +757,7 @@ fn weight<L: LanguageModel>(
     prefix: u32,
     token: u32,
 ) -> Result<f64> {
-    if L::CONSTANT || opts.lm_weight == 0.0 {
+    if language_model.is_constant() || opts.lm_weight == 0.0 {
         return Ok(opts.token_bonus);
     }
     let score = language_model.score(tree.state(prefix), token)?;

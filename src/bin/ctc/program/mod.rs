@@ -175,7 +175,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
                     blank: source.vocabulary.blank(),
                     ..Default::default()
                 };
-                greedy_decode(&source.log_probs, source.frames, opts)?
+                vec![greedy_decode(&source.log_probs, opts)?]
             } else {
                 let opts = BeamOptions {
                     blank: source.vocabulary.blank(),
