@@ -15,7 +15,7 @@ use candle_core::{Result, Tensor, bail};
 /// ```
 /// use candle_ctc::AlignOptions;
 /// let opts = AlignOptions { star: Some(32), ..Default::default() };
-/// assert_eq!((opts.blank, opts.star_log_prob), (0, 0.0));
+/// assert_eq!((opts.blank, opts.outside), (0, None));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AlignOptions {
@@ -31,9 +31,33 @@ pub struct AlignOptions {
     /// A wildcard label, for audio that the transcript leaves out. It may be a number beyond the classes; if it is a
     /// class, that class is not read (in logits it still takes part in the softmax). Default none.
     pub star: Option<u32>,
-    /// The log-probability of the star at every frame, in nats, next to normalised log-probabilities for both kinds of
-    /// input. Default 0, which is certainty: a frame then goes to the star unless its own label is as certain.
-    pub star_log_prob: f32,
+    /// The emission of the star. Default `Wildcard::Constant(0.0)`, which is certainty: a frame then goes to the star
+    /// unless its own label is as certain.
+    pub star_emission: Wildcard,
+    /// The emission of other audio before the first label and after the last, for a transcript of a part of the
+    /// recording. Where it is above the blank's log-probability, it counts in place of that. Default none: the audio
+    /// begins and ends with the transcript, but for blanks.
+    pub outside: Option<Wildcard>,
+}
+
+/// The emission of audio that a transcript leaves out, in nats, beside normalised log-probabilities for both kinds of
+/// input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Wildcard {
+    /// The same log-probability at every frame.
+    Constant(f32),
+    /// The log-probability of the most probable class of the frame other than the blank, less a penalty. So a frame goes
+    /// to the wildcard if its own label is less probable than the best by more than the penalty, and silence does not.
+    Largest {
+        /// In nats.
+        penalty: f32,
+    },
+    /// The logarithm of the mean probability of all classes other than the blank, less a penalty.
+    Mean {
+        /// In nats.
+        penalty: f32,
+    },
 }
 
 impl Default for AlignOptions {
@@ -44,7 +68,8 @@ impl Default for AlignOptions {
             input: InputKind::default(),
             normalised: true,
             star: None,
-            star_log_prob: 0.0,
+            star_emission: Wildcard::Constant(0.0),
+            outside: None,
         }
     }
 }
@@ -110,11 +135,17 @@ impl AsRef<[u32]> for Alignment {
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`AlignOptions`].
 ///
+/// # Audio that the transcript leaves out
+///
+/// Put [`AlignOptions::star`] into the target where something is missing, or set [`AlignOptions::outside`] if the
+/// transcript covers only a part of the recording; [`Wildcard`] says what such frames are worth. Frames outside are
+/// blanks in [`Alignment::labels`], with the wildcard's emission as their score.
+///
 /// # Memory
 ///
 /// For each item in progress (one per thread): 16 bytes per label and 2048 frames, and at most 4 MiB more, so an hour
 /// of speech with 180000 frames and 15000 labels takes about 25 MB (31 MB were measured, including the result). Items
-/// longer than 2048 frames also use several threads each. For logits, the log-softmax is held as well: the size of the
+/// longer than 2048 frames also use several threads each. A wildcard that depends on the frame takes 8 bytes a frame. For logits, the log-softmax is held as well: the size of the
 /// input in f32, or in f64 for f64.
 ///
 /// # Errors
@@ -147,13 +178,19 @@ impl AsRef<[u32]> for Alignment {
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
-/// # use candle_ctc::{AlignOptions, forced_align};
+/// # use candle_ctc::{AlignOptions, Wildcard, forced_align};
 /// # fn main() -> candle_core::Result<()> {
 /// # let p = [[0.1f32, 0.1, 0.8], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]];
 /// # let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?;
-/// let opts = AlignOptions { star: Some(3), star_log_prob: -1.0, ..Default::default() };
+/// let star_emission = Wildcard::Largest { penalty: 1.0 };
+/// let opts = AlignOptions { star: Some(3), star_emission, ..Default::default() };
 /// let alignment = forced_align(&log_probs, &[3, 1], opts)?; // <star>, then label 1
 /// assert_eq!(alignment.labels, [3, 3, 1]);
+///
+/// // The same where the transcript is known to be a part: label 1, with anything around it.
+/// let opts = AlignOptions { outside: Some(star_emission), ..Default::default() };
+/// let span = forced_align(&log_probs, &[1], opts)?.spans[0];
+/// assert_eq!((span.start, span.end), (2, 3));
 /// # Ok(())
 /// # }
 /// ```
@@ -244,7 +281,7 @@ fn align(
     mut plan: Plan,
     log_probs: &Tensor,
 ) -> Result<Vec<std::result::Result<Alignment, Unaligned>>> {
-    let star = star(call, opts)?;
+    let wildcards = wildcards(call, opts, plan.input.classes)?;
     check_normalised(call, &plan, log_probs, 0)?;
     let host = distribution::log_probs(call, &plan, log_probs)?;
     // A target that does not fit is not computed: its item gets no frames.
@@ -253,7 +290,7 @@ fn align(
         *frames *= usize::from(*fits);
     }
     let paths = with_entries!(host, |data, layout| {
-        cpu::viterbi(&plan, data, plan.input.strides(layout), star)
+        cpu::viterbi(&plan, data, plan.input.strides(layout), wildcards)
     })??;
     let items = paths.into_iter().enumerate().map(|(n, path)| match path {
         _ if !fits[n] => Ok(Err(Unaligned::TooLong)),
@@ -268,22 +305,43 @@ fn align(
     items.collect()
 }
 
-fn star(call: &Call, opts: &AlignOptions) -> Result<Option<cpu::Star>> {
+fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wildcards> {
     let Call { function, .. } = call;
-    let Some(label) = opts.star else {
-        return Ok(None);
+    if opts.star.is_some_and(|label| label as usize == opts.blank) {
+        bail!("{function}: star = {} is the blank", opts.blank)
+    }
+    let emission = |name: &str, wildcard: Wildcard| {
+        let (of, nats) = match wildcard {
+            Wildcard::Constant(log_prob) => ("log-probability", log_prob),
+            Wildcard::Largest { penalty } | Wildcard::Mean { penalty } => ("penalty", penalty),
+        };
+        if !nats.is_finite() {
+            bail!("{function}: {name} has a {of} of {nats}; it must be finite")
+        }
+        // The classes that the rule looks at.
+        let star = opts.star.is_some_and(|star| (star as usize) < classes);
+        if classes <= 1 + usize::from(star) && !matches!(wildcard, Wildcard::Constant(_)) {
+            bail!(
+                "{function}: {name} depends on the classes other than blank and star, but with C = {classes} there are \
+                 none; use Wildcard::Constant"
+            )
+        }
+        let nats = f64::from(nats);
+        Ok(match wildcard {
+            Wildcard::Constant(_) => cpu::Wildcard::Constant(nats),
+            Wildcard::Largest { .. } => cpu::Wildcard::Largest { penalty: nats },
+            Wildcard::Mean { .. } => cpu::Wildcard::Mean { penalty: nats },
+        })
     };
-    if label as usize == opts.blank {
-        bail!("{function}: star = {label} is the blank")
-    }
-    if !opts.star_log_prob.is_finite() {
-        bail!(
-            "{function}: star_log_prob = {}; it must be finite",
-            opts.star_log_prob
-        )
-    }
-    let log_prob = f64::from(opts.star_log_prob);
-    Ok(Some(cpu::Star { label, log_prob }))
+    let star = match opts.star {
+        Some(label) => Some((label, emission("star_emission", opts.star_emission)?)),
+        None => None,
+    };
+    let outside = match opts.outside {
+        Some(wildcard) => Some(emission("outside", wildcard)?),
+        None => None,
+    };
+    Ok(cpu::Wildcards { star, outside })
 }
 
 fn alignment(plan: &Plan, n: usize, path: cpu::Path) -> Alignment {

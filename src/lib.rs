@@ -130,7 +130,7 @@ mod score;
 mod spans;
 pub mod text;
 
-pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
+pub use align::{AlignOptions, Alignment, Wildcard, forced_align, forced_align_batch};
 pub use batch::{conv_lengths, pad_targets};
 pub use confidence::{
     ConfidenceOptions, TokenConfidence, WordConfidence, state_posteriors, state_posteriors_batch,

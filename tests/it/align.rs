@@ -4,8 +4,8 @@ use crate::common::oracle::{collapse, repeats};
 use crate::common::{Rng, tensors, views};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
-    AlignOptions, Alignment, InputLayout, TokenSpan, feasibility, forced_align, forced_align_batch,
-    group_words,
+    AlignOptions, Alignment, InputLayout, TokenSpan, Wildcard, feasibility, forced_align,
+    forced_align_batch, group_words,
 };
 use proptest::prelude::*;
 
@@ -164,12 +164,95 @@ proptest! {
         let values = log_probs(&mut rng, frames, classes, 2.0);
         let target = [1, star, 1];
         let log_prob = -(rng.unit() * 2.0) as f32;
-        let opts = AlignOptions { star: Some(star as u32), star_log_prob: log_prob, ..Default::default() };
+        let opts = AlignOptions { star: Some(star as u32), star_emission: Wildcard::Constant(log_prob), ..Default::default() };
         let got = align_one(&values, classes, &target, opts).unwrap();
         check(&got, &target, 0);
         let star = Some((star, f64::from(log_prob)));
         let best = best_by_enumeration(|t, c| emission(&values, classes, star, t, c), (frames, 4 - usize::from(inside)), &target, 0);
         prop_assert!((got.score - best).abs() < SCORE);
+    }
+
+    /// A star and frames outside, with emissions of each rule: the best of all paths, whose frames have these scores.
+    #[test]
+    fn wildcards_count_as_their_rules_say(
+        seed in any::<u64>(),
+        frames in 1usize..7,
+        rules in [0usize..4, 0..3],
+        length in 0usize..3,
+        inside: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let classes = 3;
+        let star = if inside { 2 } else { 3 };
+        let mut target: Vec<usize> = (0..length).map(|_| 1 + rng.below(2)).collect();
+        if rng.unit() < 0.6 {
+            target.insert(rng.below(target.len() + 1), star);
+        }
+        let values = log_probs(&mut rng, frames, classes, 2.0);
+        let mut wildcard = |rule: usize| {
+            let nats = rng.unit() as f32 * 2.0;
+            let option = match rule {
+                0 => Wildcard::Constant(-nats),
+                1 => Wildcard::Largest { penalty: nats },
+                _ => Wildcard::Mean { penalty: nats },
+            };
+            // The classes other than blank and star.
+            let others = |t: usize| values[t * classes + 1..][..2 - usize::from(inside)].to_vec();
+            let emissions: Vec<f64> = (0..frames)
+                .map(|t| match rule {
+                    0 => -f64::from(nats),
+                    1 => others(t).iter().copied().fold(f64::NEG_INFINITY, f64::max) - f64::from(nats),
+                    _ => {
+                        let mean = others(t).iter().map(|x| x.exp()).sum::<f64>() / others(t).len() as f64;
+                        mean.ln() - f64::from(nats)
+                    }
+                })
+                .collect();
+            (option, emissions)
+        };
+        let (star_emission, star_scores) = wildcard(rules[1]);
+        let outside = (rules[0] < 3).then(|| wildcard(rules[0]));
+        let opts = AlignOptions {
+            star: Some(star as u32),
+            star_emission,
+            outside: outside.as_ref().map(|(option, _)| *option),
+            ..Default::default()
+        };
+        let score = |path: &[usize]| -> Vec<f64> {
+            let labels = path.iter().enumerate().filter(|(_, class)| **class != 0);
+            let (first, last) = (labels.clone().next(), labels.last());
+            let within = first.map_or(frames, |(t, _)| t)..last.map_or(frames, |(t, _)| t);
+            let scores = path.iter().enumerate().map(|(t, &class)| match class {
+                _ if class == star => star_scores[t],
+                0 if !within.contains(&t) => {
+                    let blank = values[t * classes];
+                    outside.as_ref().map_or(blank, |(_, outside)| outside[t].max(blank))
+                }
+                _ => values[t * classes + class],
+            });
+            scores.collect()
+        };
+        let mut best = f64::NEG_INFINITY;
+        let mut path = vec![0; frames];
+        loop {
+            if collapse(&path, 0) == target {
+                best = best.max(score(&path).iter().sum());
+            }
+            let Some(t) = (0..frames).find(|&t| path[t] < star) else { break };
+            path[t] += 1;
+            path[..t].fill(0);
+        }
+        match align_one(&values, classes, &target, opts) {
+            Err(_) => prop_assert_eq!(best, f64::NEG_INFINITY),
+            Ok(got) => {
+                prop_assert!((got.score - best).abs() < SCORE, "{} {best}", got.score);
+                let path: Vec<usize> = got.labels.iter().map(|&label| label as usize).collect();
+                prop_assert_eq!(collapse(&path, 0), target);
+                for (got, want) in got.frame_scores.iter().zip(score(&path)) {
+                    prop_assert!((f64::from(*got) - want).abs() < 1e-5);
+                }
+            }
+        }
     }
 
     #[test]
@@ -465,12 +548,12 @@ fn errors_name_the_item_and_the_numbers() {
     );
     let endless = AlignOptions {
         star: Some(4),
-        star_log_prob: f32::INFINITY,
+        star_emission: Wildcard::Constant(f32::INFINITY),
         ..opts
     };
     fails(
         forced_align_batch(&input, &targets, [3, 3], [3, 2], endless),
-        &["star_log_prob = inf"],
+        &["star_emission", "inf"],
     );
     fails(
         align(&input, &targets, AlignOptions { blank: 4, ..opts }),
@@ -603,4 +686,69 @@ fn a_length_that_no_tensor_can_have_is_not_feasible() {
         }
     }
     assert!(feasibility(&targets, usize::MAX / 4, 2).unwrap()[0].feasible);
+}
+
+#[test]
+fn wildcards_are_checked() {
+    let uniform = |classes: usize| vec![-(classes as f64).ln(); 3 * classes];
+    let with = |classes, star, star_emission, outside| {
+        let opts = AlignOptions {
+            star,
+            star_emission,
+            outside,
+            ..Default::default()
+        };
+        align_one(&uniform(classes), classes, &[1], opts)
+    };
+    let certain = Wildcard::Constant(0.0);
+    let largest = |penalty| Wildcard::Largest { penalty };
+    for (result, parts) in [
+        (
+            with(3, Some(3), largest(f32::NAN), None),
+            ["star_emission", "penalty of NaN"],
+        ),
+        (
+            with(3, Some(3), certain, Some(largest(f32::INFINITY))),
+            ["outside", "penalty of inf"],
+        ),
+        (
+            with(2, Some(1), largest(0.0), None),
+            ["star_emission", "C = 2"],
+        ),
+        (
+            with(2, Some(1), certain, Some(Wildcard::Mean { penalty: 1.0 })),
+            ["outside", "C = 2"],
+        ),
+    ] {
+        let text = result.unwrap_err().to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    // A star that is no class leaves the other class; and a constant needs none.
+    assert!(with(2, Some(2), largest(0.5), Some(largest(0.5))).is_ok());
+    assert!(with(2, Some(1), certain, None).is_ok());
+    // A NaN in any class counts for a rule that reads it, within the item's length only.
+    let mut values = uniform(4);
+    values[2 * 4 + 3] = f64::NAN;
+    for (frames, rule, fails) in [
+        (3, Some(Wildcard::Mean { penalty: 0.5 }), true),
+        (3, Some(certain), false),
+        (3, None, false),
+        (2, Some(Wildcard::Mean { penalty: 0.5 }), false),
+    ] {
+        let input = tensors::floats(&values, &[3, 1, 4], DType::F32, &Device::Cpu);
+        let targets = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+        let opts = AlignOptions {
+            outside: rule,
+            normalised: false,
+            ..Default::default()
+        };
+        let found = forced_align_batch(&input, &targets, frames, 1, opts);
+        match found {
+            Ok(_) => assert!(!fails),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(fails && text.contains("frame 2, class 3"), "{text}");
+            }
+        }
+    }
 }

@@ -155,6 +155,46 @@ fn alignments_come_in_every_format() {
 }
 
 #[test]
+fn a_part_of_the_text_is_found_in_the_whole_audio() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let words = |text: &str, more: &[&str]| -> Vec<Value> {
+        let args = ["align", &emissions, "--vocab", &vocab, text];
+        let printed = run(&[&args[..], more].concat()).unwrap();
+        let value: Value = serde_json::from_str(&printed).unwrap();
+        value["words"].as_array().unwrap().clone()
+    };
+    let whole = words(TEXT, &[]);
+    let middle: Vec<&str> = TEXT.split(' ').skip(1).take(2).collect();
+    for more in ["--partial", "--partial=3.5"] {
+        let part = words(&middle.join(" "), &[more]);
+        assert_eq!(part.len(), 2);
+        // Where they stand in the alignment of all of it, to a frame or two.
+        for (part, whole) in part.iter().zip(&whole[1..3]) {
+            assert_eq!(part["text"], whole["text"]);
+            for edge in ["start", "end"] {
+                let apart = part[edge].as_f64().unwrap() - whole[edge].as_f64().unwrap();
+                assert!(apart.abs() <= 0.04 + 1e-9, "{part} {whole}");
+            }
+        }
+    }
+    // Without it, the words are spread over all of the audio.
+    let spread = words(&middle.join(" "), &[]);
+    assert_ne!(spread[0]["start"], whole[1]["start"]);
+    fails(
+        &[
+            "align",
+            &emissions,
+            "--vocab",
+            &vocab,
+            "fox",
+            "--partial=nan",
+        ],
+        &["outside", "NaN"],
+    );
+}
+
+#[test]
 fn safetensors_logits_and_plain_vocabularies_are_read() {
     let demo = Demo::new("ab a");
     let log_probs = Tensor::read_npy(demo.path("emissions.npy")).unwrap();

@@ -6,9 +6,9 @@ use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_ctc::{
     AlignOptions, BeamOptions, BeamSearch, ConfidenceOptions, GreedyOptions, Hypothesis, InputKind,
-    InputLayout, PrefixScorer, PrefixScorerOptions, ScoreOptions, beam_search, beam_search_batch,
-    forced_align, forced_align_batch, greedy_decode_batch, rank_transcripts, score_transcripts,
-    score_transcripts_batch, state_posteriors_batch, token_confidence_batch,
+    InputLayout, PrefixScorer, PrefixScorerOptions, ScoreOptions, Wildcard, beam_search,
+    beam_search_batch, forced_align, forced_align_batch, greedy_decode_batch, rank_transcripts,
+    score_transcripts, score_transcripts_batch, state_posteriors_batch, token_confidence_batch,
 };
 use candle_nn::ops::log_softmax;
 
@@ -271,7 +271,7 @@ fn a_star_and_thresholds_act_on_normalised_log_probabilities() {
     for star in [9, 4] {
         let opts = AlignOptions {
             star: Some(star),
-            star_log_prob: -1.0,
+            star_emission: Wildcard::Constant(-1.0),
             ..Default::default()
         };
         let target = [1, star, 2];

@@ -54,11 +54,40 @@ pub(crate) enum NoPath {
     Undefined { frame: usize, class: usize },
 }
 
-/// A wildcard label, and its log-probability.
+/// What may stand for audio that the target leaves out.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Star {
-    pub label: u32,
-    pub log_prob: f64,
+pub(crate) struct Wildcards {
+    /// A label, and its emission.
+    pub star: Option<(u32, Wildcard)>,
+    /// The emission of frames before the first label and after the last, where it is larger than the blank's.
+    pub outside: Option<Wildcard>,
+}
+
+/// The emission of a wildcard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wildcard {
+    /// The same log-probability at every frame.
+    Constant(f64),
+    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty.
+    Largest { penalty: f64 },
+    /// The logarithm of the mean probability of these classes, less a penalty.
+    Mean { penalty: f64 },
+}
+
+/// The emissions of a wildcard for one item.
+enum WildcardEmissions {
+    Constant(f64),
+    Frames(Vec<f64>),
+}
+
+impl WildcardEmissions {
+    #[inline(always)]
+    fn at(&self, frame: usize) -> f64 {
+        match self {
+            Self::Constant(log_prob) => *log_prob,
+            Self::Frames(log_probs) => log_probs[frame],
+        }
+    }
 }
 
 /// Why an item has no result.
@@ -85,12 +114,12 @@ pub(crate) fn viterbi<E: Element>(
     plan: &Plan,
     data: &[E],
     strides: Strides,
-    star: Option<Star>,
+    wildcards: Wildcards,
 ) -> candle_core::Result<Vec<Result<Path, NoPath>>> {
     (0..plan.input.batch)
         .into_par_iter()
         .map(|n| {
-            let item = Item {
+            let mut item = Item {
                 n,
                 data,
                 strides,
@@ -98,11 +127,13 @@ pub(crate) fn viterbi<E: Element>(
                 frames: plan.input_lengths[n],
                 target: plan.target(n),
                 blank: plan.input.blank,
-                star,
+                star: None,
+                outside: None,
                 segment: SEGMENT,
                 tile: TILE,
             };
-            match item.best_path() {
+            let prepared = item.prepare(wildcards, plan.input.classes);
+            match prepared.and_then(|()| item.best_path()) {
                 Ok(path) => Ok(Ok(path)),
                 Err(Failure::NoPath(no_path)) => Ok(Err(no_path)),
                 Err(Failure::Memory(error)) => Err(error),
@@ -120,7 +151,8 @@ struct Item<'a, E> {
     frames: usize,
     target: &'a [u32],
     blank: usize,
-    star: Option<Star>,
+    star: Option<(u32, WildcardEmissions)>,
+    outside: Option<WildcardEmissions>,
     /// [`SEGMENT`] and [`TILE`]; smaller in tests.
     segment: usize,
     tile: usize,
@@ -184,7 +216,7 @@ impl Tile {
         let width = pairs.len().next_multiple_of(LANES);
         let target = item.target;
         let labels = &target[pairs.start.min(target.len())..pairs.end.min(target.len())];
-        let is_star = |label: u32| item.star.is_some_and(|star| star.label == label);
+        let is_star = |label: u32| item.is_star(label);
         let mut used: Vec<u32> = labels.iter().copied().filter(|&l| !is_star(l)).collect();
         used.sort_unstable();
         used.dedup();
@@ -204,10 +236,7 @@ impl Tile {
                 *skip = 0.0;
             }
         }
-        let mut y = vec![DEAD; used.len() + 3];
-        if let Some(star_label) = item.star {
-            y[star as usize] = star_label.log_prob;
-        }
+        let y = vec![DEAD; used.len() + 3];
         let classes = [item.blank]
             .into_iter()
             .chain(used.iter().map(|&label| label as usize))
@@ -287,7 +316,11 @@ impl Tile {
                         });
                     }
                     let last = self.y.len() - 1;
+                    if let Some((_, star)) = &item.star {
+                        self.y[last - 1] = star.at(t);
+                    }
                     let y_blank = self.y[0];
+                    let y_outside = item.outside_at(t, y_blank);
                     // From the last vector to the first: a pair reads the pair before it, which must still hold the
                     // previous frame.
                     for b in (low / LANES..high.div_ceil(LANES)).rev() {
@@ -304,11 +337,21 @@ impl Tile {
                         before.copy_from_slice(&self.label[here.clone()]);
                         label.copy_from_slice(&self.label[s + 1..s + 1 + LANES]);
                         skip.copy_from_slice(&self.skip[here.clone()]);
+                        let mut y_blanks = [y_blank; LANES];
+                        if let Some(y_outside) = y_outside {
+                            for pair in [0, item.target.len()] {
+                                let lane = pair.checked_sub(self.first + s);
+                                if let Some(y) = lane.and_then(|lane| y_blanks.get_mut(lane)) {
+                                    *y = y_outside;
+                                }
+                            }
+                        }
                         let (mut new_blank, mut new_label) = ([0.0; LANES], [0.0; LANES]);
                         let mut choice = [0u64; LANES];
                         for k in 0..LANES {
                             let to_blank = before[k] > blank[k];
-                            new_blank[k] = if to_blank { before[k] } else { blank[k] } + y_blank;
+                            new_blank[k] =
+                                if to_blank { before[k] } else { blank[k] } + y_blanks[k];
                             let jump = before[k] + skip[k];
                             let from_blank = blank[k] > label[k];
                             let best = if from_blank { blank[k] } else { label[k] };
@@ -335,7 +378,74 @@ impl Tile {
     }
 }
 
+impl<E> Item<'_, E> {
+    fn is_star(&self, label: u32) -> bool {
+        matches!(&self.star, Some((star, _)) if *star == label)
+    }
+
+    /// The emission of the blanks before the first label and after the last, if it is not that of all blanks.
+    #[inline(always)]
+    fn outside_at(&self, frame: usize, blank: f64) -> Option<f64> {
+        let outside = self.outside.as_ref()?.at(frame);
+        Some(if outside > blank { outside } else { blank })
+    }
+}
+
 impl<E: Element> Item<'_, E> {
+    /// Computes the emissions of wildcards that this item uses.
+    fn prepare(&mut self, wildcards: Wildcards, classes: usize) -> Result<(), Failure> {
+        let star = wildcards
+            .star
+            .filter(|(star, _)| self.target.contains(star));
+        let label = wildcards.star.map(|(star, _)| star);
+        if let Some((star, wildcard)) = star {
+            self.star = Some((star, self.wildcard_emissions(wildcard, classes, label)?));
+        }
+        if let Some(wildcard) = wildcards.outside {
+            self.outside = Some(self.wildcard_emissions(wildcard, classes, label)?);
+        }
+        Ok(())
+    }
+
+    fn wildcard_emissions(
+        &self,
+        wildcard: Wildcard,
+        classes: usize,
+        star: Option<u32>,
+    ) -> Result<WildcardEmissions, Failure> {
+        let (mean, penalty) = match wildcard {
+            Wildcard::Constant(log_prob) => return Ok(WildcardEmissions::Constant(log_prob)),
+            Wildcard::Largest { penalty } => (false, penalty),
+            Wildcard::Mean { penalty } => (true, penalty),
+        };
+        let what = format!("forced_align: the wildcard's emissions of item {}", self.n);
+        let mut emissions = room_for(&what, &[self.frames])?;
+        let counts = |class: usize| class != self.blank && star.map(|s| s as usize) != Some(class);
+        let used: Vec<usize> = (0..classes).filter(|&class| counts(class)).collect();
+        let (mut raw, mut wide) = (vec![E::zero(); used.len()], vec![E::Real::ZERO; used.len()]);
+        for frame in 0..self.frames {
+            let start = self.start + frame * self.strides.frame;
+            for (to, class) in raw.iter_mut().zip(&used) {
+                *to = self.data[start + class * self.strides.class];
+            }
+            E::widen_slice(&raw, &mut wide);
+            let log_probs = || wide.iter().map(|x| x.widen());
+            if let Some(place) = log_probs().position(|x| x.is_poison()) {
+                let class = used[place];
+                return Err(NoPath::Undefined { frame, class }.into());
+            }
+            let largest = log_probs().fold(DEAD, f64::max);
+            let log_prob = if mean && largest > DEAD {
+                let sum: f64 = log_probs().map(|x| (x - largest).exp()).sum();
+                largest + (sum / used.len() as f64).ln()
+            } else {
+                largest
+            };
+            emissions.push(log_prob - penalty);
+        }
+        Ok(WildcardEmissions::Frames(emissions))
+    }
+
     fn best_path(&self) -> Result<Path, Failure> {
         if self.frames == 0 {
             return Ok(Path {
@@ -414,16 +524,23 @@ impl<E: Element> Item<'_, E> {
     }
 
     fn log_prob(&self, t: usize, state: u32) -> f64 {
-        let class = match state % 2 {
-            0 => self.blank,
-            _ => {
-                let label = self.target[state as usize / 2];
-                match self.star {
-                    Some(star) if star.label == label => return star.log_prob,
-                    _ => label as usize,
-                }
-            }
-        };
+        let pair = state as usize / 2;
+        if state % 2 == 0 {
+            let blank = self.entry(t, self.blank);
+            let outer = pair == 0 || pair == self.target.len();
+            return match self.outside_at(t, blank) {
+                Some(outside) if outer => outside,
+                _ => blank,
+            };
+        }
+        let label = self.target[pair];
+        match &self.star {
+            Some((star, emissions)) if *star == label => emissions.at(t),
+            _ => self.entry(t, label as usize),
+        }
+    }
+
+    fn entry(&self, t: usize, class: usize) -> f64 {
         let place = self.start + t * self.strides.frame + class * self.strides.class;
         let mut wide = [E::Real::ZERO];
         E::widen_slice(&[self.data[place]], &mut wide);
@@ -517,7 +634,17 @@ mod tests {
     /// best path, or `None` if every path has probability 0.
     fn plain(item: &Item<f64>) -> Option<(Vec<u32>, f64)> {
         let (frames, labels) = (item.frames, item.target.len());
-        let emission = |t: usize, class: usize| item.data[t * CLASSES + class];
+        let emission = |t: usize, class: usize| match &item.star {
+            Some((star, emissions)) if *star as usize == class => emissions.at(t),
+            _ => item.data[t * CLASSES + class],
+        };
+        let blank_emission = |t: usize, pair: usize| {
+            let blank = emission(t, item.blank);
+            match &item.outside {
+                Some(outside) if pair == 0 || pair == labels => outside.at(t).max(blank),
+                _ => blank,
+            }
+        };
         // Indexed by pair + 1.
         let (mut blank, mut label) = (vec![DEAD; labels + 2], vec![DEAD; labels + 2]);
         blank[1] = 0.0;
@@ -536,7 +663,7 @@ mod tests {
                 }
                 choices[t * (labels + 2) + i] = [u8::from(to_blank) * 2, choice];
                 let from = if to_blank { label[i - 1] } else { blank[i] };
-                blank[i] = from + emission(t, item.blank);
+                blank[i] = from + blank_emission(t, i - 1);
                 label[i] = match item.target.get(i - 1) {
                     Some(&class) => best + emission(t, class as usize),
                     None => DEAD,
@@ -572,6 +699,17 @@ mod tests {
     }
 
     fn compare(data: &[f64], target: &[u32], frames: usize, segment: usize, tile: usize) {
+        compare_with(data, target, frames, (segment, tile), [None, None]);
+    }
+
+    /// Label 3 is a star with the first of these emissions, if it is there.
+    fn compare_with(
+        data: &[f64],
+        target: &[u32],
+        frames: usize,
+        (segment, tile): (usize, usize),
+        [star, outside]: [Option<&[f64]>; 2],
+    ) {
         let item = Item {
             n: 0,
             data,
@@ -585,7 +723,8 @@ mod tests {
             frames,
             target,
             blank: 0,
-            star: None,
+            star: star.map(|star| (3, WildcardEmissions::Frames(star.to_vec()))),
+            outside: outside.map(|outside| WildcardEmissions::Frames(outside.to_vec())),
             segment,
             tile,
         };
@@ -618,6 +757,19 @@ mod tests {
                     .collect();
                 for (segment, tile) in [(8, 16), (16, 32), (24, 16), (64, 1024)] {
                     compare(&data, &target, frames, segment, tile);
+                }
+                let mut emissions = || -> Vec<f64> {
+                    let emission = |_| -(random.below(12) as f64) / 4.0;
+                    (0..frames).map(emission).collect()
+                };
+                let (star, outside) = (emissions(), emissions());
+                for wildcards in [
+                    [Some(&star[..]), None],
+                    [None, Some(&outside)],
+                    [Some(&star), Some(&outside)],
+                ] {
+                    compare_with(&data, &target, frames, (8, 16), wildcards);
+                    compare_with(&data, &target, frames, (16, 1024), wildcards);
                 }
                 data.fill(0.0);
                 compare(&data, &target, frames, 8, 16);

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
-    AlignOptions, BeamOptions, GreedyOptions, Hypothesis, ScoreOptions, beam_search, feasibility,
-    forced_align, greedy_decode, rank_transcripts,
+    AlignOptions, BeamOptions, GreedyOptions, Hypothesis, ScoreOptions, Wildcard, beam_search,
+    feasibility, forced_align, greedy_decode, rank_transcripts,
 };
 use clap::{Args, Parser, Subcommand};
 use input::Source;
@@ -46,6 +46,10 @@ enum Command {
         source: SourceArgs,
         /// The transcript.
         text: String,
+        /// The transcript covers only a part of the audio. A frame before or behind it is worth its best class other
+        /// than the blank less PENALTY nats, or the blank.
+        #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2")]
+        partial: Option<f32>,
         /// Write tokens and words with their times as JSON.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -136,6 +140,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
         Command::Align {
             source,
             text,
+            partial,
             json,
             textgrid,
             srt,
@@ -143,7 +148,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
             svg,
         } => {
             let source = source.load()?;
-            let aligned = align(&source, text)?;
+            let aligned = align(&source, text, *partial)?;
             let outputs = [
                 (json, aligned.json()),
                 (textgrid, aligned.textgrid()?),
@@ -265,7 +270,7 @@ fn score(source: &Source, texts: &[String], per_token: bool, out: &mut dyn Write
     Ok(())
 }
 
-fn align(source: &Source, text: &str) -> Result<output::Aligned> {
+fn align(source: &Source, text: &str, partial: Option<f32>) -> Result<output::Aligned> {
     let tokens = source.vocabulary.encode(text).map_err(input::short)?;
     ensure!(!tokens.is_empty(), "the transcript is empty");
     let targets = Tensor::new(tokens.as_slice(), &Device::Cpu)?;
@@ -278,6 +283,7 @@ fn align(source: &Source, text: &str) -> Result<output::Aligned> {
     );
     let opts = AlignOptions {
         blank: source.vocabulary.blank(),
+        outside: partial.map(|penalty| Wildcard::Largest { penalty }),
         ..Default::default()
     };
     let alignment = forced_align(&source.log_probs, &tokens, opts)?;
