@@ -64,7 +64,7 @@ struct Args {
     seed: u64,
 
     /// Steps of training
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 15)]
     steps: usize,
 
     /// Fail if the model reads worse than it should, or if training does not help
@@ -86,7 +86,13 @@ fn main() -> Result<()> {
         )
     })?;
     let vb = VarBuilder::from_varmap(&weights, candle_core::DType::F32, &device);
+    let stored = weights.all_vars().len();
     let reader = LineReader::new(vocabulary.class_count(), vb)?;
+    // A `VarMap` makes up what it does not have.
+    ensure!(
+        weights.all_vars().len() == stored,
+        "the checkpoint lacks weights of this model"
+    );
 
     // Read all lines as one batch.
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
@@ -213,14 +219,25 @@ fn main() -> Result<()> {
         args.steps,
         start.elapsed()
     );
+    let after = greedy_decode_batch(&reader.forward(&images)?.detach(), &frames[..], greedy)?;
+    let after: ErrorRate = TEXTS
+        .iter()
+        .zip(&after)
+        .map(|(text, found)| character_error_rate(text, &vocabulary.decode(&found.tokens)))
+        .sum();
+    println!(
+        "character error rate after it {:.2} %",
+        100.0 * after.rate()
+    );
     if args.check {
+        // With legere's own decoder it is 9.3 %.
         ensure!(
-            characters.rate() <= 0.05,
-            "the model reads worse than 5 % of characters wrong"
+            characters.rate() <= 0.1,
+            "more than 10 % of the characters are wrong"
         );
         ensure!(ranked[0].index == 2, "a near miss is ranked above the text");
         ensure!(
-            args.steps == 0 || last < first,
+            args.steps == 0 || (last < first && after.rate() < characters.rate()),
             "training does not lower the loss"
         );
     }

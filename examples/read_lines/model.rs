@@ -75,8 +75,9 @@ impl LineReader {
         });
         // PyTorch keeps the two directions under one name, with a suffix.
         let backwards = vb
-            .pp("rnn")
-            .rename_f(|name: &str| format!("{name}_reverse"));
+            .clone()
+            .rename_f(|name: &str| format!("{name}_reverse"))
+            .pp("rnn");
         Ok(Self {
             stem: (
                 stem.get((24, 1, 3, 3), "0.weight")?,
