@@ -219,8 +219,8 @@ proptest! {
             ..Default::default()
         };
         let score = |path: &[usize]| -> Vec<f64> {
-            let labels = path.iter().enumerate().filter(|(_, class)| **class != 0);
-            let (first, last) = (labels.clone().next(), labels.last());
+            let mut labels = path.iter().enumerate().filter(|(_, class)| **class != 0);
+            let (first, last) = (labels.clone().next(), labels.next_back());
             let within = first.map_or(frames, |(t, _)| t)..last.map_or(frames, |(t, _)| t);
             let scores = path.iter().enumerate().map(|(t, &class)| match class {
                 _ if class == star => star_scores[t],

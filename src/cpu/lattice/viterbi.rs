@@ -525,7 +525,7 @@ impl<E: Element> Item<'_, E> {
 
     fn log_prob(&self, t: usize, state: u32) -> f64 {
         let pair = state as usize / 2;
-        if state % 2 == 0 {
+        if state.is_multiple_of(2) {
             let blank = self.entry(t, self.blank);
             let outer = pair == 0 || pair == self.target.len();
             return match self.outside_at(t, blank) {

@@ -24,8 +24,8 @@ use rayon::prelude::*;
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with
-///   [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0. The search runs on the
-///   CPU in f64; a tensor on a GPU is copied to the host first.
+///   [`InputKind::Logits`](crate::InputKind::Logits). f32, f64, f16 or bf16; any strides. `T` may be 0. The search runs
+///   on the CPU in f64; a tensor on a GPU is copied to the host first.
 /// * `opts` - see [`BeamOptions`].
 ///
 /// # Returns
@@ -42,8 +42,8 @@ use rayon::prelude::*;
 /// # Errors
 ///
 /// If shapes, dtypes or options do not fit together, if a frame contains NaN or +inf (or logits that are all −inf), or
-/// if the input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the item (0 for one
-/// utterance), the frame and the class.
+/// if the input cannot be log-probabilities (see [`InputKind::LogProbs`](crate::InputKind::LogProbs)); the message
+/// names the item (0 for one utterance), the frame and the class.
 ///
 /// # Examples
 ///
@@ -94,8 +94,8 @@ pub fn beam_search_with<L: LanguageModel + ?Sized>(
 ///
 /// # Arguments
 ///
-/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for
-///   one item. `T` and `N` may be 0.
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`](crate::InputLayout::BatchMajor), or
+///   `(T, C)` for one item. `T` and `N` may be 0.
 /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `opts` - see [`BeamOptions`].
 ///

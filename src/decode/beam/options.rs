@@ -4,7 +4,7 @@ use crate::options::{InputKind, InputLayout};
 use crate::problem::validate::{Call, check_rows};
 use candle_core::{Result, bail};
 
-/// The options of [`beam_search`] and related functions.
+/// The options of [`beam_search`](crate::beam_search) and related functions.
 ///
 /// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the width of the beam then
 /// limits the search.

@@ -34,7 +34,7 @@ use std::cmp::Ordering;
 
 /// A beam search that takes its frames in chunks, for streaming audio.
 ///
-/// The result is bit-identical for any division into chunks, and equals that of [`beam_search`] on all frames. Memory:
+/// The result is bit-identical for any division into chunks, and equals that of [`beam_search`](crate::beam_search) on all frames. Memory:
 /// about 100 bytes per prefix of the beam, and 70 bytes for each token and span that the prefixes of the beam lead back
 /// to; others are dropped from time to time.
 ///
@@ -245,7 +245,7 @@ impl<L: LanguageModel> BeamSearch<L> {
     }
 
     /// Takes the next frames: `(t, C)`, or with a batch dimension of 1, with any number of frames, including none;
-    /// log-probabilities or logits according to [`BeamOptions::input`], dtypes as for [`beam_search`].
+    /// log-probabilities or logits according to [`BeamOptions::input`], dtypes as for [`beam_search`](crate::beam_search).
     ///
     /// # Errors
     ///
