@@ -34,9 +34,9 @@ use std::cmp::Ordering;
 
 /// A beam search that takes its frames in chunks, for streaming audio.
 ///
-/// The result is bit-identical for any division into chunks, and equals that of [`beam_search`](crate::beam_search) on all frames. Memory:
-/// about 100 bytes per prefix of the beam, and 70 bytes for each token and span that the prefixes of the beam lead back
-/// to; others are dropped from time to time.
+/// The result is bit-identical for any division into chunks, and equals that of [`beam_search`](crate::beam_search) on
+/// all frames. Memory: about 100 bytes per prefix of the beam, and 70 bytes for each token and span that the prefixes of
+/// the beam lead back to; others are dropped from time to time.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
