@@ -23,37 +23,40 @@ template <typename M> CTC_FN M ctc_dense_of(int part, M x, M largest, M factor) 
   return factor;
 }
 
-// Vectors of a row that are on their way for each lane.
-#define CTC_ON_THEIR_WAY 4
+// Vectors of a row that are on their way for each lane, and entries where these are read one by one: each then takes a
+// register of its own.
+#define CTC_VECTORS_ON_THEIR_WAY 4
+#define CTC_ENTRIES_ON_THEIR_WAY 8
 
-// Vectors of a row: each is asked for CTC_ON_THEIR_WAY turns before it is used.
+// Vectors of a row: each is asked for AHEAD turns before it is used.
 template <int PART, bool PACKED, typename M, typename E>
 CTC_FN void ctc_dense_vectors(const CTC_DEVICE E* x, i64 stride, CTC_DEVICE E* y, uint count, uint lane, uint lanes,
                               M largest, M factor) {
   const int N = ctc_vector<E>::COUNT;
+  const uint AHEAD = PACKED ? CTC_VECTORS_ON_THEIR_WAY : CTC_ENTRIES_ON_THEIR_WAY / N;
   const bool READ = PART != CTC_CONSTANT_PART;
   i64 from = (i64)lanes * N * stride, to = (i64)lanes * N;
   x += (i64)lane * N * stride;
   y += (i64)lane * N;
-  ctc_chunk<E, PACKED> chunk[CTC_ON_THEIR_WAY];
+  ctc_chunk<E, PACKED> chunk[AHEAD];
   CTC_UNROLL
-  for (uint d = 0u; d < CTC_ON_THEIR_WAY; d++) {
+  for (uint d = 0u; d < AHEAD; d++) {
     if (READ && lane + d * lanes < count) ctc_read(x + d * from, stride, chunk[d]);
   }
-  for (uint i = lane; i < count; i += CTC_ON_THEIR_WAY * lanes) {
-    x += CTC_ON_THEIR_WAY * from;
+  for (uint i = lane; i < count; i += AHEAD * lanes) {
+    x += AHEAD * from;
     CTC_UNROLL
-    for (uint d = 0u; d < CTC_ON_THEIR_WAY; d++) {
+    for (uint d = 0u; d < AHEAD; d++) {
       M v[N];
       CTC_UNROLL
       for (int j = 0; j < N; j++) v[j] = M(0);
       if (READ) ctc_values(chunk[d], v);
-      if (READ && i + (CTC_ON_THEIR_WAY + d) * lanes < count) ctc_read(x + d * from, stride, chunk[d]);
+      if (READ && i + (AHEAD + d) * lanes < count) ctc_read(x + d * from, stride, chunk[d]);
       CTC_UNROLL
       for (int j = 0; j < N; j++) v[j] = ctc_dense<PART, M>(v[j], largest, factor);
       if (i + d * lanes < count) ctc_store_once((CTC_DEVICE uint4*)(y + d * to), ctc_vector<E>::put(v));
     }
-    y += CTC_ON_THEIR_WAY * to;
+    y += AHEAD * to;
   }
 }
 

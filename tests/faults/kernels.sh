@@ -77,7 +77,7 @@ both "a gradient's row is read in vectors from anywhere" $D 's/if (stride == 1 \
 both "a gradient's row is written in vectors from anywhere" $D 's/uint head = (N - y_phase) % N;/uint head = 0u;/' "$ALIGNED"
 both "the second vector is the first" $G 's/ctc_read_once(x + step, stride, b)/ctc_read_once(x, stride, b)/g' "$WRONG"
 both "the vectors of a gradient's row that come first are one" $D 's/ctc_read(x + d \* from, stride, chunk\[d\]);\n  }/ctc_read(x, stride, chunk[d]);\n  }/' "$WRONG"
-both "the vectors that follow are one" $D 's/(CTC_ON_THEIR_WAY + d) \* lanes < count) ctc_read(x + d \* from/(CTC_ON_THEIR_WAY + d) * lanes < count) ctc_read(x/' "$WRONG"
+both "the vectors that follow are one" $D 's/(AHEAD + d) \* lanes < count) ctc_read(x + d \* from/(AHEAD + d) * lanes < count) ctc_read(x/' "$WRONG"
 both "a class of the target has its first label alone" $D 's/      sum\[j\] += ctc_class_sum[^;]*;\n//' "$WRONG"
 both "classes behind the last are written" $D 's/      if (k + j \* lanes < used)\n//' "$RACE"
 both "long targets over few classes are left out" $D 's/  if (p.labels > CTC_SHORT_LABELS)/  if (false)/' "$WRONG|uninitialised|$RACE"

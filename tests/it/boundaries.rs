@@ -62,7 +62,7 @@ const WARP: usize = 32;
 
 /// Each constant as its file declares it. Those that only describe the processor are here too, so that the list is
 /// complete.
-const DECLARED: [&str; 34] = [
+const DECLARED: [&str; 35] = [
     "BLOCK_FRAMES: usize = 8",
     "PAIRS: usize = 8",
     "LANES: usize = 16",
@@ -84,6 +84,8 @@ const DECLARED: [&str; 34] = [
     "DENSE: usize = 1 << 16",
     "WORTH_A_THREAD: usize = 1 << 14",
     "LOWEST: f32 = -87.0",
+    // The least exponent of an emission in f64: `entries_far_apart`.
+    "LOWEST_EXP: f64 = -1021.0",
     // The least exponent of a factor between tiles: `models_that_are_sure_of_something_else`.
     "MIN_NORMAL_EXP: i64 = -1022",
     // Registers of a square, blocks converted together, labels written together, blocks of a sum of exponentials,
