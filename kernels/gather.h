@@ -39,8 +39,8 @@ template <typename M, int COUNT> CTC_FN void ctc_take(CTC_THREAD ctc_row_stats<M
   ctc_add_exponentials<M, COUNT>(s, v);
 }
 
-// The vectors of a row that are a lane's, two at a time, the next two asked for before these are used. Which they
-// are depends on the row's length alone, not on where it stands in memory: a sum is the same in any batch.
+// Takes a lane's vectors of a row, two at a time, and requests the next two before it uses these. Which vectors are
+// a lane's depends only on the row's length, not on its address, so a sum is the same in any batch.
 template <typename M, typename E, bool PACKED>
 CTC_FN void ctc_take_vectors(const CTC_DEVICE E* x, i64 stride, uint count, uint lane, uint lanes,
                              CTC_THREAD ctc_row_stats<M>& s) {
@@ -106,8 +106,8 @@ CTC_FN ctc_row_stats<M> ctc_short_log_sum_exp(const CTC_DEVICE E* x, i64 stride,
   return s;
 }
 
-// For a row that starts `phase` entries behind a whole number of vectors. With `wide`, the first warp alone gets what
-// it asked for.
+// The sums of a row that starts `phase` entries past a multiple of 16 bytes. With `wide`, only the first warp
+// returns the sums of the whole row.
 template <typename M, typename E>
 CTC_FN ctc_row_stats<M> ctc_log_sum_exp(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, uint phase, uint lane,
                                         uint lanes, bool wide, ctc_thread at, CTC_SHARED M* shared) {
@@ -153,7 +153,7 @@ CTC_FN void ctc_used_classes(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   for (uint j = 0u; j < COUNT; j++) c[j] = k + j * lanes < used ? distinct[k + j * lanes] : p.blank;
 }
 
-// Their entries; -inf for those that are not.
+// The entries of those classes; -inf beyond the last.
 template <typename M, typename E, int COUNT>
 CTC_FN void ctc_used_entries(const CTC_DEVICE E* x, i64 stride, CTC_THREAD const uint* c, uint used, uint k, uint lanes,
                              CTC_THREAD M* v) {
@@ -235,8 +235,8 @@ CTC_FN void ctc_leave(bool logits, M largest, M peak, CTC_THREAD const ctc_row_s
   record[2] = peak;
 }
 
-// Rows of up to 128 classes, or of which only the emissions are wanted: a warp takes some frames of an item one after
-// the other, and the last steps of all of them together, a lane each.
+// Rows of logits of up to 128 classes, or of log-probabilities of which up to 1024 entries are used. A warp takes
+// some frames of an item one after the other, then the last steps of all of them together, one lane per frame.
 template <typename M, typename E>
 CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                               CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,

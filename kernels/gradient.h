@@ -115,8 +115,8 @@ CTC_FN M ctc_class_sum(const CTC_DEVICE typename ctc_real<M>::word* states, int 
   return sum;
 }
 
-// The gradient of a target's classes, over what is written for them already: a class a lane, four at a time. Three
-// reads wait for one another, and those of four classes go together.
+// Overwrites the gradient of the target's classes: one class per lane, four classes at a time. A class takes three
+// dependent reads; those of four classes are in flight together.
 template <typename M, typename E>
 CTC_FN void ctc_used_gradient(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE uint* tables, i64 n,
                               const CTC_DEVICE typename ctc_real<M>::word* states, int next, const CTC_DEVICE E* x,
@@ -182,8 +182,8 @@ CTC_FN void ctc_often_used_gradient(CTC_CONSTANT const ctc_sizes& p, const CTC_D
 template <typename M> struct ctc_short {
   // Posteriors of a row's labels, those of a class one behind the other.
   CTC_SHARED M* posteriors;
-  // For each label where it stands among them, and for each class where its own begin, and in the upper half where
-  // they end.
+  // `rank`: the place of each label's posterior. `span`: where the posteriors of each class begin (low 16 bits)
+  // and end (high 16 bits).
   CTC_SHARED uint* rank;
   CTC_SHARED uint* span;
 };
@@ -204,9 +204,9 @@ CTC_FN void ctc_short_tables(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   for (uint k = lane; k < used; k += 32u) own.span[distinct[k]] = (k > 0u ? end[k - 1u] : 0u) | end[k] << 16;
 }
 
-// The posteriors of a short row's blanks and labels, summed up by lane; those of labels go where their classes are.
-// `pairs` holds a blank and a label each: in an early frame the blank and the label below it, in a late one the blank
-// and the label above it, the last first.
+// Sums the posteriors of a short row's blanks and of its labels, per lane, and stores each label's posterior beside
+// the others of its class. Each of `pairs` holds a blank and a label: in an early frame the label below the blank;
+// in a late frame the label above it, with the pairs in reverse order.
 template <typename M>
 CTC_FN void ctc_short_posteriors(const CTC_DEVICE ctc_words<M>* pairs, int labels, bool early, ctc_short<M> own, uint lane,
                                  CTC_THREAD M& blank, CTC_THREAD M& rest) {
@@ -261,7 +261,7 @@ CTC_FN void ctc_short_rows(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* 
   uint classes = (uint)p.classes, lane = at.lane;
   bool logits = (p.flags & CTC_LOGITS) != 0u;
   bool torch = !logits && (p.flags & CTC_TORCH) != 0u;
-  // As many lanes for a class as there are for all of them.
+  // Lanes per class: the largest power of two with which all classes fit into the warp at once, at least 1.
   uint share = 1u;
   while (2u * share * classes <= 32u) share *= 2u;
   uint first = lane / share, mine = lane % share, step = 32u / share;

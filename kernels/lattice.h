@@ -17,16 +17,16 @@
 //   K = 1   sweep 39, 65    posterior pass 54, 82
 //   K = 2   sweep 68, 104   posterior pass 93, 140
 //   K = 4   sweep 134, 212  posterior pass 180, 284
-// Measured on an H200 (1.98 GHz), both together: 95 cycles with K = 1, 162 with K = 2, 325 with three tiles of
-// K = 2; T = 1000 and K = 1 take 58 us. What keeps a frame that short: no branch in it, an address in one instruction, a
-// state in one access, and loads of DEPTH frames together, a block ahead: 8 frames of 65 cycles cover a read from the L2
-// cache.
+// Measured on an H200 (1.98 GHz), both together: 93 cycles with K = 1, 159 with K = 2, 321 with three tiles of
+// K = 2; T = 1000 and K = 1 take 58 us. A frame is that short because it has no branch, an address takes
+// one instruction and a state one access, and the loads of DEPTH frames are issued together, a block ahead: 8 frames of
+// 65 cycles cover a read from the L2 cache.
 //
 // There is no barrier within a frame. A target that fits one warp (32 K pairs) takes one for each direction; a longer one is
 // cut into tiles of which each repeats the last HALO pairs of the one below, so that warps meet every HALO frames only.
 //
-// Memory: 16 bytes a pair and frame (32 for f64) are kept from the first half, half of them from each direction;
-// posteriors take their place.
+// Memory: 16 bytes for each pair and frame (32 for f64). Each direction's sweep writes those of its half of the
+// frames; posteriors then overwrite them.
 //
 // On an M-series GPU (figures on paper: no Mac has run it): 32 lanes, 32 KiB of threadgroup memory, about 208 KiB of
 // registers a core. An item is a threadgroup of 2 to 8 SIMD-groups, one for each direction and tile.
@@ -72,7 +72,7 @@ template <typename M, typename X, int K> struct ctc_tile {
   ctc_number<M, X> blank[K], label[K], below;
   // Added to the exponent of the label below a pair: on the way to its label, and on the way to the first blank.
   X skip[K], edge;
-  // The states that are to be written: those that no other tile has, if any are.
+  // Whether the lane stores each state: only states that this tile owns, and none if nothing is kept.
   bool own_blank[K], own_label[K];
 };
 
@@ -96,7 +96,7 @@ template <typename M, int K, int DEPTH, bool POSTERIORS> struct ctc_ahead {
 CTC_FN const CTC_DEVICE char* ctc_on(const CTC_DEVICE char* from, int step, int bytes) { return from + ctc_wide(step, bytes); }
 CTC_FN CTC_DEVICE char* ctc_on(CTC_DEVICE char* from, int step, int bytes) { return from + ctc_wide(step, bytes); }
 
-// Asks for what the steps from `step` on will read. Behind the last there is nothing: it is read once more.
+// Requests the inputs of the steps from `step` on; beyond the last step, the inputs of the last step again.
 template <typename M, typename X, int K, int DEPTH, bool POSTERIORS>
 CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const ctc_tile<M, X, K>& tile, int step, int last,
                       CTC_THREAD ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
@@ -130,8 +130,9 @@ CTC_FN void ctc_fetch(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD const c
   }
 }
 
-// 0, known when a block of steps has arrived. A GPU counts the loads that are under way, not which they are, so waiting
-// for one block would be waiting for the next too, had that been asked for before.
+// Returns 0, but only once the loads of a block of steps have arrived: added to an address, it holds back the next
+// block's loads until then. A GPU counts the loads in flight and cannot tell them apart, so waiting for one block
+// would also mean waiting for the next, had that been requested already.
 template <typename M, int K, int DEPTH, bool POSTERIORS>
 CTC_FN int ctc_arrived(CTC_THREAD const ctc_ahead<M, K, DEPTH, POSTERIORS>& ahead) {
   return ctc_max(ahead.blank[DEPTH - 1].e, 1 << 30) - (1 << 30);
@@ -200,8 +201,8 @@ CTC_FN void ctc_steps(CTC_THREAD const ctc_streams<M, K>& at, CTC_THREAD ctc_til
 // keeps states if `keep`. `rounds` is the same for all threads of the block. The states come and go through
 // `edges`, of which those of `parity` are current; returns the new parity.
 //
-// What decides on a way is the same for the whole block, and seen to be: then no shuffle has to make sure that its
-// warp is together, and the steps of a block of them are scheduled as one.
+// All branches depend only on values that are the same for the whole thread block, in a way that the compiler can
+// see. So no shuffle has to reconverge its warp first, and the steps of a block of steps are scheduled together.
 //
 // A warp with one tile keeps it from round to round, and takes from `edges` only what it shares with the tile below.
 template <typename M, typename X, int K, int DEPTH, bool POSTERIORS, typename Edges>
@@ -268,7 +269,8 @@ CTC_FN uint ctc_advance(CTC_THREAD const ctc_item<M>& it, Edges edges, uint pari
         ctc_steps<M, X, K, DEPTH, POSTERIORS>(at, tile, top, step, even);
         step += DEPTH;
         if (left == 1) {
-          // Again, and now near: a copy of `odd` would cost moves in each turn.
+          // Read these steps once more, from a near cache: copying `odd` to `even` would cost moves in
+          // every iteration.
           ctc_fetch<M, X, K, DEPTH, POSTERIORS>(at, tile, step, last, even);
           break;
         }

@@ -269,8 +269,8 @@ template <typename M> CTC_FN void ctc_add_ln2(CTC_THREAD ctc_pair<M>& a, i64 k) 
   ctc_add(a, product, ctc_fma(high, ctc_real<M>::ln2_rest(), ctc_fma(low, ctc_real<M>::ln2(), lost)));
 }
 
-// -ln P. A probability that rounding alone lifted above 1 is 1: a loss is not below 0 unless the input
-// says so, which logits cannot.
+// -ln P. A probability above 1 only by rounding counts as 1: a loss is negative only if the input implies it, which
+// logits cannot.
 template <typename M> CTC_FN M ctc_loss_of(ctc_pair<M> log_p, int frames, bool logits) {
   M value = log_p.high + log_p.low;
   bool rounding = logits || value <= M(2) * ctc_real<M>::epsilon() * M(frames);

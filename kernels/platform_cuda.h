@@ -82,8 +82,8 @@ CTC_FN i64 ctc_wide(int a, int b) {
   asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
   return product;
 }
-// Writes two words where `yes` says so. In PTX, since nvcc puts a branch around such a store and around all that only
-// the store needs, which then no longer fills the waits of the steps around it.
+// Writes two words if `yes`. In PTX, since nvcc would branch around the store and all instructions that only the
+// store needs; those would then no longer fill the waits of the neighbouring steps.
 CTC_FN void ctc_store_if(bool yes, uint* to, uint low, uint high) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.b32 [%1], {%2, %3}; }"
                :: "r"((int)yes), "l"(to), "r"(low), "r"(high) : "memory");

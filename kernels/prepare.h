@@ -50,7 +50,7 @@ CTC_FN void ctc_prepare_body(CTC_CONSTANT const ctc_sizes& p, i64 row, i64 count
     }
   }
   uint u = good ? (uint)length : 0u;
-  // Where each label's class was seen first. It stands in `end` until that gets its own.
+  // The first position of each label's class, stored in `end` until `end` receives its own values.
   for (uint i = at.index; i < u; i += at.threads) {
     uint j = 0u;
     while (targets[first + j] != targets[first + i]) j++;

@@ -22,13 +22,13 @@ CTC_FN i64 ctc_piece(u64 r, i64 length, CTC_THREAD i64& rest) {
   return (i64)r / length;
 }
 
-// Consecutive frames of an item that a warp takes one after the other, so that what the item's rows have in common is
-// read once: no more than leave a GPU full.
+// Consecutive frames of an item that a warp takes one after the other, so that data common to the item's rows is
+// read once. Few enough that the remaining warps still fill the GPU.
 #define CTC_MOST_FRAMES 8
 CTC_FN uint ctc_frames_of_a_warp(CTC_CONSTANT const ctc_sizes& p) {
   return (uint)ctc_min(ctc_max((p.frames * p.batch) >> 13, (i64)1), (i64)CTC_MOST_FRAMES);
 }
-// How many times that is in an item. All warps ask, so in 32 bits.
+// The number of such runs in an item. Every warp computes it, so in 32 bits.
 CTC_FN i64 ctc_runs_of_an_item(CTC_CONSTANT const ctc_sizes& p, uint frames) {
   return (i64)(((uint)p.frames + frames - 1u) / frames);
 }

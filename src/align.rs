@@ -6,7 +6,7 @@ use crate::distribution::{self, check_normalised};
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::{Plan, frames_needed};
-use crate::problem::validate::{self, Call};
+use crate::problem::validate::{self, Call, check_rows};
 use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
 
@@ -21,7 +21,8 @@ use candle_core::{Result, Tensor, bail};
 pub struct AlignOptions {
     /// The blank class. Default 0.
     pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Ignored by [`forced_align`].
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Functions of one utterance take a
+    /// batch dimension of 1 in either place, and ignore this.
     pub layout: InputLayout,
     /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
@@ -34,26 +35,27 @@ pub struct AlignOptions {
     /// The emission of the star. Default `Wildcard::Constant(0.0)`, which is certainty: a frame then goes to the star
     /// unless its own label is as certain.
     pub star_emission: Wildcard,
-    /// The emission of other audio before the first label and after the last, for a transcript of a part of the
-    /// recording. Where it is above the blank's log-probability, it counts in place of that. Default none: the audio
-    /// begins and ends with the transcript, but for blanks.
+    /// The emission of audio before the first label and after the last, for a transcript that covers only a
+    /// part of the recording. In those frames, the larger of this emission and the blank's log-probability
+    /// counts. Default none: apart from blanks, the recording begins and ends with the transcript.
     pub outside: Option<Wildcard>,
 }
 
-/// The emission of audio that a transcript leaves out, in nats, beside normalised log-probabilities for both kinds of
-/// input.
+/// The emission, in nats, of audio that a transcript leaves out. It competes with log-probabilities; for logits,
+/// with those after the log-softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Wildcard {
     /// The same log-probability at every frame.
     Constant(f32),
-    /// The log-probability of the most probable class of the frame other than the blank, less a penalty. So a frame goes
-    /// to the wildcard if its own label is less probable than the best by more than the penalty, and silence does not.
+    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty. So a
+    /// frame goes to the wildcard if its own label is less probable than the best by more than the penalty, and silence
+    /// does not. There must be such a class.
     Largest {
         /// In nats.
         penalty: f32,
     },
-    /// The logarithm of the mean probability of all classes other than the blank, less a penalty.
+    /// The logarithm of the mean probability of these classes, less a penalty.
     Mean {
         /// In nats.
         penalty: f32,
@@ -152,7 +154,8 @@ impl AsRef<[u32]> for Alignment {
 ///
 /// If the shape, the dtype, a label or the blank does not fit; if the target needs more frames than there are; if every
 /// path has probability 0; if a NaN or +inf occurs at the blank or at a label of the target (in a long item, mostly
-/// only the part that paths can reach is checked), or anywhere in a used frame of logits; if the input cannot be
+/// only the part that paths can reach is checked), or anywhere in a used frame of logits, or of any input with a
+/// wildcard that depends on the frame; if the input cannot be
 /// log-probabilities (see [`InputKind::LogProbs`]). The message names the frame, the class and the numbers.
 ///
 /// # Examples
@@ -325,6 +328,9 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
                 "{function}: {name} depends on the classes other than blank and star, but with C = {classes} there are \
                  none; use Wildcard::Constant"
             )
+        }
+        if !matches!(wildcard, Wildcard::Constant(_)) {
+            check_rows(function, call.input_name(), classes)?;
         }
         let nats = f64::from(nats);
         Ok(match wildcard {

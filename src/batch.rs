@@ -1,5 +1,6 @@
 //! Helpers that put a batch together: targets of different lengths, and lengths behind convolutions.
 
+use crate::memory::room_for;
 use candle_core::{Device, Result, Tensor, bail};
 
 /// Puts the targets of a batch into one tensor, the shorter ones padded at their end.
@@ -8,11 +9,11 @@ use candle_core::{Device, Result, Tensor, bail};
 ///
 /// The targets as `(N, S)` of u32 on `device`, where `S` is the longest length, and the length of each. That is the form
 /// which [`ctc_loss`](crate::ctc_loss) and the functions for batches take. The padding is 0; it is never read. `S` is at
-/// least 1, since candle's tensors on a GPU cannot be empty.
+/// least 1: candle's tensors on a GPU cannot be empty, so there must be a target there, too.
 ///
 /// # Errors
 ///
-/// If the tensor cannot be made on the device.
+/// If the tensor does not fit into memory, or cannot be made on the device.
 ///
 /// ```
 /// use candle_core::Device;
@@ -33,7 +34,8 @@ pub fn pad_targets<S: AsRef<[u32]>>(
     let targets: Vec<&[u32]> = targets.iter().map(AsRef::as_ref).collect();
     let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
-    let mut labels = vec![0u32; targets.len() * longest];
+    let mut labels = room_for("pad_targets: the tensor", &[targets.len(), longest])?;
+    labels.resize(targets.len() * longest, 0u32);
     for (row, target) in labels.chunks_exact_mut(longest).zip(targets) {
         row[..target.len()].copy_from_slice(target);
     }

@@ -45,10 +45,11 @@ pub struct WordConfidence {
     pub mean: f64,
     /// The smallest [`TokenConfidence::posterior`]: the confidence in the position of the word.
     pub posterior: f64,
-    /// The expected first frame, and one past the expected last: half of the expected frames of its first and last token
-    /// before and behind their expected frame.
+    /// The expected start, in frames: the middle of the first token's expected frame, less half of the token's expected
+    /// number of frames. 0 for a target that does not fit.
     pub start: f64,
-    /// See `start`.
+    /// The expected end, in frames: the middle of the last token's expected frame, plus half of the token's expected
+    /// number of frames. 0 for a target that does not fit.
     pub end: f64,
 }
 
@@ -67,14 +68,19 @@ impl WordConfidence {
             };
             tokens.iter().map(of).fold(f64::INFINITY, smaller)
         };
+        // A token of an impossible target has no place: all its fields are 0.
+        let edge = |token: &TokenConfidence, side: f64| match token.expected_frames {
+            0.0 => 0.0,
+            frames => token.expected_frame + 0.5 + side * frames / 2.0,
+        };
         let logs: f64 = tokens.iter().map(|token| token.probability.ln()).sum();
         Some(Self {
             tokens: tokens.iter().map(|token| token.token).collect(),
             least: least(|token| token.probability),
             mean: (logs / tokens.len() as f64).exp(),
             posterior: least(|token| token.posterior),
-            start: first.expected_frame + 0.5 - first.expected_frames / 2.0,
-            end: last.expected_frame + 0.5 + last.expected_frames / 2.0,
+            start: edge(first, -1.0),
+            end: edge(last, 1.0),
         })
     }
 
@@ -87,8 +93,8 @@ impl WordConfidence {
 /// The confidence in each word: consecutive tokens between `separator` tokens. Separators belong to no word, and empty
 /// words are left out.
 ///
-/// For a vocabulary that marks words otherwise, take the tokens of each word by their number in
-/// [`text::Word::tokens`](crate::text::Word::tokens), and [`WordConfidence::of`] for each.
+/// For a vocabulary that marks words otherwise, [`text::Word::tokens`](crate::text::Word::tokens) has the index of each
+/// token: give the confidences at these to [`WordConfidence::of`].
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -122,7 +128,7 @@ pub struct ConfidenceOptions {
     /// The blank class. Default 0.
     pub blank: usize,
     /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Functions of one utterance take a
-    /// batch dimension of 1 in either place.
+    /// batch dimension of 1 in either place, and ignore this.
     pub layout: InputLayout,
     /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,

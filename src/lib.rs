@@ -41,9 +41,9 @@
 //! # Inference
 //!
 //! One utterance has the plain name and takes slices; a batch has `_batch` behind the name and takes tensors and
-//! lengths. These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing logits or
-//! probabilities as log-probabilities is an error, see [`InputKind::LogProbs`]. One utterance is `(T, C)`, or has a
-//! batch dimension of 1; it may have no frames.
+//! lengths. These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing
+//! logits or probabilities as log-probabilities is usually an error, see [`InputKind::LogProbs`]. One utterance is
+//! `(T, C)`, or has a batch dimension of 1; it may have no frames.
 //!
 //! - [`score_transcripts`] and [`rank_transcripts`] score candidate transcripts of one utterance.
 //! - [`token_confidence`] returns the confidence in each token, and its expected position; [`word_confidence`] that in

@@ -310,6 +310,7 @@ impl CtcLoss {
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use = "the loss itself is not changed"]
     pub fn require_grad(self, require_grad: bool) -> Self {
         Self {
             require_grad,

@@ -289,8 +289,8 @@ fn one_utterance<S: AsRef<[u32]> + Sync>(
     opts: ScoreOptions,
 ) -> Result<Vec<f64>> {
     let call = opts.call(function);
-    let batch = "; for a batch there is score_transcripts_batch";
-    let log_probs = validate::utterance(function, log_probs, batch)?;
+    let batch = format!("; for a batch there is {function}_batch");
+    let log_probs = validate::utterance(function, log_probs, &batch)?;
     let lists = [transcripts];
     let plan = validate::plan_for_transcripts(call, &log_probs, log_probs.dim(0)?, &lists)?;
     Ok(scores(&call, &plan, &log_probs, &lists)?.swap_remove(0))

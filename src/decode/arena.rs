@@ -22,6 +22,8 @@ pub(super) struct Node {
     pub parent: u32,
     /// The last label of the prefix.
     pub token: u32,
+    /// The number of its labels.
+    pub depth: u32,
     /// The index of the prefix in the beam; valid only if that entry of the beam refers back to this node.
     pub slot: u32,
     /// The sum of the language model's scores for the prefix, including weights.
@@ -41,6 +43,7 @@ impl<S> Tree<S> {
         let root = Node {
             parent: NONE,
             token: NONE,
+            depth: 0,
             slot: 0,
             lm: 0.0,
         };
@@ -77,6 +80,7 @@ impl<S> Tree<S> {
         self.nodes.push(Node {
             parent,
             token,
+            depth: self.node(parent).depth + 1,
             slot: NONE,
             lm,
         });
@@ -97,22 +101,14 @@ impl<S> Tree<S> {
         tokens
     }
 
-    /// The number of labels of a prefix.
-    pub fn depth(&self, id: u32) -> usize {
-        let parents = std::iter::successors(Some(id), |&id| {
-            Some(self.node(id).parent).filter(|&parent| parent != NONE)
-        });
-        parents.count() - 1
-    }
-
     /// The longest prefix with which both of these begin.
     pub fn common(&self, mut a: u32, mut b: u32) -> u32 {
-        let (mut depth_a, mut depth_b) = (self.depth(a), self.depth(b));
         while a != b {
-            if depth_a >= depth_b {
-                (a, depth_a) = (self.node(a).parent, depth_a - 1);
+            let (node_a, node_b) = (self.node(a), self.node(b));
+            if node_a.depth >= node_b.depth {
+                a = node_a.parent;
             } else {
-                (b, depth_b) = (self.node(b).parent, depth_b - 1);
+                b = node_b.parent;
             }
         }
         a

@@ -22,7 +22,8 @@ use rayon::prelude::*;
 pub struct GreedyOptions {
     /// The blank class. Default 0.
     pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Functions of one utterance take a
+    /// batch dimension of 1 in either place, and ignore this.
     pub layout: InputLayout,
     /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
@@ -73,7 +74,8 @@ impl GreedyOptions {
 ///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. `T` may be 0.
 /// * `opts` - see [`GreedyOptions`].
 ///
-/// On a GPU the best classes are found there, and one tensor of `3·T` numbers is read back.
+/// On a GPU the best classes are found there, and one tensor of `3·T` numbers is read back, besides up to three
+/// frames for the check of log-probabilities.
 ///
 /// # Returns
 ///
@@ -121,7 +123,8 @@ pub fn greedy_decode(log_probs: &Tensor, opts: GreedyOptions) -> Result<Hypothes
 /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
 /// * `opts` - see [`GreedyOptions`].
 ///
-/// On a GPU the best classes are found there, and one tensor of `3·T·N` numbers is read back.
+/// On a GPU the best classes are found there, and one tensor of `3·T·N` numbers is read back, besides up to three
+/// frames per item for the check of log-probabilities.
 ///
 /// # Returns
 ///

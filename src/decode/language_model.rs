@@ -1,6 +1,7 @@
 //! The hook for a language model or a lexicon in a beam search.
 
 use candle_core::Result;
+use std::sync::Arc;
 
 /// A language model or a lexicon: it scores each token that extends a prefix.
 ///
@@ -13,7 +14,8 @@ use candle_core::Result;
 ///   never enters the beam.
 /// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state.
 ///
-/// A model that is chosen at run time is a `Box<dyn LanguageModel<State = …>>`.
+/// A model that is chosen at run time is a `Box<dyn LanguageModel<State = …>>`, for a batch `+ Sync`; one that several
+/// streams share is an `Arc`, for a batch `+ Send + Sync`.
 ///
 /// ```
 /// use candle_core::Result;
@@ -79,61 +81,39 @@ pub trait LanguageModel {
     }
 }
 
-impl<L: LanguageModel + ?Sized> LanguageModel for &L {
-    type State = L::State;
+macro_rules! through_a_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<L: LanguageModel + ?Sized> LanguageModel for $pointer {
+            type State = L::State;
 
-    fn start(&self) -> Result<Self::State> {
-        (**self).start()
-    }
+            fn start(&self) -> Result<Self::State> {
+                (**self).start()
+            }
 
-    fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
-        (**self).score(state, token)
-    }
+            fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+                (**self).score(state, token)
+            }
 
-    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
-        (**self).advance(state, token)
-    }
+            fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
+                (**self).advance(state, token)
+            }
 
-    fn end(&self, state: &Self::State) -> Result<f64> {
-        (**self).end(state)
-    }
+            fn end(&self, state: &Self::State) -> Result<f64> {
+                (**self).end(state)
+            }
 
-    fn max_score(&self) -> f64 {
-        (**self).max_score()
-    }
+            fn max_score(&self) -> f64 {
+                (**self).max_score()
+            }
 
-    fn is_constant(&self) -> bool {
-        (**self).is_constant()
-    }
+            fn is_constant(&self) -> bool {
+                (**self).is_constant()
+            }
+        }
+    )*};
 }
 
-impl<L: LanguageModel + ?Sized> LanguageModel for Box<L> {
-    type State = L::State;
-
-    fn start(&self) -> Result<Self::State> {
-        (**self).start()
-    }
-
-    fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
-        (**self).score(state, token)
-    }
-
-    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
-        (**self).advance(state, token)
-    }
-
-    fn end(&self, state: &Self::State) -> Result<f64> {
-        (**self).end(state)
-    }
-
-    fn max_score(&self) -> f64 {
-        (**self).max_score()
-    }
-
-    fn is_constant(&self) -> bool {
-        (**self).is_constant()
-    }
-}
+through_a_pointer!(&L, Box<L>, Arc<L>);
 
 /// No language model: every labelling has a weight of 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -75,7 +75,8 @@ impl Vocabulary {
         }
     }
 
-    /// The labels of a text without what no token fits, or with a star for it, and what that was.
+    /// The labels of a text. Parts that no token fits are skipped or replaced by a star, and are listed in
+    /// [`LossyEncoding::unspelled`].
     ///
     /// ```
     /// use candle_ctc::text::{Unspellable, Vocabulary};

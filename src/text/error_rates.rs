@@ -64,9 +64,9 @@ impl Sum for ErrorRate {
 
 /// The character error rate (CER).
 ///
-/// Characters are Unicode code points in composed form (NFC), so that `é` is one character however it is written. Of
-/// whitespace each run is one space, which counts, and none at the ends. Case and punctuation count. For text in NFC
-/// with single spaces this is the CER of Python's `jiwer`.
+/// Characters are Unicode code points in composed form (NFC), so that `é` is one character however it is written.
+/// Each run of whitespace counts as one space; whitespace at the ends is ignored. Case and punctuation count. For
+/// text in NFC with single spaces this is the CER of Python's `jiwer`.
 ///
 /// ```
 /// use candle_ctc::text::character_error_rate;
@@ -76,7 +76,7 @@ impl Sum for ErrorRate {
 /// assert_eq!(rate.rate(), 2. / 7.);
 /// ```
 ///
-/// The time is that of comparing each character with each.
+/// The time is proportional to the product of the two lengths.
 #[doc(alias = "cer")]
 #[doc(alias = "levenshtein")]
 pub fn character_error_rate(reference: &str, hypothesis: &str) -> ErrorRate {
@@ -87,8 +87,8 @@ pub fn character_error_rate(reference: &str, hypothesis: &str) -> ErrorRate {
     compare(&characters(reference), &characters(hypothesis))
 }
 
-/// The word error rate (WER). Words are what stands between whitespace, in composed form (NFC). Case and punctuation
-/// count.
+/// The word error rate (WER). Words are separated by whitespace and compared in composed form (NFC). Case and
+/// punctuation count.
 ///
 /// ```
 /// use candle_ctc::text::{ErrorRate, word_error_rate};

@@ -50,7 +50,8 @@
 //! # From text to labels
 //!
 //! 1. Whitespace of any kind and length becomes one space, and none at the ends.
-//! 2. Case becomes that of the vocabulary, see [`Case`], by the rules of no language: change it beforehand for Turkish.
+//! 2. Case becomes that of the vocabulary, see [`Case`], by Unicode's rules, which depend on no language: for
+//!    Turkish, change the case beforehand.
 //! 3. Each character is taken in Unicode's composed form (NFC) if the vocabulary has its parts, else in the decomposed
 //!    form (NFD) if it has those. "Character" means what a reader takes for one: a grapheme cluster.
 //! 4. Tokens spell the text. Where several spellings exist:

@@ -14,7 +14,7 @@ impl Rules {
         )
     }
 
-    /// None are needed but for the ranks of a BPE model, which are whole numbers.
+    /// No rules: unigram scores need none. The ranks of a BPE model, which are whole numbers, are an error.
     pub fn from_scores(
         tokens: &[String],
         scores: &[f64],

@@ -5,11 +5,12 @@
 
 /// How a vocabulary marks words.
 ///
-/// The mark is found by counting: of the prefixes `▁` and `Ġ`, the continuation `##` and the endings `</w>` and `@@`,
-/// the one that most tokens have beside other text. If no token has any, it is a separator: `<space>`, a space, `▁`, or
-/// `|`, the first of these that is a token. (`|` is taken for a plain character where `{` and `}` are tokens, too.) If
-/// there is no separator, [`WordMark::EachToken`] is taken where a quarter of the tokens or more have several
-/// characters in a script with spaces, as phonemes and words do, and [`WordMark::None`] otherwise.
+/// The mark is inferred from the tokens. Of the prefixes `▁` and `Ġ`, the continuation `##` and the endings `</w>`
+/// and `@@`, the most frequent one is taken; tokens that are only the mark do not count. If no token has any of
+/// them, the mark is a separator: the first of `<space>`, a space, `▁` and `|` that is a token. (With SentencePiece
+/// scores, a token `▁` makes it a prefix. `|` is a plain character if `{` and `}` are tokens, too.) Without a
+/// separator, the mark is [`WordMark::EachToken`] if at least a quarter of the tokens have several characters of a
+/// script with spaces, as phonemes and words do, and no token contains a space; otherwise it is [`WordMark::None`].
 /// [`VocabularyBuilder::word_mark`](super::VocabularyBuilder::word_mark) sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -29,6 +29,9 @@ pub struct WordToken {
     pub text: String,
     /// The class, the frames and the score.
     pub span: TokenSpan,
+    /// The index of the span in the argument of [`Vocabulary::words`]. Tokens that are not printed, separators and marks
+    /// that stand alone are in no word, and a token with a space in the middle is in two.
+    pub index: usize,
 }
 
 impl Word {
@@ -73,9 +76,9 @@ impl Vocabulary {
     /// The words of an utterance, from the spans of its tokens, as [`forced_align`](crate::forced_align) and
     /// [`greedy_decode`](crate::greedy_decode) give them.
     ///
-    /// Words are what stands between spaces in the text of [`Self::decode`]. Text without spaces is one word, but each
-    /// Chinese character and each kana is a word, if the tokens are cut there. A separator belongs to no word. A token
-    /// with a space in the middle belongs to both words.
+    /// Words are separated by the spaces in the text of [`Self::decode`]. Text without spaces is one word,
+    /// except that a word also ends at each token boundary beside a Chinese character or kana. A separator
+    /// belongs to no word. A token with a space in the middle belongs to both words.
     ///
     /// ```
     /// use candle_ctc::TokenSpan;
@@ -93,7 +96,7 @@ impl Vocabulary {
     pub fn words(&self, spans: &[TokenSpan]) -> Vec<Word> {
         let mut words = Vec::new();
         let mut open = Open::default();
-        for &span in spans {
+        for (index, &span) in spans.iter().enumerate() {
             let surface = self.printed(span.token);
             if surface.is_empty() {
                 continue;
@@ -110,6 +113,7 @@ impl Vocabulary {
                 if !bytes.is_empty() {
                     open.bytes.extend_from_slice(bytes);
                     open.spans.push(span);
+                    open.indices.push(index);
                 }
             }
         }
@@ -130,6 +134,7 @@ impl Vocabulary {
 struct Open {
     bytes: Vec<u8>,
     spans: Vec<TokenSpan>,
+    indices: Vec<usize>,
     space_before: bool,
 }
 
@@ -137,12 +142,13 @@ impl Open {
     /// Ends the word, if there is one. `space`: a space comes behind it.
     fn close(&mut self, words: &mut Vec<Word>, space: bool, vocabulary: &Vocabulary) {
         if let (Some(first), Some(last)) = (self.spans.first(), self.spans.last()) {
-            let token = |span: &TokenSpan| WordToken {
+            let token = |(span, &index): (&TokenSpan, &usize)| WordToken {
                 text: vocabulary
                     .token(span.token)
                     .unwrap_or("\u{fffd}")
                     .to_owned(),
                 span: *span,
+                index,
             };
             words.push(Word {
                 text: String::from_utf8_lossy(&self.bytes).into_owned(),
@@ -150,13 +156,14 @@ impl Open {
                 end: last.end,
                 score: mean_score(&self.spans),
                 space_before: self.space_before && !words.is_empty(),
-                tokens: self.spans.iter().map(token).collect(),
+                tokens: self.spans.iter().zip(&self.indices).map(token).collect(),
             });
             self.space_before = false;
         }
         self.space_before |= space;
         self.bytes.clear();
         self.spans.clear();
+        self.indices.clear();
     }
 
     /// Whether a word without a space before it begins with this surface: beside a Chinese character or kana.

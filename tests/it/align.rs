@@ -4,8 +4,8 @@ use crate::common::oracle::{collapse, repeats};
 use crate::common::{Rng, tensors, views};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
-    AlignOptions, Alignment, InputLayout, TokenSpan, Wildcard, feasibility, forced_align,
-    forced_align_batch, group_words,
+    AlignOptions, Alignment, InputKind, InputLayout, TokenSpan, Wildcard, feasibility,
+    forced_align, forced_align_batch, group_words, pad_targets,
 };
 use proptest::prelude::*;
 
@@ -686,6 +686,77 @@ fn a_length_that_no_tensor_can_have_is_not_feasible() {
         }
     }
     assert!(feasibility(&targets, usize::MAX / 4, 2).unwrap()[0].feasible);
+}
+
+/// In every dtype, from logits, in any view, and over segments of frames.
+#[test]
+fn wildcards_do_not_depend_on_the_form_of_the_input() {
+    let mut rng = Rng::new(12);
+    let (classes, frames, batch) = (5, 4300, 2);
+    let targets = [
+        rng.target(40, classes, 0, 0.2),
+        rng.target(25, classes, 0, 0.2),
+    ];
+    let values = rng.values(batch * frames * classes, 2.0);
+    let opts = AlignOptions {
+        star: Some(9),
+        star_emission: Wildcard::Mean { penalty: 0.75 },
+        outside: Some(Wildcard::Largest { penalty: 1.5 }),
+        ..AlignOptions::batch_major()
+    };
+    let targets: Vec<Vec<u32>> = targets
+        .iter()
+        .map(|target| {
+            let mut labels: Vec<u32> = target.iter().map(|&label| label as u32).collect();
+            labels.insert(11, 9);
+            labels
+        })
+        .collect();
+    let (padded, lengths) = pad_targets(&targets, &Device::Cpu).unwrap();
+    for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+        let dims = [batch, frames, classes];
+        let logits = tensors::floats(&values, &dims, dtype, &Device::Cpu);
+        let from_logits = AlignOptions {
+            input: InputKind::Logits,
+            ..opts
+        };
+        let input_lengths = [frames, frames - 7];
+        let run = |input: &Tensor, opts| {
+            forced_align_batch(input, &padded, input_lengths, &lengths, opts).unwrap()
+        };
+        let want = run(&logits, from_logits);
+        // Another order in memory.
+        let view = logits.permute((2, 0, 1)).unwrap().contiguous().unwrap();
+        let view = view.permute((1, 2, 0)).unwrap();
+        assert_eq!(run(&view, from_logits), want);
+        for (n, target) in targets.iter().enumerate() {
+            let item = logits
+                .get(n)
+                .unwrap()
+                .narrow(0, 0, input_lengths[n])
+                .unwrap();
+            assert_eq!(forced_align(&item, target, from_logits).ok(), want[n]);
+            // Each frame has the score that the rules give it.
+            let found = want[n].as_ref().unwrap();
+            let row: Vec<Vec<f64>> =
+                candle_nn::ops::log_softmax(&item.to_dtype(DType::F64).unwrap(), 1)
+                    .unwrap()
+                    .to_vec2()
+                    .unwrap();
+            let (first, last) = (found.spans[0].start, found.spans[target.len() - 1].end);
+            for (t, row) in row.iter().enumerate() {
+                let largest = row[1..].iter().copied().fold(f64::NEG_INFINITY, f64::max) - 1.5;
+                let mean = (row[1..].iter().map(|x| x.exp()).sum::<f64>() / 4.0).ln() - 0.75;
+                let score = match found.labels[t] {
+                    9 => mean,
+                    0 if t < first || t >= last => row[0].max(largest),
+                    label => row[label as usize],
+                };
+                let got = f64::from(found.frame_scores[t]);
+                assert!((got - score).abs() < 1e-4, "{dtype:?} {t}: {got} {score}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use candle_ctc::{
 };
 use proptest::prelude::*;
 use std::cell::Cell;
+use std::sync::Arc;
 
 /// Sums of at most a few thousand terms in f64.
 const TOLERANCE: f64 = 1e-9;
@@ -761,6 +762,20 @@ fn an_utterance_cut_off_in_a_word_ends_as_the_option_says() {
         assert_eq!(found, want);
         assert!(with(end, &whole).iter().all(|found| found.lm_score == -0.5));
     }
+    // A search goes on with the next utterance, and ends each as the option says.
+    let opts = BeamOptions {
+        end: End::Required,
+        ..exact(0)
+    };
+    let mut search = BeamSearch::with_language_model(5, Words, opts).unwrap();
+    for _ in 0..2 {
+        search.push(&cut).unwrap();
+        assert!(search.finish().unwrap().is_empty());
+        search.reset().unwrap();
+        search.push(&whole).unwrap();
+        assert_eq!(search.finish().unwrap(), with(End::Required, &whole));
+        search.reset().unwrap();
+    }
     let open = tokens(End::Ignored);
     assert!(open.contains(&vec![1]) && open.contains(&vec![]) && open.contains(&vec![3, 4]));
 }
@@ -780,6 +795,15 @@ fn a_model_may_be_chosen_at_run_time() {
     let mut search = BeamSearch::with_language_model(5, chosen, opts).unwrap();
     search.push(&input).unwrap();
     assert_eq!(search.finish().unwrap(), want);
+    // One model for several streams, and for a batch.
+    let shared: Arc<dyn LanguageModel<State = u8> + Send + Sync> = Arc::new(Words);
+    let streams = [(); 2].map(|()| BeamSearch::with_language_model(5, shared.clone(), opts));
+    for mut search in streams.map(Result::unwrap) {
+        search.push(&input).unwrap();
+        assert_eq!(search.finish().unwrap(), want);
+    }
+    let batch = beam_search_batch_with(&input, input.dim(0).unwrap(), &shared, opts);
+    assert_eq!(batch.unwrap(), [want]);
 }
 
 #[test]
@@ -807,6 +831,41 @@ fn suppressed_classes_are_in_no_hypothesis() {
             got.len() < labellings(&values, classes, 0).len(),
             !suppress.is_empty()
         );
+    }
+    // In a narrow beam, with few tokens a frame and with a model: as if the class had no probability.
+    for seed in 0..40 {
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (30, 6);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.0);
+        let mut without = values.clone();
+        without
+            .iter_mut()
+            .skip(2)
+            .step_by(classes)
+            .for_each(|x| *x = f64::NEG_INFINITY);
+        let opts = BeamOptions {
+            beam_width: 1 + seed as usize % 3,
+            tokens_per_frame: [1, 2, usize::MAX][seed as usize / 3 % 3],
+            n_best: 3,
+            ..Default::default()
+        };
+        let (with, bare) = (tensor(&values, classes), tensor(&without, classes));
+        let unchecked = BeamOptions {
+            normalised: false,
+            ..opts
+        };
+        let suppressed = BeamOptions {
+            suppress: &[2],
+            ..opts
+        };
+        let want = beam_search(&bare, unchecked).unwrap();
+        assert_eq!(beam_search(&with, suppressed).unwrap(), want);
+        let bigram = Bigram::random(&mut rng, classes, false);
+        let want = beam_search_with(&bare, &bigram, unchecked).unwrap();
+        assert_eq!(beam_search_with(&with, &bigram, suppressed).unwrap(), want);
+        let mut search = BeamSearch::with_language_model(classes, &bigram, suppressed).unwrap();
+        search.push(&with).unwrap();
+        assert_eq!(search.finish().unwrap(), want);
     }
     let (log_probs, _) = batch(DType::F32, &Device::Cpu);
     for class in [0, 5, u32::MAX] {

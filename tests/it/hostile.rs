@@ -4,9 +4,9 @@ use crate::common::{self, Entry, Rng, devices, for_confidence, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
     AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, GradientKind, GreedyOptions,
-    InputKind, InputLayout, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions,
-    beam_search, ctc_loss, ctc_loss_with_logits, forced_align, greedy_decode_batch,
-    score_transcripts, state_posteriors_batch, token_confidence_batch,
+    InputKind, InputLayout, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions, Wildcard,
+    beam_search, ctc_loss, ctc_loss_with_logits, forced_align, forced_align_batch,
+    greedy_decode_batch, score_transcripts, state_posteriors_batch, token_confidence_batch,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -616,6 +616,15 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         confidence(score(InputKind::Logits, true)),
         confidence(score(InputKind::LogProbs, true)),
         forced_align(&x, &[1], align).map(drop),
+        {
+            let outside = Some(Wildcard::Largest { penalty: 0.0 });
+            let opts = AlignOptions {
+                outside,
+                normalised: false,
+                ..Default::default()
+            };
+            forced_align_batch(&x, &target, 4, 1, opts).map(drop)
+        },
         PrefixScorer::new(&x, prefix).map(drop),
         greedy_decode_batch(&x, [4], greedy).map(drop),
         greedy_decode_batch(&x, [4], GreedyOptions::default()).map(drop),

@@ -449,6 +449,12 @@ fn words_have_the_frames_and_scores_of_their_tokens() {
     );
     assert_eq!(words[0].tokens[1].text, "b");
     assert_eq!(words[0].tokens[1].span, span(3, 4, 7, -0.2));
+    // Where they stand in the argument, past separators and blanks.
+    let indices = |word: &Word| -> Vec<usize> { word.tokens.iter().map(|t| t.index).collect() };
+    assert_eq!(
+        (indices(&words[0]), indices(&words[1])),
+        (vec![1, 2], vec![5, 7])
+    );
     assert_eq!(words[0].seconds(0.5), (1.0, 3.5));
     assert!(vocabulary.words(&[]).is_empty());
     // A space of its own belongs to no word, though it begins one.

@@ -89,12 +89,25 @@ fn one_utterance_is_an_item_of_a_batch() -> Result<()> {
 #[test]
 fn a_batch_is_refused_with_the_name_of_the_other_function() {
     let (input, _) = batch();
+    let lists = [[1u32]];
     let errors = [
         greedy_decode(&input, GreedyOptions::default()).map(drop),
         token_confidence(&input, &[1], ConfidenceOptions::default()).map(drop),
         state_posteriors(&input, &[1], ConfidenceOptions::default()).map(drop),
+        score_transcripts(&input, &lists, ScoreOptions::default()).map(drop),
+        rank_transcripts(&input, &lists, ScoreOptions::default()).map(drop),
+        forced_align(&input, &[1], AlignOptions::default()).map(drop),
+        beam_search(&input, BeamOptions::default()).map(drop),
     ];
-    let names = ["greedy_decode", "token_confidence", "state_posteriors"];
+    let names = [
+        "greedy_decode",
+        "token_confidence",
+        "state_posteriors",
+        "score_transcripts",
+        "rank_transcripts",
+        "forced_align",
+        "beam_search",
+    ];
     for (error, name) in errors.into_iter().zip(names) {
         let text = error.unwrap_err().to_string();
         let named = text.starts_with(name) && text.contains(&format!("there is {name}_batch"));
@@ -147,6 +160,17 @@ fn the_confidence_in_a_word_is_that_of_its_tokens() {
     assert!((words[1].least - 0.8).abs() < 1e-12);
     assert!(word_confidence(&[tokens[1], tokens[3]], 1).is_empty());
     assert_eq!(WordConfidence::of(&[]), None);
+    // A target that does not fit has no place.
+    let one = Tensor::new(&[[0.5f64, 0.5]], &Device::Cpu)
+        .unwrap()
+        .log()
+        .unwrap();
+    let none = token_confidence(&one, &[1, 1], ConfidenceOptions::default()).unwrap();
+    let none = WordConfidence::of(&none).unwrap();
+    assert_eq!(
+        (none.start, none.end, none.least, none.mean),
+        (0.0, 0.0, 0.0, 0.0)
+    );
     // What is not a number stays so, wherever it stands.
     let frame = [0.1f64.ln(), 0.45f64.ln(), 0.45f64.ln()];
     let bad = Tensor::new(

@@ -18,7 +18,8 @@ use candle_core::{Result, bail};
 pub struct BeamOptions<'a> {
     /// The blank class. Default 0.
     pub blank: usize,
-    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`].
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. Functions of one utterance take a
+    /// batch dimension of 1 in either place, and ignore this.
     pub layout: InputLayout,
     /// The kind of input. Default [`InputKind::LogProbs`].
     pub input: InputKind,
@@ -45,8 +46,8 @@ pub struct BeamOptions<'a> {
     pub token_bonus: f64,
     /// Whether a hypothesis must end where the language model lets a text end. Default [`End::Preferred`].
     pub end: End,
-    /// Classes that no hypothesis may hold, such as `<s>`, `</s>` and `<unk>`. Their frames still count as the model
-    /// has them. Default none.
+    /// Classes that no hypothesis may hold, such as `<s>`, `</s>` and `<unk>`. The probabilities of the other
+    /// classes are not renormalised. Default none.
     pub suppress: &'a [u32],
 }
 
@@ -153,9 +154,10 @@ pub(super) fn check_options(
             opts.lm_weight
         )
     }
-    if !opts.token_bonus.is_finite() {
+    // The sum over the tokens of a text stays finite.
+    if opts.token_bonus.is_nan() || opts.token_bonus.abs() > 1e100 {
         bail!(
-            "{function}: token_bonus = {}; it must be finite",
+            "{function}: token_bonus = {}; it must be from -1e100 to 1e100",
             opts.token_bonus
         )
     }

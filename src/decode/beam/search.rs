@@ -276,7 +276,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.frames
     }
 
-    /// Starts again with no frames, keeping options, language model and memory.
+    /// Starts again with no frames, with the same options and language model.
     ///
     /// # Errors
     ///
@@ -311,11 +311,11 @@ impl<L: LanguageModel> BeamSearch<L> {
     pub fn stable_tokens(&self) -> usize {
         let nodes = self.beam.iter().map(|entry| entry.node);
         let shared = nodes.reduce(|a, b| self.tree.common(a, b));
-        shared.map_or(0, |node| self.tree.depth(node))
+        shared.map_or(0, |node| self.tree.node(node).depth as usize)
     }
 
     /// The number of frames since the last token of the best prefix, in its best alignment: all frames if it has no
-    /// token. With the time of a frame, the silence after which an utterance may be taken to have ended.
+    /// token. (Of prefixes that are equally good, [`Self::hypotheses`] may list another one first.) With the time of a frame, the silence after which an utterance may be taken to have ended.
     pub fn trailing_blanks(&self) -> usize {
         let Some(best) = self.beam.first() else {
             return self.frames;
@@ -336,12 +336,13 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.collect(End::Ignored)
     }
 
-    /// The best hypotheses, best first.
+    /// The best hypotheses if the text ends here, best first: with the score for its end, as [`BeamOptions::end`] says.
+    /// [`Self::reset`] starts the next utterance.
     ///
     /// # Errors
     ///
     /// If the language model fails.
-    pub fn finish(self) -> Result<Vec<Hypothesis>> {
+    pub fn finish(&self) -> Result<Vec<Hypothesis>> {
         self.collect(self.opts.end)
     }
 

@@ -38,12 +38,13 @@ struct Scales {
     and_by: Lanes,
     /// States below this are then set to 0.
     least_kept: Lanes,
-    /// Exponents of what was lost, as in [`Forgone::tiles`]; and of what will be after the next block in lanes in which
-    /// not all states are at least `least` then.
+    /// The exponent of the bound on what was lost, as in [`Forgone::tiles`].
     lost: Lanes,
+    /// That exponent after the next block, for lanes in which some state is then below `least`.
     next_lost: Lanes,
+    /// The smallest state that is certainly exact after the next block.
     least: Lanes,
-    /// The number of states that are.
+    /// The number of states of at least `least`.
     exact: Lanes,
 }
 

@@ -92,10 +92,11 @@ pub(crate) struct Careful {
 }
 
 impl Careful {
-    /// Whether to sweep a block once more, carefully, after a sweep that was so if `self.on`.
+    /// Whether to repeat the sweep of a block carefully. The sweep behind `settled` was already careful if
+    /// `self.on`.
     pub fn tries(&mut self, settled: Settled, allowance: &Allowance) -> bool {
         if self.on {
-            // No longer where it is not needed, or does not help.
+            // Stay careful only while it is needed and helps.
             self.on = settled != Settled::Exact && !settled.loses();
             return false;
         }
