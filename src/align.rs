@@ -3,7 +3,7 @@
 use crate::cpu::{self, NoPath};
 use crate::cpu_input::with_entries;
 use crate::distribution::{self, check_normalised};
-use crate::options::{InputKind, InputLayout};
+use crate::options::{InputKind, InputLayout, Wildcard};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::{Plan, frames_needed};
 use crate::problem::validate::{self, Call, check_rows};
@@ -41,27 +41,6 @@ pub struct AlignOptions {
     pub outside: Option<Wildcard>,
 }
 
-/// The emission, in nats, of audio that a transcript leaves out. It competes with log-probabilities; for logits,
-/// with those after the log-softmax.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Wildcard {
-    /// The same log-probability at every frame.
-    Constant(f32),
-    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty. So a
-    /// frame goes to the wildcard if its own label is less probable than the best by more than the penalty, and silence
-    /// does not. There must be such a class.
-    Largest {
-        /// In nats.
-        penalty: f32,
-    },
-    /// The logarithm of the mean probability of these classes, less a penalty.
-    Mean {
-        /// In nats.
-        penalty: f32,
-    },
-}
-
 impl Default for AlignOptions {
     fn default() -> Self {
         Self {
@@ -86,13 +65,16 @@ impl AlignOptions {
     }
 
     fn call(&self, function: &'static str) -> Call {
-        Call {
+        let call = Call::new(
             function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        );
+        Call {
             star: self.star,
+            ..call
         }
     }
 }
@@ -200,9 +182,7 @@ impl AsRef<[u32]> for Alignment {
 #[doc(alias = "viterbi")]
 pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> Result<Alignment> {
     let call = opts.call("forced_align");
-    let instead = "; for a batch there is forced_align_batch";
-    let log_probs = validate::utterance(call.function, log_probs, instead)?;
-    let plan = validate::plan_for_target(call, &log_probs, target)?;
+    let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
     match align(&call, &opts, plan, &log_probs)?.swap_remove(0) {
         Ok(alignment) => Ok(alignment),
         Err(Unaligned::TooLong) => bail!(
@@ -313,7 +293,7 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
     if opts.star.is_some_and(|label| label as usize == opts.blank) {
         bail!("{function}: star = {} is the blank", opts.blank)
     }
-    let emission = |name: &str, wildcard: Wildcard| {
+    let check = |name: &str, wildcard: Wildcard| {
         let (of, nats) = match wildcard {
             Wildcard::Constant(log_prob) => ("log-probability", log_prob),
             Wildcard::Largest { penalty } | Wildcard::Mean { penalty } => ("penalty", penalty),
@@ -321,33 +301,29 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
         if !nats.is_finite() {
             bail!("{function}: {name} has a {of} of {nats}; it must be finite")
         }
+        if matches!(wildcard, Wildcard::Constant(_)) {
+            return Ok(());
+        }
         // The classes that the rule looks at.
         let star = opts.star.is_some_and(|star| (star as usize) < classes);
-        if classes <= 1 + usize::from(star) && !matches!(wildcard, Wildcard::Constant(_)) {
+        if classes <= 1 + usize::from(star) {
             bail!(
                 "{function}: {name} depends on the classes other than blank and star, but with C = {classes} there are \
                  none; use Wildcard::Constant"
             )
         }
-        if !matches!(wildcard, Wildcard::Constant(_)) {
-            check_rows(function, call.input_name(), classes)?;
-        }
-        let nats = f64::from(nats);
-        Ok(match wildcard {
-            Wildcard::Constant(_) => cpu::Wildcard::Constant(nats),
-            Wildcard::Largest { .. } => cpu::Wildcard::Largest { penalty: nats },
-            Wildcard::Mean { .. } => cpu::Wildcard::Mean { penalty: nats },
-        })
+        check_rows(function, call.input_name(), classes)
     };
-    let star = match opts.star {
-        Some(label) => Some((label, emission("star_emission", opts.star_emission)?)),
-        None => None,
-    };
-    let outside = match opts.outside {
-        Some(wildcard) => Some(emission("outside", wildcard)?),
-        None => None,
-    };
-    Ok(cpu::Wildcards { star, outside })
+    if opts.star.is_some() {
+        check("star_emission", opts.star_emission)?;
+    }
+    if let Some(outside) = opts.outside {
+        check("outside", outside)?;
+    }
+    Ok(cpu::Wildcards {
+        star: opts.star.map(|label| (label, opts.star_emission)),
+        outside: opts.outside,
+    })
 }
 
 fn alignment(plan: &Plan, n: usize, path: cpu::Path) -> Alignment {

@@ -158,23 +158,14 @@ impl ConfidenceOptions {
     }
 
     fn call(&self, function: &'static str) -> Call {
-        Call {
+        Call::new(
             function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
-            star: None,
-        }
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        )
     }
-}
-
-/// The arguments of a function of one utterance: the utterance as `(T, C)`, and the plan.
-fn one_utterance(call: Call, log_probs: &Tensor, target: &[u32]) -> Result<(Tensor, Plan)> {
-    let instead = format!("; for a batch there is {}_batch", call.function);
-    let log_probs = validate::utterance(call.function, log_probs, &instead)?;
-    let plan = validate::plan_for_target(call, &log_probs, target)?;
-    Ok((log_probs, plan))
 }
 
 /// The confidence of each token of a transcript of one utterance.
@@ -216,7 +207,7 @@ pub fn token_confidence(
     opts: ConfidenceOptions,
 ) -> Result<Vec<TokenConfidence>> {
     let call = opts.call("token_confidence");
-    let (log_probs, plan) = one_utterance(call, log_probs, target)?;
+    let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
     Ok(confidences_of(&call, &plan, &log_probs)?.swap_remove(0))
 }
 
@@ -330,7 +321,7 @@ pub fn state_posteriors(
     opts: ConfidenceOptions,
 ) -> Result<Tensor> {
     let call = opts.call("state_posteriors");
-    let (log_probs, plan) = one_utterance(call, log_probs, target)?;
+    let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
     Ok(states_of(&call, &plan, &log_probs)?.swap_remove(0))
 }
 

@@ -130,7 +130,7 @@ mod score;
 mod spans;
 pub mod text;
 
-pub use align::{AlignOptions, Alignment, Wildcard, forced_align, forced_align_batch};
+pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
 pub use batch::{conv_lengths, pad_targets};
 pub use confidence::{
     ConfidenceOptions, TokenConfidence, WordConfidence, state_posteriors, state_posteriors_batch,
@@ -148,7 +148,9 @@ pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
     ctc_loss_with_logits,
 };
-pub use options::{Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction};
+pub use options::{
+    Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction, Wildcard,
+};
 pub use problem::lengths::{IntoLengths, Lengths};
 pub use score::{
     ScoreOptions, TranscriptScore, rank_transcripts, rank_transcripts_batch, score_transcripts,

@@ -134,3 +134,24 @@ impl CtcLossOptions {
         }
     }
 }
+
+/// The emission, in nats, of audio that a transcript leaves out. It competes with log-probabilities; for logits,
+/// with those after the log-softmax.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Wildcard {
+    /// The same log-probability at every frame.
+    Constant(f32),
+    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty. So a
+    /// frame goes to the wildcard if its own label is less probable than the best by more than the penalty, and silence
+    /// does not. There must be such a class.
+    Largest {
+        /// In nats.
+        penalty: f32,
+    },
+    /// The logarithm of the mean probability of these classes, less a penalty.
+    Mean {
+        /// In nats.
+        penalty: f32,
+    },
+}

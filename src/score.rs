@@ -59,14 +59,13 @@ impl ScoreOptions {
     }
 
     pub(crate) fn call(&self, function: &'static str) -> Call {
-        Call {
+        Call::new(
             function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
-            star: None,
-        }
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        )
     }
 }
 
@@ -289,8 +288,7 @@ fn one_utterance<S: AsRef<[u32]> + Sync>(
     opts: ScoreOptions,
 ) -> Result<Vec<f64>> {
     let call = opts.call(function);
-    let batch = format!("; for a batch there is {function}_batch");
-    let log_probs = validate::utterance(function, log_probs, &batch)?;
+    let log_probs = validate::utterance(function, log_probs)?;
     let lists = [transcripts];
     let plan = validate::plan_for_transcripts(call, &log_probs, log_probs.dim(0)?, &lists)?;
     Ok(scores(&call, &plan, &log_probs, &lists)?.swap_remove(0))

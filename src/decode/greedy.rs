@@ -53,14 +53,13 @@ impl GreedyOptions {
     }
 
     fn call(&self, function: &'static str) -> Call {
-        Call {
+        Call::new(
             function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
-            star: None,
-        }
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        )
     }
 }
 
@@ -108,8 +107,7 @@ impl GreedyOptions {
 #[doc(alias = "best_path")]
 pub fn greedy_decode(log_probs: &Tensor, opts: GreedyOptions) -> Result<Hypothesis> {
     let call = opts.call("greedy_decode");
-    let instead = "; for a batch there is greedy_decode_batch";
-    let log_probs = validate::utterance(call.function, log_probs, instead)?;
+    let log_probs = validate::utterance(call.function, log_probs)?;
     let plan = validate::plan_for_utterance(call, &log_probs)?;
     Ok(best_paths(&call, &plan, &log_probs)?.swap_remove(0))
 }

@@ -169,16 +169,16 @@ impl PrefixScorer {
     /// If shape, dtype or blank do not fit, if a frame contains NaN or +inf (or logits that are all −inf), or if the
     /// input cannot be log-probabilities (see [`InputKind::LogProbs`]); the message names the frame and the class.
     pub fn new(log_probs: &Tensor, opts: PrefixScorerOptions) -> Result<Self> {
-        let call = Call {
-            function: "PrefixScorer",
-            input: opts.input,
-            normalised: opts.normalised,
-            blank: opts.blank,
-            layout: InputLayout::default(),
-            star: None,
-        };
-        let instead = "; narrow a batch to one item and its frames";
-        let log_probs = validate::utterance(call.function, log_probs, instead)?;
+        let layout = InputLayout::default();
+        let call = Call::new(
+            "PrefixScorer",
+            opts.input,
+            opts.normalised,
+            opts.blank,
+            layout,
+        );
+        let instead = || "; narrow a batch to one item and its frames".to_owned();
+        let log_probs = validate::utterance_or(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
         check_room::<f64>("PrefixScorer: a prefix", &[4, plan.input.frames])?;
         check_normalised(&call, &plan, &log_probs, 0)?;

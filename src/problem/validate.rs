@@ -24,6 +24,23 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    pub fn new(
+        function: &'static str,
+        input: InputKind,
+        normalised: bool,
+        blank: usize,
+        layout: InputLayout,
+    ) -> Self {
+        Self {
+            function,
+            input,
+            normalised,
+            blank,
+            layout,
+            star: None,
+        }
+    }
+
     /// The name of the input in messages.
     pub fn input_name(&self) -> &'static str {
         match self.input {
@@ -43,14 +60,7 @@ pub(crate) fn loss(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<LossProblem> {
-    let call = Call {
-        function,
-        input: kind,
-        normalised: false,
-        blank: opts.blank,
-        layout: opts.layout,
-        star: None,
-    };
+    let call = Call::new(function, kind, false, opts.blank, opts.layout);
     let dims = input_dims(call, input)?;
     if dims.frames == 0 || dims.batch == 0 {
         bail!(
@@ -196,15 +206,26 @@ pub(crate) fn plan_for_decoding(
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// One utterance as `(T, C)`, also from a batch of one; `instead` is the advice of the error for a larger batch.
-pub(crate) fn utterance(function: &str, input: &Tensor, instead: &str) -> Result<Tensor> {
+/// One utterance as `(T, C)`, also from a batch of one. The error for a larger batch names `{function}_batch`.
+pub(crate) fn utterance(function: &str, input: &Tensor) -> Result<Tensor> {
+    utterance_or(function, input, || {
+        format!("; for a batch there is {function}_batch")
+    })
+}
+
+/// The same with other advice for a larger batch.
+pub(crate) fn utterance_or(
+    function: &str,
+    input: &Tensor,
+    instead: impl Fn() -> String,
+) -> Result<Tensor> {
     match input.dims() {
         [_, _] => Ok(input.clone()),
         [1, _, _] => input.squeeze(0),
         [_, 1, _] => input.squeeze(1),
         other => bail!(
-            "{function}: the input has shape {other:?}; expected (T, C), (1, T, C) or \
-             (T, 1, C){instead}"
+            "{function}: the input has shape {other:?}; expected (T, C), (1, T, C) or (T, 1, C){}",
+            instead()
         ),
     }
 }
@@ -215,16 +236,22 @@ pub(crate) fn plan_for_utterance(call: Call, input: &Tensor) -> Result<Plan> {
     plan_for_decoding(call, input, input.dims()[0])
 }
 
-/// The same for a function that also takes a target.
-pub(crate) fn plan_for_target(call: Call, input: &Tensor, target: &[u32]) -> Result<Plan> {
-    let plan = plan_for_utterance(call, input)?;
+/// One utterance as `(T, C)`, and the plan for its target.
+pub(crate) fn utterance_and_target(
+    call: Call,
+    input: &Tensor,
+    target: &[u32],
+) -> Result<(Tensor, Plan)> {
+    let input = utterance(call.function, input)?;
+    let plan = plan_for_utterance(call, &input)?;
     let labels = target.iter().map(|&label| i64::from(label));
     check_labels(call, plan.input.classes, labels, || "the target".into())?;
-    Ok(Plan {
+    let plan = Plan {
         labels: target.to_vec(),
         label_offsets: vec![0, target.len()],
         ..plan
-    })
+    };
+    Ok((input, plan))
 }
 
 /// Checks the arguments of a function that takes many transcripts per item: the plan has no targets.
@@ -289,14 +316,8 @@ pub(crate) fn targets_only(
     }
     let target_lengths = target_lengths_given(function, dims, targets, target_lengths)?;
     let target_lengths = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
-    let call = Call {
-        function,
-        input: InputKind::LogProbs,
-        normalised: false,
-        blank: NO_BLANK,
-        layout: InputLayout::default(),
-        star: None,
-    };
+    let layout = InputLayout::default();
+    let call = Call::new(function, InputKind::LogProbs, false, NO_BLANK, layout);
     check_int(targets, &format!("{function}: targets"))?;
     let values = int_values(&[targets])?.pop().unwrap_or_default();
     let targets = (targets.dims(), values.as_slice());

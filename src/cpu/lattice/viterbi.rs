@@ -23,6 +23,7 @@ use crate::cpu::simd::isa::dispatch;
 use crate::cpu::simd::lanes::LANES;
 use crate::cpu::simd::real::{Element, Real};
 use crate::memory::room_for;
+use crate::options::Wildcard;
 use crate::problem::plan::{Plan, Strides};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -61,17 +62,6 @@ pub(crate) struct Wildcards {
     pub star: Option<(u32, Wildcard)>,
     /// The emission of frames before the first label and after the last, where it is larger than the blank's.
     pub outside: Option<Wildcard>,
-}
-
-/// The emission of a wildcard.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Wildcard {
-    /// The same log-probability at every frame.
-    Constant(f64),
-    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty.
-    Largest { penalty: f64 },
-    /// The logarithm of the mean probability of these classes, less a penalty.
-    Mean { penalty: f64 },
 }
 
 /// The emissions of a wildcard for one item.
@@ -414,9 +404,11 @@ impl<E: Element> Item<'_, E> {
         star: Option<u32>,
     ) -> Result<WildcardEmissions, Failure> {
         let (mean, penalty) = match wildcard {
-            Wildcard::Constant(log_prob) => return Ok(WildcardEmissions::Constant(log_prob)),
-            Wildcard::Largest { penalty } => (false, penalty),
-            Wildcard::Mean { penalty } => (true, penalty),
+            Wildcard::Constant(log_prob) => {
+                return Ok(WildcardEmissions::Constant(f64::from(log_prob)));
+            }
+            Wildcard::Largest { penalty } => (false, f64::from(penalty)),
+            Wildcard::Mean { penalty } => (true, f64::from(penalty)),
         };
         let what = format!("forced_align: the wildcard's emissions of item {}", self.n);
         let mut emissions = room_for(&what, &[self.frames])?;

@@ -81,8 +81,7 @@ pub fn beam_search_with<L: LanguageModel + ?Sized>(
     opts: BeamOptions,
 ) -> Result<Vec<Hypothesis>> {
     let call = opts.call("beam_search");
-    let instead = "; for a batch there is beam_search_batch";
-    let log_probs = validate::utterance(call.function, log_probs, instead)?;
+    let log_probs = validate::utterance(call.function, log_probs)?;
     let plan = validate::plan_for_utterance(call, &log_probs)?;
     check_options(call.function, plan.input.classes, &opts)?;
     check_normalised(&call, &plan, &log_probs, 0)?;

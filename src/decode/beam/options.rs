@@ -95,14 +95,13 @@ impl BeamOptions<'_> {
     }
 
     pub(super) fn call(&self, function: &'static str) -> Call {
-        Call {
+        Call::new(
             function,
-            input: self.input,
-            normalised: self.normalised,
-            blank: self.blank,
-            layout: self.layout,
-            star: None,
-        }
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        )
     }
 }
 

@@ -255,8 +255,8 @@ impl<L: LanguageModel> BeamSearch<L> {
     /// message counts from the start of the search.
     pub fn push(&mut self, log_probs: &Tensor) -> Result<()> {
         let call = self.opts.call("BeamSearch::push");
-        let instead = "; each item of a batch has a search of its own";
-        let log_probs = validate::utterance(call.function, log_probs, instead)?;
+        let instead = || "; each item of a batch has a search of its own".to_owned();
+        let log_probs = validate::utterance_or(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
         if plan.input.classes != self.classes {
             bail!(
@@ -315,12 +315,13 @@ impl<L: LanguageModel> BeamSearch<L> {
     }
 
     /// The number of frames since the last token of the best prefix, in its best alignment: all frames if it has no
-    /// token. (Of prefixes that are equally good, [`Self::hypotheses`] may list another one first.) With the time of a frame, the silence after which an utterance may be taken to have ended.
+    /// token. With the time of a frame, that is the silence after which an utterance may be taken to have ended. Of
+    /// prefixes that are equally good, [`Self::hypotheses`] may list another one first.
     pub fn trailing_blanks(&self) -> usize {
         let Some(best) = self.beam.first() else {
             return self.frames;
         };
-        if best.best_label.score > best.best_blank.score {
+        if best.ends_in_label() {
             return 0;
         }
         let last = self.spans.last(best.best_blank.spans);
@@ -578,7 +579,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             parent,
         } = self.work.stays[slot];
         let mut best_blank = entry.best_blank;
-        if entry.best_label.score > best_blank.score {
+        if entry.ends_in_label() {
             best_blank = BlankPath {
                 score: entry.best_label.score,
                 spans: self.close(slot)?,
@@ -694,7 +695,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         });
         found.truncate(self.opts.n_best);
         let hypotheses = found.into_iter().map(|(entry, tokens, lm_score)| {
-            let spans = if entry.best_label.score > entry.best_blank.score {
+            let spans = if entry.ends_in_label() {
                 let mut spans = self.spans.read(entry.best_label.spans);
                 spans.push(entry.open_span(self.frames));
                 spans
@@ -713,6 +714,12 @@ impl<L: LanguageModel> BeamSearch<L> {
 }
 
 impl Entry {
+    /// Whether the best alignment ends in the last label rather than in a blank.
+    #[inline]
+    fn ends_in_label(&self) -> bool {
+        self.best_label.score > self.best_blank.score
+    }
+
     /// The log-probability of the alignments that `token` may follow: equal labels must be separated by a blank.
     #[inline]
     fn before(&self, token: u32) -> f64 {
