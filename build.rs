@@ -9,7 +9,7 @@ use std::{env, fs};
 const LOWEST: u32 = 75;
 
 /// The parts that `kernels/ctc.cu` is compiled in; `src/gpu/cuda.rs` loads what it needs of them.
-const IMAGES: [&str; 9] = [
+const IMAGES: [&str; 10] = [
     "common",
     "rows_f32",
     "rows_f16",
@@ -19,6 +19,7 @@ const IMAGES: [&str; 9] = [
     "lattice_f32_2",
     "lattice_f32_4",
     "lattice_f64",
+    "best_path",
 ];
 
 fn main() {

@@ -8,6 +8,7 @@
 //   lattice   an item a block: both directions, the loss, and the posterior of each state   number.h, lattice.h
 //   reduce    the sum of the losses of a batch                                              lattice.h
 //   gradient  a row of classes a frame, written once; gradient_short where rows are short   rows.h, gradient.h
+//   best_path an item a block: the frames of its labels (CUDA only)                         best_path.h
 
 #define CTC_LOGITS 1u
 #define CTC_TORCH 2u
@@ -15,6 +16,9 @@
 #define CTC_ZERO_INFINITY 8u
 #define CTC_KEEP 16u
 #define CTC_BATCH_MAJOR 32u
+// All items are candidates for the same frames: they share the emissions and records of these, and log P is wanted in
+// two parts, in place of the losses and the weighted losses.
+#define CTC_CANDIDATES 64u
 
 // Pairs that a tile shares with the one below, and frames between two meetings of the warps.
 #define CTC_HALO 16

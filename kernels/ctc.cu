@@ -8,6 +8,7 @@
 #include "gather.h"
 #include "lattice.h"
 #include "gradient.h"
+#include "best_path.h"
 
 CTC_FN ctc_thread ctc_here() {
   ctc_thread at;
@@ -34,6 +35,7 @@ CTC_FN ctc_thread ctc_here() {
 #define CTC_LATTICE_F32_2 7
 #define CTC_LATTICE_F32_4 8
 #define CTC_LATTICE_F64 9
+#define CTC_BEST_PATH 10
 #ifdef CTC_IMAGE
 #define CTC_IN(IMAGE) (CTC_IMAGE == IMAGE)
 #else
@@ -115,6 +117,19 @@ CTC_KERNEL __launch_bounds__(256)
                                   edges + (i64)at.block * 4 * (p.labels + 1), at, sums, tops);      \
   }
 
+#define CTC_BEST(NAME, M, E)                                                                        \
+  CTC_KERNEL __launch_bounds__(512)                                                                 \
+      ctc_best_path_##NAME(ctc_sizes p, const E* input, const uint* tables, const M* stats,         \
+                           double* rows, double* kept, ctc_note* notes, i64 window, uint spilled,   \
+                           uint* states, M* scores, uint* found) {                                  \
+    extern __shared__ u64 dynamic[];                                                                \
+    __shared__ int path[2];                                                                         \
+    __shared__ ctc_note tile[CTC_NOTES * CTC_NOTES];                                                \
+    __shared__ float shared[32];                                                                    \
+    ctc_best_path_body<M, E>(p, input, tables, stats, rows, kept, notes, window, spilled, states,   \
+                             scores, found, (double*)dynamic, path, tile, shared, ctc_here());      \
+  }
+
 #if CTC_IN(CTC_COMMON)
 CTC_WIDEN(u8, unsigned char)
 CTC_WIDEN(u32, uint)
@@ -137,6 +152,10 @@ CTC_LATTICE(f32, float, 2, 4, 256)
 #if CTC_IN(CTC_LATTICE_F32_4)
 CTC_LATTICE(f32, float, 4, 2, 256)
 CTC_LATTICE_SPILL(f32, float, 4, 2, 256)
+#endif
+
+#if CTC_IN(CTC_BEST_PATH)
+CTC_BEST(f32, float, float)
 #endif
 
 // The checks of planted faults compile many times, and need no more than f32. Targets for fewer pairs a thread than 4
@@ -165,5 +184,10 @@ CTC_LATTICE(f64, double, 1, 2, 64)
 CTC_LATTICE_SPILL(f64, double, 1, 2, 64)
 CTC_LATTICE(f64, double, 2, 2, 256)
 CTC_LATTICE_SPILL(f64, double, 2, 2, 256)
+#endif
+#if CTC_IN(CTC_BEST_PATH)
+CTC_BEST(f16, float, __half)
+CTC_BEST(bf16, float, bfloat)
+CTC_BEST(f64, double, double)
 #endif
 #endif

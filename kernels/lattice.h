@@ -391,13 +391,15 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   it.used = tables[CTC_USED(p, n)];
   it.entries = p.entries;
   it.width = p.labels + 1;
-  it.emissions = emissions + n * p.frames * p.entries;
+  // Candidates share their rows.
+  i64 first = p.flags & CTC_CANDIDATES ? 0 : n * p.frames;
+  it.emissions = emissions + first * p.entries;
   it.kept = (CTC_DEVICE ctc_words<M>*)kept + (p.flags & CTC_KEEP ? n * p.frames * 2 * it.width : 0);
   it.place = tables + CTC_PLACE(p, n);
 
   // What the frames were divided by, added up by 64 threads in any block.
   if (at.index < 64u) {
-    const CTC_DEVICE M* record = records + n * p.frames * 3;
+    const CTC_DEVICE M* record = records + first * 3;
     ctc_pair<M> scale;
     scale.high = scale.low = M(0);
     M peak = M(0);
@@ -452,7 +454,12 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
       loss = ctc_real<M>::infinity();
     }
   }
-  if (at.index == 0u) {
+  if (at.index == 0u && p.flags & CTC_CANDIDATES) {
+    // Only where the loss is a number other than 0 has log P two parts.
+    bool plain = loss != M(0) && ctc_is_finite(loss);
+    losses[n] = plain ? log_p.high : M(0) - loss;
+    weighted[n] = plain ? log_p.low : M(0);
+  } else if (at.index == 0u) {
     losses[n] = loss;
     if (p.flags & CTC_ZERO_INFINITY && loss == ctc_real<M>::infinity()) loss = M(0);
     weighted[n] = p.flags & CTC_MEAN ? loss / M(ctc_max(it.labels, 1)) / M(p.batch) : loss;

@@ -1,8 +1,9 @@
 //! Forced alignment: the frames of each label of a transcript.
 
 use crate::cpu::{self, NoPath};
-use crate::cpu_input::with_entries;
+use crate::cpu_input::{used_classes_on_host, with_entries};
 use crate::distribution::{self, check_normalised};
+use crate::gpu;
 use crate::options::{InputKind, InputLayout, Wildcard};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::{Plan, frames_needed};
@@ -113,8 +114,8 @@ impl AsRef<[u32]> for Alignment {
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
-///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied
-///   to the host first: the alignment runs on the CPU. `T` may be 0: the empty target then has the empty path, with a
+///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a CUDA device
+///   is aligned there; one on Metal, which has no f64, or with a wildcard, on the CPU. `T` may be 0: the empty target then has the empty path, with a
 ///   score of 0.
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`AlignOptions`].
@@ -129,8 +130,10 @@ impl AsRef<[u32]> for Alignment {
 ///
 /// For each item in progress (one per thread): 16 bytes per label and 2048 frames, and at most 4 MiB more, so an hour
 /// of speech with 180000 frames and 15000 labels takes about 25 MB (31 MB were measured, including the result). Items
-/// longer than 2048 frames also use several threads each. A wildcard that depends on the frame takes 8 bytes a frame. For logits, the log-softmax is held as well: the size of the
-/// input in f32, or in f64 for f64.
+/// longer than 2048 frames also use several threads each. A wildcard that depends on the frame takes 8 bytes a frame. For
+/// logits, the log-softmax is held as well: the size of the input in f32, or in f64 for f64. On a CUDA device: for each
+/// item 16 bytes per label and 2048 frames, at most 4 MiB more, 8 to 12 bytes a frame, and for logits 28 more (f64: 56);
+/// items are taken together up to 1 GiB.
 ///
 /// # Errors
 ///
@@ -261,20 +264,51 @@ enum Unaligned {
 fn align(
     call: &Call,
     opts: &AlignOptions,
-    mut plan: Plan,
+    plan: Plan,
     log_probs: &Tensor,
 ) -> Result<Vec<std::result::Result<Alignment, Unaligned>>> {
     let wildcards = wildcards(call, opts, plan.input.classes)?;
     check_normalised(call, &plan, log_probs, 0)?;
-    let host = distribution::log_probs(call, &plan, log_probs)?;
     // A target that does not fit is not computed: its item gets no frames.
     let fits: Vec<bool> = (0..plan.input.batch).map(|n| plan.is_feasible(n)).collect();
-    for (frames, fits) in plan.input_lengths.iter_mut().zip(&fits) {
+    let mut fitting = plan.clone();
+    for (frames, fits) in fitting.input_lengths.iter_mut().zip(&fits) {
         *frames *= usize::from(*fits);
     }
-    let paths = with_entries!(host, |data, layout| {
-        cpu::viterbi(&plan, data, plan.input.strides(layout), wildcards)
-    })??;
+    // The rows of logits are checked even where the target does not fit, which is up to the host.
+    let all_rows = plan.input.kind == InputKind::LogProbs || fits.iter().all(|&fits| fits);
+    let paths = match all_rows && wildcards.is_empty() {
+        true => gpu::best_paths(&fitting, log_probs)?,
+        false => None,
+    };
+    let paths = match paths {
+        Some(paths) => paths.into_iter().map(Ok).collect(),
+        None => {
+            let whole_rows = plan.input.kind == InputKind::Logits || !wildcards.is_empty();
+            let (used, host) = match whole_rows {
+                true => (fitting, distribution::log_probs(call, &plan, log_probs)?),
+                false => used_classes_on_host(fitting, log_probs)?,
+            };
+            let paths = with_entries!(host, |data, layout| {
+                cpu::viterbi(&used, data, used.input.strides(layout), wildcards)
+            })??;
+            // The classes that were selected have their own numbers.
+            let number = |class: usize| match used.labels.iter().position(|&l| l as usize == class)
+            {
+                _ if class == used.input.blank => plan.input.blank,
+                Some(label) => plan.labels[label] as usize,
+                None => class,
+            };
+            let named = paths.into_iter().map(|path| match path {
+                Err(NoPath::Undefined { frame, class }) => Err(NoPath::Undefined {
+                    frame,
+                    class: number(class),
+                }),
+                path => path,
+            });
+            named.collect::<Vec<_>>()
+        }
+    };
     let items = paths.into_iter().enumerate().map(|(n, path)| match path {
         _ if !fits[n] => Ok(Err(Unaligned::TooLong)),
         Ok(path) => Ok(Ok(alignment(&plan, n, path))),

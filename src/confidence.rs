@@ -1,7 +1,7 @@
 //! The confidence of a model in each token of a transcript, and the position of the token.
 
 use crate::cpu::{self, Occupancy};
-use crate::cpu_input::{on_host, with_entries};
+use crate::cpu_input::{used_classes_on_host, with_entries};
 use crate::distribution::check_normalised;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
@@ -173,8 +173,8 @@ impl ConfidenceOptions {
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
-///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied
-///   to the host first. `T` may be 0.
+///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. Of a tensor on a
+///   GPU, the classes that the target uses are copied to the host. `T` may be 0.
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`ConfidenceOptions`].
 ///
@@ -208,14 +208,15 @@ pub fn token_confidence(
 ) -> Result<Vec<TokenConfidence>> {
     let call = opts.call("token_confidence");
     let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
-    Ok(confidences_of(&call, &plan, &log_probs)?.swap_remove(0))
+    Ok(confidences_of(&call, plan, &log_probs)?.swap_remove(0))
 }
 
 /// [`token_confidence`] for each target of a batch.
 ///
 /// # Arguments
 ///
-/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. A tensor on a GPU is copied to the host first.
+/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. Of a tensor on a GPU, the classes that
+/// targets use are copied to the host.
 ///
 /// # Returns
 ///
@@ -249,18 +250,18 @@ pub fn token_confidence_batch(
 ) -> Result<Vec<Vec<TokenConfidence>>> {
     let call = opts.call("token_confidence_batch");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    confidences_of(&call, &plan, log_probs)
+    confidences_of(&call, plan, log_probs)
 }
 
 fn confidences_of(
     call: &Call,
-    plan: &Plan,
+    plan: Plan,
     log_probs: &Tensor,
 ) -> Result<Vec<Vec<TokenConfidence>>> {
-    check_normalised(call, plan, log_probs, 0)?;
-    let host = on_host(log_probs)?;
+    check_normalised(call, &plan, log_probs, 0)?;
+    let (used, host) = used_classes_on_host(plan.clone(), log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::occupancy(plan, data, plan.input.strides(layout))?;
+        let items = cpu::occupancy(&used, data, used.input.strides(layout))?;
         let items = items.iter().enumerate();
         items
             .map(|(n, item)| confidences(plan.target(n), item))
@@ -322,7 +323,7 @@ pub fn state_posteriors(
 ) -> Result<Tensor> {
     let call = opts.call("state_posteriors");
     let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
-    Ok(states_of(&call, &plan, &log_probs)?.swap_remove(0))
+    Ok(states_of(&call, plan, &log_probs)?.swap_remove(0))
 }
 
 /// [`state_posteriors`] for each target of a batch.
@@ -355,14 +356,14 @@ pub fn state_posteriors_batch(
 ) -> Result<Vec<Tensor>> {
     let call = opts.call("state_posteriors_batch");
     let plan = validate::plan_for(call, log_probs, targets, input_lengths, target_lengths)?;
-    states_of(&call, &plan, log_probs)
+    states_of(&call, plan, log_probs)
 }
 
-fn states_of(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Tensor>> {
-    check_normalised(call, plan, log_probs, 0)?;
-    let host = on_host(log_probs)?;
+fn states_of(call: &Call, plan: Plan, log_probs: &Tensor) -> Result<Vec<Tensor>> {
+    check_normalised(call, &plan, log_probs, 0)?;
+    let (plan, host) = used_classes_on_host(plan, log_probs)?;
     with_entries!(host, |data, layout| {
-        let items = cpu::state_posteriors(plan, data, plan.input.strides(layout))?;
+        let items = cpu::state_posteriors(&plan, data, plan.input.strides(layout))?;
         let tensors = items.into_iter().enumerate().map(|(n, posterior)| {
             let shape = (plan.input_lengths[n], 2 * plan.target_length(n) + 1);
             Tensor::from_vec(posterior, shape, &Device::Cpu)

@@ -1,14 +1,60 @@
 //! The float input on the host, by dtype: whole, or frame by frame in f64, with any strides.
 
-use crate::problem::plan::{InputKind, Plan, Strides};
+use crate::problem::labels::Classes;
+use crate::problem::plan::{Input, InputKind, Plan, Strides};
 use crate::problem::validate::Call;
-use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use std::ops::Deref;
 
 /// The tensor itself if it is on the CPU, else a copy there.
 pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_device(&Device::Cpu)
+}
+
+/// The input on the host, with the plan that fits it. Of a tensor on a GPU only the classes that targets use are copied:
+/// they are renumbered, and logits become log-probabilities, in f64 for f64 and in f32 for all other dtypes.
+pub(crate) fn used_classes_on_host(plan: Plan, input: &Tensor) -> Result<(Plan, Tensor)> {
+    match input.device() {
+        Device::Cpu => Ok((plan, input.detach())),
+        _ => used_classes(plan, &input.detach()),
+    }
+}
+
+fn used_classes(mut plan: Plan, input: &Tensor) -> Result<(Plan, Tensor)> {
+    let Classes {
+        mut distinct,
+        place,
+    } = Classes::new(&plan.labels);
+    let blank = distinct.len();
+    distinct.push(plan.input.blank as u32);
+    if 2 * distinct.len() > plan.input.classes {
+        return Ok((plan, on_host(input)?));
+    }
+    let (used, classes) = (distinct.len(), D::Minus1);
+    let distinct = Tensor::new(distinct, input.device())?;
+    let select = |from: &Tensor| from.contiguous()?.index_select(&distinct, classes);
+    let selected = match plan.input.kind {
+        InputKind::LogProbs => select(input)?,
+        InputKind::Logits => {
+            let dtype = match input.dtype() {
+                DType::F64 => DType::F64,
+                _ => DType::F32,
+            };
+            let wide = input.to_dtype(dtype)?;
+            let below = wide.broadcast_sub(&wide.max_keepdim(classes)?)?;
+            let log_sum = below.exp()?.sum_keepdim(classes)?.log()?;
+            select(&below)?.broadcast_sub(&log_sum)?
+        }
+    };
+    plan.labels = place;
+    plan.input = Input {
+        classes: used,
+        blank,
+        kind: InputKind::LogProbs,
+        ..plan.input
+    };
+    Ok((plan, on_host(&selected)?))
 }
 
 /// Evaluates an expression with the entries and the layout of a float tensor on the CPU, once for each dtype. Any other
@@ -120,4 +166,82 @@ pub(crate) fn check_row(call: &Call, item: usize, frame: usize, row: &[f64]) -> 
         )
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::InputLayout;
+
+    // The way of a tensor on a GPU, here with the CPU as the device.
+    #[test]
+    fn the_classes_that_targets_use_are_selected() {
+        for kind in [InputKind::LogProbs, InputKind::Logits] {
+            for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+                let plan = Plan {
+                    input: Input {
+                        frames: 3,
+                        batch: 2,
+                        classes: 9,
+                        blank: 4,
+                        layout: Some(InputLayout::TimeMajor),
+                        kind,
+                    },
+                    input_lengths: vec![3, 2],
+                    labels: vec![7, 2, 7, 2],
+                    label_offsets: vec![0, 3, 4],
+                };
+                let input = Tensor::randn(0f32, 2., (2, 3, 9), &Device::Cpu).unwrap();
+                let input = input.to_dtype(dtype).unwrap().transpose(0, 1).unwrap();
+                let (used, got) = used_classes(plan, &input).unwrap();
+                assert_eq!((used.labels, used.input.blank), (vec![0, 1, 0, 1], 2));
+                assert_eq!(
+                    (used.input.classes, used.input.kind),
+                    (3, InputKind::LogProbs)
+                );
+                let read = |tensor: &Tensor| {
+                    let wide = tensor.to_dtype(DType::F64).unwrap();
+                    wide.to_vec3::<f64>().unwrap()
+                };
+                let (got, rows) = (read(&got), read(&input));
+                for (got, row) in got.iter().flatten().zip(rows.iter().flatten()) {
+                    let mut row = row.clone();
+                    let within = match kind {
+                        InputKind::LogProbs => 0.0,
+                        InputKind::Logits => {
+                            crate::distribution::log_softmax(&mut row);
+                            if dtype == DType::F64 { 1e-14 } else { 2e-6 }
+                        }
+                    };
+                    for (got, class) in got.iter().zip([7, 2, 4]) {
+                        assert!(
+                            (got - row[class]).abs() <= within,
+                            "{dtype:?} {got} {row:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn most_classes_are_copied_as_they_are() {
+        let plan = Plan {
+            input: Input {
+                frames: 2,
+                batch: 1,
+                classes: 3,
+                blank: 0,
+                layout: None,
+                kind: InputKind::Logits,
+            },
+            input_lengths: vec![2],
+            labels: vec![2],
+            label_offsets: vec![0, 1],
+        };
+        let input = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let (same, whole) = used_classes(plan, &input).unwrap();
+        assert_eq!((same.labels, same.input.classes), (vec![2], 3));
+        assert_eq!(whole.dims(), [2, 3]);
+    }
 }

@@ -103,8 +103,9 @@
 //!
 //! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. CUDA was verified
 //! on an NVIDIA H200; Metal by running its kernels on the CPU, not yet on a Mac: `docs/gpu.md` in the repository
-//! describes the verification. Lengths and targets may be on the host or on the device; see [`Checks`]. The functions
-//! for inference copy a tensor on a GPU to the host ([`greedy_decode`] first finds the best classes there).
+//! describes the verification. Lengths and targets may be on the host or on the device; see [`Checks`]. Scores
+//! and alignments are computed on the device of the tensor (alignments on CUDA); [`greedy_decode`] finds the best classes
+//! there, and the confidences copy the classes that targets use to the host. The other decoders run on the CPU.
 
 mod align;
 mod batch;
@@ -117,7 +118,7 @@ mod feasibility;
 // Always compiled, so that its tests always run; used only with a GPU.
 #[cfg_attr(
     not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
-    allow(dead_code)
+    allow(dead_code, unused_imports, unused_variables)
 )]
 mod gpu;
 mod loss;

@@ -3,6 +3,7 @@
 use crate::cpu;
 use crate::cpu_input::{on_host, with_entries};
 use crate::distribution::check_normalised;
+use crate::gpu;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::Plan;
@@ -91,13 +92,12 @@ pub struct TranscriptScore {
 /// copied and no gradient state is kept. Of log-probabilities, only the classes that some transcript uses are read (and
 /// three frames for the check), once for all transcripts; the lattices run in parallel. Since transcripts share their
 /// emissions, a score may differ from that of a list of one by up to 8.2e-8 nats a frame in f32 and half
-/// precision.
+/// precision. On a GPU, too, transcripts share their emissions, and each has a block of its own.
 ///
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with [`InputKind::Logits`].
-///   f32, f64, f16 or bf16; any strides. A tensor on a GPU is copied to the host first: the lattices run on the CPU.
-///   `T` may be 0: the empty transcript then has a score of 0 and any other −inf.
+///   f32, f64, f16 or bf16; any strides. The scores of a tensor on a GPU are computed there. `T` may be 0: the empty transcript then has a score of 0 and any other −inf.
 /// * `transcripts` - label sequences, without blanks; the empty one is allowed.
 /// * `opts` - see [`ScoreOptions`].
 ///
@@ -316,6 +316,9 @@ fn scores_of(
     lists: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<f64>>> {
     check_normalised(call, plan, log_probs, 0)?;
+    if let Some(scores) = gpu::scores(plan, log_probs, lists)? {
+        return Ok(scores);
+    }
     let host = on_host(log_probs)?;
     let scores: Result<_> = with_entries!(host, |data, layout| {
         let strides = plan.input.strides(layout);

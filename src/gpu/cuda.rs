@@ -24,7 +24,7 @@ macro_rules! image {
 }
 
 /// The images, each with the name prefixes of its kernels; `kernels/ctc.cu` assigns kernels to images.
-const IMAGES: [(&[&str], &[u8]); 9] = [
+const IMAGES: [(&[&str], &[u8]); 10] = [
     (
         &["ctc_prepare", "ctc_widen_", "ctc_reduce_"],
         image!("common"),
@@ -69,6 +69,7 @@ const IMAGES: [(&[&str], &[u8]); 9] = [
     (&["ctc_lattice_f32_2"], image!("lattice_f32_2")),
     (&["ctc_lattice_f32_4"], image!("lattice_f32_4")),
     (&["ctc_lattice_f64_"], image!("lattice_f64")),
+    (&["ctc_best_path_"], image!("best_path")),
 ];
 
 /// The index of the image that contains a kernel.
@@ -171,6 +172,7 @@ macro_rules! with_slice {
 }
 
 impl Backend for CudaDevice {
+    const F64: bool = true;
     type Storage = CudaStorage;
     type Memory = Part;
 
@@ -204,11 +206,8 @@ impl Backend for CudaDevice {
         self.storage_from_slice(values)
     }
 
-    fn read(&self, storage: &CudaStorage) -> Result<Vec<i64>> {
-        match storage.to_cpu_storage()? {
-            CpuStorage::I64(values) => Ok(values),
-            _ => bail!("ctc-loss: integers are read as i64"),
-        }
+    fn read(&self, storage: &CudaStorage) -> Result<CpuStorage> {
+        storage.to_cpu_storage()
     }
 
     fn storage(storage: &Storage) -> Option<Held<'_, CudaStorage>> {
@@ -281,6 +280,7 @@ mod tests {
         for dtype in rows {
             kernels.push(format!("ctc_gather_{dtype}"));
             kernels.push(format!("ctc_gradient_{dtype}"));
+            kernels.push(format!("ctc_best_path_{dtype}"));
         }
         for real in reals {
             kernels.push(format!("ctc_reduce_{real}"));

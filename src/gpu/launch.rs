@@ -167,6 +167,25 @@ fn long_rows(
     (launch, Some(wide))
 }
 
+/// Static shared memory of the kernel of best paths, at most.
+const BEST_PATH_BYTES: usize = 2 << 10;
+
+/// The launch that finds the best path of each item, and whether the states of a frame are in device memory, since they
+/// do not fit into `shared_bytes`.
+pub(crate) fn best_path(dtype: DType, sizes: &Sizes, shared_bytes: usize) -> (Launch, bool) {
+    let pairs = sizes.labels as usize + 1;
+    // Two rows of blanks and labels, in f64.
+    let states = pairs.saturating_mul(4 * 8);
+    let fits = states <= shared_bytes.saturating_sub(BEST_PATH_BYTES);
+    let launch = Launch {
+        kernel: format!("ctc_best_path_{}", dtype.as_str()),
+        blocks: sizes.batch as usize,
+        threads: pairs.next_multiple_of(WARP).min(512),
+        shared_bytes: if fits { states } else { 0 },
+    };
+    (launch, !fits)
+}
+
 /// The launch that sums the losses of a batch.
 pub(crate) fn reduce(real: DType) -> Launch {
     Launch {
@@ -223,7 +242,7 @@ mod tests {
             reduction: Reduction::None,
             zero_infinity: false,
         };
-        Sizes::new(&problem, labels, labels.min(39) + 1, true)
+        Sizes::new(problem.input(), labels, labels.min(39) + 1).of_loss(&problem, true)
     }
 
     const SHARED_BYTES: usize = 47 << 10;

@@ -92,6 +92,7 @@ fn pipeline(device: &MetalDevice, kernel: &str) -> Result<ComputePipeline> {
 }
 
 impl Backend for MetalDevice {
+    const F64: bool = false;
     type Storage = MetalStorage;
     type Memory = MetalStorage;
 
@@ -112,11 +113,8 @@ impl Backend for MetalDevice {
         self.storage_from_slice(values)
     }
 
-    fn read(&self, storage: &MetalStorage) -> Result<Vec<i64>> {
-        match storage.to_cpu_storage()? {
-            CpuStorage::I64(values) => Ok(values),
-            _ => bail!("ctc-loss: integers are read as i64"),
-        }
+    fn read(&self, storage: &MetalStorage) -> Result<CpuStorage> {
+        storage.to_cpu_storage()
     }
 
     fn storage(storage: &Storage) -> Option<Held<'_, MetalStorage>> {

@@ -1,7 +1,7 @@
 //! Kernel arguments passed by value: the same structs as in `kernels/common.h`.
 
 use crate::options::{GradientKind, InputLayout, Reduction};
-use crate::problem::plan::{InputKind, LossProblem, Strides};
+use crate::problem::plan::{Input, InputKind, LossProblem, Strides};
 use candle_core::Layout;
 
 /// Parameters common to all items.
@@ -31,13 +31,15 @@ const MEAN: u32 = 4;
 const ZERO_INFINITY: u32 = 8;
 const KEEP: u32 = 16;
 const BATCH_MAJOR: u32 = 32;
+const CANDIDATES: u32 = 64;
+
+fn flag(on: bool, flag: u32) -> u32 {
+    if on { flag } else { 0 }
+}
 
 impl Sizes {
-    /// Parameters for `labels` and `entries`, the fields of that name; `keep` if a gradient will be needed. Strides and
-    /// offsets of tensors are not set yet.
-    pub fn new(problem: &LossProblem, labels: usize, entries: usize, keep: bool) -> Self {
-        let input = problem.input();
-        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    /// Parameters for `labels` and `entries`, the fields of that name. Strides and offsets of tensors are not set yet.
+    pub fn new(input: &Input, labels: usize, entries: usize) -> Self {
         // Sizes of existing tensors always fit.
         let size = |size: usize| size as i64;
         Self {
@@ -55,11 +57,27 @@ impl Sizes {
             // The blank is a class, and the kernels' labels have 32 bits.
             blank: input.blank as u32,
             flags: flag(input.kind == InputKind::Logits, LOGITS)
+                | flag(input.layout == Some(InputLayout::BatchMajor), BATCH_MAJOR),
+        }
+    }
+
+    /// The options of a loss; `keep` if a gradient will be needed.
+    pub fn of_loss(self, problem: &LossProblem, keep: bool) -> Self {
+        Self {
+            flags: self.flags
                 | flag(problem.gradient == GradientKind::Torch, TORCH)
                 | flag(problem.reduction == Reduction::Mean, MEAN)
                 | flag(problem.zero_infinity, ZERO_INFINITY)
-                | flag(keep, KEEP)
-                | flag(input.layout == Some(InputLayout::BatchMajor), BATCH_MAJOR),
+                | flag(keep, KEEP),
+            ..self
+        }
+    }
+
+    /// The items are candidates for the same frames.
+    pub fn of_candidates(self) -> Self {
+        Self {
+            flags: self.flags | CANDIDATES,
+            ..self
         }
     }
 

@@ -122,6 +122,7 @@ impl Memory {
     /// Copies to a storage on the CPU.
     pub fn to_cpu(&self) -> Result<CpuStorage> {
         Ok(match self.dtype {
+            DType::U32 => CpuStorage::U32(self.values()),
             DType::I64 => CpuStorage::I64(self.values()),
             DType::F16 => CpuStorage::F16(self.values()),
             DType::BF16 => CpuStorage::BF16(self.values()),
@@ -143,6 +144,7 @@ impl Drop for Memory {
 pub(crate) struct Simulator;
 
 impl Backend for Simulator {
+    const F64: bool = true;
     type Storage = Memory;
     type Memory = Memory;
 
@@ -162,8 +164,8 @@ impl Backend for Simulator {
         Memory::of(values, T::DTYPE)
     }
 
-    fn read(&self, storage: &Memory) -> Result<Vec<i64>> {
-        Ok(storage.values())
+    fn read(&self, storage: &Memory) -> Result<CpuStorage> {
+        storage.to_cpu()
     }
 
     fn storage(storage: &Storage) -> Option<Held<'_, Memory>> {

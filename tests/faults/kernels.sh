@@ -1,7 +1,9 @@
-# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/it/kernels.rs must notice when it runs
-# them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is `cuda` or
+# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/it/kernels.rs or device.rs must notice when
+# it runs them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is `cuda` or
 # `metal`, or empty for both.
-program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2 kernels::; }
+# The tests of tests/it/device.rs that need f32 alone.
+DEVICE="device::alignments_of_f32 device::long device::items device::scores device::a_candidate"
+program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2 kernels:: $DEVICE; }
 lib() { echo "$TMPDIR/ctc-faults-$1.so"; }
 cuda() { kernelc kernels/ctc.cu -D CTC_F32_ALONE=1 -o "$(lib cuda)" && program "$(lib cuda)"; }
 metal() { kernelc src/gpu/metal.rs -D CTC_F32_ALONE=1 -o "$(lib metal)" && program "$(lib metal)"; }
@@ -14,7 +16,7 @@ both() { each plant "$@"; }
 only() { [[ ${FAULTS_OF:-$1} != "$1" ]] || plant "${@:2}" "$1"; }
 each baseline
 
-A=kernels/number.h C=kernels/common.h P=kernels/prepare.h R=kernels/rows.h G=kernels/gather.h L=kernels/lattice.h D=kernels/gradient.h
+A=kernels/number.h C=kernels/common.h P=kernels/prepare.h R=kernels/rows.h G=kernels/gather.h L=kernels/lattice.h D=kernels/gradient.h B=kernels/best_path.h
 RACE='race (in|between)|uninitialised' DIVERGED='diverged|leaves it out|takes no part|did not reach' ALIGNED='align' WRONG='entries are wrong|assertion|panicked'
 # order of memory
 both "no barrier after the first states" $L 's/  ctc_barrier\(\);\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/; s/  ctc_barrier();\n  ctc_pair<M> log_p;/  ctc_pair<M> log_p;/' "$RACE"
@@ -45,7 +47,7 @@ both "a state behind the last" $L 's/if (i >= shared \&\& i <= it.labels) {/if (
 both "the input's offset is lost" $G 's/p.x_offset + t \* p.x_frame/t * p.x_frame/g' "$WRONG"
 both "the input's offset is lost in a long row of the gradient" $D 's/p.x_offset + t \* p.x_frame/t * p.x_frame/g' "$WRONG"
 both "the input's offset is lost in a short row of the gradient" $D 's/p.x_offset + start \* p.x_frame/start * p.x_frame/g' "$WRONG"
-both "an item's emissions are another's" $L 's/emissions + n \* p.frames \* p.entries/emissions/' "$WRONG"
+both "an item's emissions are another's" $L 's/emissions + first \* p.entries/emissions/' "$WRONG"
 both "frames behind the end count" $D 's/bool used_frame = t < /bool used_frame = t <= /' "$WRONG"
 both "frames behind the end of a short row's item count" $D 's/if (none || t >= frames)/if (none || t > frames)/' "$WRONG|$RACE"
 both "a frame is left out of those of a warp" $G 's/ctc_min(frames - t, run)/ctc_min(frames - t, run - (run > 1 ? 1 : 0))/' "$WRONG|$RACE"
@@ -94,3 +96,23 @@ both "the largest entry is left out" $G 's/if (v\[b\] == reference) s.ones += M(
 both "NaN in a short row is passed over" $G 's/s.others = top != top ? top : M(0);/s.others = M(0);/' "$WRONG"
 both "the frames' scales are not added" $L 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
+# candidates
+both "candidates have emissions of their own" $L 's/p.flags & CTC_CANDIDATES ? 0 : n \* p.frames/n * p.frames/' "out of bounds|$WRONG"
+both "the second part of a score is lost" $L 's/plain ? log_p.low : M(0)/M(0)/' "$WRONG"
+both "an impossible candidate has its loss for a score" $L 's/plain ? log_p.high : M(0) - loss/plain ? log_p.high : loss/' "$WRONG"
+# best paths
+only cuda "of equal ways the one from the blank" $B 's/from_blank = blank > label/from_blank = blank >= label/' "$WRONG"
+only cuda "of equal ways the one from the label before" $B 's/from_jump = jump > best/from_jump = jump >= best/' "$WRONG"
+only cuda "of equal ends the blank" $B 's/label >= blank/label > blank/' "$WRONG"
+only cuda "a repeat without its blank on the best path" $B 's/jump = skip ? before : none/jump = before/' "$WRONG"
+only cuda "pairs of later turns without a leap" $B 's/ctc_best_step(old, now, width, j, leap,/ctc_best_step(old, now, width, j, false,/' "$WRONG"
+only cuda "no barrier between two frames" $B 's/      parity ^= 1u;\n      ctc_barrier();/      parity ^= 1u;/' "$RACE"
+only cuda "no barrier before notes are followed" $B 's/tile\[k\] = notes\[[^;]*;\n    }\n    ctc_barrier();/tile[k] = notes[(t - first) * window + i - base];\n    }/' "$RACE"
+only cuda "the states of another segment are kept" $B 's/kept\[(i64)(a - 1) \* 2 \* width + i\] : i == 0/kept[(i64)a * 2 * width + i] : i == 0/' "$WRONG|out of bounds|$RACE"
+only cuda "states of a later segment stay behind" $B 's/        rows\[2 \* width + i\] = none;\n//' "$WRONG|$RACE"
+only cuda "a segment ends anywhere" $B 's/goal.first = goal.last = path\[0\];/goal.first = ctc_max(path[0] - 1, 0);/' "$WRONG|out of bounds"
+only cuda "the path's lowest pair is one too high" $B 's/ctc_max(goal.first - (goal.frames - 1 - t), 0)/ctc_max(goal.first - (goal.frames - 1 - t) + 1, 0)/' "$WRONG|$RACE|out of bounds"
+only cuda "NaN is passed over on the best path" $B 's/undefined = undefined || !(y < infinity)/undefined = undefined || y > infinity/g' "$WRONG"
+only cuda "an item's offset is lost on the best path" $B 's/input + p.x_offset + n \* p.x_item/input + n * p.x_item/' "$WRONG"
+only cuda "all items have one place for their states" $B 's/rows + n \* 4 \* width, kept/rows, kept/' "$RACE|$WRONG"
+only cuda "a label's score is the blank's" $B 's/uint c = state % 2u == 0u ? it.blank : it.target\[state \/ 2u\]/uint c = it.blank/' "$WRONG"

@@ -16,6 +16,7 @@ mod cli;
 mod convolution;
 mod decode;
 mod determinism;
+mod device;
 mod edges;
 mod errors;
 mod forms;

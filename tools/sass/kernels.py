@@ -11,6 +11,7 @@ import loops as graph
 # What build.rs compiles, but for `common`, which has no hot loop.
 IMAGES = [
     "lattice_f32_1", "lattice_f32_2", "lattice_f32_4", "lattice_f64", "rows_f32", "rows_bf16", "rows_f16", "rows_f64",
+    "best_path",
 ]  # fmt: skip
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
 
@@ -68,6 +69,8 @@ def hot_loops(function):
     kind, *rest = function.name.removeprefix("ctc_").split("_")
     if kind == "lattice":
         return lattice(function.name, found, rest[0])
+    if kind == "best":
+        return best_path(function.name, found)
     if rest[0] == "short":
         return {"gather": gather_short, "gradient": gradient_short}[kind](function.name, found, rest[1])
     return {"gather": gather, "gradient": gradient}[kind](function.name, found, rest[0])
@@ -108,6 +111,26 @@ def lattice(kernel, found, dtype):
         HotLoop(kernel, "posterior pass", "frame", shuffles(posterior) // words, posterior),
         HotLoop(kernel, "sweep, no gradient", "frame", frames, sweep, stores=False),
     ]
+
+
+def best_path(kernel, found):
+    """The frame loops of targets that have a thread for each pair. A frame ends in a barrier."""
+
+    def barriers(loop):
+        return loop.count(lambda one: one.name == "BAR")
+
+    fitting = [one for one in found if one.inside == 0 and barriers(one) > 1 and one.count(is_load)]
+    hot = []
+    for name, writes in (("frames", False), ("frames, with origins", True)):
+        kind = [one for one in fitting if bool(one.count(is_store)) == writes]
+        if len(kind) != 1:
+            rule = (
+                "one loop with none inside, with several barriers and loads from global memory; where origins are kept, "
+                "with stores there"
+            )
+            refuse(kernel, rule, kind)
+        hot.append(HotLoop(kernel, name, "frame", barriers(kind[0]), kind[0]))
+    return hot
 
 
 def gather(kernel, found, dtype):

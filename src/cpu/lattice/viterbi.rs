@@ -37,6 +37,7 @@ const TILE: usize = 1024;
 const DEAD: f64 = f64::NEG_INFINITY;
 
 /// The best path of one item.
+#[derive(Default)]
 pub(crate) struct Path {
     /// The state of each frame: 2i for the blank before label i, 2i + 1 for label i.
     pub states: Vec<u32>,
@@ -62,6 +63,12 @@ pub(crate) struct Wildcards {
     pub star: Option<(u32, Wildcard)>,
     /// The emission of frames before the first label and after the last, where it is larger than the blank's.
     pub outside: Option<Wildcard>,
+}
+
+impl Wildcards {
+    pub fn is_empty(&self) -> bool {
+        self.star.is_none() && self.outside.is_none()
+    }
 }
 
 /// The emissions of a wildcard for one item.

@@ -1,0 +1,200 @@
+//! The loss and its gradient: their launches, and the state kept between forward and backward pass.
+
+use super::integers::pack;
+use super::params::Sizes;
+use super::tables::{self, Tables};
+use super::{Arg, Backend, Content, check_sizes, launch, product, real};
+use crate::options::Reduction;
+use crate::problem::plan::{DeviceTargets, LossProblem, Targets};
+use candle_core::{DType, Layout, Result};
+
+/// The state kept from the forward to the backward pass.
+pub(crate) struct Saved<B: Backend> {
+    sizes: Sizes,
+    tables: B::Memory,
+    /// The posterior of each state, in place of the lattice.
+    kept: B::Memory,
+    /// For logits, the maximum of each row and its sum of exponentials.
+    stats: B::Memory,
+    /// The losses before weighting.
+    losses: B::Memory,
+}
+
+/// A loss and, if requested, the state for its gradient.
+type Forward<B> = (<B as Backend>::Storage, Option<Saved<B>>);
+
+/// The reduced loss, f64 for f64 input and f32 otherwise, and with `keep` the state for [`gradient`].
+pub(crate) fn forward<B: Backend>(
+    backend: &B,
+    problem: &LossProblem,
+    input: &B::Storage,
+    dtype: DType,
+    layout: &Layout,
+    keep: bool,
+) -> Result<Forward<B>> {
+    let (batch, frames) = (problem.input().batch, problem.input().frames);
+    check_sizes(frames, problem.input().classes)?;
+    let host = match &problem.targets {
+        Targets::Host(plan) => Tables::new(plan)?,
+        Targets::Device(input, targets) => Tables::on_device(targets.labels, input.classes),
+    };
+    let (labels, entries) = (host.labels, host.entries);
+    let sizes = Sizes::new(problem.input(), labels, entries)
+        .of_loss(problem, keep)
+        .reading(problem.input().strides(layout));
+    let real = real(dtype);
+    // An f32 emission is a mantissa and a 32-bit exponent; an f64 emission is padded to 16 bytes.
+    let word = match real {
+        DType::F64 => DType::I64,
+        _ => DType::U32,
+    };
+    let rows = product(&[batch, frames])?;
+    let some = |wanted: bool, factors: &[usize]| match wanted {
+        true => product(factors),
+        false => Ok(1),
+    };
+    let (lattice, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |kernel| {
+        backend.max_threads(kernel)
+    })?;
+    let [mut tables, mut kept, mut stats, mut losses] = backend.memory([
+        match problem.targets {
+            Targets::Host(_) => Content::Words(&host.words),
+            Targets::Device(..) => {
+                Content::Room(product(&tables::shape(batch, labels))?, DType::U32)
+            }
+        },
+        Content::Room(some(keep, &[rows, 4, labels + 1])?, word),
+        Content::Room(some(sizes.is_logits(), &[rows, 2])?, real),
+        Content::Room(batch, real),
+    ])?;
+    if let Targets::Device(_, targets) = &problem.targets {
+        prepare(backend, problem, targets, &mut tables)?;
+    }
+    // Memory that only this pass needs.
+    let [mut emissions, mut records, mut weighted, mut edges] = backend.memory([
+        Content::Room(product(&[rows, entries, 2])?, word),
+        Content::Room(product(&[rows, 3])?, real),
+        Content::Room(batch, real),
+        Content::Room(some(spilled > 0, &[batch, spilled / 8])?, DType::I64),
+    ])?;
+    let (launch, wide) = launch::gather(dtype, &sizes, entries);
+    let mut arguments = [
+        Arg::Sizes(sizes),
+        Arg::In(input),
+        Arg::From(&tables),
+        Arg::To(&mut emissions),
+        Arg::To(&mut records),
+        Arg::To(&mut stats),
+        Arg::U32(wide.unwrap_or_default().into()),
+    ];
+    let count = arguments.len() - usize::from(wide.is_none());
+    // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and entry.
+    unsafe { backend.launch(&launch, &mut arguments[..count])? };
+
+    let reduced = problem.reduction != Reduction::None && batch > 1;
+    let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;
+    let mut arguments = [
+        Arg::Sizes(sizes),
+        Arg::From(&tables),
+        Arg::From(&emissions),
+        Arg::From(&records),
+        Arg::To(&mut kept),
+        Arg::To(&mut losses),
+        match reduced {
+            true => Arg::To(&mut weighted),
+            false => Arg::Out(&mut loss),
+        },
+        Arg::To(&mut edges),
+    ];
+    let count = arguments.len() - usize::from(spilled == 0);
+    // SAFETY: as above; `kept` has four words for each pair of each row, and `edges` has the size that
+    // `launch::lattice` requires.
+    unsafe { backend.launch(&lattice, &mut arguments[..count])? };
+    if reduced {
+        // SAFETY: the arguments are those of the kernel, and `weighted` holds `batch` losses.
+        unsafe {
+            backend.launch(
+                &launch::reduce(real),
+                &mut [
+                    Arg::I64(batch as i64),
+                    Arg::From(&weighted),
+                    Arg::Out(&mut loss),
+                ],
+            )?;
+        }
+    }
+    let saved = keep.then_some(Saved {
+        sizes,
+        tables,
+        kept,
+        stats,
+        losses,
+    });
+    Ok((loss, saved))
+}
+
+/// The gradient of `Σ_n upstream[n] · loss[n]` with respect to the input, contiguous in the input's shape.
+pub(crate) fn gradient<B: Backend>(
+    backend: &B,
+    problem: &LossProblem,
+    input: (&B::Storage, DType, &Layout),
+    saved: &Saved<B>,
+    upstream: (&B::Storage, &Layout),
+) -> Result<B::Storage> {
+    let (input, dtype, layout) = input;
+    let (upstream, up_layout) = upstream;
+    let sizes = saved
+        .sizes
+        .reading(problem.input().strides(layout))
+        .upstream(up_layout);
+    let mut gradient = backend.allocate(product(&problem.input().shape())?, dtype)?;
+    let (launch, wide) = launch::gradient(dtype, &sizes);
+    let mut arguments = [
+        Arg::Sizes(sizes),
+        Arg::In(input),
+        Arg::From(&saved.tables),
+        Arg::From(&saved.kept),
+        Arg::From(&saved.stats),
+        Arg::From(&saved.losses),
+        Arg::In(upstream),
+        Arg::Out(&mut gradient),
+        Arg::U32(wide.unwrap_or_default().into()),
+    ];
+    let count = arguments.len() - usize::from(wide.is_none());
+    // SAFETY: the arguments are those of the kernel. The input has the same shape as in the forward pass, and the
+    // gradient has an element for each of its entries.
+    unsafe { backend.launch(&launch, &mut arguments[..count])? };
+    Ok(gradient)
+}
+
+/// Computes the tables of targets that the host has not read.
+fn prepare<B: Backend>(
+    backend: &B,
+    problem: &LossProblem,
+    targets: &DeviceTargets,
+    tables: &mut B::Memory,
+) -> Result<()> {
+    let integers = pack(
+        backend,
+        &[
+            &targets.input_lengths,
+            &targets.target_lengths,
+            &targets.targets,
+        ],
+    )?;
+    let sizes = Sizes::new(problem.input(), targets.labels, 0);
+    // SAFETY: the arguments are those of the kernel. It checks lengths and labels against the sizes and the count of
+    // integers, and the tables have room for `labels` labels per item.
+    unsafe {
+        backend.launch(
+            &launch::prepare(problem.input().batch),
+            &mut [
+                Arg::Sizes(sizes),
+                Arg::I64(targets.row as i64),
+                Arg::I64(targets.targets.count() as i64),
+                Arg::In(&integers),
+                Arg::To(tables),
+            ],
+        )
+    }
+}
