@@ -23,17 +23,17 @@ template <typename M> CTC_FN M ctc_dense_of(int part, M x, M largest, M factor) 
   return factor;
 }
 
-// Vectors of a row that are on their way for each lane, and entries where these are read one by one: each then takes a
-// register of its own.
+// Vectors of a row that are on their way for each lane, and entries, at least a vector of them, where these are read one
+// by one: each then takes a register of its own. With 8 entries of f32 registers spill, which slows whole vectors, too.
 #define CTC_VECTORS_ON_THEIR_WAY 4
-#define CTC_ENTRIES_ON_THEIR_WAY 8
+#define CTC_ENTRIES_ON_THEIR_WAY 4
 
 // Vectors of a row: each is asked for AHEAD turns before it is used.
 template <int PART, bool PACKED, typename M, typename E>
 CTC_FN void ctc_dense_vectors(const CTC_DEVICE E* x, i64 stride, CTC_DEVICE E* y, uint count, uint lane, uint lanes,
                               M largest, M factor) {
   const int N = ctc_vector<E>::COUNT;
-  const uint AHEAD = PACKED ? CTC_VECTORS_ON_THEIR_WAY : CTC_ENTRIES_ON_THEIR_WAY / N;
+  const uint AHEAD = PACKED ? CTC_VECTORS_ON_THEIR_WAY : (CTC_ENTRIES_ON_THEIR_WAY + N - 1) / N;
   const bool READ = PART != CTC_CONSTANT_PART;
   i64 from = (i64)lanes * N * stride, to = (i64)lanes * N;
   x += (i64)lane * N * stride;

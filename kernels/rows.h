@@ -3,8 +3,8 @@
 // Rows are bound by bandwidth. From logits, gather reads (T, N, C) once and gradient reads and writes it once, in vectors
 // of 16 bytes where rows are long. Measured on an H200, whose copies run at 4.2 TB/s, in rows of 10000 classes and 200
 // labels of f32: 3.2 TB/s and 3.4 (with the posteriors that the gradient reads). By the machine code for compute
-// capability 9.0 a lane spends 14 instructions on an entry in gather and 11 in gradient (f32; bf16 13 and 11): a GPU of
-// 132 multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.0e12 entries a second, and its memory brings 1.1e12 of
+// capability 9.0 a lane spends 14 instructions on an entry in gather and 10 in gradient (f32; bf16 13 and 11): a GPU of
+// 132 multiprocessors at 1.98 GHz issues that for 2.4e12 and 3.4e12 entries a second, and its memory brings 1.1e12 of
 // f32. Exponentials are the device's own.
 //
 // Short rows are bound by issue: a warp takes up to 8 frames of an item, with the item's tables in registers or shared
