@@ -11,7 +11,7 @@
 // (from logits: but for the rounding of their log-softmax).
 //
 // What it costs: latency. A frame is a read of shared memory, a chain of 4 dependent operations and a barrier. The entries
-// of 8 frames are read at once. A target with more pairs than a block has threads takes several in turn. An item of one
+// of several frames are read at once. A target with more pairs than a block has threads takes several in turn. An item of one
 // segment goes through its frames once, others nearly twice, the second time with the pairs that can reach the path's end.
 //
 // Memory of an item: 16 bytes for each pair and segment, and a byte for each frame of a segment and each pair that can be
@@ -19,8 +19,8 @@
 
 // Frames of a segment.
 #define CTC_SEGMENT 2048
-// Frames whose entries are read at once.
-#define CTC_BEST_DEPTH 8
+// Frames whose entries are read at once: 8, in f64 4.
+#define CTC_BEST_DEPTH (32 / (int)sizeof(M))
 // Frames and pairs of the notes that are brought to shared memory at once.
 #define CTC_NOTES 32
 
@@ -28,9 +28,13 @@
 // the blank came from the label before it.
 typedef unsigned char ctc_note;
 
-template <typename E> struct ctc_best_item {
+template <typename E, typename M> struct ctc_best_item {
   // Its entries at frame 0.
   const E* x;
+  // Of logits: the largest of each row, and the sum of its exponentials. A row's largest is taken off its entries, so that
+  // what rows have in common costs sums no digits.
+  const M* stats;
+  bool logits;
   const uint* target;
   i64 x_frame, x_class;
   int frames, labels;
@@ -63,8 +67,8 @@ CTC_FN ctc_note ctc_best_step(Rows old, Rows now, int width, int i, bool skip, d
 // Frames first to last. `rows` holds two rows, of which that of `parity` is current; returns the new parity. With NOTE,
 // `notes` gets a row of `window` for each frame, from pair `base` on. Sets `undefined` where an entry is NaN or +inf.
 // With ONE, a thread has one pair at most.
-template <typename E, bool NOTE, bool ONE, typename Rows>
-CTC_FN uint ctc_best_frames(const ctc_best_item<E>& it, Rows rows, uint parity, int first, int last, ctc_goal goal,
+template <typename E, typename M, bool NOTE, bool ONE, typename Rows>
+CTC_FN uint ctc_best_frames(const ctc_best_item<E, M>& it, Rows rows, uint parity, int first, int last, ctc_goal goal,
                             ctc_note* notes, i64 window, int base, bool& undefined, ctc_thread at) {
   double none = -ctc_real<double>::infinity(), infinity = ctc_real<double>::infinity();
   int width = it.labels + 1, i = (int)at.index, threads = (int)at.threads;
@@ -75,11 +79,13 @@ CTC_FN uint ctc_best_frames(const ctc_best_item<E>& it, Rows rows, uint parity, 
   const E* of_label = label ? it.x + it.target[i] * it.x_class : of_blank;
   for (int block = first; block < last; block += CTC_BEST_DEPTH) {
     E y_blank[CTC_BEST_DEPTH], y_label[CTC_BEST_DEPTH];
+    M largest[CTC_BEST_DEPTH];
     CTC_UNROLL
     for (int d = 0; d < CTC_BEST_DEPTH; d++) {
       i64 t = ctc_min(block + d, last - 1);
       y_blank[d] = of_blank[t * it.x_frame];
       y_label[d] = of_label[t * it.x_frame];
+      largest[d] = it.logits ? it.stats[2 * t] : M(0);
     }
     CTC_UNROLL
     for (int d = 0; d < CTC_BEST_DEPTH; d++) {
@@ -88,11 +94,11 @@ CTC_FN uint ctc_best_frames(const ctc_best_item<E>& it, Rows rows, uint parity, 
       Rows old = rows + (i64)parity * 2 * width, now = rows + (i64)(parity ^ 1u) * 2 * width;
       int low = ctc_lowest_pair(goal, t), high = ctc_highest_pair(goal, t);
       ctc_note* row = notes + (NOTE ? (t - first) * window : 0);
-      double blank = ctc_widen(y_blank[d]);
-      undefined = undefined || !(blank < infinity);
+      double top = largest[d];
+      double blank = ctc_widen(y_blank[d]) - top;
+      double y = label ? ctc_widen(y_label[d]) - top : none;
+      undefined = undefined || !(blank < infinity) || !(y < infinity);
       if (i >= low && i <= high) {
-        double y = label ? (double)ctc_widen(y_label[d]) : none;
-        undefined = undefined || !(y < infinity);
         ctc_note note = ctc_best_step(old, now, width, i, skip, blank, y);
         if (NOTE) row[i - base] = note;
       }
@@ -101,10 +107,10 @@ CTC_FN uint ctc_best_frames(const ctc_best_item<E>& it, Rows rows, uint parity, 
       if (!ONE && j < low) j += (low - j + threads - 1) / threads * threads;
       for (; j <= high; j += threads) {
         bool more = j < it.labels;
-        double y = more ? (double)ctc_widen(it.x[t * it.x_frame + it.target[j] * it.x_class]) : none;
-        undefined = undefined || !(y < infinity);
+        double later = more ? ctc_widen(it.x[t * it.x_frame + it.target[j] * it.x_class]) - top : none;
+        undefined = undefined || !(later < infinity);
         bool leap = more && it.target[j] != it.target[j - 1];
-        ctc_note note = ctc_best_step(old, now, width, j, leap, blank, y);
+        ctc_note note = ctc_best_step(old, now, width, j, leap, blank, later);
         if (NOTE) row[j - base] = note;
       }
       parity ^= 1u;
@@ -124,7 +130,7 @@ CTC_FN void ctc_follow(const ctc_note* notes, i64 window, int base, int first, i
     for (int k = (int)at.index; k < CTC_NOTES * CTC_NOTES; k += (int)at.threads) {
       int t = end - 1 - k / CTC_NOTES, i = pair - k % CTC_NOTES;
       // A path goes back by a pair a frame, at most.
-      if (t >= first && i >= base && k % CTC_NOTES <= k / CTC_NOTES) tile[k] = notes[(t - first) * window + i - base];
+      if (t >= first && i >= base && i <= t && k % CTC_NOTES <= k / CTC_NOTES) tile[k] = notes[(t - first) * window + i - base];
     }
     ctc_barrier();
     if (at.index == 0u) {
@@ -146,9 +152,10 @@ CTC_FN void ctc_follow(const ctc_note* notes, i64 window, int base, int first, i
   }
 }
 
-// Whether the item has a path, which is then in `states`. `kept` has 2 (U + 1) numbers for each segment but one.
-template <typename E, bool ONE, typename Rows>
-CTC_FN bool ctc_best_states(const ctc_best_item<E>& it, Rows rows, double* kept, ctc_note* notes, i64 window, uint* states,
+// Whether the item has a path, which is then in `states`. `kept` has 2 (U + 1) numbers for each segment but the first and
+// the last.
+template <typename E, typename M, bool ONE, typename Rows>
+CTC_FN bool ctc_best_states(const ctc_best_item<E, M>& it, Rows rows, double* kept, ctc_note* notes, i64 window, uint* states,
                             CTC_SHARED int* path, CTC_SHARED ctc_note* tile, CTC_SHARED float* shared, ctc_thread at) {
   double none = -ctc_real<double>::infinity();
   int width = it.labels + 1;
@@ -164,7 +171,7 @@ CTC_FN bool ctc_best_states(const ctc_best_item<E>& it, Rows rows, double* kept,
   for (int a = 0; a < segments - 1; a++) {
     for (int i = (int)at.index; a > 0 && i < 2 * width; i += (int)at.threads)
       kept[(i64)(a - 1) * 2 * width + i] = rows[(i64)parity * 2 * width + i];
-    parity = ctc_best_frames<E, false, ONE>(it, rows, parity, a * CTC_SEGMENT, (a + 1) * CTC_SEGMENT, goal, notes, 0, 0, undefined, at);
+    parity = ctc_best_frames<E, M, false, ONE>(it, rows, parity, a * CTC_SEGMENT, (a + 1) * CTC_SEGMENT, goal, notes, 0, 0, undefined, at);
   }
   for (int a = segments - 1; a >= 0; a--) {
     int first = a * CTC_SEGMENT, last = ctc_min(first + CTC_SEGMENT, it.frames);
@@ -177,7 +184,7 @@ CTC_FN bool ctc_best_states(const ctc_best_item<E>& it, Rows rows, double* kept,
       ctc_barrier();
     }
     int base = ctc_lowest_pair(goal, first);
-    parity = ctc_best_frames<E, true, ONE>(it, rows, parity, first, last, goal, notes, window, base, undefined, at);
+    parity = ctc_best_frames<E, M, true, ONE>(it, rows, parity, first, last, goal, notes, window, base, undefined, at);
     if (a == segments - 1) {
       // All entries have been seen. Of two equal ends, the last label.
       if (ctc_row_sum(undefined ? 1.0f : 0.0f, true, at, shared) > 0.0f) return false;
@@ -209,7 +216,9 @@ CTC_FN void ctc_best_path_body(CTC_CONSTANT const ctc_sizes& p, const E* input, 
   i64 n = (i64)at.block;
   bool logits = (p.flags & CTC_LOGITS) != 0u;
   i64 segments = (p.frames - 1) / CTC_SEGMENT + 1, width = p.labels + 1;
-  ctc_best_item<E> it;
+  ctc_best_item<E, M> it;
+  it.logits = logits;
+  it.stats = stats + (logits ? 2 * n * p.frames : 0);
   it.x = input + p.x_offset + n * p.x_item;
   it.x_frame = p.x_frame;
   it.x_class = p.x_class;
@@ -217,24 +226,24 @@ CTC_FN void ctc_best_path_body(CTC_CONSTANT const ctc_sizes& p, const E* input, 
   it.frames = (int)tables[n];
   it.labels = (int)tables[p.batch + n];
   it.blank = p.blank;
-  kept += n * (segments - 1) * 2 * width;
+  kept += n * ctc_max(segments - 2, (i64)0) * 2 * width;
   notes += n * ctc_min(p.frames, (i64)CTC_SEGMENT) * window;
   states += n * p.frames;
   scores += n * p.frames;
   bool good = it.frames > 0;
   if (good && spilled != 0u)
-    good = ctc_best_states<E, false>(it, rows + n * 4 * width, kept, notes, window, states, path, tile, shared, at);
+    good = ctc_best_states<E, M, false>(it, rows + n * 4 * width, kept, notes, window, states, path, tile, shared, at);
   else if (good && it.labels < (int)at.threads)
-    good = ctc_best_states<E, true>(it, shared_rows, kept, notes, window, states, path, tile, shared, at);
+    good = ctc_best_states<E, M, true>(it, shared_rows, kept, notes, window, states, path, tile, shared, at);
   else if (good)
-    good = ctc_best_states<E, false>(it, shared_rows, kept, notes, window, states, path, tile, shared, at);
+    good = ctc_best_states<E, M, false>(it, shared_rows, kept, notes, window, states, path, tile, shared, at);
   bool undefined = false;
   for (i64 t = at.index; good && t < it.frames; t += at.threads) {
     uint state = states[t];
     uint c = state % 2u == 0u ? it.blank : it.target[state / 2u];
     M y = ctc_widen(it.x[t * it.x_frame + c * it.x_class]);
     if (logits) {
-      const M* stat = stats + 2 * (n * p.frames + t);
+      const M* stat = it.stats + 2 * t;
       undefined = undefined || !(stat[1] > M(0) && stat[1] < ctc_real<M>::infinity() && stat[0] < ctc_real<M>::infinity());
       y = (y - stat[0]) - ctc_log_sum(stat[1], M(0));
     }

@@ -16,8 +16,8 @@
 #define CTC_ZERO_INFINITY 8u
 #define CTC_KEEP 16u
 #define CTC_BATCH_MAJOR 32u
-// All items are candidates for the same frames: they share the emissions and records of these, and log P is wanted in
-// two parts, in place of the losses and the weighted losses.
+// Each item is a candidate for an utterance, whose number stands in the place of the item's first class: it has the
+// emissions and records of that utterance. log P is wanted in two parts, in place of the losses and the weighted losses.
 #define CTC_CANDIDATES 64u
 
 // Pairs that a tile shares with the one below, and frames between two meetings of the warps.

@@ -391,8 +391,8 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   it.used = tables[CTC_USED(p, n)];
   it.entries = p.entries;
   it.width = p.labels + 1;
-  // Candidates share their rows.
-  i64 first = p.flags & CTC_CANDIDATES ? 0 : n * p.frames;
+  // Candidates have the rows of their utterance.
+  i64 first = (p.flags & CTC_CANDIDATES ? (i64)tables[CTC_DISTINCT(p, n)] : n) * p.frames;
   it.emissions = emissions + first * p.entries;
   it.kept = (CTC_DEVICE ctc_words<M>*)kept + (p.flags & CTC_KEEP ? n * p.frames * 2 * it.width : 0);
   it.place = tables + CTC_PLACE(p, n);

@@ -157,7 +157,7 @@ impl ConfidenceOptions {
         }
     }
 
-    fn call(&self, function: &'static str) -> Call {
+    pub(crate) fn call(&self, function: &'static str) -> Call {
         Call::new(
             function,
             self.input,
@@ -173,8 +173,8 @@ impl ConfidenceOptions {
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
-///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. Of a tensor on a
-///   GPU, the classes that the target uses are copied to the host. `T` may be 0.
+///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. Of log-probabilities
+///   on a GPU, the classes that the target uses are copied to the host, of logits all. `T` may be 0.
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`ConfidenceOptions`].
 ///
@@ -215,8 +215,8 @@ pub fn token_confidence(
 ///
 /// # Arguments
 ///
-/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. Of a tensor on a GPU, the classes that
-/// targets use are copied to the host.
+/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. Of log-probabilities on a GPU,
+/// the classes that targets use are copied to the host, of logits all.
 ///
 /// # Returns
 ///

@@ -115,6 +115,7 @@ mod cpu_input;
 mod decode;
 mod distribution;
 mod feasibility;
+mod frame_confidence;
 // Always compiled, so that its tests always run; used only with a GPU.
 #[cfg_attr(
     not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
@@ -145,6 +146,10 @@ pub use decode::{
     beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
 };
 pub use feasibility::{Feasibility, feasibility};
+pub use frame_confidence::{
+    Aggregation, ConfidenceMeasure, fastq_qualities, frame_confidence, frame_confidence_batch,
+    phred_quality, span_confidence,
+};
 pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
     ctc_loss_with_logits,
@@ -157,7 +162,7 @@ pub use score::{
     ScoreOptions, TranscriptScore, rank_transcripts, rank_transcripts_batch, score_transcripts,
     score_transcripts_batch,
 };
-pub use spans::{TokenSpan, WordSpan, group_words};
+pub use spans::{Gaps, TokenSpan, WordSpan, fill_gaps, group_words};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -97,7 +97,8 @@ pub struct TranscriptScore {
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1; natural logarithms, or logits with [`InputKind::Logits`].
-///   f32, f64, f16 or bf16; any strides. The scores of a tensor on a GPU are computed there. `T` may be 0: the empty transcript then has a score of 0 and any other −inf.
+///   f32, f64, f16 or bf16; any strides. The scores of a tensor on a GPU are computed there. `T` may be 0: the
+///   empty transcript then has a score of 0 and any other −inf.
 /// * `transcripts` - label sequences, without blanks; the empty one is allowed.
 /// * `opts` - see [`ScoreOptions`].
 ///
@@ -316,18 +317,22 @@ fn scores_of(
     lists: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<f64>>> {
     check_normalised(call, plan, log_probs, 0)?;
-    if let Some(scores) = gpu::scores(plan, log_probs, lists)? {
-        return Ok(scores);
+    let on_device = gpu::scores(plan, log_probs, lists)?;
+    let on_device = on_device.unwrap_or_else(|| vec![None; lists.len()]);
+    if on_device.iter().all(Option::is_some) {
+        return Ok(on_device.into_iter().flatten().collect());
     }
     let host = on_host(log_probs)?;
     let scores: Result<_> = with_entries!(host, |data, layout| {
         let strides = plan.input.strides(layout);
-        lists
-            .iter()
-            .enumerate()
-            .map(|(n, list)| {
-                let scores = cpu::score(plan, data, strides, n, list);
-                scores.map_err(|out| plan.out_of_memory(n, out))
+        let items = on_device.into_iter().zip(lists).enumerate();
+        items
+            .map(|(n, (found, list))| match found {
+                Some(scores) => Ok(scores),
+                None => {
+                    let scores = cpu::score(plan, data, strides, n, list);
+                    scores.map_err(|out| plan.out_of_memory(n, out))
+                }
             })
             .collect()
     })?;

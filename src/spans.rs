@@ -1,5 +1,7 @@
 //! The position of a token or a word in an utterance.
 
+use std::ops::Range;
+
 /// Consecutive frames in one label of the target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenSpan {
@@ -29,6 +31,11 @@ impl TokenSpan {
     pub fn frames(&self) -> usize {
         self.end - self.start
     }
+
+    /// The frames.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
 }
 
 /// Consecutive tokens between separators.
@@ -50,6 +57,63 @@ impl WordSpan {
     pub fn seconds(&self, hop: f64) -> (f64, f64) {
         (self.start as f64 * hop, self.end as f64 * hop)
     }
+
+    /// The frames.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+}
+
+/// Who gets the frames between two spans, which the path spends in blanks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Gaps {
+    /// The span before them.
+    Left,
+    /// The span after them.
+    Right,
+    /// Each span half of them; of an odd number, the span after them one more.
+    Half,
+}
+
+/// Shares the frames between spans out, so that each span ends where the next begins. Models trained with CTC emit a label
+/// in a frame or two, and the sound goes on through the blanks behind it.
+///
+/// Frames before the first span and after the last stay out, and scores stay those of the labels' own frames. A span
+/// without frames, of a label that an alignment leaves out, takes none and stays at the end of the span before it.
+///
+/// ```
+/// use candle_ctc::{Gaps, TokenSpan, fill_gaps};
+/// let span = |start, end| TokenSpan { token: 1, start, end, score: -0.1 };
+/// let ranges = |gaps| fill_gaps(&[span(2, 3), span(6, 7)], gaps).iter().map(|span| span.range()).collect::<Vec<_>>();
+/// assert_eq!(ranges(Gaps::Left), [2..6, 6..7]);
+/// assert_eq!(ranges(Gaps::Right), [2..3, 3..7]);
+/// assert_eq!(ranges(Gaps::Half), [2..4, 4..7]);
+/// ```
+pub fn fill_gaps(spans: &[TokenSpan], gaps: Gaps) -> Vec<TokenSpan> {
+    let mut filled = spans.to_vec();
+    let mut last: Option<usize> = None;
+    for i in 0..filled.len() {
+        if filled[i].frames() == 0 {
+            continue;
+        }
+        if let Some(before) = last {
+            let (end, start) = (filled[before].end, filled[i].start.max(filled[before].end));
+            let border = match gaps {
+                Gaps::Left => start,
+                Gaps::Right => end,
+                Gaps::Half => end + (start - end) / 2,
+            };
+            filled[i].start = border;
+            filled[before].end = border;
+            // Those between the two have no frames.
+            for span in &mut filled[before + 1..i] {
+                (span.start, span.end) = (border, border);
+            }
+        }
+        last = Some(i);
+    }
+    filled
 }
 
 /// Groups token spans into words: consecutive tokens between `separator` tokens. Separators belong to no word, and

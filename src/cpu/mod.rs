@@ -15,7 +15,7 @@ pub(crate) use drivers::candidates::score;
 pub(crate) use drivers::state_posteriors::{Occupancy, occupancy, state_posteriors};
 pub(crate) use emissions::log_sums::log_sums;
 pub(crate) use gradient::{Saved, gradient};
-pub(crate) use lattice::viterbi::{NoPath, Path, Wildcards, viterbi};
+pub(crate) use lattice::viterbi::{MOST_OMITTED, NoPath, Omissions, Path, Wildcards, viterbi};
 pub use simd::isa::Isa;
 pub(crate) use simd::real::{Element, Real};
 

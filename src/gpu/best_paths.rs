@@ -1,6 +1,6 @@
 //! The best path of each item, by a kernel in f64. It does the same sums as `cpu/lattice/viterbi` and breaks ties alike.
 
-use super::{Arg, Backend, Content, Sizes, check_sizes, launch, on_gpu, product, real};
+use super::{Arg, Backend, Content, MOST_BYTES, Sizes, check_sizes, launch, on_gpu, product, real};
 use crate::cpu::Path;
 use crate::memory::room_for;
 use crate::problem::plan::{Input, Plan, Strides};
@@ -10,8 +10,6 @@ use std::ops::Range;
 
 /// Frames between kept rows: `CTC_SEGMENT`.
 const SEGMENT: usize = 2048;
-/// Device memory for the items of one launch, in bytes, if there is more than one.
-const MOST_BYTES: usize = 1 << 30;
 /// Inputs with more frames than this are left to the host: the kernel counts frames with 32 bits.
 const MOST_FRAMES: usize = 1 << 30;
 
@@ -49,7 +47,7 @@ impl Room {
             labels,
             // A path that ends in one of two pairs comes from one of `segment + 1`.
             window: (labels + 1).min(segment + 1),
-            kept_rows: frames.div_ceil(SEGMENT).saturating_sub(1),
+            kept_rows: frames.div_ceil(SEGMENT).saturating_sub(2),
         }
     }
 

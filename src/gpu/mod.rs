@@ -138,6 +138,9 @@ fn product(factors: &[usize]) -> Result<usize> {
     }
 }
 
+/// Device memory for the items of one launch of an inference function, in bytes, if there is more than one.
+const MOST_BYTES: usize = 1 << 30;
+
 /// Checks that sizes fit the kernels' integers.
 fn check_sizes(frames: usize, classes: usize) -> Result<()> {
     if i32::try_from(frames).is_err() || u32::try_from(classes).is_err() {

@@ -1,21 +1,22 @@
 //! The log-likelihoods of the candidates of each utterance. The candidates of an utterance share its rows: one launch
 //! gathers the emissions of all classes that any of them uses, and one runs the lattice of each candidate.
 
-use super::{Arg, Backend, Content, Sizes, check_sizes, launch, on_gpu, product, real};
+use super::{Arg, Backend, Content, MOST_BYTES, Sizes, check_sizes, launch, on_gpu, product, real};
 use crate::memory::room_for;
-use crate::problem::labels::Classes;
+use crate::problem::labels::{Classes, Numbering};
 use crate::problem::plan::{Input, Plan, Strides, frames_needed};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Result, Tensor, bail};
+use std::ops::Range;
 
-/// For each item of a plan without targets, the log-likelihood of each of its candidates, whose labels have been
-/// checked; +0 and −∞ are exact. `None` if the tensor is on the CPU, or if a score is NaN: a NaN in an entry that one
-/// candidate uses spoils the others here.
+/// For each item of a plan without targets, the log-likelihood of each of its candidates, whose labels have been checked.
+/// `None` if the tensor is on the CPU; and for an item of which a score is NaN, since here a NaN in an entry that one
+/// candidate uses spoils the others.
 pub(crate) fn scores(
     plan: &Plan,
     log_probs: &Tensor,
     lists: &[Vec<&[u32]>],
-) -> Result<Option<Vec<Vec<f64>>>> {
+) -> Result<Option<Vec<Option<Vec<f64>>>>> {
     let dtype = log_probs.dtype();
     let scores: Option<Result<Vec<Vec<f64>>>> = on_gpu!(log_probs, |backend, storage, layout| {
         scores_on(
@@ -27,8 +28,12 @@ pub(crate) fn scores(
             lists,
         )
     });
+    let sound = |scores: Vec<f64>| match scores.iter().any(|score| score.is_nan()) {
+        true => None,
+        false => Some(scores),
+    };
     let scores = scores.transpose()?;
-    Ok(scores.filter(|scores| scores.iter().flatten().all(|score| !score.is_nan())))
+    Ok(scores.map(|items| items.into_iter().map(sound).collect()))
 }
 
 fn scores_on<B: Backend>(
@@ -39,61 +44,63 @@ fn scores_on<B: Backend>(
     strides: Strides,
     lists: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<f64>>> {
-    // All is queued before the first result is waited for.
-    let mut queued = Vec::with_capacity(lists.len());
-    for (n, list) in lists.iter().enumerate() {
-        let frames = plan.input_lengths[n];
-        queued.push(if frames == 0 || list.is_empty() {
-            None
-        } else {
-            let strides = Strides {
-                offset: strides.offset + n * strides.item,
-                ..strides
-            };
-            let utterance = Input {
-                frames,
-                batch: 1,
-                ..plan.input
-            };
-            Some(queue(backend, &utterance, input, dtype, strides, list)?)
-        });
-    }
-    let items = queued.into_iter().zip(lists);
-    items
-        .map(|(queued, list)| match queued {
-            Some(parts) => read(backend, &parts),
-            // No frames: only the empty transcript has a path.
-            None => Ok(list
+    check_sizes(plan.input.frames, plan.input.classes)?;
+    let mut numbering = Numbering::default();
+    let classes: Vec<Classes> = lists
+        .iter()
+        .map(|list| numbering.classes(&list.concat()))
+        .collect();
+    // Bytes of emissions, if all utterances had as many frames and classes as the largest.
+    let entries = classes.iter().map(|one| one.distinct.len() + 1).max();
+    let bytes = product(&[plan.input.frames, entries.unwrap_or(1), 16])?;
+    let together = (MOST_BYTES / bytes.max(1)).clamp(1, lists.len().max(1));
+    let mut scores = Vec::with_capacity(lists.len());
+    for first in (0..lists.len()).step_by(together) {
+        let items = first..lists.len().min(first + together);
+        let tables = Tables::new(
+            plan,
+            items.clone(),
+            &lists[items.clone()],
+            &classes[items.clone()],
+        )?;
+        let strides = Strides {
+            offset: strides.offset + first * strides.item,
+            ..strides
+        };
+        let mut found = match tables.candidates {
+            0 => Vec::new(),
+            _ => launch(backend, plan, &tables, input, dtype, strides)?,
+        }
+        .into_iter();
+        scores.extend(
+            lists[items]
                 .iter()
-                .map(|candidate| match candidate.is_empty() {
-                    true => 0.0,
-                    false => f64::NEG_INFINITY,
-                })
-                .collect()),
-        })
-        .collect()
+                .map(|list| found.by_ref().take(list.len()).collect::<Vec<_>>()),
+        );
+    }
+    Ok(scores)
 }
 
-/// The two parts of each score, on the device.
-type Parts<B> = [<B as Backend>::Storage; 2];
-
-fn queue<B: Backend>(
+/// The scores of all candidates, one after the other.
+fn launch<B: Backend>(
     backend: &B,
-    utterance: &Input,
+    plan: &Plan,
+    tables: &Tables,
     input: &B::Storage,
     dtype: DType,
     strides: Strides,
-    list: &[&[u32]],
-) -> Result<Parts<B>> {
-    check_sizes(utterance.frames, utterance.classes)?;
-    let tables = CandidateTables::new(utterance.frames, list)?;
-    let entries = tables.used + 1;
-    let of_rows = Sizes::new(utterance, 0, entries).reading(strides);
-    let candidates = Input {
-        batch: list.len(),
-        ..*utterance
+) -> Result<Vec<f64>> {
+    let utterances = Input {
+        frames: tables.frames,
+        batch: tables.utterances,
+        ..plan.input
     };
-    let of_candidates = Sizes::new(&candidates, tables.labels, entries).of_candidates();
+    let candidates = Input {
+        batch: tables.candidates,
+        ..utterances
+    };
+    let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1).reading(strides);
+    let of_candidates = Sizes::new(&candidates, tables.labels, tables.classes + 1).of_candidates();
     let real = real(dtype);
     let word = match real {
         DType::F64 => DType::I64,
@@ -103,7 +110,7 @@ fn queue<B: Backend>(
         launch::lattice(&of_candidates, real, backend.shared_bytes(), |kernel| {
             backend.max_threads(kernel)
         })?;
-    let rows = utterance.frames;
+    let rows = product(&[tables.utterances, tables.frames.max(1)])?;
     let stats_of = if of_rows.is_logits() { rows } else { 1 };
     let edges_of = if spilled > 0 { spilled / 8 } else { 1 };
     let [
@@ -117,27 +124,29 @@ fn queue<B: Backend>(
     ] = backend.memory([
         Content::Words(&tables.of_rows),
         Content::Words(&tables.of_candidates),
-        Content::Room(product(&[rows, entries, 2])?, word),
+        Content::Room(product(&[rows, tables.classes + 1, 2])?, word),
         Content::Room(product(&[rows, 3])?, real),
         Content::Room(product(&[stats_of, 2])?, real),
         Content::Room(1, word),
-        Content::Room(product(&[list.len(), edges_of])?, DType::I64),
+        Content::Room(product(&[tables.candidates, edges_of])?, DType::I64),
     ])?;
-    let (gather, wide) = launch::gather(dtype, &of_rows, entries);
-    let mut arguments = [
-        Arg::Sizes(of_rows),
-        Arg::In(input),
-        Arg::From(&row_table),
-        Arg::To(&mut emissions),
-        Arg::To(&mut records),
-        Arg::To(&mut stats),
-        Arg::U32(wide.unwrap_or_default().into()),
-    ];
-    let count = arguments.len() - usize::from(wide.is_none());
-    // SAFETY: the arguments are those of the kernel, for one item; the buffers have an element for each row and entry.
-    unsafe { backend.launch(&gather, &mut arguments[..count])? };
-    let mut high = backend.allocate(list.len(), real)?;
-    let mut low = backend.allocate(list.len(), real)?;
+    if tables.frames > 0 {
+        let (gather, wide) = launch::gather(dtype, &of_rows, tables.classes + 1);
+        let mut arguments = [
+            Arg::Sizes(of_rows),
+            Arg::In(input),
+            Arg::From(&row_table),
+            Arg::To(&mut emissions),
+            Arg::To(&mut records),
+            Arg::To(&mut stats),
+            Arg::U32(wide.unwrap_or_default().into()),
+        ];
+        let count = arguments.len() - usize::from(wide.is_none());
+        // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and entry.
+        unsafe { backend.launch(&gather, &mut arguments[..count])? };
+    }
+    let mut high = backend.allocate(tables.candidates, real)?;
+    let mut low = backend.allocate(tables.candidates, real)?;
     let mut arguments = [
         Arg::Sizes(of_candidates),
         Arg::From(&lattice_table),
@@ -149,19 +158,15 @@ fn queue<B: Backend>(
         Arg::To(&mut edges),
     ];
     let count = arguments.len() - usize::from(spilled == 0);
-    // SAFETY: the arguments are those of the kernel. Candidates share the rows of one item and keep no states, and
-    // `edges` has the size that `launch::lattice` requires.
+    // SAFETY: the arguments are those of the kernel. Each candidate has the rows of its utterance and keeps no states,
+    // and `edges` has the size that `launch::lattice` requires.
     unsafe { backend.launch(&lattice, &mut arguments[..count])? };
-    Ok([high, low])
-}
-
-fn read<B: Backend>(backend: &B, parts: &Parts<B>) -> Result<Vec<f64>> {
     let part = |storage| match backend.read(storage)? {
         CpuStorage::F32(values) => Ok(values.into_iter().map(f64::from).collect::<Vec<f64>>()),
         CpuStorage::F64(values) => Ok(values),
-        other => bail!("ctc: scores of dtype {:?}", other.dtype()),
+        other => bail!("score_transcripts: scores of dtype {:?}", other.dtype()),
     };
-    let (high, low) = (part(&parts[0])?, part(&parts[1])?);
+    let (high, low) = (part(&high)?, part(&low)?);
     Ok(high
         .iter()
         .zip(&low)
@@ -169,75 +174,149 @@ fn read<B: Backend>(backend: &B, parts: &Parts<B>) -> Result<Vec<f64>> {
         .collect())
 }
 
-/// The words of the kernels' tables, which `kernels/common.h` defines: of the rows, and of the candidates.
+/// The words of the kernels' tables, which `kernels/common.h` defines, for some utterances and for their candidates.
 #[derive(Debug, PartialEq)]
-struct CandidateTables {
+struct Tables {
     of_rows: Vec<u32>,
     of_candidates: Vec<u32>,
-    /// S: the length of the longest candidate.
+    utterances: usize,
+    candidates: usize,
+    /// T: frames of the longest utterance.
+    frames: usize,
+    /// S: labels of the longest candidate that fits into its frames, at least 1.
     labels: usize,
-    /// How many classes the candidates use together.
-    used: usize,
+    /// The most classes that the candidates of an utterance use together.
+    classes: usize,
 }
 
-impl CandidateTables {
+impl Tables {
     /// Fails if memory runs out.
-    fn new(frames: usize, list: &[&[u32]]) -> Result<Self> {
-        let (count, labels) = (
-            list.len(),
-            list.iter().map(|one| one.len()).max().unwrap_or(0),
-        );
-        let what = "ctc: the tables of the candidates";
-        let mut all = room_for::<u32>(what, &[list.iter().map(|one| one.len()).sum()])?;
-        list.iter().for_each(|one| all.extend_from_slice(one));
-        let classes = Classes::new(&all);
-        let used = classes.distinct.len();
-        // Lengths have been checked to be below 2^31. The second and the fourth number are not read.
-        let mut of_rows = vec![frames as u32, 0, used as u32, 0];
-        of_rows.extend_from_slice(&classes.distinct);
-        // Four numbers, the classes (not read here), and the place of each label's class.
-        let shape = [count, labels.saturating_mul(2).saturating_add(4)];
-        let mut words = room_for(what, &shape)?;
-        words.resize(shape.iter().product(), 0);
-        let mut places = classes.place.as_slice();
-        for (k, one) in list.iter().enumerate() {
-            words[k] = frames as u32;
-            words[count + k] = one.len() as u32;
-            words[2 * count + k] = used as u32;
-            words[3 * count + k] = frames_needed(one) as u32;
-            let (its, rest) = places.split_at(one.len());
-            let start = 4 * count + (count + k) * labels;
-            words[start..start + one.len()].copy_from_slice(its);
-            places = rest;
+    fn new(
+        plan: &Plan,
+        items: Range<usize>,
+        lists: &[Vec<&[u32]>],
+        classes: &[Classes],
+    ) -> Result<Self> {
+        let frames_of = |n: usize| plan.input_lengths[items.start + n];
+        let fits = |n: usize, one: &[u32]| frames_needed(one) <= frames_of(n);
+        let (utterances, candidates) = (lists.len(), lists.iter().map(Vec::len).sum());
+        let frames = (0..utterances).map(frames_of).max().unwrap_or(0);
+        let most = classes
+            .iter()
+            .map(|one| one.distinct.len())
+            .max()
+            .unwrap_or(0);
+        let fitting = lists.iter().enumerate().flat_map(|(n, list)| {
+            list.iter()
+                .filter(move |one| fits(n, one))
+                .map(|one| one.len())
+        });
+        let labels = fitting.max().unwrap_or(0).max(1);
+        let what = "score_transcripts: the tables of the candidates";
+
+        // Of the rows: four numbers, of which the second and the fourth are not read, and the classes.
+        let mut of_rows = zeros(what, &[utterances, most + 4])?;
+        for (n, one) in classes.iter().enumerate() {
+            // Lengths have been checked to be below 2^31.
+            of_rows[n] = frames_of(n) as u32;
+            of_rows[2 * utterances + n] = one.distinct.len() as u32;
+            let start = 4 * utterances + n * most;
+            of_rows[start..][..one.distinct.len()].copy_from_slice(&one.distinct);
+        }
+
+        // Of the candidates: four numbers, the utterance in the place of the classes, and the place of each label's class.
+        let mut words = zeros(
+            what,
+            &[candidates, labels.saturating_mul(2).saturating_add(4)],
+        )?;
+        let mut k = 0;
+        for (n, (list, classes)) in lists.iter().zip(classes).enumerate() {
+            let mut places = classes.place.as_slice();
+            for one in list {
+                let (its, rest) = places.split_at(one.len());
+                places = rest;
+                words[k] = frames_of(n) as u32;
+                words[2 * candidates + k] = classes.distinct.len() as u32;
+                words[4 * candidates + k * labels] = n as u32;
+                if fits(n, one) {
+                    words[candidates + k] = one.len() as u32;
+                    words[3 * candidates + k] = frames_needed(one) as u32;
+                    let start = 4 * candidates + (candidates + k) * labels;
+                    words[start..][..one.len()].copy_from_slice(its);
+                } else {
+                    // More than there are; which labels it has does not matter.
+                    words[candidates + k] = 1;
+                    words[3 * candidates + k] = frames_of(n) as u32 + 1;
+                }
+                k += 1;
+            }
         }
         Ok(Self {
             of_rows,
             of_candidates: words,
+            utterances,
+            candidates,
+            frames,
             labels,
-            used,
+            classes: most,
         })
     }
+}
+
+fn zeros(what: &str, shape: &[usize]) -> Result<Vec<u32>> {
+    let mut words = room_for(what, shape)?;
+    words.resize(shape.iter().product(), 0);
+    Ok(words)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::InputLayout;
+    use crate::problem::plan::InputKind;
 
     #[test]
     fn candidates_share_the_numbers_of_their_classes() {
-        let tables = CandidateTables::new(9, &[&[7, 3, 7], &[], &[5, 5]]).unwrap();
-        assert_eq!((tables.labels, tables.used), (3, 3));
-        assert_eq!(tables.of_rows, [9, 0, 3, 0, 7, 3, 5]);
+        let plan = Plan {
+            input: Input {
+                frames: 9,
+                batch: 3,
+                classes: 8,
+                blank: 0,
+                layout: Some(InputLayout::TimeMajor),
+                kind: InputKind::LogProbs,
+            },
+            input_lengths: vec![8, 9, 2],
+            labels: Vec::new(),
+            label_offsets: Vec::new(),
+        };
+        let lists: [Vec<&[u32]>; 2] = [vec![&[7, 3, 7], &[]], vec![&[5, 5], &[4]]];
+        let classes = [Classes::new(&[7, 3, 7]), Classes::new(&[5, 5, 4])];
+        let tables = Tables::new(&plan, 1..3, &lists, &classes).unwrap();
+        assert_eq!((tables.utterances, tables.candidates), (2, 4));
+        assert_eq!((tables.frames, tables.labels, tables.classes), (9, 3, 2));
+        #[rustfmt::skip]
+        assert_eq!(
+            tables.of_rows,
+            [
+                9, 2, // input lengths
+                0, 0, // not read
+                2, 2, // classes used
+                0, 0, // not read
+                7, 3, /**/ 5, 4, // classes
+            ]
+        );
+        // The third candidate needs three frames, and there are two.
         #[rustfmt::skip]
         assert_eq!(
             tables.of_candidates,
             [
-                9, 9, 9, // input lengths
-                3, 0, 2, // labels
-                3, 3, 3, // classes used
-                3, 0, 3, // frames needed
-                0, 0, 0, /**/ 0, 0, 0, /**/ 0, 0, 0, // classes, not read
-                0, 1, 0, /**/ 0, 0, 0, /**/ 2, 2, 0, // places
+                9, 9, 2, 2, // input lengths
+                3, 0, 1, 1, // labels
+                2, 2, 2, 2, // classes used
+                3, 0, 3, 1, // frames needed
+                0, 0, 0, /**/ 0, 0, 0, /**/ 1, 0, 0, /**/ 1, 0, 0, // utterances
+                0, 1, 0, /**/ 0, 0, 0, /**/ 0, 0, 0, /**/ 1, 0, 0, // places
             ]
         );
     }

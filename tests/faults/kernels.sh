@@ -97,7 +97,7 @@ both "NaN in a short row is passed over" $G 's/s.others = top != top ? top : M(0
 both "the frames' scales are not added" $L 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
 # candidates
-both "candidates have emissions of their own" $L 's/p.flags & CTC_CANDIDATES ? 0 : n \* p.frames/n * p.frames/' "out of bounds|$WRONG"
+both "candidates have emissions of their own" $L 's/first = (p.flags & CTC_CANDIDATES ? (i64)tables\[CTC_DISTINCT(p, n)\] : n)/first = n/' "out of bounds|$WRONG"
 both "the second part of a score is lost" $L 's/plain ? log_p.low : M(0)/M(0)/' "$WRONG"
 both "an impossible candidate has its loss for a score" $L 's/plain ? log_p.high : M(0) - loss/plain ? log_p.high : loss/' "$WRONG"
 # best paths
@@ -110,9 +110,9 @@ only cuda "no barrier between two frames" $B 's/      parity ^= 1u;\n      ctc_b
 only cuda "no barrier before notes are followed" $B 's/tile\[k\] = notes\[[^;]*;\n    }\n    ctc_barrier();/tile[k] = notes[(t - first) * window + i - base];\n    }/' "$RACE"
 only cuda "the states of another segment are kept" $B 's/kept\[(i64)(a - 1) \* 2 \* width + i\] : i == 0/kept[(i64)a * 2 * width + i] : i == 0/' "$WRONG|out of bounds|$RACE"
 only cuda "states of a later segment stay behind" $B 's/        rows\[2 \* width + i\] = none;\n//' "$WRONG|$RACE"
-only cuda "a segment ends anywhere" $B 's/goal.first = goal.last = path\[0\];/goal.first = ctc_max(path[0] - 1, 0);/' "$WRONG|out of bounds"
+only cuda "a segment's path ends a frame early" $B 's/goal.frames = first;/goal.frames = first - 1;/' "$WRONG|$RACE|out of bounds"
 only cuda "the path's lowest pair is one too high" $B 's/ctc_max(goal.first - (goal.frames - 1 - t), 0)/ctc_max(goal.first - (goal.frames - 1 - t) + 1, 0)/' "$WRONG|$RACE|out of bounds"
-only cuda "NaN is passed over on the best path" $B 's/undefined = undefined || !(y < infinity)/undefined = undefined || y > infinity/g' "$WRONG"
+only cuda "NaN is passed over on the best path" $B 's/ || !(y < infinity);/;/' "$WRONG"
 only cuda "an item's offset is lost on the best path" $B 's/input + p.x_offset + n \* p.x_item/input + n * p.x_item/' "$WRONG"
 only cuda "all items have one place for their states" $B 's/rows + n \* 4 \* width, kept/rows, kept/' "$RACE|$WRONG"
 only cuda "a label's score is the blank's" $B 's/uint c = state % 2u == 0u ? it.blank : it.target\[state \/ 2u\]/uint c = it.blank/' "$WRONG"

@@ -413,7 +413,7 @@ fn score_options(entry: Entry) -> ScoreOptions {
 }
 
 /// The same for best paths.
-fn align_options() -> AlignOptions {
+fn align_options() -> AlignOptions<'static> {
     AlignOptions {
         normalised: false,
         ..Default::default()

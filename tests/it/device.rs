@@ -3,7 +3,7 @@
 //! Where the kernels are simulated, every tensor is on the CPU and takes their way. There the CPU's own alignment is had by
 //! naming a star that no target has: wildcards are the CPU's alone.
 
-use crate::common::oracle::recursion;
+use crate::common::oracle::{recursion, repeats};
 use crate::common::{Rng, gpus, holds, tensors, tolerance};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
@@ -61,9 +61,15 @@ impl Batch {
         let mut frames = vec![steps];
         let mut targets = vec![rng.target(most, classes, 1, 0.3)];
         while targets.len() < items {
-            frames.push(rng.below(steps + 1));
             let length = rng.below(most + 1);
-            targets.push(rng.target(length, classes, 1, 0.3));
+            let target = rng.target(length, classes, 1, 0.3);
+            // The second item fits into its frames.
+            let least = match frames.len() {
+                1 => (length + repeats(&target)).min(steps),
+                _ => 0,
+            };
+            frames.push(least + rng.below(steps + 1 - least));
+            targets.push(target);
         }
         Self {
             frames,
@@ -231,13 +237,18 @@ fn long_alignments_have_the_cpus_bits() {
             (4100, 40),
             (1300, 600),
             (2060, 1600),
+            (2900, 2100),
         ] {
             let batch = Batch::new(&mut rng, 2, steps, 7, most);
-            for scale in [0.0, 3.0] {
-                let values = log_probs(&mut rng, 2 * steps, 7, scale, dtype);
+            // With entries above 0, sums over more frames are larger: a state that stays behind would win.
+            for (scale, more) in [(0.0, 0.0), (3.0, 0.0), (3.0, 4.0)] {
+                let mut values = log_probs(&mut rng, 2 * steps, 7, scale, dtype);
+                values.iter_mut().for_each(|value| *value += more);
+                let values = tensors::rounded(&values, dtype);
                 let input = tensors::floats(&values, &[steps, 2, 7], dtype, &device);
                 let opts = AlignOptions {
                     blank: 1,
+                    normalised: more == 0.0,
                     ..Default::default()
                 };
                 assert!(batch.check(&input, opts) > 0);
@@ -274,6 +285,8 @@ fn items_without_a_path_and_entries_without_a_value_are_as_on_the_cpu() {
         // An item that does not fit, beside one that does.
         let got = forced_align_batch(&floats(&values), &targets, [2, 2], [2, 2], opts).unwrap();
         assert!(got[0].is_some() && got[1].is_none());
+        // Both items have a path, so that only the bad entry sends them to the host.
+        let values = vec![-1.0; 2 * 6 * 3];
         for bad in [f64::NAN, f64::INFINITY] {
             for logits in [false, true] {
                 let input = if logits {
@@ -282,14 +295,21 @@ fn items_without_a_path_and_entries_without_a_value_are_as_on_the_cpu() {
                     InputKind::LogProbs
                 };
                 let opts = AlignOptions { input, ..opts };
+                // In the middle, and where no path can be.
+                for (frame, class) in [(5, 1), (0, 2), (4, 2)] {
+                    let mut values = values.clone();
+                    values[3 * frame + class] = bad;
+                    let error =
+                        forced_align_batch(&floats(&values), &targets, [6, 6], [2, 2], opts);
+                    let error = error.unwrap_err().to_string();
+                    let place = format!("frame {frame}, class {class}");
+                    assert!(
+                        error.contains("item 0") && error.contains(&place),
+                        "{error}"
+                    );
+                }
                 let mut values = values.clone();
                 values[3 * 4 + 2] = bad;
-                let error = forced_align_batch(&floats(&values), &targets, [6, 6], [2, 2], opts);
-                let error = error.unwrap_err().to_string();
-                assert!(
-                    error.contains("item 0") && error.contains("frame 4, class 2"),
-                    "{error}"
-                );
                 // Behind the item's length it is not read.
                 let got = forced_align_batch(&floats(&values), &targets, [4, 6], [2, 2], opts);
                 assert!(got.unwrap()[0].is_some());
@@ -438,5 +458,78 @@ fn a_candidate_is_not_spoilt_by_anothers_entries() {
         let ranked = rank_transcripts(&input, &candidates, opts).unwrap();
         assert_eq!(ranked[0].index, 2);
         assert_eq!(ranked[3].index, 3);
+    }
+}
+
+/// Offsets that rows of logits have in common cost a path no digits.
+#[test]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
+fn offsets_of_logits_change_no_path() {
+    for device in gpus() {
+        let opts = AlignOptions {
+            input: InputKind::Logits,
+            ..Default::default()
+        };
+        let rows = [1e20, 1e20, 0.0, 5.0, 5.0, 0.0];
+        let input = tensors::floats(&rows, &[3, 2], DType::F32, &device);
+        assert_eq!(forced_align(&input, &[1], opts).unwrap().labels, [1, 1, 0]);
+        if !holds(&device, DType::F64) {
+            continue;
+        }
+        let mut rng = Rng::new(75);
+        let plain = rng.values(200 * 5, 3.0);
+        let offset: Vec<f64> = (0..plain.len())
+            .map(|i| plain[i] + if i / 5 % 2 == 0 { 1e9 } else { -1e9 })
+            .collect();
+        let read = |values: &[f64]| {
+            let input = tensors::floats(values, &[200, 5], DType::F64, &device);
+            let alignment = forced_align(&input, &[1, 2, 3, 3, 4, 1, 2], opts).unwrap();
+            (alignment.labels, alignment.score)
+        };
+        let (plain, offset) = (read(&plain), read(&offset));
+        assert_eq!(plain.0, offset.0);
+        assert!(
+            (plain.1 - offset.1).abs() < 1e-3,
+            "{} {}",
+            plain.1,
+            offset.1
+        );
+    }
+}
+
+/// Candidates that no memory would hold the lattice of are impossible where they do not fit, and change nothing for others.
+#[test]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
+fn long_candidates_and_spoilt_lists_leave_the_others_alone() {
+    for device in gpus() {
+        let opts = ScoreOptions {
+            normalised: false,
+            ..ScoreOptions::batch_major()
+        };
+        let mut values = vec![-1.0; 3 * 4 * 3];
+        // Label 2 of the second utterance.
+        values[12 + 2] = f64::NAN;
+        let input = tensors::floats(&values, &[3, 4, 3], DType::F32, &device);
+        let long: Vec<u32> = (0..100_000).map(|i| 1 + i % 2).collect();
+        let lists = [
+            vec![vec![1u32], long, vec![]],
+            vec![vec![1], vec![1, 2], vec![]],
+            vec![vec![2]],
+        ];
+        let got = score_transcripts_batch(&input, [4, 4, 0], &lists, opts).unwrap();
+        let one = 10f64.ln() - 4.0;
+        assert!(
+            (got[0][0] - one).abs() < 1e-6 && (got[1][0] - one).abs() < 1e-6,
+            "{got:?}"
+        );
+        assert_eq!(got[0][1..], [f64::NEG_INFINITY, -4.0]);
+        assert!(got[1][1].is_nan() && got[1][2] == -4.0);
+        assert_eq!(got[2], [f64::NEG_INFINITY]);
     }
 }

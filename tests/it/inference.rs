@@ -55,7 +55,7 @@ impl Common {
         }
     }
 
-    fn align(self) -> AlignOptions {
+    fn align(self) -> AlignOptions<'static> {
         AlignOptions {
             input: self.input,
             normalised: self.normalised,
