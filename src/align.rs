@@ -148,7 +148,7 @@ impl AsRef<[u32]> for Alignment {
 /// a part of the transcript, as a transcript may be a part of the recording with [`AlignOptions::outside`]. Both may be
 /// set: then the two overlap. The best path is the best of all targets that remain when such labels are left out; of equal
 /// ones it leaves out least. Rows are then computed whole, by one thread for each item: 180000 frames with 15000 labels
-/// and free ends took 15 s and 71 MB. A label that was left out has an empty span.
+/// and free ends took 15 s and 52 MB. A label that was left out has an empty span.
 ///
 /// # Memory
 ///
