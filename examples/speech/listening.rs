@@ -46,6 +46,17 @@ pub fn greedy_errors(
         .sum()
 }
 
+/// The part of all frames whose most probable class is the blank.
+pub fn share_of_blanks(emissions: &[Tensor], blank: u32) -> Result<f64> {
+    let (mut blanks, mut frames) = (0, 0);
+    for log_probs in emissions {
+        let best = log_probs.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        blanks += best.iter().filter(|&&class| class == blank).count();
+        frames += best.len();
+    }
+    Ok(blanks as f64 / frames as f64)
+}
+
 /// The best texts of each utterance, best first.
 pub fn search(emissions: &[Tensor]) -> Result<Vec<Vec<Hypothesis>>> {
     let options = BeamOptions {

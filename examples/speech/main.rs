@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use candle_ctc::BeamOptions;
+use candle_ctc::beam_search;
 use candle_ctc::text::{ErrorRate, Vocabulary};
 use candle_nn::{VarBuilder, VarMap};
 use clap::Parser;
@@ -38,12 +38,12 @@ struct Args {
     #[arg(long, default_value = "target/speech")]
     out: PathBuf,
 
-    /// Number of training steps [default: 1000, or 120 with --smoke]
+    /// Number of training steps [default: 3000, or 120 with --smoke]
     #[arg(long)]
     steps: Option<usize>,
 
     /// Sentences per training step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 8)]
     batch_size: usize,
 
     /// Highest learning rate
@@ -104,7 +104,7 @@ fn main() -> Result<()> {
             .with_context(|| format!("cannot load the weights {}", path.display()))?,
     }
     let parameters: usize = weights.all_vars().iter().map(|v| v.elem_count()).sum();
-    let steps = args.steps.unwrap_or(if args.smoke { 120 } else { 1000 });
+    let steps = args.steps.unwrap_or(if args.smoke { 120 } else { 3000 });
     println!(
         "{parameters} weights; {steps} steps of {} sentences",
         args.batch_size
@@ -114,7 +114,7 @@ fn main() -> Result<()> {
         batch_size: args.batch_size,
         learning_rate: args.learning_rate,
         seed: args.seed,
-        report_every: if args.smoke { 40 } else { 100 },
+        report_every: if args.smoke { 40 } else { 200 },
     };
     let trained = training::train(
         &model,
@@ -126,9 +126,10 @@ fn main() -> Result<()> {
             let emissions = listening::emissions(&model, watched)?;
             let errors = listening::greedy_errors(watched, &emissions, &vocabulary)?;
             println!(
-                "step {step:5}  {:4.0} s  loss {loss:6.3}  held-out word error rate {:6.2} %",
+                "step {step:5}  {:4.0} s  loss {loss:6.3}  held-out: word error rate {:6.2} %, blanks {:4.1} % of frames",
                 started.elapsed().as_secs_f64(),
                 100.0 * errors.rate(),
+                100.0 * listening::share_of_blanks(&emissions, vocabulary.blank() as u32)?,
             );
             Ok(())
         },
@@ -288,9 +289,7 @@ fn show_sentence(
     }
 
     println!("\n  as a stream: what is certain | what may change");
-    let options = BeamOptions::default();
-    let classes = vocabulary.class_count();
-    let streamed = streaming::stream(model, &utterance.features, classes, options, vocabulary)?;
+    let streamed = streaming::stream(model, &utterance.features, vocabulary)?;
     for step in &streamed.steps {
         println!(
             "  {:4.1} s  {} | {}",
@@ -302,7 +301,7 @@ fn show_sentence(
 
     // For the program `ctc`.
     emissions[0].write_npy(out.join("emissions.npy"))?;
-    let tokens: Vec<Option<&str>> = (0..classes as u32)
+    let tokens: Vec<Option<&str>> = (0..vocabulary.class_count() as u32)
         .map(|class| vocabulary.token(class))
         .collect();
     std::fs::write(out.join("vocab.json"), serde_json::to_string(&tokens)?)?;
@@ -325,16 +324,14 @@ struct Streams {
 }
 
 fn compare_streams(model: &Model, part: &[Utterance], vocabulary: &Vocabulary) -> Result<Streams> {
-    let options = BeamOptions::default();
     let mut streams = Streams {
         same: 0,
         difference: 0.0,
     };
     let emissions = listening::emissions(model, part)?;
     for (utterance, log_probs) in part.iter().zip(&emissions) {
-        let classes = vocabulary.class_count();
-        let streamed = streaming::stream(model, &utterance.features, classes, options, vocabulary)?;
-        let whole = candle_ctc::beam_search(log_probs, options)?.remove(0);
+        let streamed = streaming::stream(model, &utterance.features, vocabulary)?;
+        let whole = beam_search(log_probs, streaming::options())?.remove(0);
         streams.same += usize::from(streamed.best.tokens == whole.tokens);
         let difference = (streamed.log_probs - log_probs)?.abs()?;
         let difference = f64::from(difference.flatten_all()?.max(0)?.to_scalar::<f32>()?);

@@ -13,6 +13,15 @@ use crate::model::{CONTEXT, Model, STRIDE};
 /// Frames of the output in a chunk.
 pub const CHUNK: usize = 20;
 
+/// The options of the search. Text is certain when all of the beam agrees on it, so a beam that drops what is
+/// unlikely, here e^4 times less likely than the best, is certain sooner.
+pub fn options() -> BeamOptions<'static> {
+    BeamOptions {
+        beam_threshold: 4.0,
+        ..Default::default()
+    }
+}
+
 /// What was known after a chunk.
 pub struct Step {
     /// Frames of the output so far.
@@ -32,15 +41,9 @@ pub struct Streamed {
 
 /// Decodes features that arrive in chunks. The model is run on each chunk with [`CONTEXT`] frames on either side, so
 /// the text lags behind the sound by that much.
-pub fn stream(
-    model: &Model,
-    features: &[f32],
-    classes: usize,
-    options: BeamOptions,
-    vocabulary: &Vocabulary,
-) -> Result<Streamed> {
+pub fn stream(model: &Model, features: &[f32], vocabulary: &Vocabulary) -> Result<Streamed> {
     let frames = Model::output_frames(&[features.len() / BANDS])?[0];
-    let mut search = BeamSearch::new(classes, options)?;
+    let mut search = BeamSearch::new(vocabulary.class_count(), options())?;
     let (mut steps, mut emissions) = (Vec::new(), Vec::new());
     for start in (0..frames).step_by(CHUNK) {
         let end = (start + CHUNK).min(frames);
