@@ -178,11 +178,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The utterances with changes that a model should not mind, see [`disturb`].
-    pub fn disturbed(utterances: &[&Utterance], rng: &mut impl Rng) -> Result<Self> {
+    /// The utterances, with changes that a model should not mind if `disturbed`: see [`disturb`].
+    pub fn new(utterances: &[&Utterance], disturbed: bool, rng: &mut impl Rng) -> Result<Self> {
         let disturbed: Vec<Vec<f32>> = utterances
             .iter()
-            .map(|utterance| disturb(&utterance.features, rng))
+            .map(|utterance| match disturbed {
+                true => disturb(&utterance.features, rng),
+                false => utterance.features.clone(),
+            })
             .collect();
         let items: Vec<&[f32]> = disturbed.iter().map(Vec::as_slice).collect();
         let labels: Vec<&[u32]> = utterances.iter().map(|u| u.labels.as_slice()).collect();

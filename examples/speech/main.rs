@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, default_value = "target/speech")]
     out: PathBuf,
 
-    /// Number of training steps [default: 3000, or 120 with --smoke]
+    /// Number of training steps [default: 3000, or 100 with --smoke]
     #[arg(long)]
     steps: Option<usize>,
 
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         .with_context(|| format!("cannot create the folder {}", args.out.display()))?;
     let started = Instant::now();
     let vocabulary = corpus::vocabulary()?;
-    let limit = if args.smoke { 4 } else { usize::MAX };
+    let limit = if args.smoke { 2 } else { usize::MAX };
     let corpus = Corpus::load(&args.corpus, &vocabulary, limit)?;
     for (name, part) in [("seen", &corpus.seen), ("unseen", &corpus.unseen)] {
         let repeated = listening::texts_in(&corpus.train, part);
@@ -104,7 +104,7 @@ fn main() -> Result<()> {
             .with_context(|| format!("cannot load the weights {}", path.display()))?,
     }
     let parameters: usize = weights.all_vars().iter().map(|v| v.elem_count()).sum();
-    let steps = args.steps.unwrap_or(if args.smoke { 120 } else { 3000 });
+    let steps = args.steps.unwrap_or(if args.smoke { 100 } else { 3000 });
     println!(
         "{parameters} weights; {steps} steps of {} sentences",
         args.batch_size
@@ -114,7 +114,8 @@ fn main() -> Result<()> {
         batch_size: args.batch_size,
         learning_rate: args.learning_rate,
         seed: args.seed,
-        report_every: if args.smoke { 40 } else { 200 },
+        disturbed: !args.smoke,
+        report_every: if args.smoke { 50 } else { 200 },
     };
     let trained = training::train(
         &model,
@@ -201,14 +202,18 @@ fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, out: &Path)
 
         let (starts, ends) = listening::boundary_distances(part, &emissions, vocabulary, frame)?;
         let milliseconds = |values: &[f64]| 1000.0 * median(values.to_vec());
-        let distance = |values: &[f64]| 1000.0 * median(values.iter().map(|x| x.abs()).collect());
+        let distance = |values: &[f64], by: f64| {
+            1000.0 * median(values.iter().map(|x| (x + by).abs()).collect())
+        };
         println!(
-            "  alignment: the median distance is {:.0} ms for starts and {:.0} ms for ends; the median of \
-             found less true is {:+.0} and {:+.0} ms",
-            distance(&starts),
-            distance(&ends),
+            "  alignment: starts are {:+.0} ms from the true ones, ends {:+.0} ms (median); the median distance is \
+             {:.0} and {:.0} ms, with words a frame longer on either side {:.0} and {:.0} ms",
             milliseconds(&starts),
-            milliseconds(&ends)
+            milliseconds(&ends),
+            distance(&starts, 0.0),
+            distance(&ends, 0.0),
+            distance(&starts, -frame),
+            distance(&ends, frame),
         );
         for ((utterance, log_probs), found) in part.iter().zip(&emissions).zip(&found) {
             for word in listening::heard(utterance, log_probs, &found[0], vocabulary, frame)? {
@@ -353,7 +358,7 @@ fn check(model: &Model, corpus: &Corpus, losses: &[f64], vocabulary: &Vocabulary
         100.0 * errors.rate()
     );
     ensure!(
-        errors.rate() < 0.5,
+        errors.rate() < 0.2,
         "the model has not learnt the sentences"
     );
     let alone = listening::emissions(model, &corpus.train[..1])?;
@@ -369,13 +374,6 @@ fn check(model: &Model, corpus: &Corpus, losses: &[f64], vocabulary: &Vocabulary
     ensure!(
         streams.same == corpus.train.len() && streams.difference < 1e-3,
         "a stream gives another text than the whole"
-    );
-    let frame = corpus.hop * model::STRIDE as f64;
-    let (starts, _) = listening::boundary_distances(&corpus.train, &emissions, vocabulary, frame)?;
-    let distance = median(starts.iter().map(|x| x.abs()).collect());
-    println!(
-        "alignment: words start {:.0} ms from their true start (median)",
-        1000.0 * distance
     );
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct TrainConfig {
     /// The learning rate at the end of the warm-up.
     pub learning_rate: f64,
     pub seed: u64,
+    /// Whether to change the features at random.
+    pub disturbed: bool,
     /// Steps between two reports.
     pub report_every: usize,
 }
@@ -133,7 +135,7 @@ pub fn train(
             .pop_front()
             .context("there is nothing to train with")?;
         let items: Vec<&Utterance> = batch.iter().map(|&index| &utterances[index]).collect();
-        let batch = Batch::disturbed(&items, &mut rng)?;
+        let batch = Batch::new(&items, config.disturbed, &mut rng)?;
         let output = model.forward(&batch.features)?;
         let loss_of = |logits: &Tensor| {
             criterion.forward_with_logits(
