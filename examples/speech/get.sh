@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$folder/debs"
 if ! [ -f "$folder/espeak/ready" ]; then
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || {
-        echo "get.sh: no apt-get and dpkg-deb here; espeak-ng comes from Debian or Ubuntu" >&2
+        echo "get.sh: no apt-get and dpkg-deb here; espeak-ng comes from Debian" >&2
         exit 3
     }
     download() { (cd "$folder/debs" && apt-get download -qq libespeak-ng1 espeak-ng-data libsonic0); }
