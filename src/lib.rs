@@ -171,3 +171,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../DESIGN.md")]
 struct Design;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/speech.md")]
+struct Speech;
