@@ -4,18 +4,40 @@
 mod program;
 
 use candle_core::{DType, Device, Tensor};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::Value;
 use std::path::Path;
 
-/// Runs a command line; the error is as the program prints it.
-fn run(args: &[&str]) -> Result<String, String> {
+/// What a command line printed, and how many of its files failed.
+struct Printed {
+    out: String,
+    err: String,
+    failed: usize,
+}
+
+/// Runs a command line. An error is what stops the whole program.
+fn try_all(args: &[&str]) -> Result<Printed, String> {
     let cli = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(args))
         .map_err(|error| error.to_string())?;
-    let mut out = Vec::new();
-    match program::run(&cli, &mut out) {
-        Ok(()) => Ok(String::from_utf8(out).unwrap()),
-        Err(error) => Err(format!("{error:#}")),
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut console = program::Console {
+        out: &mut out,
+        err: &mut err,
+        progress: false,
+    };
+    let failed = program::run(&cli, &mut console).map_err(|error| format!("{error:#}"))?;
+    Ok(Printed {
+        out: String::from_utf8(out).unwrap(),
+        err: String::from_utf8(err).unwrap(),
+        failed,
+    })
+}
+
+/// What a command line prints where all goes well, else its errors.
+fn run(args: &[&str]) -> Result<String, String> {
+    match try_all(args)? {
+        Printed { out, failed: 0, .. } => Ok(out),
+        Printed { err, .. } => Err(err),
     }
 }
 
@@ -95,8 +117,10 @@ fn scoring_ranks_the_right_text_first() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 5);
     assert!(lines[1].ends_with(TEXT), "{out}");
+    fails(&["score", &emissions, "--vocab", &vocab], &["<TEXTS>"]);
+    let none = demo.file("none.txt", "");
     fails(
-        &["score", &emissions, "--vocab", &vocab],
+        &["score", &emissions, "--vocab", &vocab, "--file", &none],
         &["no transcript"],
     );
 }
@@ -324,7 +348,7 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         &["the blank and the separator"],
     );
     with(&["--hop", "0"], &["--hop"]);
-    with(&["--beam", "0"], &["beam_width = 0"]);
+    with(&["--beam", "0"], &["--beam"]);
     with(
         &["--greedy", "--n-best", "2"],
         &["--greedy", "cannot be used with"],
@@ -338,4 +362,507 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         &["demo", "--out", &folder, "--text", "naïve"],
         &["a to z", "naïve"],
     );
+}
+
+/// The numbers behind `key`, in the order of a text.
+fn numbers(text: &str, key: &str) -> Vec<f64> {
+    let lines = text.lines().map(str::trim);
+    let values = lines.filter_map(|line| line.strip_prefix(key));
+    values.map(|value| value.parse().unwrap()).collect()
+}
+
+fn times(value: &Value) -> (f64, f64) {
+    let [start, end] = ["start", "end"].map(|edge| value[edge].as_f64().unwrap());
+    (start, end)
+}
+
+#[test]
+fn every_format_of_a_partial_transcript_has_the_times_of_the_whole_audio() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let [json, grid, srt, svg] = ["a.json", "a.TextGrid", "a.srt", "a.svg"].map(|n| demo.path(n));
+    let part = "quick brown";
+    let args = ["align", &emissions, "--vocab", &vocab, part, "--partial"];
+    let outputs = [
+        "--json",
+        &json,
+        "--textgrid",
+        &grid,
+        "--srt",
+        &srt,
+        "--svg",
+        &svg,
+    ];
+    assert_eq!(run(&[&args[..], &outputs].concat()).unwrap(), "");
+    let whole = run(&["align", &emissions, "--vocab", &vocab, TEXT]).unwrap();
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let value: Value = serde_json::from_str(&read(&json)).unwrap();
+    let duration = value["duration"].as_f64().unwrap();
+    let words: Vec<(f64, f64)> = value["words"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(times)
+        .collect();
+    // The emissions are sure of each letter, so that the words stand where they do in the whole transcript.
+    assert_eq!(
+        words,
+        [times(&whole["words"][1]), times(&whole["words"][2])]
+    );
+
+    // The tier of words: silence, quick, silence, brown, silence.
+    let grid = read(&grid);
+    let tier = grid.split("name = \"words\"").nth(1).unwrap();
+    let tier = tier.split("name = \"tokens\"").next().unwrap();
+    let texts: Vec<&str> = tier
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("text = "))
+        .collect();
+    assert_eq!(texts, ["\"\"", "\"quick\"", "\"\"", "\"brown\"", "\"\""]);
+    let (quick, brown) = (words[0], words[1]);
+    // The first number of each is that of the tier.
+    let starts = [0.0, 0.0, quick.0, quick.1, brown.0, brown.1];
+    assert_eq!(numbers(tier, "xmin = ")[..6], starts);
+    let ends = [duration, quick.0, quick.1, brown.0, brown.1, duration];
+    assert_eq!(numbers(tier, "xmax = ")[..6], ends);
+
+    let stamp = |seconds: f64| format!("00:00:{:06.3}", seconds).replace('.', ",");
+    let cue = format!("1\n{} --> {}\n{part}\n", stamp(quick.0), stamp(brown.1));
+    assert_eq!(read(&srt).trim_end(), cue.trim_end());
+
+    // The path in the picture is in a token's row in the frames of the token, and in a blank's else.
+    let svg = read(&svg);
+    let points = svg
+        .split("points=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let heights = points
+        .split(' ')
+        .map(|p| p.split_once(',').unwrap().1.parse::<f64>().unwrap());
+    let heights: Vec<f64> = heights.collect();
+    assert_eq!(heights.len(), (duration / 0.02).round() as usize);
+    let mut rows = heights.clone();
+    rows.dedup();
+    let tokens = value["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), part.len());
+    let row_height = heights[heights.len() - 1] - heights[0];
+    let row_height = row_height / (2 * tokens.len()) as f64;
+    for (frame, height) in heights.iter().enumerate() {
+        let row = ((height - heights[0]) / row_height).round() as usize;
+        let middle = (frame as f64 + 0.5) * 0.02;
+        let token = tokens.iter().position(|token| {
+            let (start, end) = times(token);
+            start < middle && middle < end
+        });
+        match token {
+            Some(token) => assert_eq!(row, 2 * token + 1, "frame {frame}"),
+            None => assert_eq!(row % 2, 0, "frame {frame}"),
+        }
+    }
+    let labels: Vec<&str> = svg.split("text-anchor=\"end\"").skip(1).collect();
+    let label = |text: &&str| {
+        text.split('>')
+            .nth(1)
+            .unwrap()
+            .trim()
+            .chars()
+            .next()
+            .unwrap()
+    };
+    let labels: String = labels.iter().map(label).collect();
+    assert_eq!(labels, part.replace(' ', "|"));
+}
+
+#[test]
+fn a_png_shows_the_heat_map_and_the_path() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let [png, svg] = ["a.png", "a.svg"].map(|name| demo.path(name));
+    let args = [
+        "align", &emissions, "--vocab", &vocab, TEXT, "--png", &png, "--svg", &svg,
+    ];
+    assert_eq!(run(&args).unwrap(), "");
+    let picture = image::open(&png).unwrap().to_rgb8();
+    // Two pixels for each unit of the SVG.
+    let svg = std::fs::read_to_string(svg).unwrap();
+    let attribute = |name: &str| -> u32 {
+        let value = svg.split(&format!(" {name}=\"")).nth(1).unwrap();
+        value.split('"').next().unwrap().parse().unwrap()
+    };
+    let (width, height) = picture.dimensions();
+    assert_eq!(
+        (width, height),
+        (2 * attribute("width"), 2 * attribute("height"))
+    );
+    let points = svg
+        .split("points=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let points: Vec<&str> = points.split(' ').collect();
+    // The ends of the line are within a pixel.
+    for point in &points[1..points.len() - 1] {
+        let (x, y) = point.split_once(',').unwrap();
+        let [x, y] = [x, y].map(|v| (2.0 * v.parse::<f64>().unwrap()) as u32);
+        assert_eq!(
+            picture.get_pixel(x, y).0,
+            [0xe4, 0x57, 0x2e],
+            "the path at {point}"
+        );
+    }
+    // Dark ink of the score and of the words, in the rows above the lattice.
+    let dark = |y: u32| (0..width).any(|x| picture.get_pixel(x, y).0 == [0x33; 3]);
+    assert!((20..44).any(dark) && (70..90).any(dark));
+    // The dark blue of probable tokens.
+    let blue = |pixel: &&image::Rgb<u8>| pixel.0[2].saturating_sub(pixel.0[0]) > 80;
+    assert!(picture.pixels().filter(blue).count() > 1000);
+}
+
+/// Two demos and a manifest of them, with a line for a file that is missing between them.
+fn two_demos() -> (Demo, Demo, String) {
+    let (one, two) = (Demo::new(TEXT), Demo::new("hello world"));
+    std::fs::rename(two.path("emissions.npy"), one.path("second.npy")).unwrap();
+    let lines = [
+        format!("{}\t{TEXT}", one.path("emissions.npy")),
+        String::new(),
+        format!("{}\twho knows", one.path("missing.npy")),
+        format!("{}\thello world", one.path("second.npy")),
+    ];
+    let manifest = one.file("list.tsv", &lines.join("\n"));
+    (one, two, manifest)
+}
+
+#[test]
+fn of_several_files_one_that_fails_is_named_and_the_others_run() {
+    let (demo, _folder, manifest) = two_demos();
+    let vocab = demo.path("vocab.json");
+    let [first, missing, second] =
+        ["emissions.npy", "missing.npy", "second.npy"].map(|n| demo.path(n));
+    let only_missing = |printed: &Printed| {
+        assert_eq!(printed.failed, 1);
+        let lines: Vec<&str> = printed.err.lines().collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("error: {missing}: cannot read it: No such file")));
+        assert_eq!(lines[1], "error: 1 of 3 failed");
+    };
+    let json = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+
+    let decode = ["decode", &first, &missing, &second, "--vocab", &vocab];
+    let printed = try_all(&decode).unwrap();
+    only_missing(&printed);
+    let columns = |line: &str| -> Vec<String> { line.split('\t').map(str::to_owned).collect() };
+    let rows: Vec<_> = printed.out.lines().map(columns).collect();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((&rows[0][0], &rows[0][2][..]), (&first, TEXT));
+    assert_eq!((&rows[1][0], &rows[1][2][..]), (&second, "hello world"));
+    let printed = try_all(&[&decode[..], &["--json"]].concat()).unwrap();
+    only_missing(&printed);
+    let found: Vec<Value> = printed.out.lines().map(json).collect();
+    assert_eq!(found[1]["file"], second.as_str());
+    assert_eq!(found[1]["hypotheses"][0]["text"], "hello world");
+
+    let printed = try_all(&["align", "--vocab", &vocab, "--manifest", &manifest]).unwrap();
+    only_missing(&printed);
+    let found: Vec<Value> = printed.out.lines().map(json).collect();
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0]["file"], first.as_str());
+    assert_eq!(found[1]["words"][1]["text"], "world");
+
+    let printed = try_all(&["words", "--vocab", &vocab, "--manifest", &manifest]).unwrap();
+    only_missing(&printed);
+    let rows: Vec<_> = printed.out.lines().map(columns).collect();
+    assert_eq!(
+        rows[0],
+        ["file", "word", "start", "end", "score", "confidence"]
+    );
+    assert_eq!(rows.len(), 1 + 4 + 2);
+    assert_eq!(rows[6][..2], [second.clone(), "world".to_owned()]);
+}
+
+#[test]
+fn outputs_of_several_files_go_to_folders() {
+    let (demo, _folder, manifest) = two_demos();
+    let vocab = demo.path("vocab.json");
+    let (grids, png) = (demo.path("grids"), demo.path("deep/png"));
+    let args = [
+        "align",
+        "--vocab",
+        &vocab,
+        "--manifest",
+        &manifest,
+        "--textgrid",
+        &grids,
+        "--png",
+        &png,
+    ];
+    let printed = try_all(&args).unwrap();
+    assert_eq!((printed.failed, &printed.out[..]), (1, ""));
+    for (name, word) in [("emissions", "quick"), ("second", "world")] {
+        let grid = std::fs::read_to_string(format!("{grids}/{name}.TextGrid")).unwrap();
+        assert!(grid.contains(&format!("text = \"{word}\"")));
+        assert!(Path::new(&format!("{png}/{name}.png")).exists());
+    }
+    let twice = demo.file("twice.tsv", "a/x.npy\ta\nb/x.npy\tb\n");
+    let args = [
+        "align",
+        "--vocab",
+        &vocab,
+        "--manifest",
+        &twice,
+        "--srt",
+        &grids,
+    ];
+    fails(&args, &["a/x.npy", "b/x.npy", "same name"]);
+}
+
+#[test]
+fn a_manifest_ranks_the_transcripts_of_each_file() {
+    let (demo, _folder, _) = two_demos();
+    let vocab = demo.path("vocab.json");
+    let [first, second] = ["emissions.npy", "second.npy"].map(|name| demo.path(name));
+    let lines = [
+        format!("{first}\ta fox"),
+        format!("{second}\thello world"),
+        format!("{first}\t{TEXT}"),
+    ];
+    let manifest = demo.file("candidates.tsv", &lines.join("\n"));
+    let out = run(&["score", "--vocab", &vocab, "--manifest", &manifest]).unwrap();
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(
+        rows[0],
+        ["file", "log-likelihood", "per token", "share", "transcript"]
+    );
+    let files_and_texts: Vec<_> = rows[1..].iter().map(|row| (row[0], row[4])).collect();
+    let expected = [(&first, TEXT), (&first, "a fox"), (&second, "hello world")];
+    assert_eq!(
+        files_and_texts,
+        expected.map(|(file, text)| (file.as_str(), text))
+    );
+    // The share is among the transcripts of the file.
+    assert_eq!(rows[3][3], "1.0000");
+
+    let score = ["score", "--vocab", &vocab, "--manifest"];
+    let bad = demo.file("bad.tsv", "a.npy\ttext\nb.npy text\n");
+    fails(
+        &[&score[..], &[&bad]].concat(),
+        &["bad.tsv", "line 2", "a tab"],
+    );
+    let empty = demo.file("empty.tsv", "\n");
+    fails(
+        &[&score[..], &[&empty]].concat(),
+        &["empty.tsv", "no lines"],
+    );
+    let missing = demo.path("missing.tsv");
+    fails(
+        &[&score[..], &[&missing]].concat(),
+        &["cannot read", "missing.tsv"],
+    );
+    fails(
+        &[&score[..], &[&bad, &first]].concat(),
+        &["cannot be used with"],
+    );
+}
+
+#[test]
+fn words_have_times_scores_and_confidences() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let words = ["words", &emissions, "--vocab", &vocab, "--hop", "0.04"];
+    let found = run(&words).unwrap();
+    let given = run(&[&words[..], &["--text", TEXT]].concat()).unwrap();
+    // The emissions are sure: what is found is the text, and where.
+    assert_eq!(found, given);
+    let align = [
+        "align", &emissions, "--vocab", &vocab, TEXT, "--hop", "0.04",
+    ];
+    let aligned: Value = serde_json::from_str(&run(&align).unwrap()).unwrap();
+    let json = run(&[&words[..], &["--text", TEXT, "--json"]].concat()).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let rows: Vec<Vec<&str>> = given
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    assert_eq!(rows[0], ["word", "start", "end", "score", "confidence"]);
+    assert_eq!(rows.len(), 5);
+    for (index, row) in rows[1..].iter().enumerate() {
+        let (word, aligned) = (&json[index], &aligned["words"][index]);
+        assert_eq!(row[0], aligned["text"].as_str().unwrap());
+        for (column, key) in ["text", "start", "end", "score", "confidence"]
+            .iter()
+            .enumerate()
+        {
+            if *key != "confidence" {
+                assert_eq!(word[key], aligned[key]);
+            }
+            if *key != "text" {
+                let printed: f64 = row[column].parse().unwrap();
+                assert!((printed - word[key].as_f64().unwrap()).abs() < 1e-3);
+            }
+        }
+    }
+    let confidences = |text: &str, more: &[&str]| -> Vec<Option<f64>> {
+        let out = run(&[&words[..], &["--text", text, "--json"], more].concat()).unwrap();
+        let value: Value = serde_json::from_str(&out).unwrap();
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word["confidence"].as_f64())
+            .collect()
+    };
+    let right = confidences(TEXT, &[]);
+    assert!(right.iter().all(|word| word.unwrap() > 0.7), "{right:?}");
+    // One wrong word is the one that is not believed.
+    let wrong = confidences("the quick brawn fox", &[]);
+    assert!(
+        wrong[2].unwrap() < 0.1 && wrong[1].unwrap() > 0.7,
+        "{wrong:?}"
+    );
+    // A part, and what is between text that cannot be spelled, are rated by their own frames.
+    let near = |found: &[Option<f64>], expected: &[Option<f64>]| {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            match (found, expected) {
+                (Some(found), Some(expected)) => assert!((found - expected).abs() < 0.05),
+                (None, None) => {}
+                _ => panic!("{found:?} {expected:?}"),
+            }
+        }
+    };
+    near(&confidences("quick brown", &["--partial"]), &right[1..3]);
+    near(
+        &confidences("the 42 brown fox", &["--lossy"]),
+        &[right[0], None, right[2], right[3]],
+    );
+    let dashed = run(&[&words[..], &["--text", "the 42 brown fox", "--lossy"]].concat()).unwrap();
+    assert!(dashed.lines().nth(2).unwrap().starts_with("42\t") && dashed.contains("\t-\n"));
+    // Silence has no words.
+    let silence = demo.npy(
+        "silence.npy",
+        &Tensor::new(&[[0f32, -80., -80.]; 9], &Device::Cpu).unwrap(),
+    );
+    let three = demo.file("three.txt", "<pad>\n|\na\n");
+    let out = run(&["words", &silence, "--vocab", &three, "--json"]).unwrap();
+    assert_eq!(out, "[]\n");
+    fails(&[&words[..], &["--lossy"]].concat(), &["--text"]);
+}
+
+#[test]
+fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let whole = run(&["align", &emissions, "--vocab", &vocab, TEXT]).unwrap();
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let align = ["align", &emissions, "--vocab", &vocab, "the 42 brown f0x!"];
+    fails(&align, &[&emissions, "\"4\" at character 5", "--lossy"]);
+    for lossy in ["--lossy", "--lossy=0.8"] {
+        let printed = try_all(&[&align[..], &[lossy]].concat()).unwrap();
+        let notes: Vec<&str> = printed.err.lines().collect();
+        let note = |part: &str| format!("note: {emissions}: the vocabulary cannot spell {part}");
+        let expected = [
+            "\"42\" at character 5",
+            "\"0\" at character 15",
+            "\"!\" at character 17",
+        ];
+        assert_eq!(notes, expected.map(note));
+        let value: Value = serde_json::from_str(&printed.out).unwrap();
+        let words = value["words"].as_array().unwrap();
+        let texts: Vec<&str> = words
+            .iter()
+            .map(|word| word["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(texts, ["the", "42", "brown", "f0x!"]);
+        // The words that are spelled stand where they do in the right transcript; 42 stands for "quick".
+        for index in 0..3 {
+            assert_eq!(
+                times(&words[index]),
+                times(&whole["words"][index]),
+                "{}",
+                words[index]
+            );
+        }
+        assert_eq!(words[3]["start"], whole["words"][3]["start"]);
+        let tokens = value["tokens"].as_array().unwrap().iter();
+        let tokens: Vec<&str> = tokens
+            .map(|token| token["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(tokens.concat(), "the|42|brown|f0x!");
+    }
+    let (srt, svg) = (demo.path("a.srt"), demo.path("a.svg"));
+    let outputs = ["--lossy", "--srt", &srt, "--svg", &svg];
+    assert!(run(&[&align[..], &outputs].concat()).is_ok());
+    assert!(
+        std::fs::read_to_string(srt)
+            .unwrap()
+            .contains("the 42 brown f0x!")
+    );
+    assert!(std::fs::read_to_string(svg).unwrap().contains("42"));
+    fails(&[&align[..], &["--lossy=nan"]].concat(), &["NaN"]);
+
+    // A score of the rest would pass for one of the whole.
+    let score = [
+        "score",
+        &emissions,
+        "--vocab",
+        &vocab,
+        TEXT,
+        "the 42 brown fox",
+    ];
+    fails(
+        &score,
+        &["\"4\" at character 5", "scores are of whole transcripts"],
+    );
+    fails(
+        &[&score[..], &["--lossy"]].concat(),
+        &["unexpected argument"],
+    );
+}
+
+#[test]
+fn the_help_of_each_command_ends_with_examples_that_parse() {
+    for command in program::Cli::command().get_subcommands_mut() {
+        let help = command.render_long_help().to_string();
+        let (_, examples) = help.split_once("\nExamples:\n").unwrap();
+        let lines: Vec<&str> = examples
+            .lines()
+            .filter(|l| l.starts_with("  ctc "))
+            .collect();
+        assert!(lines.len() >= 2, "{help}");
+        for line in lines {
+            // What is within quotes is one argument.
+            let parts = line.split('"').enumerate();
+            let args: Vec<&str> = parts
+                .flat_map(|(index, part)| match index % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                })
+                .collect();
+            assert_eq!(args[1], command.get_name());
+            if let Err(error) = program::Cli::try_parse_from(&args) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_has_exit_code_2() {
+    let wrong: [&[&str]; 6] = [
+        &["decode", "--vocab", "v.json"],
+        &["decode", "a.npy", "--vocab", "v.json", "--hop", "-1"],
+        &["align", "a.npy", "--vocab", "v.json"],
+        &["align", "--vocab", "v.json", "--manifest", "a.tsv", "a.npy"],
+        &["words", "a.npy", "--vocab", "v.json", "--partial"],
+        &["score", "a.npy", "--vocab", "v.json"],
+    ];
+    for args in wrong {
+        let error = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(args)).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{args:?}");
+    }
 }

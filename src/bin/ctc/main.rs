@@ -9,11 +9,19 @@
 mod program;
 
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match program::run(&program::Cli::parse(), &mut std::io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = program::Cli::parse();
+    let mut console = program::Console {
+        out: &mut std::io::stdout().lock(),
+        err: &mut std::io::stderr(),
+        progress: std::io::stderr().is_terminal(),
+    };
+    match program::run(&cli, &mut console) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

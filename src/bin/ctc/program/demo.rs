@@ -57,7 +57,7 @@ pub fn write(folder: &Path, text: &str) -> Result<()> {
         &folder.join("vocab.json"),
         &serde_json::to_string_pretty(&classes)?,
     )?;
-    super::write(&folder.join("transcript.txt"), &format!("{text}\n"))
+    super::write(&folder.join("transcript.txt"), format!("{text}\n"))
 }
 
 fn frame(classes: usize, best: usize, second: Option<usize>, noise: &mut Noise) -> Vec<f32> {

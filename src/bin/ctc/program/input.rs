@@ -1,18 +1,60 @@
-//! Emissions from files.
+//! Vocabularies and emissions from files.
 
+use super::cli::ModelArgs;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use candle_ctc::text::Vocabulary;
+use candle_ctc::text::{Vocabulary, WordMark};
 use std::path::Path;
 
+/// The model that emissions come from: how to read them.
+pub struct Model<'a> {
+    pub vocabulary: Vocabulary,
+    args: &'a ModelArgs,
+}
+
 /// One utterance and what its classes mean.
-pub struct Source {
+pub struct Source<'a> {
     /// (T, C), f32 or f64.
     pub log_probs: Tensor,
     pub frames: usize,
-    pub vocabulary: Vocabulary,
+    pub vocabulary: &'a Vocabulary,
     /// Seconds from one frame to the next.
     pub hop: f64,
+}
+
+impl<'a> Model<'a> {
+    pub fn new(args: &'a ModelArgs) -> Result<Self> {
+        let mut builder = Vocabulary::builder();
+        if let Some(blank) = &args.blank {
+            builder = match blank.parse::<u32>() {
+                Ok(class) => builder.blank(class),
+                Err(_) => builder.blank(blank.as_str()),
+            };
+        }
+        if let Some(separator) = &args.separator {
+            builder = builder.word_mark(WordMark::Separator(separator.clone()));
+        }
+        let vocabulary = builder.from_path(&args.vocab).map_err(short)?;
+        Ok(Self { vocabulary, args })
+    }
+
+    /// Errors do not name the file.
+    pub fn load(&self, emissions: &Path) -> Result<Source<'_>> {
+        let log_probs = read(emissions, self.args)?;
+        let (frames, classes) = log_probs.dims2()?;
+        ensure!(
+            classes == self.vocabulary.class_count(),
+            "there are C = {classes} classes, but {} has {} tokens",
+            self.args.vocab.display(),
+            self.vocabulary.class_count()
+        );
+        Ok(Source {
+            log_probs,
+            frames,
+            vocabulary: &self.vocabulary,
+            hop: self.args.hop,
+        })
+    }
 }
 
 /// Over the last dimension. candle-nn has one, too; nothing else of it is needed here.
@@ -23,32 +65,31 @@ pub fn log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// Log-probabilities of shape (T, C).
-pub fn emissions(path: &Path, name: Option<&str>, logits: bool) -> Result<Tensor> {
-    let shown = path.display();
+fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     // For a plain message when the file is missing; candle's readers wrap it in their own.
-    std::fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
+    std::fs::File::open(path).context("cannot read it")?;
     let tensor = match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy") => Tensor::read_npy(path).map_err(short),
-        Some("safetensors") => from_safetensors(path, name),
-        _ => bail!("{shown}: emissions must be a .npy or .safetensors file"),
+        Some("safetensors") => from_safetensors(path, args.tensor.as_deref()),
+        _ => bail!("emissions must be a .npy or .safetensors file"),
     };
-    let tensor = tensor.with_context(|| format!("cannot use {shown}"))?;
+    let tensor = tensor.context("cannot use it")?;
     let tensor = match tensor.dims() {
         [1, _, _] => tensor.squeeze(0)?,
         [_, _] => tensor,
-        other => bail!("{shown} has shape {other:?}; expected (T, C) or (1, T, C)"),
+        other => bail!("the shape is {other:?}; expected (T, C) or (1, T, C)"),
     };
     ensure!(
         tensor.elem_count() > 0,
-        "{shown} has shape {:?}; there is nothing in it",
+        "the shape is {:?}; there is nothing in it",
         tensor.dims()
     );
     let tensor = match tensor.dtype() {
         DType::F32 | DType::F64 => tensor,
         DType::F16 | DType::BF16 => tensor.to_dtype(DType::F32)?,
-        other => bail!("{shown} has dtype {other:?}; expected f16, bf16, f32 or f64"),
+        other => bail!("the dtype is {other:?}; expected f16, bf16, f32 or f64"),
     };
-    if logits {
+    if args.logits {
         return Ok(log_softmax(&tensor)?);
     }
     // The most common mistake is to forget --logits: log-probabilities sum to 1 in each frame.
@@ -57,8 +98,8 @@ pub fn emissions(path: &Path, name: Option<&str>, logits: bool) -> Result<Tensor
         // Loose enough for half precision.
         ensure!(
             (sum - 1.0).abs() < 0.05,
-            "{shown}: the probabilities of frame {frame} sum to {sum:.4}, not to 1; if these are \
-             logits, add --logits"
+            "the probabilities of frame {frame} sum to {sum:.4}, not to 1; if these are logits, \
+             add --logits"
         );
     }
     Ok(tensor)

@@ -1,78 +1,72 @@
-//! An alignment as JSON, TextGrid and SRT.
+//! Results as JSON, TextGrid and SRT.
 
+use super::alignment::Aligned;
 use super::input::Source;
+use super::words::RatedWord;
 use candle_core::Result;
-use candle_ctc::text::{SubtitleOptions, Word, to_srt, to_textgrid};
-use candle_ctc::{Alignment, TokenSpan};
+use candle_ctc::text::{SubtitleOptions, to_srt, to_textgrid};
+use candle_ctc::{Hypothesis, TokenSpan};
 use serde_json::{Value, json};
+use std::path::Path;
 
-/// An alignment with its words and texts.
-pub struct Aligned {
-    pub text: String,
-    pub alignment: Alignment,
-    pub words: Vec<Word>,
-    /// The token of each span.
-    pub tokens: Vec<String>,
-    /// Seconds from one frame to the next.
-    pub hop: f64,
-    pub frames: usize,
+/// An object as a line, with the file that it is about.
+pub fn line(file: &Path, mut object: Value) -> String {
+    object["file"] = file.display().to_string().into();
+    format!("{object}\n")
 }
 
-impl Aligned {
-    pub fn new(source: &Source, text: &str, alignment: Alignment) -> Self {
-        let vocabulary = &source.vocabulary;
-        let token = |span: &TokenSpan| vocabulary.token(span.token).unwrap_or_default().to_owned();
-        Self {
-            text: text.to_owned(),
-            words: vocabulary.words(&alignment.spans),
-            tokens: alignment.spans.iter().map(token).collect(),
-            hop: source.hop,
-            frames: source.frames,
-            alignment,
-        }
-    }
-
-    /// Seconds of the whole utterance.
-    pub fn duration(&self) -> f64 {
-        self.frames as f64 * self.hop
-    }
-
-    pub fn json(&self) -> String {
-        let word = |word: &Word| interval(&word.text, word.seconds(self.hop), word.score);
-        let spans = self.alignment.spans.iter().zip(&self.tokens);
-        let tokens = spans.map(|(span, token)| interval(token, span.seconds(self.hop), span.score));
-        let value = json!({
-            "text": self.text,
-            "score": self.alignment.score,
-            "duration": round(self.duration()),
-            "words": self.words.iter().map(word).collect::<Vec<_>>(),
-            "tokens": tokens.collect::<Vec<_>>(),
-        });
-        format!("{value:#}")
-    }
-
-    /// A Praat TextGrid with a tier of words and a tier of tokens.
-    pub fn textgrid(&self) -> Result<String> {
-        to_textgrid(&self.words, self.hop, self.frames)
-    }
-
-    /// Subtitles of at most `words` words each.
-    pub fn srt(&self, words: usize) -> Result<String> {
-        let opts = SubtitleOptions {
-            words,
-            ..Default::default()
-        };
-        to_srt(&self.words, self.hop, opts)
-    }
+pub fn alignment(aligned: &Aligned) -> Value {
+    let hop = aligned.hop;
+    let words = aligned.words.iter();
+    let words = words.map(|word| interval(&word.text, word.seconds(hop), word.score));
+    let spans = aligned.alignment.spans.iter().zip(&aligned.tokens);
+    let tokens = spans.map(|(span, token)| interval(token, span.seconds(hop), span.score));
+    json!({
+        "text": aligned.text,
+        "score": aligned.alignment.score,
+        "duration": round(aligned.duration()),
+        "words": words.collect::<Vec<_>>(),
+        "tokens": tokens.collect::<Vec<_>>(),
+    })
 }
 
-/// Spans with times, as JSON.
-pub fn spans(source: &Source, spans: &[TokenSpan]) -> Vec<Value> {
-    let entry = |span: &TokenSpan| {
-        let token = source.vocabulary.token(span.token).unwrap_or_default();
+pub fn hypotheses(source: &Source, found: &[Hypothesis]) -> Value {
+    let vocabulary = source.vocabulary;
+    let token = |span: &TokenSpan| {
+        let token = vocabulary.token(span.token).unwrap_or_default();
         interval(token, span.seconds(source.hop), span.score)
     };
-    spans.iter().map(entry).collect()
+    let hypothesis = |found: &Hypothesis| {
+        json!({
+            "text": vocabulary.decode(&found.tokens),
+            "score": found.score,
+            "tokens": found.spans.iter().map(token).collect::<Vec<_>>(),
+        })
+    };
+    found.iter().map(hypothesis).collect()
+}
+
+pub fn words(words: &[RatedWord], hop: f64) -> Value {
+    let word = |(word, confidence): &RatedWord| {
+        let mut value = interval(&word.text, word.seconds(hop), word.score);
+        value["confidence"] = json!(confidence.as_ref().map(|confidence| confidence.least));
+        value
+    };
+    words.iter().map(word).collect()
+}
+
+/// A Praat TextGrid with a tier of words and a tier of tokens.
+pub fn textgrid(aligned: &Aligned) -> Result<String> {
+    to_textgrid(&aligned.words, aligned.hop, aligned.frames)
+}
+
+/// Subtitles of at most `words` words each.
+pub fn srt(aligned: &Aligned, words: usize) -> Result<String> {
+    let opts = SubtitleOptions {
+        words,
+        ..Default::default()
+    };
+    to_srt(&aligned.words, aligned.hop, opts)
 }
 
 fn interval(text: &str, (start, end): (f64, f64), score: f32) -> Value {

@@ -1,0 +1,130 @@
+//! The alignment of a transcript with an utterance.
+
+use super::cli::FitArgs;
+use super::input::{Source, short};
+use anyhow::{Result, anyhow, ensure};
+use candle_core::{Device, Tensor};
+use candle_ctc::text::{Unspellable, Unspelled, Word};
+use candle_ctc::{AlignOptions, Alignment, TokenSpan, Wildcard, feasibility, forced_align};
+
+/// An alignment with its words and texts.
+pub struct Aligned {
+    pub text: String,
+    pub alignment: Alignment,
+    /// Where the vocabulary could not spell a word, it reads as the transcript does.
+    pub words: Vec<Word>,
+    /// The token of each span, or the text that the vocabulary could not spell.
+    pub tokens: Vec<String>,
+    /// The label of such text.
+    pub star: Option<u32>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// Seconds from one frame to the next.
+    pub hop: f64,
+    pub frames: usize,
+}
+
+impl Aligned {
+    pub fn new(source: &Source, text: &str, fit: &FitArgs) -> Result<Self> {
+        let vocabulary = source.vocabulary;
+        let star = fit.lossy.map(|_| vocabulary.class_count() as u32);
+        let (labels, unspelled) = match star {
+            Some(star) => {
+                let encoding = vocabulary.encode_lossy(text, Unspellable::Star(star));
+                let encoding = encoding.map_err(short)?;
+                (encoding.labels, encoding.unspelled)
+            }
+            None => (vocabulary.encode(text).map_err(unspellable)?, Vec::new()),
+        };
+        let alignment = align(source, &labels, star, fit)?;
+        let mut words = vocabulary.words(&alignment.spans);
+        let token = |span: &TokenSpan| vocabulary.token(span.token).unwrap_or(STAR).to_owned();
+        let mut tokens: Vec<String> = alignment.spans.iter().map(token).collect();
+        let stars = (0..labels.len()).filter(|&index| Some(labels[index]) == star);
+        restore(
+            &unspelled,
+            &stars.collect::<Vec<_>>(),
+            &mut words,
+            &mut tokens,
+        );
+        let notes = unspelled.iter().map(|part| {
+            let position = text[..part.start].chars().count() + 1;
+            format!(
+                "the vocabulary cannot spell {:?} at character {position}",
+                part.text
+            )
+        });
+        Ok(Self {
+            text: text.to_owned(),
+            words,
+            tokens,
+            star,
+            notes: notes.collect(),
+            hop: source.hop,
+            frames: source.frames,
+            alignment,
+        })
+    }
+
+    /// Seconds of the whole utterance.
+    pub fn duration(&self) -> f64 {
+        self.frames as f64 * self.hop
+    }
+}
+
+/// What stands for a star in the text of a word.
+const STAR: &str = "\u{fffd}";
+
+fn align(source: &Source, labels: &[u32], star: Option<u32>, fit: &FitArgs) -> Result<Alignment> {
+    ensure!(!labels.is_empty(), "the transcript is empty");
+    let targets = Tensor::new(labels, &Device::Cpu)?;
+    let fits = &feasibility(&targets, source.frames, labels.len())?[0];
+    ensure!(
+        fits.feasible,
+        "the transcript needs {} frames, but there are only {}",
+        fits.frames_needed,
+        source.frames
+    );
+    let mut opts = AlignOptions {
+        blank: source.vocabulary.blank(),
+        star,
+        outside: fit.partial.map(|penalty| Wildcard::Largest { penalty }),
+        ..Default::default()
+    };
+    if let Some(penalty) = fit.lossy {
+        opts.star_emission = Wildcard::Constant(-penalty);
+    }
+    forced_align(&source.log_probs, labels, opts).map_err(short)
+}
+
+/// Puts the text that could not be spelled in place of its stars, which have these indices.
+fn restore(unspelled: &[Unspelled], stars: &[usize], words: &mut [Word], tokens: &mut [String]) {
+    // A space has no star.
+    let texts = unspelled.iter().map(|part| part.text.as_str());
+    let texts: Vec<&str> = texts.filter(|text| !text.trim().is_empty()).collect();
+    if stars.len() != texts.len() {
+        return;
+    }
+    for (&index, text) in stars.iter().zip(texts) {
+        tokens[index] = text.to_owned();
+        let word = words
+            .iter_mut()
+            .find(|word| word.tokens.iter().any(|token| token.index == index));
+        if let Some(word) = word {
+            word.text = word.text.replacen(STAR, text, 1);
+            for token in &mut word.tokens {
+                if token.index == index {
+                    token.text = text.to_owned();
+                }
+            }
+        }
+    }
+}
+
+fn unspellable(error: candle_core::Error) -> anyhow::Error {
+    let text = short(error).to_string();
+    anyhow!(text.replace(
+        "encode_lossy leaves it out or puts a star for it",
+        "--lossy lets it stand for any audio",
+    ))
+}

@@ -1,0 +1,262 @@
+//! The command line.
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Scores, aligns and decodes the output of a CTC model.
+///
+/// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
+/// something failed, 2 if the command line is wrong. Of several files, one that fails does not stop the others.
+#[derive(Debug, Parser)]
+#[command(name = "ctc", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ctc demo --out demo
+  ctc align demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\"
+  ctc decode demo/emissions.npy --vocab demo/vocab.json";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Log-likelihoods of transcripts, most probable first.
+    ///
+    /// The table has the log-likelihood in nats, the same per token, the share of the transcript among those given, and
+    /// the transcript; with a manifest also the file, in front. A transcript that the vocabulary cannot spell is an
+    /// error: without a part of it, its score could not be compared.
+    #[command(after_help = SCORE_EXAMPLES)]
+    Score(ScoreArgs),
+    /// Where each token of a transcript stands. Prints JSON unless an output is named.
+    #[command(after_help = ALIGN_EXAMPLES)]
+    Align(AlignArgs),
+    /// The words with their times, of a transcript or of the best transcript found.
+    ///
+    /// The table has the word, its start and end in seconds, its score (the mean log-probability of its frames, in
+    /// nats) and its confidence (the smallest probability of its tokens, from 0 to 1; a dash for a word that the
+    /// vocabulary cannot spell); with several files also the file, in front.
+    #[command(after_help = WORDS_EXAMPLES)]
+    Words(WordsArgs),
+    /// The best transcripts, as score and text; with several files also the file, in front.
+    #[command(after_help = DECODE_EXAMPLES)]
+    Decode(DecodeArgs),
+    /// Makes emissions and a vocabulary to try the other commands on.
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+}
+
+const SCORE_EXAMPLES: &str = "\
+Examples:
+  ctc score demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\" \"the quick brown box\"
+  ctc score demo/emissions.npy --vocab demo/vocab.json --file candidates.txt
+  ctc score --vocab vocab.json --manifest list.tsv
+
+In list.tsv a line is a path, a tab and a transcript. Lines with the same path are ranked together:
+  a.npy\tthe quick brown fox
+  a.npy\tthe quick brown box
+  b.npy\thello world";
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
+    #[arg(required_unless_present = "manifest")]
+    pub emissions: Option<PathBuf>,
+    /// The transcripts.
+    #[arg(required_unless_present_any = ["file", "manifest"])]
+    pub texts: Vec<String>,
+    /// A file with more transcripts, one a line.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// Score many files: each line is a path of emissions, a tab and a transcript.
+    #[arg(long, conflicts_with_all = ["emissions", "texts", "file"])]
+    pub manifest: Option<PathBuf>,
+    /// Rank by the log-likelihood of a token in place of that of the whole transcript.
+    #[arg(long)]
+    pub per_token: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+const ALIGN_EXAMPLES: &str = "\
+Examples:
+  ctc align demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\" --srt fox.srt --png fox.png
+  ctc align demo/emissions.npy --vocab demo/vocab.json \"quick brown\" --partial
+  ctc align demo/emissions.npy --vocab demo/vocab.json \"the 1st brown fox\" --lossy
+  ctc align --vocab vocab.json --manifest list.tsv --textgrid grids --srt subtitles
+
+In list.tsv a line is a path, a tab and a transcript:
+  a.npy\tthe quick brown fox
+  b.npy\thello world
+The last example writes grids/a.TextGrid, grids/b.TextGrid, subtitles/a.srt and subtitles/b.srt.";
+
+#[derive(Debug, Args)]
+pub struct AlignArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
+    #[arg(required_unless_present = "manifest")]
+    pub emissions: Option<PathBuf>,
+    /// The transcript.
+    #[arg(required_unless_present = "manifest", group = "transcript")]
+    pub text: Option<String>,
+    /// Align many files: each line is a path of emissions, a tab and a transcript. Prints one line of JSON for each.
+    /// Outputs are then folders, with a file in them for each file of emissions.
+    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    pub manifest: Option<PathBuf>,
+    #[command(flatten)]
+    pub fit: FitArgs,
+    /// Write tokens and words with their times as JSON.
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+    /// Write a Praat TextGrid with a tier of words and a tier of tokens.
+    #[arg(long, value_name = "PATH")]
+    pub textgrid: Option<PathBuf>,
+    /// Write subtitles.
+    #[arg(long, value_name = "PATH")]
+    pub srt: Option<PathBuf>,
+    /// Words in one subtitle, at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = at_least_one())]
+    pub words_per_cue: usize,
+    /// Draw the lattice with the path over the emissions, as SVG.
+    #[arg(long, value_name = "PATH")]
+    pub svg: Option<PathBuf>,
+    /// The same picture as PNG.
+    #[arg(long, value_name = "PATH")]
+    pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+const WORDS_EXAMPLES: &str = "\
+Examples:
+  ctc words demo/emissions.npy --vocab demo/vocab.json
+  ctc words demo/emissions.npy --vocab demo/vocab.json --text \"the quick brown fox\"
+  ctc words a.npy b.npy --vocab vocab.json --json
+  ctc words --vocab vocab.json --manifest list.tsv
+
+In list.tsv a line is a path, a tab and a transcript:
+  a.npy\tthe quick brown fox
+  b.npy\thello world";
+
+#[derive(Debug, Args)]
+pub struct WordsArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): .npy or .safetensors files.
+    #[arg(required_unless_present = "manifest")]
+    pub emissions: Vec<PathBuf>,
+    /// The transcript of all the files. Default: that of a beam search.
+    #[arg(long, group = "transcript")]
+    pub text: Option<String>,
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript.
+    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    pub manifest: Option<PathBuf>,
+    #[command(flatten)]
+    pub fit: FitArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// Print JSON; of several files, a line for each.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+const DECODE_EXAMPLES: &str = "\
+Examples:
+  ctc decode demo/emissions.npy --vocab demo/vocab.json
+  ctc decode demo/emissions.npy --vocab demo/vocab.json --beam 100 --n-best 5 --json
+  ctc decode a.npy b.npy --vocab vocab.json --greedy";
+
+#[derive(Debug, Args)]
+pub struct DecodeArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): .npy or .safetensors files.
+    #[arg(required = true)]
+    pub emissions: Vec<PathBuf>,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// How many transcripts to print, at most.
+    #[arg(long, default_value_t = 1, conflicts_with = "greedy")]
+    pub n_best: usize,
+    /// Print JSON, with the times of the tokens; of several files, a line for each.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  ctc demo --out demo
+  ctc demo --out demo --text \"hello world\"";
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The folder to write to.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// What the emissions say: letters and spaces.
+    #[arg(long, default_value = "the quick brown fox")]
+    pub text: String,
+}
+
+/// How a transcript may differ from the audio. The command has a group `transcript` of what names one.
+#[derive(Debug, Args)]
+pub struct FitArgs {
+    /// The transcript covers only a part of the audio. A frame before or behind it is worth its best class other than
+    /// the blank less PENALTY nats (2 if none is given), or the blank.
+    #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+        requires = "transcript")]
+    pub partial: Option<f32>,
+    /// Text that the vocabulary cannot spell stands for any audio, and is named on standard error. A frame of it is
+    /// worth -PENALTY nats (-0.5 if none is given).
+    #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
+        requires = "transcript")]
+    pub lossy: Option<f32>,
+}
+
+/// How a transcript is found.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// Take the best class of each frame in place of a beam search.
+    #[arg(long, conflicts_with = "beam")]
+    pub greedy: bool,
+    /// The width of the beam.
+    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    pub beam: usize,
+}
+
+/// What the emissions mean.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The vocabulary: vocab.json, tokenizer.json, a JSON list, SentencePiece's .vocab, or a file with a token, or a
+    /// token and its class, on each line.
+    #[arg(long)]
+    pub vocab: PathBuf,
+    /// Which tensor of a .safetensors file; not needed when there is only one.
+    #[arg(long)]
+    pub tensor: Option<String>,
+    /// The emissions are logits: apply a log-softmax.
+    #[arg(long)]
+    pub logits: bool,
+    /// The blank, as a class if it is a number, else as a token. Default: the token with a known name, such as <blank>,
+    /// <blk> or <pad>.
+    #[arg(long)]
+    pub blank: Option<String>,
+    /// The token between words. Default: how the vocabulary marks words.
+    #[arg(long)]
+    pub separator: Option<String>,
+    /// Seconds from one frame to the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.02, value_parser = duration)]
+    pub hop: f64,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn duration(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
+        _ => Err("it must be a number of seconds above 0".to_owned()),
+    }
+}

@@ -1,0 +1,69 @@
+//! `ctc decode`.
+
+use super::batch::{self, Console, Findings};
+use super::cli::{DecodeArgs, SearchArgs};
+use super::input::{Model, Source, short};
+use super::output;
+use anyhow::Result;
+use candle_ctc::{BeamOptions, GreedyOptions, Hypothesis, beam_search, greedy_decode};
+use std::fmt::Write;
+
+pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
+    let model = Model::new(&args.model)?;
+    let several = args.emissions.len() > 1;
+    batch::run(
+        &args.emissions,
+        |path| path,
+        console,
+        |path| {
+            let source = model.load(path)?;
+            let found = search(&source, &args.search, args.n_best)?;
+            let result = match (args.json, several) {
+                (true, false) => format!("{:#}\n", output::hypotheses(&source, &found)),
+                (true, true) => {
+                    let found = output::hypotheses(&source, &found);
+                    output::line(path, serde_json::json!({"hypotheses": found}))
+                }
+                (false, _) => {
+                    let file = several.then(|| format!("{}\t", path.display()));
+                    table(&source, &found, &file.unwrap_or_default())?
+                }
+            };
+            Ok(Findings {
+                result,
+                ..Default::default()
+            })
+        },
+    )
+}
+
+/// The best transcripts, the best first.
+pub fn search(source: &Source, args: &SearchArgs, n_best: usize) -> Result<Vec<Hypothesis>> {
+    let blank = source.vocabulary.blank();
+    let found = if args.greedy {
+        let opts = GreedyOptions {
+            blank,
+            ..Default::default()
+        };
+        greedy_decode(&source.log_probs, opts).map(|found| vec![found])
+    } else {
+        let opts = BeamOptions {
+            blank,
+            beam_width: args.beam,
+            n_best,
+            ..Default::default()
+        };
+        beam_search(&source.log_probs, opts)
+    };
+    found.map_err(short)
+}
+
+/// A line for each hypothesis, with `file` in front.
+fn table(source: &Source, found: &[Hypothesis], file: &str) -> Result<String> {
+    let mut table = String::new();
+    for hypothesis in found {
+        let text = source.vocabulary.decode(&hypothesis.tokens);
+        writeln!(table, "{file}{:.4}\t{text}", hypothesis.score)?;
+    }
+    Ok(table)
+}

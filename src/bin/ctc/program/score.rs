@@ -1,0 +1,103 @@
+//! `ctc score`.
+
+use super::batch::{self, Console, Findings};
+use super::cli::ScoreArgs;
+use super::input::{Model, Source, short};
+use super::manifest;
+use anyhow::{Context, Result, anyhow, ensure};
+use candle_ctc::{ScoreOptions, rank_transcripts};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Emissions and the transcripts to rank.
+struct Candidates {
+    emissions: PathBuf,
+    texts: Vec<String>,
+}
+
+pub fn run(args: &ScoreArgs, console: &mut Console) -> Result<usize> {
+    let model = Model::new(&args.model)?;
+    let items = candidates(args)?;
+    let named = args.manifest.is_some();
+    let file = if named { "file\t" } else { "" };
+    writeln!(
+        console.out,
+        "{file}log-likelihood\tper token\tshare\ttranscript"
+    )?;
+    batch::run(
+        &items,
+        |item| &item.emissions,
+        console,
+        |item| {
+            let source = model.load(&item.emissions)?;
+            let file = named.then(|| format!("{}\t", item.emissions.display()));
+            let result = table(&source, item, args.per_token, &file.unwrap_or_default())?;
+            Ok(Findings {
+                result,
+                ..Default::default()
+            })
+        },
+    )
+}
+
+fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
+    if let Some(path) = &args.manifest {
+        let mut items: Vec<Candidates> = Vec::new();
+        for entry in manifest::read(path)? {
+            match items
+                .iter_mut()
+                .find(|item| item.emissions == entry.emissions)
+            {
+                Some(item) => item.texts.push(entry.text),
+                None => items.push(Candidates {
+                    emissions: entry.emissions,
+                    texts: vec![entry.text],
+                }),
+            }
+        }
+        return Ok(items);
+    }
+    let mut texts = args.texts.clone();
+    if let Some(file) = &args.file {
+        let content = std::fs::read_to_string(file);
+        let content = content.with_context(|| format!("cannot read {}", file.display()))?;
+        texts.extend(content.lines().map(str::to_owned));
+    }
+    ensure!(
+        !texts.is_empty(),
+        "no transcript given: name some, or a --file with one a line"
+    );
+    let emissions = args.emissions.clone().context("no emissions given")?;
+    Ok(vec![Candidates { emissions, texts }])
+}
+
+/// A line for each transcript, with `file` in front.
+fn table(source: &Source, item: &Candidates, per_token: bool, file: &str) -> Result<String> {
+    let mut transcripts = Vec::new();
+    for text in &item.texts {
+        transcripts.push(source.vocabulary.encode(text).map_err(unspellable)?);
+    }
+    let opts = ScoreOptions {
+        blank: source.vocabulary.blank(),
+        per_token,
+        ..Default::default()
+    };
+    let mut table = String::new();
+    for found in rank_transcripts(&source.log_probs, &transcripts, opts).map_err(short)? {
+        writeln!(
+            table,
+            "{file}{:.4}\t{:.4}\t{:.4}\t{}",
+            found.log_likelihood, found.per_token, found.probability, item.texts[found.index]
+        )?;
+    }
+    Ok(table)
+}
+
+/// A score without a part of the transcript would be higher than that of a transcript with it.
+fn unspellable(error: candle_core::Error) -> anyhow::Error {
+    let text = short(error).to_string();
+    anyhow!(text.replace(
+        "encode_lossy leaves it out or puts a star for it",
+        "scores are of whole transcripts, so write it otherwise or leave the transcript out",
+    ))
+}
