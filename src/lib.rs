@@ -48,6 +48,7 @@
 //! - [`score_transcripts`] and [`rank_transcripts`] score candidate transcripts of one utterance.
 //! - [`token_confidence`] returns the confidence in each token, and its expected position; [`word_confidence`] that in
 //!   each word.
+//! - [`frame_confidence`] and [`span_confidence`] tell from the distributions alone how sure the model is.
 //! - [`forced_align`] and [`forced_align_batch`] return the best path of a known transcript, its token spans and their
 //!   times.
 //! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames incrementally, and
@@ -83,6 +84,46 @@
 //! let srt = to_srt(&words, 0.5, SubtitleOptions::default())?;
 //! assert_eq!(srt, "1\n00:00:00,000 --> 00:00:02,000\nhi there\n\n");
 //! assert_eq!(word_error_rate("hi there", "high there").rate(), 0.5);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A model of HuggingFace's `Wav2Vec2ForCTC` from logits to words with times and confidence, and an hour or a sentence
+//! that people wrote:
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use candle_ctc::text::{Unspellable, Vocabulary};
+//! use candle_ctc::{AlignOptions, BeamOptions, ConfidenceOptions, InputKind, ScoreOptions, WordConfidence};
+//! use candle_ctc::{beam_search, forced_align, score_transcripts, token_confidence};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! # let file = std::env::temp_dir().join("candle-ctc-doc-vocab.json");
+//! # let tokens = ["<pad>", "<s>", "</s>", "<unk>", "|"].into_iter().map(String::from);
+//! # let tokens = tokens.chain("ETAONIHSRDLUMWCFGYPBVK'XJQZ".chars().map(String::from));
+//! # let entries: Vec<String> = tokens.enumerate().map(|(i, token)| format!("{token:?}: {i}")).collect();
+//! # std::fs::write(&file, format!("{{{}}}", entries.join(", ")))?;
+//! # let mut logits = vec![0f32; 12 * 32];
+//! # for (t, class) in [11, 0, 5, 0, 15, 15, 0, 15, 8, 0, 0, 0].into_iter().enumerate() { logits[32 * t + class] = 9.; }
+//! # let logits = Tensor::from_vec(logits, (1, 12, 32), &Device::Cpu)?;
+//! let vocabulary = Vocabulary::from_path(file)?; // the model's vocab.json
+//! let (blank, input) = (vocabulary.blank(), InputKind::Logits);
+//! let opts = BeamOptions { blank, input, suppress: &[1, 2, 3], ..Default::default() }; // <s>, </s>, <unk>
+//! let best = beam_search(&logits, opts)?.remove(0); // logits: (1, T, 32)
+//! let tokens = token_confidence(&logits, &best.tokens, ConfidenceOptions { blank, input, ..Default::default() })?;
+//! for word in vocabulary.words(&best.spans) {
+//!     let its: Vec<_> = word.tokens.iter().map(|token| tokens[token.index]).collect();
+//!     println!("{} {:?} {:?}", word.text, word.seconds(0.02), WordConfidence::of(&its).map(|word| word.least));
+//! #   assert_eq!((word.text.as_str(), word.start, word.end), ("HELLO", 0, 9));
+//! #   assert!(WordConfidence::of(&its).is_some_and(|word| word.least > 0.9));
+//! }
+//!
+//! // A sentence with capitals and punctuation, which the vocabulary lacks, and the times of its words.
+//! let spelled = vocabulary.encode_lossy("Hello!", Unspellable::Skip)?;
+//! let score = score_transcripts(&logits, &[&spelled.labels], ScoreOptions { blank, input, ..Default::default() })?[0];
+//! let aligned = forced_align(&logits, &spelled.labels, AlignOptions { blank, input, ..Default::default() })?;
+//! let words = vocabulary.words(&aligned.spans);
+//! # assert!(score > -1.0 && words[0].text == "HELLO", "{score}");
 //! # Ok(())
 //! # }
 //! ```
