@@ -63,8 +63,15 @@ impl ConfidenceMeasure {
             }
             Self::Tsallis { alpha } if alpha == 1.0 => Self::Gibbs { alpha }.of(row),
             Self::Tsallis { alpha } => {
-                let sum: f64 = row.iter().map(|x| (alpha * x).exp()).sum();
-                1.0 - (1.0 - sum) / (1.0 - classes.powf(1.0 - alpha))
+                // Σ p^α − 1 = Σ p (p^(α−1) − 1), which has no cancellation near α = 1.
+                let terms = row.iter().filter(|&&x| x > f64::NEG_INFINITY);
+                let sum: f64 = terms
+                    .map(|x| match (alpha - 1.0) * x {
+                        power if power.abs() < 1.0 => x.exp() * power.exp_m1(),
+                        _ => (alpha * x).exp() - x.exp(),
+                    })
+                    .sum();
+                1.0 - sum / ((1.0 - alpha) * classes.ln()).exp_m1()
             }
         };
         confidence.clamp(0.0, 1.0)

@@ -928,3 +928,91 @@ fn stable_tokens_stay_in_every_later_hypothesis() {
     }
     assert!(stable_ones > 100, "{stable_ones}");
 }
+
+/// The tree of prefixes drops what no hypothesis needs at 65536 nodes; flat emissions make at least 40 a frame.
+#[test]
+fn stable_tokens_and_a_new_utterance_outlive_what_the_tree_drops() {
+    let mut rng = Rng::new(31);
+    let (frames, classes) = (4000, 30);
+    let input = tensor(&distribution(&mut rng, frames, classes, 1.0, 0.0), classes);
+    let opts = BeamOptions {
+        beam_width: 60,
+        n_best: 60,
+        ..Default::default()
+    };
+    let whole = beam_search(&input, opts).unwrap();
+    let mut search = BeamSearch::new(classes, opts).unwrap();
+    for _ in 0..2 {
+        let mut stable: Vec<u32> = Vec::new();
+        for t in (0..frames).step_by(100) {
+            search.push(&input.narrow(0, t, 100).unwrap()).unwrap();
+            let found = search.hypotheses().unwrap();
+            assert!(found.iter().all(|found| found.tokens.starts_with(&stable)));
+            let count = search.stable_tokens();
+            assert!(count >= stable.len(), "{t}");
+            stable = found[0].tokens[..count].to_vec();
+            assert!(found.iter().all(|found| found.tokens.starts_with(&stable)));
+            let last = found[0].spans.last().map_or(0, |span| span.end);
+            assert_eq!(search.trailing_blanks(), t + 100 - last);
+        }
+        assert!(stable.len() > 1000, "{}", stable.len());
+        assert_eq!(search.finish().unwrap(), whole);
+        search.reset().unwrap();
+        assert_eq!((search.frames(), search.stable_tokens()), (0, 0));
+    }
+}
+
+/// A model whose score for the end is no score.
+struct BadEnd(f64);
+
+impl LanguageModel for BadEnd {
+    type State = ();
+
+    fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn score(&self, _: &(), _: u32) -> Result<f64> {
+        Ok(0.0)
+    }
+
+    fn advance(&self, _: &(), _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    fn end(&self, _: &()) -> Result<f64> {
+        Ok(self.0)
+    }
+}
+
+#[test]
+fn a_score_for_the_end_that_is_no_score_is_an_error_where_it_counts() {
+    let input = tensor(&[-(3f64.ln()); 6], 3);
+    let with = |score, end, lm_weight| {
+        let opts = BeamOptions {
+            end,
+            lm_weight,
+            ..Default::default()
+        };
+        beam_search_with(&input, &BadEnd(score), opts)
+    };
+    for score in [f64::NAN, f64::INFINITY] {
+        for end in [End::Required, End::Preferred] {
+            let error = with(score, end, 1.0).unwrap_err().to_string();
+            assert!(error.contains("for the end of the text"), "{error}");
+            // With a weight of 0 the model is not asked.
+            assert!(!with(score, end, 0.0).unwrap().is_empty());
+        }
+        assert!(!with(score, End::Ignored, 1.0).unwrap().is_empty());
+    }
+    assert!(
+        with(f64::NEG_INFINITY, End::Required, 1.0)
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        !with(f64::NEG_INFINITY, End::Preferred, 1.0)
+            .unwrap()
+            .is_empty()
+    );
+}

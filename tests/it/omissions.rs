@@ -304,6 +304,26 @@ fn a_batch_leaves_out_what_each_item_may() {
     assert_eq!(got[1], None);
 }
 
+/// As many as may be left out in a row, in the middle and at either end.
+#[test]
+fn twelve_labels_in_a_row_may_be_left_out() {
+    let many = [2u32; 12];
+    let mut values = vec![-9.0; 3 * 4];
+    for (t, class) in [1, 0, 3].into_iter().enumerate() {
+        values[4 * t + class] = -0.01;
+    }
+    let input = tensors::floats(&values, &[3, 4], DType::F32, &Device::Cpu);
+    let (one, three) = ([1u32], [3u32]);
+    for target in [
+        [&one[..], &many, &three].concat(),
+        [&many[..], &one, &many, &three, &many].concat(),
+    ] {
+        let got = forced_align(&input, &target, options(&[2], false)).unwrap();
+        assert_eq!(read(&got, &target, 3), [1, 3]);
+        assert_eq!(got.labels, [1, 0, 3]);
+    }
+}
+
 #[test]
 fn errors_name_the_optional_label() {
     let input = Tensor::zeros((20, 4), DType::F32, &Device::Cpu).unwrap();
