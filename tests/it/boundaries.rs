@@ -936,6 +936,7 @@ enum Place {
 /// Paths with a number of labels in each segment: a segment that is full of them, or of all but a few, leaves the search
 /// no frame to lose.
 #[test]
+#[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn best_paths_across_segments() {
     use Place::{First, Last, Spread};
     let near = |length: usize| {
@@ -1022,6 +1023,7 @@ fn best_paths_across_segments() {
 /// Entries at random, near multiples of a segment, with the numbers of labels at which the window of a segment begins
 /// with a block of lanes.
 #[test]
+#[cfg_attr(ctc_softgpu, ignore = "sizes of the CPU's code")]
 fn best_paths_of_random_entries_near_segments() {
     let mut cases = Vec::new();
     let frames = [0, 1, 2, BLOCK_FRAMES, LANES, LANES + 1, 104];
