@@ -4,7 +4,7 @@
 use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::metal_backend::DeviceId;
-use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType, bail};
+use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType};
 use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline, Library};
 use objc2_metal::{MTLCompileOptions, MTLMathMode, MTLSize};
 use std::collections::HashMap;
