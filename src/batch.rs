@@ -1,6 +1,6 @@
 //! Helpers that put a batch together: targets of different lengths, and lengths behind convolutions.
 
-use crate::memory::room_for;
+use crate::memory::filled_room;
 use candle_core::{Device, Result, Tensor, bail};
 
 /// Puts the targets of a batch into one tensor, the shorter ones padded at their end.
@@ -34,8 +34,7 @@ pub fn pad_targets<S: AsRef<[u32]>>(
     let targets: Vec<&[u32]> = targets.iter().map(AsRef::as_ref).collect();
     let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
-    let mut labels = room_for("pad_targets: the tensor", &[targets.len(), longest])?;
-    labels.resize(targets.len() * longest, 0u32);
+    let mut labels = filled_room("pad_targets: the tensor", &[targets.len(), longest], 0u32)?;
     for (row, target) in labels.chunks_exact_mut(longest).zip(targets) {
         row[..target.len()].copy_from_slice(target);
     }

@@ -3,7 +3,7 @@
 
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
-use crate::memory::{check_room, room_for};
+use crate::memory::{check_room, filled_room};
 use crate::options::InputLayout;
 use crate::problem::plan::{InputKind, Plan};
 use crate::problem::validate::Call;
@@ -60,8 +60,7 @@ pub(crate) fn checked_log_probs(call: &Call, plan: &Plan, input: &Tensor) -> Res
 
 fn normalised<T: WithDType>(call: &Call, plan: &Plan, host: &Tensor) -> Result<Tensor> {
     let what = format!("{}: log-probabilities", call.function);
-    let mut values = room_for::<T>(&what, host.dims())?;
-    values.resize(host.elem_count(), T::zero());
+    let mut values = filled_room(&what, host.dims(), T::zero())?;
     let rows = rows(plan, host);
     values
         .par_chunks_mut(plan.input.classes)

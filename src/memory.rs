@@ -22,6 +22,13 @@ pub(crate) fn room_for<T>(what: &str, shape: &[usize]) -> Result<Vec<T>> {
     }
 }
 
+/// A vector for a tensor of `shape`, each element `value`. Fails as [`room_for`] does.
+pub(crate) fn filled_room<T: Clone>(what: &str, shape: &[usize], value: T) -> Result<Vec<T>> {
+    let mut room = room_for(what, shape)?;
+    room.resize(shape.iter().product(), value);
+    Ok(room)
+}
+
 /// A failed allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutOfMemory {

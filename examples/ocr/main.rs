@@ -4,6 +4,7 @@
 
 mod data;
 mod model;
+mod optimisation;
 mod reading;
 mod render;
 mod training;

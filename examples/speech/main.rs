@@ -7,6 +7,8 @@ mod corpus;
 mod features;
 mod listening;
 mod model;
+#[path = "../ocr/optimisation.rs"]
+mod optimisation;
 mod streaming;
 mod training;
 

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_ctc::{CtcLoss, CtcLossOptions, Reduction, feasibility};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
@@ -14,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::corpus::{Batch, Utterance, shuffled_batches};
 use crate::model::{DEVIATION, MEAN, Model, statistics};
+use crate::optimisation::{clip, learning_rate, sorted};
 
 /// How to train.
 pub struct TrainConfig {
@@ -148,7 +148,12 @@ pub fn train(
         let loss = loss_of(&output.logits)?;
         let mut grads = loss.backward()?;
         clip(&mut grads, &vars, 5.0)?;
-        optimizer.set_learning_rate(learning_rate(step, config));
+        optimizer.set_learning_rate(learning_rate(
+            step,
+            config.steps,
+            (config.steps / 10).clamp(1, 100),
+            config.learning_rate,
+        ));
         optimizer.step(&grads)?;
         let loss = f64::from(loss.to_scalar::<f32>()?);
         ensure!(loss.is_finite(), "the loss is {loss} at step {}", step + 1);
@@ -184,46 +189,4 @@ pub fn train(
         time,
         share_of_loss: measured.0.as_secs_f64() / measured.1.as_secs_f64(),
     })
-}
-
-/// A linear rise over the first steps, then half a cosine down to nearly zero.
-fn learning_rate(step: usize, config: &TrainConfig) -> f64 {
-    let warm_up = (config.steps / 10).clamp(1, 100);
-    if step < warm_up {
-        return config.learning_rate * (step + 1) as f64 / warm_up as f64;
-    }
-    let done = (step - warm_up) as f64 / (config.steps - warm_up) as f64;
-    config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + (done * std::f64::consts::PI).cos()))
-}
-
-/// Scales all gradients down together if they are longer than `longest` as one vector.
-fn clip(grads: &mut GradStore, vars: &[Var], longest: f64) -> Result<()> {
-    let mut squares = 0.0;
-    for var in vars {
-        if let Some(grad) = grads.get(var) {
-            squares += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-    }
-    let length = squares.sqrt();
-    if length > longest {
-        for var in vars {
-            if let Some(grad) = grads.remove(var) {
-                grads.insert(var, (grad * (longest / length))?);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The weights in the order of their names; a `VarMap` has no order of its own.
-fn sorted(weights: &VarMap) -> Result<Vec<(String, Var)>> {
-    let Ok(data) = weights.data().lock() else {
-        anyhow::bail!("the weights are locked")
-    };
-    let mut vars: Vec<_> = data
-        .iter()
-        .map(|(name, var)| (name.clone(), var.clone()))
-        .collect();
-    vars.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(vars)
 }

@@ -1,6 +1,9 @@
 //! The best path of each item, by a kernel in f64. It does the same sums as `cpu/lattice/viterbi` and breaks ties alike.
 
-use super::{Arg, Backend, Content, MOST_BYTES, Sizes, check_sizes, launch, on_gpu, product, real};
+use super::{
+    Arg, Backend, Content, MOST_BYTES, Rows, Sizes, check_sizes, gather, launch, on_gpu, product,
+    real, word,
+};
 use crate::cpu::Path;
 use crate::memory::room_for;
 use crate::problem::plan::{Input, Plan, Strides};
@@ -215,10 +218,7 @@ fn row_sums<B: Backend>(
         product(&[frames.len(), sizes.frames as usize])?,
     );
     let real = real(dtype);
-    let word = match real {
-        DType::F64 => DType::I64,
-        _ => DType::U32,
-    };
+    let word = word(real);
     // Lengths, and no labels: the kernel then gathers the blank alone.
     let mut words = vec![0; 4 * batch];
     words[..batch].copy_from_slice(frames);
@@ -227,19 +227,13 @@ fn row_sums<B: Backend>(
         Content::Room(product(&[rows, 2])?, word),
         Content::Room(product(&[rows, 3])?, real),
     ])?;
-    let (launch, wide) = launch::gather(dtype, sizes, 1);
-    let mut arguments = [
-        Arg::Sizes(*sizes),
-        Arg::In(input),
-        Arg::From(&tables),
-        Arg::To(&mut emissions),
-        Arg::To(&mut records),
-        Arg::To(stats),
-        Arg::U32(wide.unwrap_or_default().into()),
-    ];
-    let count = arguments.len() - usize::from(wide.is_none());
-    // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and its one entry.
-    unsafe { backend.launch(&launch, &mut arguments[..count]) }
+    let gathered = Rows {
+        emissions: &mut emissions,
+        records: &mut records,
+        stats,
+    };
+    // SAFETY: the tables are those of `sizes`, which has one entry a row, and the memory has room for each row.
+    unsafe { gather(backend, sizes, (input, dtype), &tables, gathered) }
 }
 
 /// The frames and the labels of each item, and the labels themselves in rows of `labels`.

@@ -102,10 +102,9 @@ pub(crate) fn lattice(
     Ok((launch, if fits { 0 } else { edges }))
 }
 
-/// The launch that gathers emissions, `entries` per frame. For a kernel of long rows, also returns whether a whole
-/// block takes one row.
-pub(crate) fn gather(dtype: DType, sizes: &Sizes, entries: usize) -> (Launch, Option<bool>) {
-    let classes = sizes.classes as usize;
+/// The launch that gathers emissions. For a kernel of long rows, also returns whether a whole block takes one row.
+pub(crate) fn gather(dtype: DType, sizes: &Sizes) -> (Launch, Option<bool>) {
+    let (classes, entries) = (sizes.classes as usize, sizes.entries as usize);
     let (reads, few) = match sizes.is_logits() {
         true => (classes, FEW_CLASSES),
         false => (entries, FEW_EMISSIONS),
@@ -310,14 +309,16 @@ mod tests {
         assert_eq!((launch.blocks, launch.threads, wide), (35, 256, Some(true)));
         let (launch, _) = gradient(DType::F32, &of(1 << 20, 8, 5000));
         assert_eq!(launch.blocks, MOST_BLOCKS);
-        let (launch, wide) = gather(DType::BF16, &of(7, 5, 10_000), FEW_EMISSIONS + 1);
+        let mut many = of(7, 5, 10_000);
+        many.entries = FEW_EMISSIONS as i64 + 1;
+        let (launch, wide) = gather(DType::BF16, &many);
         assert_eq!((launch.threads, wide), (128, Some(false)));
         assert_eq!(launch.kernel, "ctc_gather_bf16");
     }
 
     #[test]
     fn short_rows_have_the_warps_that_their_frames_take() {
-        let (launch, wide) = gather(DType::BF16, &sizes(7, 5, 3), 4);
+        let (launch, wide) = gather(DType::BF16, &sizes(7, 5, 3));
         assert_eq!((launch.blocks, launch.threads, wide), (9, 128, None));
         assert_eq!(launch.kernel, "ctc_gather_short_bf16");
         let (launch, _) = gradient(DType::F64, &sizes(8192, 2, 3));

@@ -3,7 +3,7 @@
 use super::integers::pack;
 use super::params::Sizes;
 use super::tables::{self, Tables};
-use super::{Arg, Backend, Content, check_sizes, launch, product, real};
+use super::{Arg, Backend, Content, Rows, check_sizes, gather, launch, product, real, word};
 use crate::options::Reduction;
 use crate::problem::plan::{DeviceTargets, LossProblem, Targets};
 use candle_core::{DType, Layout, Result};
@@ -43,11 +43,7 @@ pub(crate) fn forward<B: Backend>(
         .of_loss(problem, keep)
         .reading(problem.input().strides(layout));
     let real = real(dtype);
-    // An f32 emission is a mantissa and a 32-bit exponent; an f64 emission is padded to 16 bytes.
-    let word = match real {
-        DType::F64 => DType::I64,
-        _ => DType::U32,
-    };
+    let word = word(real);
     let rows = product(&[batch, frames])?;
     let some = |wanted: bool, factors: &[usize]| match wanted {
         true => product(factors),
@@ -77,19 +73,13 @@ pub(crate) fn forward<B: Backend>(
         Content::Room(batch, real),
         Content::Room(some(spilled > 0, &[batch, spilled / 8])?, DType::I64),
     ])?;
-    let (launch, wide) = launch::gather(dtype, &sizes, entries);
-    let mut arguments = [
-        Arg::Sizes(sizes),
-        Arg::In(input),
-        Arg::From(&tables),
-        Arg::To(&mut emissions),
-        Arg::To(&mut records),
-        Arg::To(&mut stats),
-        Arg::U32(wide.unwrap_or_default().into()),
-    ];
-    let count = arguments.len() - usize::from(wide.is_none());
-    // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and entry.
-    unsafe { backend.launch(&launch, &mut arguments[..count])? };
+    let gathered = Rows {
+        emissions: &mut emissions,
+        records: &mut records,
+        stats: &mut stats,
+    };
+    // SAFETY: the tables are those of `sizes`, and the memory has room for each row and entry.
+    unsafe { gather(backend, &sizes, (input, dtype), &tables, gathered)? };
 
     let reduced = problem.reduction != Reduction::None && batch > 1;
     let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;

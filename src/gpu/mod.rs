@@ -127,6 +127,50 @@ fn real(dtype: DType) -> DType {
     }
 }
 
+/// The dtype that stands for the words of emissions and states: an f32 emission is a mantissa and a 32-bit exponent; an f64
+/// emission is padded to 16 bytes.
+fn word(real: DType) -> DType {
+    match real {
+        DType::F64 => DType::I64,
+        _ => DType::U32,
+    }
+}
+
+/// What [`gather`] leaves: for each row the emissions, three numbers beside them, and of logits the maximum and the sum of
+/// exponentials.
+struct Rows<'a, B: Backend> {
+    emissions: &'a mut B::Memory,
+    records: &'a mut B::Memory,
+    stats: &'a mut B::Memory,
+}
+
+/// Gathers the emissions of the classes that `tables` name.
+///
+/// # Safety
+/// `tables` must have the layout of `sizes`, and the memory room for each row and entry of `sizes`: two words of an emission,
+/// three numbers of a record, and of logits two of `stats`.
+unsafe fn gather<B: Backend>(
+    backend: &B,
+    sizes: &Sizes,
+    (input, dtype): (&B::Storage, DType),
+    tables: &B::Memory,
+    rows: Rows<'_, B>,
+) -> Result<()> {
+    let (launch, wide) = launch::gather(dtype, sizes);
+    let mut arguments = [
+        Arg::Sizes(*sizes),
+        Arg::In(input),
+        Arg::From(tables),
+        Arg::To(rows.emissions),
+        Arg::To(rows.records),
+        Arg::To(rows.stats),
+        Arg::U32(wide.unwrap_or_default().into()),
+    ];
+    let count = arguments.len() - usize::from(wide.is_none());
+    // SAFETY: the arguments are those of the kernel, with memory as the caller promises.
+    unsafe { backend.launch(&launch, &mut arguments[..count]) }
+}
+
 /// The product of sizes, checked for use in an allocation.
 fn product(factors: &[usize]) -> Result<usize> {
     let product = factors

@@ -1,8 +1,11 @@
 //! The log-likelihoods of the candidates of each utterance. The candidates of an utterance share its rows: one launch
 //! gathers the emissions of all classes that any of them uses, and one runs the lattice of each candidate.
 
-use super::{Arg, Backend, Content, MOST_BYTES, Sizes, check_sizes, launch, on_gpu, product, real};
-use crate::memory::room_for;
+use super::{
+    Arg, Backend, Content, MOST_BYTES, Rows, Sizes, check_sizes, gather, launch, on_gpu, product,
+    real, word,
+};
+use crate::memory::filled_room;
 use crate::problem::labels::{Classes, Numbering};
 use crate::problem::plan::{Input, Plan, Strides, frames_needed};
 use candle_core::backend::BackendStorage;
@@ -102,10 +105,7 @@ fn launch<B: Backend>(
     let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1).reading(strides);
     let of_candidates = Sizes::new(&candidates, tables.labels, tables.classes + 1).of_candidates();
     let real = real(dtype);
-    let word = match real {
-        DType::F64 => DType::I64,
-        _ => DType::U32,
-    };
+    let word = word(real);
     let (lattice, spilled) =
         launch::lattice(&of_candidates, real, backend.shared_bytes(), |kernel| {
             backend.max_threads(kernel)
@@ -131,19 +131,13 @@ fn launch<B: Backend>(
         Content::Room(product(&[tables.candidates, edges_of])?, DType::I64),
     ])?;
     if tables.frames > 0 {
-        let (gather, wide) = launch::gather(dtype, &of_rows, tables.classes + 1);
-        let mut arguments = [
-            Arg::Sizes(of_rows),
-            Arg::In(input),
-            Arg::From(&row_table),
-            Arg::To(&mut emissions),
-            Arg::To(&mut records),
-            Arg::To(&mut stats),
-            Arg::U32(wide.unwrap_or_default().into()),
-        ];
-        let count = arguments.len() - usize::from(wide.is_none());
-        // SAFETY: the arguments are those of the kernel; the buffers have an element for each row and entry.
-        unsafe { backend.launch(&gather, &mut arguments[..count])? };
+        let gathered = Rows {
+            emissions: &mut emissions,
+            records: &mut records,
+            stats: &mut stats,
+        };
+        // SAFETY: the tables are those of `of_rows`, and the memory has room for each row and entry.
+        unsafe { gather(backend, &of_rows, (input, dtype), &row_table, gathered)? };
     }
     let mut high = backend.allocate(tables.candidates, real)?;
     let mut low = backend.allocate(tables.candidates, real)?;
@@ -215,7 +209,7 @@ impl Tables {
         let what = "score_transcripts: the tables of the candidates";
 
         // Of the rows: four numbers, of which the second and the fourth are not read, and the classes.
-        let mut of_rows = zeros(what, &[utterances, most + 4])?;
+        let mut of_rows = filled_room(what, &[utterances, most + 4], 0)?;
         for (n, one) in classes.iter().enumerate() {
             // Lengths have been checked to be below 2^31.
             of_rows[n] = frames_of(n) as u32;
@@ -225,9 +219,10 @@ impl Tables {
         }
 
         // Of the candidates: four numbers, the utterance in the place of the classes, and the place of each label's class.
-        let mut words = zeros(
+        let mut words = filled_room(
             what,
             &[candidates, labels.saturating_mul(2).saturating_add(4)],
+            0,
         )?;
         let mut k = 0;
         for (n, (list, classes)) in lists.iter().zip(classes).enumerate() {
@@ -261,12 +256,6 @@ impl Tables {
             classes: most,
         })
     }
-}
-
-fn zeros(what: &str, shape: &[usize]) -> Result<Vec<u32>> {
-    let mut words = room_for(what, shape)?;
-    words.resize(shape.iter().product(), 0);
-    Ok(words)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! request, tensors on the CPU use the GPU backend.
 
 use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
-use crate::memory::room_for;
+use crate::memory::filled_room;
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -71,8 +71,7 @@ impl Memory {
     fn new(count: usize, dtype: DType) -> Result<Self> {
         let bytes = count * dtype.size_in_bytes();
         let count = bytes.div_ceil(8).max(1);
-        let mut words = room_for("softgpu: memory", &[count])?;
-        words.resize(count, 0xfff8_dead_7fc0_beef_u64);
+        let words = filled_room("softgpu: memory", &[count], 0xfff8_dead_7fc0_beef_u64)?;
         let mut words = words.into_boxed_slice();
         // SAFETY: the memory is ours until it is dropped.
         unsafe { softgpu_register(words.as_mut_ptr().cast(), bytes.max(1)) };

@@ -1,6 +1,6 @@
 //! The kernels' tables of lengths and targets: 32-bit words, in the order that `kernels/common.h` defines.
 
-use crate::memory::room_for;
+use crate::memory::filled_room;
 use crate::problem::labels::{Classes, Numbering};
 use crate::problem::plan::{Plan, frames_needed};
 use candle_core::Result;
@@ -36,8 +36,7 @@ impl Tables {
         let labels = (0..batch).map(|n| plan.target_length(n)).max().unwrap_or(0);
         // The longest target may be far longer than the others.
         let shape = shape(batch, labels);
-        let mut words = room_for("ctc-loss: the tables of the targets", &shape)?;
-        words.resize(shape.iter().product(), 0);
+        let mut words = filled_room("ctc-loss: the tables of the targets", &shape, 0)?;
         let (mut entries, mut numbering) = (1, Numbering::default());
         let mut used = Classes::default();
         let (lengths, rest) = words.split_at_mut(4 * batch);

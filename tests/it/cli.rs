@@ -125,30 +125,34 @@ fn scoring_ranks_the_right_text_first() {
     );
 }
 
+/// The JSON, TextGrid, SRT and SVG that `args`, an alignment, and `more` write; nothing else is printed.
+fn every_format(demo: &Demo, args: &[&str], more: &[&str]) -> [String; 4] {
+    let paths = ["a.json", "a.TextGrid", "a.srt", "a.svg"].map(|name| demo.path(name));
+    let [json, grid, srt, svg] = &paths;
+    let outputs = [
+        "--json",
+        json,
+        "--textgrid",
+        grid,
+        "--srt",
+        srt,
+        "--svg",
+        svg,
+    ];
+    assert_eq!(run(&[args, more, &outputs].concat()).unwrap(), "");
+    paths.map(|path| std::fs::read_to_string(path).unwrap())
+}
+
 #[test]
 fn alignments_come_in_every_format() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
-    let [json, grid, srt, svg] = ["a.json", "a.TextGrid", "a.srt", "a.svg"].map(|n| demo.path(n));
     let args = [
         "align", &emissions, "--vocab", &vocab, TEXT, "--hop", "0.04",
     ];
-    let outputs = [
-        "--json",
-        &json,
-        "--textgrid",
-        &grid,
-        "--srt",
-        &srt,
-        "--words-per-cue",
-        "3",
-        "--svg",
-        &svg,
-    ];
-    assert_eq!(run(&[&args[..], &outputs].concat()).unwrap(), "");
-    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let [json, grid, srt, svg] = every_format(&demo, &args, &["--words-per-cue", "3"]);
 
-    let value: Value = serde_json::from_str(&read(&json)).unwrap();
+    let value: Value = serde_json::from_str(&json).unwrap();
     let words = value["words"].as_array().unwrap();
     let texts: Vec<&str> = words.iter().map(|w| w["text"].as_str().unwrap()).collect();
     assert_eq!(texts, TEXT.split(' ').collect::<Vec<_>>());
@@ -167,14 +171,11 @@ fn alignments_come_in_every_format() {
     let printed: Value = serde_json::from_str(&run(&args).unwrap()).unwrap();
     assert_eq!(printed, value);
 
-    let grid = read(&grid);
     assert!(grid.starts_with("File type = \"ooTextFile\"\nObject class = \"TextGrid\"\n"));
     assert!(grid.contains("name = \"words\"") && grid.contains("text = \"quick\""));
-    let srt = read(&srt);
     let cues: Vec<&str> = srt.trim().split("\n\n").collect();
     assert_eq!(cues.len(), 2);
     assert!(cues[0].starts_with("1\n00:00:00,") && cues[0].ends_with("the quick brown"));
-    let svg = read(&svg);
     assert!(svg.starts_with("<svg") && svg.contains("<polyline") && svg.contains("data:image/png"));
 }
 
@@ -380,24 +381,12 @@ fn times(value: &Value) -> (f64, f64) {
 fn every_format_of_a_partial_transcript_has_the_times_of_the_whole_audio() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
-    let [json, grid, srt, svg] = ["a.json", "a.TextGrid", "a.srt", "a.svg"].map(|n| demo.path(n));
     let part = "quick brown";
     let args = ["align", &emissions, "--vocab", &vocab, part, "--partial"];
-    let outputs = [
-        "--json",
-        &json,
-        "--textgrid",
-        &grid,
-        "--srt",
-        &srt,
-        "--svg",
-        &svg,
-    ];
-    assert_eq!(run(&[&args[..], &outputs].concat()).unwrap(), "");
+    let [json, grid, srt, svg] = every_format(&demo, &args, &[]);
     let whole = run(&["align", &emissions, "--vocab", &vocab, TEXT]).unwrap();
     let whole: Value = serde_json::from_str(&whole).unwrap();
-    let read = |path: &str| std::fs::read_to_string(path).unwrap();
-    let value: Value = serde_json::from_str(&read(&json)).unwrap();
+    let value: Value = serde_json::from_str(&json).unwrap();
     let duration = value["duration"].as_f64().unwrap();
     let words: Vec<(f64, f64)> = value["words"]
         .as_array()
@@ -412,7 +401,6 @@ fn every_format_of_a_partial_transcript_has_the_times_of_the_whole_audio() {
     );
 
     // The tier of words: silence, quick, silence, brown, silence.
-    let grid = read(&grid);
     let tier = grid.split("name = \"words\"").nth(1).unwrap();
     let tier = tier.split("name = \"tokens\"").next().unwrap();
     let texts: Vec<&str> = tier
@@ -429,10 +417,9 @@ fn every_format_of_a_partial_transcript_has_the_times_of_the_whole_audio() {
 
     let stamp = |seconds: f64| format!("00:00:{:06.3}", seconds).replace('.', ",");
     let cue = format!("1\n{} --> {}\n{part}\n", stamp(quick.0), stamp(brown.1));
-    assert_eq!(read(&srt).trim_end(), cue.trim_end());
+    assert_eq!(srt.trim_end(), cue.trim_end());
 
     // The path in the picture is in a token's row in the frames of the token, and in a blank's else.
-    let svg = read(&svg);
     let points = svg
         .split("points=\"")
         .nth(1)

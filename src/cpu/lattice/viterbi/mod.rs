@@ -194,19 +194,8 @@ impl Tile {
         let width = pairs.len().next_multiple_of(LANES);
         let target = item.target;
         let labels = &target[pairs.start.min(target.len())..pairs.end.min(target.len())];
-        let is_star = |label: u32| item.is_star(label);
-        let mut used: Vec<u32> = labels.iter().copied().filter(|&l| !is_star(l)).collect();
-        used.sort_unstable();
-        used.dedup();
-        let (star, dead) = (used.len() as u32 + 1, used.len() as u32 + 2);
-        let mut index: Vec<u32> = labels
-            .iter()
-            .map(|&label| match used.binary_search(&label) {
-                Ok(place) => place as u32 + 1,
-                Err(_) => star,
-            })
-            .collect();
-        index.resize(width, dead);
+        let (classes, mut index) = item.emissions_of(labels);
+        index.resize(width, classes.len() as u32 + 1);
         let mut skip = vec![DEAD; width];
         for (k, skip) in skip.iter_mut().enumerate().take(labels.len()) {
             let i = pairs.start + k;
@@ -214,11 +203,7 @@ impl Tile {
                 *skip = 0.0;
             }
         }
-        let y = vec![DEAD; used.len() + 3];
-        let classes = [item.blank]
-            .into_iter()
-            .chain(used.iter().map(|&label| label as usize))
-            .collect();
+        let y = vec![DEAD; classes.len() + 2];
         Self {
             first: pairs.start,
             blank: vec![DEAD; width],
@@ -369,7 +354,7 @@ impl<E: Element> Item<'_, E> {
         // Allocate first, so that no work is done for a path that does not fit into memory.
         let what = format!("forced_align: the best path of item {}", self.n);
         let mut states = room_for(&what, &[self.frames])?;
-        let mut frame_scores = room_for(&what, &[self.frames])?;
+        let frame_scores = room_for(&what, &[self.frames])?;
         let tiles = self.checkpoints()?;
         states.resize(self.frames, 0u32);
         // The pair in which the path ends, and whether in its label; set by the last segment.
@@ -425,24 +410,40 @@ impl<E: Element> Item<'_, E> {
             }
             end = Some((pair, in_label));
         }
+        Ok(self.path(states, frame_scores, score))
+    }
+
+    /// The path with these states; `frame_scores` has room for them.
+    fn path(&self, states: Vec<u32>, mut frame_scores: Vec<f32>, score: f64) -> Path {
         let scores = states.iter().enumerate();
         frame_scores.extend(scores.map(|(t, &state)| self.log_prob(t, state) as f32));
-        Ok(Path {
+        Path {
             states,
             frame_scores,
             score,
-        })
+        }
+    }
+
+    /// The classes that these labels use, the blank first and each once, and for each label the index of its class among
+    /// them; that of the star is one past the last.
+    fn emissions_of(&self, labels: &[u32]) -> (Vec<usize>, Vec<u32>) {
+        let mut used: Vec<u32> = labels.to_vec();
+        used.retain(|&label| !self.is_star(label));
+        used.sort_unstable();
+        used.dedup();
+        let place = |label: &u32| match used.binary_search(label) {
+            Ok(place) => place as u32 + 1,
+            Err(_) => used.len() as u32 + 1,
+        };
+        let index = labels.iter().map(place).collect();
+        let used = used.iter().map(|&label| label as usize);
+        ([self.blank].into_iter().chain(used).collect(), index)
     }
 
     fn log_prob(&self, t: usize, state: u32) -> f64 {
         let pair = state as usize / 2;
         if state.is_multiple_of(2) {
-            let blank = self.entry(t, self.blank);
-            let outer = pair == 0 || pair == self.target.len();
-            return match self.outside_at(t, blank) {
-                Some(outside) if outer => outside,
-                _ => blank,
-            };
+            return self.blank_at(t, pair, self.entry(t, self.blank));
         }
         let label = self.target[pair];
         match &self.star {

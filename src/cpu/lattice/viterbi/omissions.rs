@@ -1,8 +1,8 @@
 //! Best paths that may leave labels of the target out.
 //!
-//! A path that leaves a label out is a path of the target without it: equal neighbours in what is left still need a blank
-//! between them. The recursion is that of the module above, with more ways into a state. Let i be a pair before which the
-//! labels j+1 to i−1 may be left out:
+//! A path may skip a label. The rest of the target then follows the usual rules: two equal labels that become neighbours
+//! need a blank between them. The recursion is that of the module above, with more ways into a state. Let i be a pair
+//! before which the labels j+1 to i−1 may be left out:
 //!
 //! ```text
 //! v_t(blank i) = y_t(blank)   + max(..., v(label j))                                  at t−1
@@ -21,7 +21,7 @@
 use super::{DEAD, Failure, Item, NoPath, Path};
 use crate::cpu::simd::isa::dispatch;
 use crate::cpu::simd::real::{Element, Real};
-use crate::memory::room_for;
+use crate::memory::{filled_room, room_for};
 
 /// Labels in a row that may be left out between two that are read, at most: what four bits hold of an origin.
 pub(crate) const MOST_OMITTED: usize = 12;
@@ -42,6 +42,9 @@ impl Omissions<'_> {
 
     /// What may be left out of a target; `None` if nothing may be.
     pub fn of(self, target: &[u32]) -> Option<Omissible> {
+        if self.is_empty() {
+            return None;
+        }
         let optional: Vec<bool> = target
             .iter()
             .map(|label| self.optional.contains(label))
@@ -67,7 +70,7 @@ impl Omissions<'_> {
         Some(Omissible {
             before,
             first,
-            last: last.min(target.len()),
+            last,
             all: self.free_ends || !optional.contains(&false),
         })
     }
@@ -149,15 +152,8 @@ struct Rows<'a, 'b, E> {
 impl<'a, 'b, E: Element> Rows<'a, 'b, E> {
     fn new(item: &'a Item<'b, E>, omissible: &'a Omissible) -> Self {
         let (target, pairs) = (item.target, item.target.len() + 1);
-        let mut used: Vec<u32> = target.to_vec();
-        used.retain(|&label| !item.is_star(label));
-        used.sort_unstable();
-        used.dedup();
-        let star = used.len() as u32 + 1;
-        let index = target.iter().map(|label| match used.binary_search(label) {
-            Ok(place) => place as u32 + 1,
-            Err(_) => star,
-        });
+        let (classes, mut index) = item.emissions_of(target);
+        index.push(classes.len() as u32 + 1);
         let bias = |allowed: bool| if allowed { 0.0 } else { DEAD };
         let is_label = |i: usize| i > 0 && i < target.len();
         Self {
@@ -168,12 +164,9 @@ impl<'a, 'b, E: Element> Rows<'a, 'b, E> {
             enter: (0..pairs)
                 .map(|i| bias(is_label(i) && i <= omissible.first))
                 .collect(),
-            index: index.chain([star + 1]).collect(),
-            classes: [item.blank]
-                .into_iter()
-                .chain(used.iter().map(|&label| label as usize))
-                .collect(),
-            y: vec![DEAD; used.len() + 3],
+            index,
+            y: vec![DEAD; classes.len() + 2],
+            classes,
             old: Row::new(pairs),
             new: Row::new(pairs),
             item,
@@ -216,22 +209,13 @@ impl<'a, 'b, E: Element> Rows<'a, 'b, E> {
         Ok(())
     }
 
-    /// The emission of a blank.
-    fn blank_at(&self, t: usize, pair: usize) -> f64 {
-        let outer = pair == 0 || pair == self.item.target.len();
-        match self.item.outside_at(t, self.y[0]) {
-            Some(outside) if outer => outside,
-            _ => self.y[0],
-        }
-    }
-
     /// The ways of the usual recursion, and those from the first blank.
     #[inline(always)]
     fn step(&mut self, t: usize, origins: &mut [u8]) {
         let pairs = self.old.blank.len();
         let (y_blank, first) = (self.y[0], self.old.blank[0]);
         let dead = self.y.len() - 1;
-        let outer = [0, pairs - 1].map(|pair| (pair, self.blank_at(t, pair)));
+        let outer = [0, pairs - 1].map(|pair| (pair, self.item.blank_at(t, pair, self.y[0])));
         let Row { blank, label } = &self.old;
         let (before, label) = (&label[..pairs], &label[1..][..pairs]);
         let (new_blank, new_label) = (
@@ -290,7 +274,7 @@ impl<'a, 'b, E: Element> Rows<'a, 'b, E> {
             if entered > to_label {
                 (to_label, from_label) = (entered, FROM_FIRST_BLANK);
             }
-            self.new.blank[i] = to_blank + self.blank_at(t, i);
+            self.new.blank[i] = to_blank + self.item.blank_at(t, i, self.y[0]);
             self.new.label[i + 1] = to_label + self.y[self.index[i] as usize];
             origins[i] = from_label | (BLANK * from_blank);
         }
@@ -300,7 +284,7 @@ impl<'a, 'b, E: Element> Rows<'a, 'b, E> {
     fn leave(&mut self, t: usize, origins: &mut [u8]) -> usize {
         let last = self.item.target.len();
         let leaving = last - self.omissible.last..last;
-        let y = self.blank_at(t, last);
+        let y = self.item.blank_at(t, last, self.y[0]);
         // Label j is element j + 1.
         let best = self.old.label[leaving.clone()]
             .iter()
@@ -349,13 +333,11 @@ impl<E: Element> Item<'_, E> {
             .clamp(8, self.frames.max(8));
         let segments = self.frames.div_ceil(segment);
         let what = format!("forced_align: the best path of item {}", self.n);
-        let mut states = room_for(&what, &[self.frames])?;
-        let mut frame_scores = room_for(&what, &[self.frames])?;
+        let mut states = filled_room(&what, &[self.frames], 0u32)?;
+        let frame_scores = room_for(&what, &[self.frames])?;
         let mut kept: Vec<f64> = room_for(&what, &[segments - 1, 2, pairs])?;
-        let mut origins = room_for(&what, &[segment.min(self.frames), pairs])?;
-        origins.resize(segment.min(self.frames) * pairs, 0u8);
+        let mut origins = filled_room(&what, &[segment.min(self.frames), pairs], 0u8)?;
         let mut leaves = vec![0; segment];
-        states.resize(self.frames, 0u32);
         let mut rows = Rows::new(self, omissible);
         rows.start();
         for t in 0..(segments - 1) * segment {
@@ -405,12 +387,6 @@ impl<E: Element> Item<'_, E> {
             }
             end = Some((pair, in_label));
         }
-        let scores = states.iter().enumerate();
-        frame_scores.extend(scores.map(|(t, &state)| self.log_prob(t, state) as f32));
-        Ok(Path {
-            states,
-            frame_scores,
-            score,
-        })
+        Ok(self.path(states, frame_scores, score))
     }
 }

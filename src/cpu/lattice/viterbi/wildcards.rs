@@ -47,6 +47,15 @@ impl<E> Item<'_, E> {
         let outside = self.outside.as_ref()?.at(frame);
         Some(if outside > blank { outside } else { blank })
     }
+
+    /// The emission of the blank of a pair, where that of most blanks is `blank`.
+    pub fn blank_at(&self, frame: usize, pair: usize, blank: f64) -> f64 {
+        let outer = pair == 0 || pair == self.target.len();
+        match self.outside_at(frame, blank) {
+            Some(outside) if outer => outside,
+            _ => blank,
+        }
+    }
 }
 
 impl<E: Element> Item<'_, E> {
