@@ -56,10 +56,12 @@ impl ConfidenceMeasure {
                 first.exp() - second.exp()
             }
             Self::Gibbs { alpha } => {
-                // A term of a class of probability 0 is 0.
-                let terms = row.iter().filter(|&&x| x > f64::NEG_INFINITY);
-                let entropy: f64 = terms.map(|x| -x * (alpha * x).exp()).sum();
-                1.0 - entropy / (classes.powf(1.0 - alpha) * classes.ln())
+                // The terms of probabilities 0 and 1 are 0.
+                let terms = row.iter().filter(|&&x| x > f64::NEG_INFINITY && x != 0.0);
+                // Each term is divided by C^(1−α), which may be too small a number by itself.
+                let uniform = (1.0 - alpha) * classes.ln();
+                let entropy: f64 = terms.map(|x| -x * (alpha * x - uniform).exp()).sum();
+                1.0 - entropy / classes.ln()
             }
             Self::Tsallis { alpha } if alpha == 1.0 => Self::Gibbs { alpha }.of(row),
             Self::Tsallis { alpha } => {

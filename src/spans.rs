@@ -43,9 +43,9 @@ impl TokenSpan {
 pub struct WordSpan {
     /// The labels of the word.
     pub tokens: Vec<u32>,
-    /// The first frame of its first token.
+    /// The first frame of its first token that has frames.
     pub start: usize,
-    /// One past the last frame of its last token.
+    /// One past the last frame of its last token that has frames.
     pub end: usize,
     /// The mean log-probability over the frames of its tokens, in nats. Blanks between tokens do not count, and neither
     /// does a token without frames. 0 for a word without frames, whose path is empty and so has probability 1.
@@ -130,15 +130,24 @@ pub fn fill_gaps(spans: &[TokenSpan], gaps: Gaps) -> Vec<TokenSpan> {
 pub fn group_words(spans: &[TokenSpan], separator: u32) -> Vec<WordSpan> {
     let words = spans.split(|span| span.token == separator);
     let words = words.filter_map(|word| {
-        let (first, last) = (word.first()?, word.last()?);
+        let Range { start, end } = range_of(word)?;
         Some(WordSpan {
             tokens: word.iter().map(|span| span.token).collect(),
-            start: first.start,
-            end: last.end,
+            start,
+            end,
             score: mean_score(word),
         })
     });
     words.collect()
+}
+
+/// The frames from the first to the last of spans, those without frames aside; if none has any, where they stand. `None`
+/// for no spans.
+pub(crate) fn range_of(spans: &[TokenSpan]) -> Option<Range<usize>> {
+    let first = spans.iter().find(|span| span.frames() > 0);
+    let last = spans.iter().rfind(|span| span.frames() > 0);
+    let (first, last) = (first.or(spans.first())?, last.or(spans.last())?);
+    Some(first.start..last.end)
 }
 
 /// The mean log-probability over the frames of spans, 0 for none.

@@ -53,9 +53,14 @@ fn scores_on<B: Backend>(
         .iter()
         .map(|list| numbering.classes(&list.concat()))
         .collect();
-    // Bytes of emissions, if all utterances had as many frames and classes as the largest.
+    // Bytes of an utterance, if all were as large as the largest: emissions, and for each label of a candidate its place
+    // in the tables and the states that meet there.
     let entries = classes.iter().map(|one| one.distinct.len() + 1).max();
-    let bytes = product(&[plan.input.frames, entries.unwrap_or(1), 16])?;
+    let emissions = product(&[plan.input.frames, entries.unwrap_or(1), 16])?;
+    let candidates = lists.iter().map(Vec::len).max().unwrap_or(0);
+    let labels = lists.iter().flatten().map(|one| one.len()).max();
+    let labels = labels.unwrap_or(0).min(plan.input.frames) + 1;
+    let bytes = emissions.saturating_add(product(&[candidates, labels, 4 * 32 + 2 * 4])?);
     let together = (MOST_BYTES / bytes.max(1)).clamp(1, lists.len().max(1));
     let mut scores = Vec::with_capacity(lists.len());
     for first in (0..lists.len()).step_by(together) {

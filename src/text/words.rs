@@ -2,16 +2,17 @@
 
 use super::surface::{WordMark, is_ideograph};
 use super::vocabulary::Vocabulary;
-use crate::spans::{TokenSpan, mean_score};
+use crate::spans::{TokenSpan, mean_score, range_of};
+use std::ops::Range;
 
 /// A word with its place in the utterance. From [`Vocabulary::words`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Word {
     /// The text, without the marks of words.
     pub text: String,
-    /// The first frame of its first token.
+    /// The first frame of its first token that has frames.
     pub start: usize,
-    /// One past the last frame of its last token.
+    /// One past the last frame of its last token that has frames.
     pub end: usize,
     /// The mean log-probability over the frames of its tokens, in nats, as [`WordSpan::score`](crate::WordSpan::score).
     pub score: f32,
@@ -141,7 +142,7 @@ struct Open {
 impl Open {
     /// Ends the word, if there is one. `space`: a space comes behind it.
     fn close(&mut self, words: &mut Vec<Word>, space: bool, vocabulary: &Vocabulary) {
-        if let (Some(first), Some(last)) = (self.spans.first(), self.spans.last()) {
+        if let Some(Range { start, end }) = range_of(&self.spans) {
             let token = |(span, &index): (&TokenSpan, &usize)| WordToken {
                 text: vocabulary
                     .token(span.token)
@@ -152,8 +153,8 @@ impl Open {
             };
             words.push(Word {
                 text: String::from_utf8_lossy(&self.bytes).into_owned(),
-                start: first.start,
-                end: last.end,
+                start,
+                end,
                 score: mean_score(&self.spans),
                 space_before: self.space_before && !words.is_empty(),
                 tokens: self.spans.iter().zip(&self.indices).map(token).collect(),

@@ -106,6 +106,17 @@ fn certainty_is_1_and_no_knowledge_is_0() {
     }
 }
 
+/// C^(1−α) is no number here.
+#[test]
+fn an_entropy_with_a_large_alpha_is_a_number() {
+    let third = (1f64 / 3.0).ln();
+    let rows = [0.0, -800.0, -800.0, third, third, third];
+    let input = tensors::floats(&rows, &[2, 3], DType::F64, &Device::Cpu);
+    let measure = ConfidenceMeasure::Gibbs { alpha: 1000.0 };
+    let got = frame_confidence(&input, measure, ConfidenceOptions::default()).unwrap();
+    assert!(got[0] == 1.0 && got[1].abs() < 1e-9, "{got:?}");
+}
+
 #[test]
 fn items_of_a_batch_are_as_alone_and_errors_name_them() {
     let mut rng = Rng::new(92);

@@ -2,8 +2,10 @@
 
 use crate::common::{Rng, tensors};
 use candle_core::{DType, Device, Tensor};
+use candle_ctc::text::{SubtitleOptions, Vocabulary, to_ctm, to_srt, to_token_ctm};
 use candle_ctc::{
-    AlignOptions, Alignment, InputKind, Wildcard, forced_align, forced_align_batch, group_words,
+    AlignOptions, Alignment, InputKind, TokenSpan, Wildcard, forced_align, forced_align_batch,
+    group_words,
 };
 
 /// Multiples of a quarter, of which sums are exact, with a few entries of probability 0.
@@ -302,6 +304,51 @@ fn a_batch_leaves_out_what_each_item_may() {
     let got = forced_align_batch(&input, &targets, [2, 2], [3, 3], opts).unwrap();
     assert_eq!(got[0].as_ref().unwrap().labels, [0, 1]);
     assert_eq!(got[1], None);
+}
+
+/// What was not read has no time: words begin with what was, and CTM holds nothing else.
+#[test]
+fn words_and_outputs_hold_what_was_read() {
+    let span = |token, start, end| TokenSpan {
+        token,
+        start,
+        end,
+        score: if start == end { 0.0 } else { -0.1 },
+    };
+    let vocabulary = Vocabulary::from_tokens(["<blk>", "|", "a", "l"]).unwrap();
+    // "all all al": the first word was not read, of the second only its last letters were, and of the third the first.
+    let spans = [
+        (2, 0, 0),
+        (3, 0, 0),
+        (3, 0, 0),
+        (1, 0, 0),
+        (2, 0, 0),
+        (3, 50, 51),
+        (3, 52, 54),
+        (1, 55, 56),
+        (2, 60, 61),
+        (3, 61, 61),
+        (3, 61, 61),
+    ];
+    let spans = spans.map(|(token, start, end)| span(token, start, end));
+    let ranges = |words: Vec<(usize, usize)>| assert_eq!(words, [(0, 0), (50, 54), (60, 61)]);
+    let words = vocabulary.words(&spans);
+    ranges(words.iter().map(|word| (word.start, word.end)).collect());
+    let grouped = group_words(&spans, 1);
+    ranges(grouped.iter().map(|word| (word.start, word.end)).collect());
+    let ctm = to_ctm(&words, 0.1, "r", "1").unwrap();
+    assert_eq!(
+        ctm,
+        "r 1 5.000 0.400 all 0.905\nr 1 6.000 0.100 all 0.905\n"
+    );
+    let tokens = to_token_ctm(&words, 0.1, "r", "1").unwrap();
+    assert_eq!(tokens.lines().count(), 3, "{tokens}");
+    let read: Vec<_> = words
+        .into_iter()
+        .filter(|word| word.start < word.end)
+        .collect();
+    let srt = to_srt(&read, 0.1, SubtitleOptions::default()).unwrap();
+    assert_eq!(srt, "1\n00:00:05,000 --> 00:00:06,100\nall all\n\n");
 }
 
 /// As many as may be left out in a row, in the middle and at either end.

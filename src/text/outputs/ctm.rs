@@ -5,7 +5,7 @@ use crate::text::Word;
 use candle_core::{Result, bail};
 
 /// Words as CTM: `recording channel start duration word confidence` a line, with times in seconds. The confidence is
-/// the probability of [`Word::score`], from 0 to 1.
+/// the probability of [`Word::score`], from 0 to 1. Words without frames, which an alignment left out, are skipped.
 ///
 /// ```
 /// use candle_ctc::TokenSpan;
@@ -49,20 +49,18 @@ pub fn to_token_ctm(
     channel: &str,
 ) -> Result<String> {
     check(words, seconds_per_frame)?;
-    let tokens = words.iter().flat_map(|word| &word.tokens);
-    let mut items: Vec<_> = tokens
-        .map(|token| {
-            (
-                token.span.start,
-                token.span.end,
-                token.text.replace(' ', "▁"),
-                token.span.score,
-            )
-        })
-        .collect();
+    let mut tokens: Vec<_> = words.iter().flat_map(|word| &word.tokens).collect();
     // A token that belongs to two words.
-    items.dedup();
-    lines(items.into_iter(), seconds_per_frame, recording, channel)
+    tokens.dedup_by_key(|token| token.index);
+    let items = tokens.into_iter().map(|token| {
+        (
+            token.span.start,
+            token.span.end,
+            token.text.replace(' ', "▁"),
+            token.span.score,
+        )
+    });
+    lines(items, seconds_per_frame, recording, channel)
 }
 
 fn lines(
@@ -87,6 +85,10 @@ fn lines(
         field("word", &text)?;
         if end < start {
             bail!("{text:?} ends at frame {end}, before its start at {start}")
+        }
+        // Left out by the audio.
+        if end == start {
+            continue;
         }
         let times = (
             seconds(start, seconds_per_frame),

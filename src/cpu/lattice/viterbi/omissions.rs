@@ -12,7 +12,7 @@
 //! Where all labels before i may be left out, label i is also entered from the first blank; where all labels after j may
 //! be, label j leads to the last blank, and the path may end in it. So the blanks before the first label that is read are
 //! the first blank, those after the last are the last, and all others stand before the next label that is read. Of equal
-//! candidates the one that leaves out least wins.
+//! candidates the one that leaves out least in this step wins.
 //!
 //! A path may advance by many pairs in a frame, so that no band bounds where it can be: rows are computed whole, by one
 //! thread. About the square root of 16 T rows lie between two kept ones, which balances what is kept with the origins of
