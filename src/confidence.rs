@@ -93,8 +93,7 @@ impl WordConfidence {
 /// The confidence in each word: consecutive tokens between `separator` tokens. Separators belong to no word, and empty
 /// words are left out.
 ///
-/// For a vocabulary that marks words otherwise, [`text::Word::tokens`](crate::text::Word::tokens) has the index of each
-/// token: give the confidences at these to [`WordConfidence::of`].
+/// For a vocabulary that marks words otherwise, see [`text::Word::confidence`](crate::text::Word::confidence).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

@@ -94,7 +94,7 @@
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use candle_ctc::text::{Unspellable, Vocabulary};
-//! use candle_ctc::{AlignOptions, BeamOptions, ConfidenceOptions, InputKind, ScoreOptions, WordConfidence};
+//! use candle_ctc::{AlignOptions, BeamOptions, ConfidenceOptions, InputKind, ScoreOptions};
 //! use candle_ctc::{beam_search, forced_align, score_transcripts, token_confidence};
 //!
 //! # fn main() -> candle_core::Result<()> {
@@ -112,10 +112,9 @@
 //! let best = beam_search(&logits, opts)?.remove(0); // logits: (1, T, 32)
 //! let tokens = token_confidence(&logits, &best.tokens, ConfidenceOptions { blank, input, ..Default::default() })?;
 //! for word in vocabulary.words(&best.spans) {
-//!     let its: Vec<_> = word.tokens.iter().map(|token| tokens[token.index]).collect();
-//!     println!("{} {:?} {:?}", word.text, word.seconds(0.02), WordConfidence::of(&its).map(|word| word.least));
+//!     println!("{} {:?} {:.2}", word.text, word.seconds(0.02), word.confidence(&tokens)?.least);
 //! #   assert_eq!((word.text.as_str(), word.start, word.end), ("HELLO", 0, 9));
-//! #   assert!(WordConfidence::of(&its).is_some_and(|word| word.least > 0.9));
+//! #   assert!(word.confidence(&tokens)?.least > 0.9);
 //! }
 //!
 //! // A sentence with capitals and punctuation, which the vocabulary lacks, and the times of its words.

@@ -233,12 +233,7 @@ pub fn heard(
     words
         .into_iter()
         .map(|word| {
-            let (first, last) = (word.tokens.first(), word.tokens.last());
-            let (Some(first), Some(last)) = (first, last) else {
-                anyhow::bail!("a word has no tokens")
-            };
-            let confidence = WordConfidence::of(&tokens[first.index..=last.index])
-                .context("a word has no tokens")?;
+            let confidence = word.confidence(&tokens)?;
             let time = word.seconds(frame);
             let middle = (time.0 + time.1) / 2.0;
             let right = said

@@ -2,7 +2,9 @@
 
 use super::surface::{WordMark, is_ideograph};
 use super::vocabulary::Vocabulary;
+use crate::confidence::{TokenConfidence, WordConfidence};
 use crate::spans::{TokenSpan, mean_score, range_of};
+use candle_core::{Error, Result};
 use std::ops::Range;
 
 /// A word with its place in the utterance. From [`Vocabulary::words`].
@@ -42,6 +44,50 @@ impl Word {
             self.start as f64 * seconds_per_frame,
             self.end as f64 * seconds_per_frame,
         )
+    }
+
+    /// The confidence in this word, from that in each token of the utterance: what
+    /// [`token_confidence`](crate::token_confidence) gives for the labels whose spans [`Vocabulary::words`] was given.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_ctc::text::Vocabulary;
+    /// use candle_ctc::{ConfidenceOptions, GreedyOptions, greedy_decode, token_confidence};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<blk>", "▁a", "▁b"])?;
+    /// let p = [[0.1f32, 0.8, 0.1], [0.2, 0.2, 0.6]];
+    /// let log_probs = Tensor::new(&p, &Device::Cpu)?.log()?; // (T, C)
+    /// let best = greedy_decode(&log_probs, GreedyOptions::default())?;
+    /// let tokens = token_confidence(&log_probs, &best.tokens, ConfidenceOptions::default())?;
+    /// let words = vocabulary.words(&best.spans);
+    /// assert!(words[0].confidence(&tokens)?.least > words[1].confidence(&tokens)?.least);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If `tokens` has no entry for a token of this word, or one of another label.
+    pub fn confidence(&self, tokens: &[TokenConfidence]) -> Result<WordConfidence> {
+        let of_token = |token: &WordToken| {
+            let found = tokens.get(token.index);
+            found
+                .filter(|found| found.token == token.span.token)
+                .copied()
+        };
+        let of_word: Option<Vec<TokenConfidence>> = self.tokens.iter().map(of_token).collect();
+        let confidence = of_word.and_then(|tokens| WordConfidence::of(&tokens));
+        confidence.ok_or_else(|| {
+            let labels = self.tokens.iter().map(|token| (token.index, token.span.token));
+            Error::Msg(format!(
+                "confidence of the word {:?}: its tokens (index, label) are {:?}, and there are {} confidences, which do \
+                 not have them all; give those of all labels of the utterance",
+                self.text,
+                labels.collect::<Vec<_>>(),
+                tokens.len()
+            ))
+        })
     }
 }
 

@@ -751,7 +751,12 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
     for lossy in ["--lossy", "--lossy=0.8"] {
         let printed = try_all(&[&align[..], &[lossy]].concat()).unwrap();
         let notes: Vec<&str> = printed.err.lines().collect();
-        let note = |part: &str| format!("note: {emissions}: the vocabulary cannot spell {part}");
+        let note = |part: &str| {
+            format!(
+                "note: {emissions}: the vocabulary cannot spell {part} of {:?}",
+                align[4]
+            )
+        };
         let expected = [
             "\"42\" at character 5",
             "\"0\" at character 15",
@@ -791,24 +796,45 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
     );
     assert!(std::fs::read_to_string(svg).unwrap().contains("42"));
     fails(&[&align[..], &["--lossy=nan"]].concat(), &["NaN"]);
+}
 
-    // A score of the rest would pass for one of the whole.
-    let score = [
-        "score",
-        &emissions,
-        "--vocab",
-        &vocab,
-        TEXT,
-        "the 42 brown fox",
-    ];
-    fails(
-        &score,
-        &["\"4\" at character 5", "scores are of whole transcripts"],
-    );
-    fails(
-        &[&score[..], &["--lossy"]].concat(),
-        &["unexpected argument"],
-    );
+#[test]
+fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let sentence = "The quick, brown fox!";
+    let notes = [(",", 10), ("!", 21)].map(|(text, position)| {
+        format!(
+            "note: {emissions}: the vocabulary cannot spell {text:?} at character {position} of \
+             {sentence:?}"
+        )
+    });
+    let (emissions, vocab) = (emissions.as_str(), vocab.as_str());
+    let command = |name| [name, emissions, "--vocab", vocab];
+    for (name, text) in [("score", None), ("align", None), ("words", Some("--text"))] {
+        let with = |sentence, skip: bool| {
+            let text: Vec<&str> = text.into_iter().chain([sentence]).collect();
+            let skip: &[&str] = if skip { &["--skip"] } else { &[] };
+            try_all(&[&command(name)[..], &text, skip].concat())
+        };
+        let plain = with(TEXT, false).unwrap();
+        let skipped = with(sentence, true).unwrap();
+        assert_eq!(skipped.err.lines().collect::<Vec<_>>(), notes, "{name}");
+        // The same figures; only the transcript reads as it was written.
+        let read = |out: &str| out.replace(sentence, TEXT);
+        assert_eq!(read(&skipped.out), read(&plain.out), "{name}");
+        let refused = with(sentence, false).unwrap();
+        assert_eq!(refused.failed, 1);
+        assert!(
+            refused.err.contains("\",\" at character 10") && refused.err.contains("--skip"),
+            "{}",
+            refused.err
+        );
+    }
+    let both = [&command("align")[..], &[sentence, "--skip", "--lossy"]].concat();
+    fails(&both, &["cannot be used with"]);
+    let no_text = [&command("words")[..], &["--skip"]].concat();
+    fails(&no_text, &["--text"]);
 }
 
 #[test]

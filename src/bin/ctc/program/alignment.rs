@@ -2,7 +2,8 @@
 
 use super::cli::FitArgs;
 use super::input::{Source, short};
-use anyhow::{Result, anyhow, ensure};
+use super::spelling::{Spelled, spell};
+use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use candle_ctc::text::{Unspellable, Unspelled, Word};
 use candle_ctc::{AlignOptions, Alignment, TokenSpan, Wildcard, feasibility, forced_align};
@@ -28,14 +29,16 @@ impl Aligned {
     pub fn new(source: &Source, text: &str, fit: &FitArgs) -> Result<Self> {
         let vocabulary = source.vocabulary;
         let star = fit.lossy.map(|_| vocabulary.class_count() as u32);
-        let (labels, unspelled) = match star {
-            Some(star) => {
-                let encoding = vocabulary.encode_lossy(text, Unspellable::Star(star));
-                let encoding = encoding.map_err(short)?;
-                (encoding.labels, encoding.unspelled)
-            }
-            None => (vocabulary.encode(text).map_err(unspellable)?, Vec::new()),
+        let unspellable = match star {
+            Some(star) => Some(Unspellable::Star(star)),
+            None => fit.skip.then_some(Unspellable::Skip),
         };
+        let hint = "--skip leaves it out, and --lossy lets it stand for any audio";
+        let Spelled {
+            labels,
+            unspelled,
+            notes,
+        } = spell(vocabulary, text, unspellable, hint)?;
         let alignment = align(source, &labels, star, fit)?;
         let mut words = vocabulary.words(&alignment.spans);
         let token = |span: &TokenSpan| vocabulary.token(span.token).unwrap_or(STAR).to_owned();
@@ -47,19 +50,12 @@ impl Aligned {
             &mut words,
             &mut tokens,
         );
-        let notes = unspelled.iter().map(|part| {
-            let position = text[..part.start].chars().count() + 1;
-            format!(
-                "the vocabulary cannot spell {:?} at character {position}",
-                part.text
-            )
-        });
         Ok(Self {
             text: text.to_owned(),
             words,
             tokens,
             star,
-            notes: notes.collect(),
+            notes,
             hop: source.hop,
             frames: source.frames,
             alignment,
@@ -119,12 +115,4 @@ fn restore(unspelled: &[Unspelled], stars: &[usize], words: &mut [Word], tokens:
             }
         }
     }
-}
-
-fn unspellable(error: candle_core::Error) -> anyhow::Error {
-    let text = short(error).to_string();
-    anyhow!(text.replace(
-        "encode_lossy leaves it out or puts a star for it",
-        "--lossy lets it stand for any audio",
-    ))
 }

@@ -27,7 +27,7 @@ pub enum Command {
     ///
     /// The table has the log-likelihood in nats, the same per token, the share of the transcript among those given, and
     /// the transcript; with a manifest also the file, in front. A transcript that the vocabulary cannot spell is an
-    /// error: without a part of it, its score could not be compared.
+    /// error unless --skip is given.
     #[command(after_help = SCORE_EXAMPLES)]
     Score(ScoreArgs),
     /// Where each token of a transcript stands. Prints JSON unless an output is named.
@@ -51,6 +51,7 @@ pub enum Command {
 const SCORE_EXAMPLES: &str = "\
 Examples:
   ctc score demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\" \"the quick brown box\"
+  ctc score demo/emissions.npy --vocab demo/vocab.json \"The quick, brown fox!\" --skip
   ctc score demo/emissions.npy --vocab demo/vocab.json --file candidates.txt
   ctc score --vocab vocab.json --manifest list.tsv
 
@@ -76,6 +77,10 @@ pub struct ScoreArgs {
     /// Rank by the log-likelihood of a token in place of that of the whole transcript.
     #[arg(long)]
     pub per_token: bool,
+    /// Leave out text that the vocabulary cannot spell, such as punctuation, and name it on standard error. Transcripts
+    /// from which different text was left out cannot be compared.
+    #[arg(long)]
+    pub skip: bool,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -212,6 +217,9 @@ pub struct FitArgs {
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
         requires = "transcript")]
     pub lossy: Option<f32>,
+    /// Leave out text that the vocabulary cannot spell, such as punctuation, and name it on standard error.
+    #[arg(long, requires = "transcript", conflicts_with = "lossy")]
+    pub skip: bool,
 }
 
 /// How a transcript is found.

@@ -12,6 +12,7 @@ mod manifest;
 mod output;
 mod picture;
 mod score;
+mod spelling;
 mod words;
 
 pub use batch::Console;

@@ -4,7 +4,9 @@ use super::batch::{self, Console, Findings};
 use super::cli::ScoreArgs;
 use super::input::{Model, Source, short};
 use super::manifest;
-use anyhow::{Context, Result, anyhow, ensure};
+use super::spelling::spell;
+use anyhow::{Context, Result, ensure};
+use candle_ctc::text::Unspellable;
 use candle_ctc::{ScoreOptions, rank_transcripts};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -31,11 +33,7 @@ pub fn run(args: &ScoreArgs, console: &mut Console) -> Result<usize> {
         |item| {
             let source = model.load(&item.emissions)?;
             let file = named.then(|| format!("{}\t", item.emissions.display()));
-            let result = table(&source, item, args.per_token, &file.unwrap_or_default())?;
-            Ok(Findings {
-                result,
-                ..Default::default()
-            })
+            table(&source, item, args, &file.unwrap_or_default())
         },
     )
 }
@@ -72,14 +70,18 @@ fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
 }
 
 /// A line for each transcript, with `file` in front.
-fn table(source: &Source, item: &Candidates, per_token: bool, file: &str) -> Result<String> {
-    let mut transcripts = Vec::new();
+fn table(source: &Source, item: &Candidates, args: &ScoreArgs, file: &str) -> Result<Findings> {
+    let unspellable = args.skip.then_some(Unspellable::Skip);
+    let hint = "--skip leaves it out; scores are comparable where all transcripts lack the same";
+    let (mut transcripts, mut notes) = (Vec::new(), Vec::new());
     for text in &item.texts {
-        transcripts.push(source.vocabulary.encode(text).map_err(unspellable)?);
+        let spelled = spell(source.vocabulary, text, unspellable, hint)?;
+        transcripts.push(spelled.labels);
+        notes.extend(spelled.notes);
     }
     let opts = ScoreOptions {
         blank: source.vocabulary.blank(),
-        per_token,
+        per_token: args.per_token,
         ..Default::default()
     };
     let mut table = String::new();
@@ -90,14 +92,8 @@ fn table(source: &Source, item: &Candidates, per_token: bool, file: &str) -> Res
             found.log_likelihood, found.per_token, found.probability, item.texts[found.index]
         )?;
     }
-    Ok(table)
-}
-
-/// A score without a part of the transcript would be higher than that of a transcript with it.
-fn unspellable(error: candle_core::Error) -> anyhow::Error {
-    let text = short(error).to_string();
-    anyhow!(text.replace(
-        "encode_lossy leaves it out or puts a star for it",
-        "scores are of whole transcripts, so write it otherwise or leave the transcript out",
-    ))
+    Ok(Findings {
+        result: table,
+        notes,
+    })
 }

@@ -1,0 +1,51 @@
+//! From the text of a transcript to its labels.
+
+use super::input::short;
+use anyhow::{Result, anyhow};
+use candle_ctc::text::{Unspellable, Unspelled, Vocabulary};
+
+/// The labels of a transcript.
+pub struct Spelled {
+    pub labels: Vec<u32>,
+    /// What was left out or has a star.
+    pub unspelled: Vec<Unspelled>,
+    /// The same in words, for the user.
+    pub notes: Vec<String>,
+}
+
+/// Spells `text`. What the vocabulary cannot spell is treated as `unspellable` says; without it, it is an error, which
+/// ends in `hint`.
+pub fn spell(
+    vocabulary: &Vocabulary,
+    text: &str,
+    unspellable: Option<Unspellable>,
+    hint: &str,
+) -> Result<Spelled> {
+    let Some(unspellable) = unspellable else {
+        let labels = vocabulary.encode(text);
+        return Ok(Spelled {
+            labels: labels.map_err(|error| with_hint(error, hint))?,
+            unspelled: Vec::new(),
+            notes: Vec::new(),
+        });
+    };
+    let encoding = vocabulary.encode_lossy(text, unspellable).map_err(short)?;
+    let note = |part: &Unspelled| {
+        let position = text[..part.start].chars().count() + 1;
+        format!(
+            "the vocabulary cannot spell {:?} at character {position} of {text:?}",
+            part.text
+        )
+    };
+    Ok(Spelled {
+        notes: encoding.unspelled.iter().map(note).collect(),
+        labels: encoding.labels,
+        unspelled: encoding.unspelled,
+    })
+}
+
+/// The error names what an option of the command line does, in place of a function of the library.
+fn with_hint(error: candle_core::Error, hint: &str) -> anyhow::Error {
+    let text = short(error).to_string();
+    anyhow!(text.replace("encode_lossy leaves it out or puts a star for it", hint))
+}
