@@ -1,5 +1,6 @@
 //! The loss functions.
 
+use crate::linear::ctc_loss_linear;
 use crate::op;
 use crate::options::CtcLossOptions;
 use crate::problem::lengths::IntoLengths;
@@ -351,6 +352,34 @@ impl CtcLoss {
     ) -> Result<Tensor> {
         self.check_grad("logits", logits)?;
         ctc_loss_with_logits(logits, targets, input_lengths, target_lengths, self.opts)
+    }
+
+    /// [`ctc_loss_linear`] with these options.
+    ///
+    /// # Errors
+    /// As [`ctc_loss_linear`], and with [`Self::require_grad`] if neither `hidden` nor `weight` nor `bias` leads back to a
+    /// variable.
+    pub fn forward_linear(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        targets: &Tensor,
+        input_lengths: impl IntoLengths,
+        target_lengths: impl IntoLengths,
+    ) -> Result<Tensor> {
+        if !weight.track_op() && !bias.is_some_and(Tensor::track_op) {
+            self.check_grad("hidden, weight and bias", hidden)?;
+        }
+        ctc_loss_linear(
+            hidden,
+            weight,
+            bias,
+            targets,
+            input_lengths,
+            target_lengths,
+            self.opts,
+        )
     }
 
     fn check_grad(&self, name: &str, input: &Tensor) -> Result<()> {

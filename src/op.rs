@@ -15,7 +15,7 @@ use crate::reduce::reduce;
 use candle_core::DType;
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 #[cfg(feature = "cuda")]
 use candle_core::{CudaDevice, CudaStorage};
@@ -38,13 +38,33 @@ pub(crate) fn loss_and_gradient(
     input: &Tensor,
     problem: Arc<LossProblem>,
 ) -> Result<(Tensor, Tensor)> {
+    with_gradient(input, problem, Tensor::ones_like)
+}
+
+/// The losses of a batch that are not reduced, `(N)`, and the gradient of their sum with these weights.
+pub(crate) fn losses_and_gradient(
+    input: &Tensor,
+    problem: Arc<LossProblem>,
+    weights: &[f64],
+) -> Result<(Tensor, Tensor)> {
+    with_gradient(input, problem, |losses| {
+        let weights = Tensor::new(weights, &Device::Cpu)?.to_dtype(losses.dtype())?;
+        weights.to_device(losses.device())
+    })
+}
+
+fn with_gradient(
+    input: &Tensor,
+    problem: Arc<LossProblem>,
+    upstream: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<(Tensor, Tensor)> {
     let input = input.detach();
     let forward = CtcForward {
         problem,
         saved: Some(OnceLock::new()),
     };
     let losses = input.apply_op1_no_bwd(&forward)?;
-    let gradient = input.apply_op2_no_bwd(&losses.ones_like()?, &forward.backward()?)?;
+    let gradient = input.apply_op2_no_bwd(&upstream(&losses)?, &forward.backward()?)?;
     Ok((losses, gradient))
 }
 

@@ -27,6 +27,7 @@ mod hostile;
 mod inference;
 mod kernels;
 mod lengths;
+mod linear;
 mod long_targets;
 mod omissions;
 mod oracle;
