@@ -164,8 +164,8 @@ fn median(mut all: Vec<Measured>) -> Option<Measured> {
 fn torch(shape: &Shape, lengths: &[usize]) -> Option<Measured> {
     let venv = std::env::var_os("CTC_COMPARE_VENV")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/linear.py");
-    let sizes = [shape.features, shape.classes, shape.labels];
-    let numbers = [shape.frames].iter().chain(&sizes).chain(lengths);
+    let sizes = [shape.frames, shape.features, shape.classes, shape.labels];
+    let numbers = sizes.iter().chain(lengths);
     let output = Command::new(Path::new(&venv).join("bin/python"))
         .arg(script)
         .args(numbers.map(usize::to_string))
@@ -230,11 +230,11 @@ fn main() -> Result<()> {
             number(peer.map(|peer| peer.milliseconds / fused.milliseconds), 2),
             fused.bytes / 1e6,
             number(unfused.map(|other| other.bytes / 1e6), 0),
-            number(share.map(|share| 100.0 * share), 0) + " %",
+            share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share)),
             number(peer.map(|peer| peer.bytes / 1e6), 0),
         )
         .expect("a string takes any text");
-        // Beside the logits' own five tensors where they were not made.
+        // Beside four tensors of logits where they were not made.
         let share = share.unwrap_or(fused.bytes / (4 * logits) as f64);
         if share > MOST_MEMORY {
             failures.push(format!("{:.0} % of the memory", 100.0 * share));

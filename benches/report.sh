@@ -10,3 +10,7 @@ export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 cargo bench --bench memory -- --write
 cargo bench --bench scaling -- --write
 cargo bench --bench range -- --write
+# With PyTorch in turn.
+CTC_COMPARE_VENV=${CTC_COMPARE_VENV:-$PWD/benches/compare/.venv}
+export CTC_COMPARE_VENV
+cargo bench --bench linear -- --write

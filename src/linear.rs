@@ -51,7 +51,8 @@ const FUNCTION: &str = "ctc_loss_linear";
 ///
 /// The gradients of a single loss ([`Reduction::Mean`](crate::Reduction::Mean), `Sum`, or one item) are computed together
 /// with it: for a loss without a backward pass, `detach()` all three tensors. With
-/// [`Reduction::None`](crate::Reduction::None) the backward pass makes the logits again. In f16 and bf16 the statistics
+/// [`Reduction::None`](crate::Reduction::None) the backward pass makes the logits again. On a GPU the call waits for the
+/// losses of the items, which are reduced on the host. In f16 and bf16 the statistics
 /// of the softmax are f32; so are the logits on the CPU, and the sums over groups of items in the gradients of `weight`
 /// and `bias`.
 ///
@@ -113,8 +114,14 @@ pub fn ctc_loss_linear(
         target_lengths,
         opts,
     )?;
-    let frames = frames_at_a_time(problem.input(), hidden);
-    LinearLoss { problem, frames }.apply(hidden, weight, bias)
+    let dtype = product_dtype(hidden);
+    let frames = frames_at_a_time(problem.input().classes, dtype, hidden.device());
+    let linear = LinearLoss {
+        problem,
+        frames,
+        dtype,
+    };
+    linear.apply(hidden, weight, bias)
 }
 
 fn check_layer(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
@@ -163,16 +170,11 @@ fn check_layer(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resul
 }
 
 /// The most frames of a group that has more than one item.
-fn frames_at_a_time(input: &Input, hidden: &Tensor) -> usize {
+fn frames_at_a_time(classes: usize, dtype: DType, device: &Device) -> usize {
     /// Each group adds to the gradient of the weight, which takes as long as the products of some dozen frames.
     const FEWEST: usize = 256;
-    let bytes: usize = if hidden.device().is_cpu() {
-        32 << 20
-    } else {
-        256 << 20
-    };
-    let frame = input.classes * product_dtype(hidden).size_in_bytes();
-    (bytes / frame).max(FEWEST)
+    let bytes: usize = if device.is_cpu() { 32 << 20 } else { 256 << 20 };
+    (bytes / (classes * dtype.size_in_bytes())).max(FEWEST)
 }
 
 /// The dtype of the matrix products: candle multiplies no bf16 on the CPU, and f16 slowly.
@@ -224,6 +226,8 @@ struct LinearLoss {
     problem: LossProblem,
     /// See [`groups`].
     frames: usize,
+    /// Of the matrix products.
+    dtype: DType,
 }
 
 impl LinearLoss {
@@ -234,9 +238,10 @@ impl LinearLoss {
         let tracked = wanted.contains(&true);
         let (losses, gradients) = if tracked && self.is_single() {
             let weights = (0..plan.input.batch).map(|n| self.problem.weight(plan, n));
-            let weights: Vec<f64> = weights.collect();
+            let mut weights: Vec<f64> = weights.collect();
+            let unit = self.scale_up(&mut weights);
             let (losses, gradients) = self.losses_and_gradients(&layer, &weights, wanted)?;
-            (losses, Some(gradients))
+            (losses, Some((gradients, unit)))
         } else {
             (self.losses(&layer)?, None)
         };
@@ -256,8 +261,7 @@ impl LinearLoss {
     }
 
     fn layer(&self, hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Layer> {
-        let dtype = product_dtype(hidden);
-        let hidden = hidden.detach();
+        let (dtype, hidden) = (self.dtype, hidden.detach());
         Ok(Layer {
             hidden: match self.problem.input().layout {
                 None => hidden.unsqueeze(0)?,
@@ -267,6 +271,19 @@ impl LinearLoss {
             weight: weight.detach().to_dtype(dtype)?,
             bias: bias.map(|bias| bias.detach().to_dtype(dtype)).transpose()?,
         })
+    }
+
+    /// Scales the weights of a mean up for gradients in half precision, where small ones are 0; by a power of two, so that
+    /// no bit changes. What the gradients must be multiplied by is returned: the caller does so in f32, together with the
+    /// scale of the loss, if it has one.
+    fn scale_up(&self, weights: &mut [f64]) -> f64 {
+        let largest = weights.iter().copied().fold(0.0, f64::max);
+        if !matches!(self.dtype, DType::F16 | DType::BF16) || largest == 0.0 {
+            return 1.0;
+        }
+        let unit = largest.log2().ceil().exp2();
+        weights.iter_mut().for_each(|weight| *weight /= unit);
+        unit
     }
 
     /// Whether the loss is a single number.
@@ -511,8 +528,8 @@ struct LinearLossOp {
     linear: LinearLoss,
     wanted: Wanted,
     loss: Tensor,
-    /// Of a single loss; `None` for the losses of items.
-    gradients: Option<Gradients>,
+    /// Of a single loss, divided by the number beside them; `None` for the losses of items.
+    gradients: Option<(Gradients, f64)>,
 }
 
 impl LinearLossOp {
@@ -525,10 +542,13 @@ impl LinearLossOp {
         upstream: &Tensor,
     ) -> Result<Gradients> {
         let found = match &self.gradients {
-            Some(gradients) => {
+            Some((gradients, unit)) => {
                 let [of_hidden, of_weight, of_bias] = gradients.each_ref();
+                let upstream = (upstream * *unit)?;
                 let scaled = |gradient: &Option<Tensor>| {
-                    let gradient = gradient.as_ref().map(|gradient| scaled(gradient, upstream));
+                    let gradient = gradient
+                        .as_ref()
+                        .map(|gradient| scaled(gradient, &upstream));
                     gradient.transpose()
                 };
                 [scaled(of_hidden)?, scaled(of_weight)?, scaled(of_bias)?]
@@ -774,12 +794,53 @@ mod tests {
                     let linear = LinearLoss {
                         problem,
                         frames: most,
+                        dtype: wide,
                     };
                     let loss = linear.apply(&hidden, &weight, Some(&bias)).unwrap();
                     assert_eq!(loss.dtype(), wide);
                     near(&outcome(&loss, &leaves, &upstream), &expected, tolerance);
                 }
             }
+        }
+    }
+
+    // As on a GPU, with products in half precision: 0.001 of an entry of 1e-4 is 0 there, but the scale of the loss keeps
+    // the gradient in range.
+    #[test]
+    fn a_scaled_mean_in_f16_keeps_small_gradients() {
+        let (items, frames, classes) = (64, 3, 40);
+        let device = &Device::Cpu;
+        let hidden = Tensor::ones((frames, items, 1), DType::F16, device).unwrap();
+        let weight = Tensor::arange(0f32, classes as f32, device).unwrap();
+        let weight = (weight.unsqueeze(1).unwrap() * -0.2).unwrap();
+        let weight = Var::from_tensor(&weight.to_dtype(DType::F16).unwrap()).unwrap();
+        let labels = Tensor::ones((items, 1), DType::U32, device).unwrap();
+        let (lengths, of_targets) = (vec![frames; items], vec![1; items]);
+        let gradient = |dtype: DType, scale: f64| {
+            let logits = Tensor::zeros((frames, items, classes), DType::F16, device).unwrap();
+            let opts = CtcLossOptions::default();
+            let kind = InputKind::Logits;
+            let problem =
+                validate::loss("", kind, &logits, &labels, &lengths, &of_targets, opts).unwrap();
+            let linear = LinearLoss {
+                problem,
+                frames: 100,
+                dtype,
+            };
+            let loss = linear.apply(&hidden, &weight, None).unwrap();
+            let grads = (loss * scale).unwrap().backward().unwrap();
+            let gradient = grads.get(&weight).unwrap().to_dtype(DType::F64).unwrap();
+            gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+        };
+        let scale = 1024.0;
+        for (half, exact) in gradient(DType::F16, scale)
+            .into_iter()
+            .zip(gradient(DType::F32, scale))
+        {
+            assert!(
+                exact != 0.0 && (half / exact - 1.0).abs() < 0.02,
+                "{half} {exact}"
+            );
         }
     }
 }

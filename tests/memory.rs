@@ -10,7 +10,7 @@ mod heap;
 mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_ctc::{CtcLossOptions, Reduction};
+use candle_ctc::{CtcLossOptions, Reduction, ctc_loss_linear};
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
 use models::{CONFIDENCES, LENGTHS, Model, OTHERS, OTHERS_AT, SHAPES, Shape, Step};
@@ -164,6 +164,52 @@ fn a_training_step_keeps_no_lattice() {
             peak < LATTICE / 2,
             "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}"
         );
+    }
+}
+
+// At the edge of a group: 16 or 17 of these items are 32 MiB of logits.
+#[test]
+fn the_loss_of_a_linear_layer_keeps_no_logits() {
+    let _turn = turn();
+    let (frames, features, classes, labels) = (104, 4, 5000, 5);
+    for items in [16, 17, 64] {
+        let mut rng = Rng::new(92);
+        let mut leaf = |dims: &[usize]| {
+            let values = rng.values(dims.iter().product(), 1.0);
+            Var::from_tensor(&tensors::floats(&values, dims, DType::F32, &Device::Cpu)).unwrap()
+        };
+        let hidden = leaf(&[items, frames, features]);
+        let (weight, bias) = (leaf(&[classes, features]), leaf(&[classes]));
+        let targets = Tensor::ones((items, labels), DType::U32, &Device::Cpu).unwrap();
+        let (lengths, of_targets) = (vec![frames; items], vec![labels; items]);
+        let opts = CtcLossOptions::batch_major();
+        let linear = || {
+            let bias = Some(bias.as_tensor());
+            ctc_loss_linear(
+                &hidden,
+                &weight,
+                bias,
+                &targets,
+                &lengths,
+                &of_targets,
+                opts,
+            )
+        };
+        let unfused = || {
+            let flat = hidden.flatten_to(1)?;
+            let logits = flat.matmul(&weight.t()?)?.broadcast_add(&bias)?;
+            let logits = logits.reshape((items, frames, classes))?;
+            Entry::Logits.loss(&logits, &targets, &lengths, &of_targets, opts)
+        };
+        let peak = |loss: &dyn Fn() -> candle_core::Result<Tensor>| {
+            peak_of(|| drop(loss().unwrap().backward().unwrap()))
+        };
+        let (few, all) = (peak(&linear), peak(&unfused));
+        let group = 2 * items.min(16) * frames * classes * 4;
+        assert!(few < group + (4 << 20), "{items} items: {few} bytes");
+        let logits = items * frames * classes * 4;
+        assert!(all > 4 * logits, "{items} items: {all} bytes");
+        assert!(items < 64 || 5 * few < all, "{items} items: {few} {all}");
     }
 }
 
