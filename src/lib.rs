@@ -162,6 +162,7 @@ mod frame_confidence;
     allow(dead_code, unused_imports, unused_variables)
 )]
 mod gpu;
+mod label_prior;
 mod linear;
 mod loss;
 mod memory;
@@ -191,6 +192,7 @@ pub use frame_confidence::{
     Aggregation, ConfidenceMeasure, fastq_qualities, frame_confidence, frame_confidence_batch,
     phred_quality, span_confidence,
 };
+pub use label_prior::LabelPrior;
 pub use linear::ctc_loss_linear;
 pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,

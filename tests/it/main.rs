@@ -26,6 +26,7 @@ mod gradient;
 mod hostile;
 mod inference;
 mod kernels;
+mod label_prior;
 mod lengths;
 mod linear;
 mod long_targets;

@@ -1,0 +1,193 @@
+//! The label prior: how often a model gives each class, taken off its log-probabilities in training.
+
+use crate::distribution::check_normalised;
+use crate::options::{InputKind, InputLayout};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::validate::{self, Call};
+use candle_core::{DType, Result, Tensor, bail};
+
+const OBSERVE: &str = "LabelPrior::observe";
+const APPLY: &str = "LabelPrior::apply";
+
+/// An estimate of how often a model gives each class, for a loss of `log p(class) − scale · log prior(class)`.
+///
+/// A model that is trained with CTC alone gives the blank nearly all frames, and each label one: its outputs are *peaky*,
+/// and words come out shorter than they are. The blank's prior is the largest, so taking the prior off leaves labels more
+/// frames, which makes the times of alignments more exact (Huang et al. 2024, <https://arxiv.org/abs/2406.02560>).
+///
+/// Use the adjusted log-probabilities for the loss, and the plain ones for alignment and decoding. The gradient of the
+/// loss goes through [`apply`](Self::apply) as through any operation of candle; the prior counts as a constant.
+///
+/// ```
+/// use candle_core::{D, Device, Tensor, Var};
+/// use candle_ctc::{CtcLossOptions, InputLayout, LabelPrior, ctc_loss};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Var::randn(0f32, 1., (9, 2, 5), &Device::Cpu)?; // (T, N, C)
+/// let targets = Tensor::new(&[[1u32, 2, 2], [4, 0, 0]], &Device::Cpu)?;
+/// let mut prior = LabelPrior::new();
+/// for epoch in 0..2 {
+///     // For each batch:
+///     let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+///     prior.observe(&log_probs, [9, 7], InputLayout::TimeMajor)?;
+///     let adjusted = prior.apply(&log_probs, 0.3)?;
+///     let loss = ctc_loss(&adjusted, &targets, [9, 7], [3, 1], CtcLossOptions::default())?;
+///     # loss.backward()?;
+///     // Behind the last batch:
+///     prior.next_epoch();
+/// }
+/// assert_eq!(prior.log_prior()?.unwrap().dims(), [5]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct LabelPrior {
+    /// The estimate in use.
+    previous: Option<Sums>,
+    /// What was observed since.
+    current: Option<Sums>,
+}
+
+/// The sum of the probabilities of each class over frames.
+#[derive(Debug, Clone)]
+struct Sums {
+    /// (C), f32, or f64 for f64.
+    probabilities: Tensor,
+    frames: usize,
+}
+
+impl LabelPrior {
+    /// No estimate: until the first [`next_epoch`](Self::next_epoch), log-probabilities stay as they are.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts the probabilities of a batch, on its device. Nothing is copied to the host but three rows of each item, for
+    /// the check that [`InputKind::LogProbs`] documents.
+    ///
+    /// # Arguments
+    ///
+    /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`: log-probabilities, before
+    ///   [`apply`](Self::apply). f32, f64, f16 or bf16.
+    /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+    ///
+    /// # Errors
+    ///
+    /// If shapes, dtypes or lengths do not fit together, if these are no log-probabilities, or if there were other
+    /// classes, another dtype or another device before.
+    pub fn observe(
+        &mut self,
+        log_probs: &Tensor,
+        input_lengths: impl IntoLengths,
+        layout: InputLayout,
+    ) -> Result<()> {
+        let call = Call::new(OBSERVE, InputKind::LogProbs, true, 0, layout);
+        let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
+        let log_probs = log_probs.detach();
+        check_normalised(&call, &plan, &log_probs, 0)?;
+        if let Some(so_far) = self.current.as_ref().or(self.previous.as_ref()) {
+            check_like(OBSERVE, &so_far.probabilities, &log_probs)?;
+        }
+        for (item, &frames) in plan.input_lengths.iter().enumerate() {
+            if frames == 0 {
+                continue;
+            }
+            let log_probs = match plan.input.layout {
+                None => log_probs.clone(),
+                Some(InputLayout::TimeMajor) => log_probs.get_on_dim(1, item)?,
+                Some(InputLayout::BatchMajor) => log_probs.get(item)?,
+            };
+            let probabilities = in_f32(&log_probs.narrow(0, 0, frames)?)?.exp()?;
+            // A product is faster than candle's sum over the first dimension.
+            let ones = Tensor::ones((1, frames), probabilities.dtype(), probabilities.device())?;
+            let sum = ones.matmul(&probabilities.contiguous()?)?.squeeze(0)?;
+            let so_far = self.current.as_ref();
+            let (sum, so_far) = match so_far {
+                None => (sum, 0),
+                Some(so_far) => ((&so_far.probabilities + sum)?, so_far.frames),
+            };
+            self.current = Some(Sums {
+                probabilities: sum,
+                frames: so_far + frames,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes what was observed since the last call as the estimate from now on. Without any, the estimate stays.
+    pub fn next_epoch(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.previous = Some(current);
+        }
+    }
+
+    /// The logarithm of the estimate in use, `(C)`, or `None` before the first. It is smoothed by one frame that is spread
+    /// evenly over the classes, so that no class has a prior of 0.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the device.
+    pub fn log_prior(&self) -> Result<Option<Tensor>> {
+        let log_prior = |sums: &Sums| {
+            let even = 1.0 / sums.probabilities.elem_count() as f64;
+            let total = 1.0 / (sums.frames + 1) as f64;
+            sums.probabilities.affine(total, even * total)?.log()
+        };
+        self.previous.as_ref().map(log_prior).transpose()
+    }
+
+    /// `log_probs − scale · log_prior`, in the dtype of `log_probs`; `log_probs` themselves before the first estimate, or
+    /// if `scale` is 0.
+    ///
+    /// The result is not normalised: a loss of it may be negative, and functions of inference refuse it unless
+    /// `normalised` is `false` in their options.
+    ///
+    /// # Errors
+    ///
+    /// If `log_probs` have other classes, another dtype or another device than those observed, or if `scale` is NaN or
+    /// infinite.
+    pub fn apply(&self, log_probs: &Tensor, scale: f64) -> Result<Tensor> {
+        if !scale.is_finite() {
+            bail!("{APPLY}: scale is {scale}; expected a number, such as 0.3")
+        }
+        let Some(log_prior) = self.log_prior()?.filter(|_| scale != 0.0) else {
+            return Ok(log_probs.clone());
+        };
+        check_like(APPLY, &log_prior, log_probs)?;
+        log_probs.broadcast_sub(&(log_prior * scale)?.to_dtype(log_probs.dtype())?)
+    }
+}
+
+/// f64 stays.
+fn in_f32(tensor: &Tensor) -> Result<Tensor> {
+    match tensor.dtype() {
+        DType::F64 => Ok(tensor.clone()),
+        _ => tensor.to_dtype(DType::F32),
+    }
+}
+
+/// Whether log-probabilities have the classes and the device of what was observed before.
+fn check_like(function: &str, observed: &Tensor, log_probs: &Tensor) -> Result<()> {
+    let (before, now) = (observed.dims()[0], log_probs.dims().last().copied());
+    if now != Some(before) {
+        bail!(
+            "{function}: log_probs have shape {:?}, but those observed before had C = {before} classes",
+            log_probs.dims()
+        )
+    }
+    if (observed.dtype() == DType::F64) != (log_probs.dtype() == DType::F64) {
+        bail!(
+            "{function}: log_probs are {:?}, but those observed before were summed in {:?}; convert them with to_dtype",
+            log_probs.dtype(),
+            observed.dtype()
+        )
+    }
+    if !observed.device().same_device(log_probs.device()) {
+        bail!(
+            "{function}: log_probs are on {:?}, but those observed before were on {:?}; move them with to_device",
+            log_probs.device().location(),
+            observed.device().location()
+        )
+    }
+    Ok(())
+}
