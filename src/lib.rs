@@ -4,7 +4,8 @@
 //! # Training
 //!
 //! [`ctc_loss_with_logits`] takes the output of a model's last linear layer. [`ctc_loss`] takes log-probabilities, like
-//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either.
+//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either. [`transcript_log_likelihoods`] is for training on n-best
+//! lists.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -163,6 +164,7 @@ mod frame_confidence;
     allow(dead_code, unused_imports, unused_variables)
 )]
 mod gpu;
+mod likelihoods;
 mod loss;
 mod memory;
 mod op;
@@ -191,6 +193,7 @@ pub use frame_confidence::{
     Aggregation, ConfidenceMeasure, fastq_qualities, frame_confidence, frame_confidence_batch,
     phred_quality, span_confidence,
 };
+pub use likelihoods::transcript_log_likelihoods;
 pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
     ctc_loss_with_logits,

@@ -27,6 +27,7 @@ mod hostile;
 mod inference;
 mod kernels;
 mod lengths;
+mod likelihoods;
 mod long_targets;
 mod omissions;
 mod oracle;
