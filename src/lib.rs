@@ -187,6 +187,7 @@ pub use decode::{
     BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, LanguageModel, NoLanguageModel,
     PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
     beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
+    minimum_bayes_risk,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use frame_confidence::{
@@ -215,6 +216,10 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../DESIGN.md")]
 struct Design;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/speech.md")]

@@ -29,6 +29,7 @@ mod kernels;
 mod lengths;
 mod likelihoods;
 mod long_targets;
+mod minimum_bayes_risk;
 mod omissions;
 mod oracle;
 mod prefix;
