@@ -4,8 +4,8 @@
 //! # Training
 //!
 //! [`ctc_loss_with_logits`] takes the output of a model's last linear layer. [`ctc_loss`] takes log-probabilities, like
-//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either. [`transcript_log_likelihoods`] is for training on n-best
-//! lists.
+//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either. [`transcript_log_likelihoods`] is for training on
+//! n-best lists.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};

@@ -36,8 +36,8 @@ use std::sync::{Arc, OnceLock};
 /// the other transcripts or on the number of threads: the bits are the same.
 ///
 /// The gradient has the shape and dtype of `log_probs`. With `w` the gradient of the K values, it is
-/// `Σ_k w_k · posterior_k`, and for logits `Σ_k w_k · (posterior_k − softmax)`, summed in f64. A transcript of probability
-/// 0 adds nothing to it; a value of NaN makes all of it NaN.
+/// `Σ_k w_k · posterior_k`, and for logits `Σ_k w_k · (posterior_k − softmax)`; on the CPU it is summed in f64. A
+/// transcript of probability 0 adds nothing to it; a value of NaN makes all of it NaN.
 ///
 /// On the CPU the memory for the gradient is that of one tensor of the input's size and `T` numbers for each distinct
 /// label of each transcript. On a GPU the loss computes the values from a view that repeats the utterance, and its
@@ -45,8 +45,8 @@ use std::sync::{Arc, OnceLock};
 ///
 /// # Errors
 ///
-/// As for [`score_transcripts`](crate::score_transcripts); also if there is no transcript, if `opts.softmax` is set, if the
-/// lattices or the gradient do not fit into memory, and on Metal for f64.
+/// As for [`score_transcripts`](crate::score_transcripts); also if there is no transcript, if `opts.softmax` is set, if
+/// the lattices or the gradient do not fit into memory, and on Metal for f64.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -156,8 +156,11 @@ impl List {
         }
     }
 
-    /// The value of a transcript, given its loss.
+    /// The value of a transcript, given its loss: −inf where [`cpu::list_gradient`] counts it as impossible.
     fn value<R: Real>(&self, k: usize, loss: f64) -> R {
+        if R::is_infinite_loss(loss) {
+            return R::narrow(f64::NEG_INFINITY);
+        }
         // 0 − x, so that a certain transcript has 0 and not −0.
         R::narrow((0.0 - loss) / self.divisor(k))
     }

@@ -1,5 +1,5 @@
-//! The dense gradient of the log-likelihoods of an n-best list: one row of classes for each frame, the weighted sum of the
-//! sparse posteriors of all candidates.
+//! The dense gradient of the log-likelihoods of an n-best list: one row of classes for each frame, the weighted sum of
+//! the sparse posteriors of all candidates.
 
 use crate::cpu::emissions::gather::{next_row, read_row};
 use crate::cpu::emissions::softmax::{RowStats, softmax};

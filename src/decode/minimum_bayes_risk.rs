@@ -5,12 +5,12 @@ use candle_core::{Result, bail};
 /// The index of the hypothesis with the least expected distance to what was said: minimum-Bayes-risk decoding of an
 /// n-best list (Goel and Byrne 2000, <https://doi.org/10.1006/csla.2000.0138>).
 ///
-/// The most probable transcript is the best guess if any error spoils all of it. To make few word errors, another one may
-/// be better: one that has much in common with many others.
+/// The most probable transcript is the best guess if any error spoils all of it. To make few word errors, another one
+/// may be better: one that has much in common with many others.
 ///
 /// # Arguments
 ///
-/// * `hypotheses` - the list, in any form that `distance` understands: texts, labels, [`Hypothesis`](crate::Hypothesis).
+/// * `hypotheses` - the list, in any form that `distance` takes: texts, labels, [`Hypothesis`](crate::Hypothesis).
 /// * `weights` - the probability of each to be what was said, such as the scores of
 ///   [`score_transcripts`](crate::score_transcripts) with `softmax: true`. They need not add up to 1.
 /// * `distance` - `distance(said, found)` is the cost of finding `found` where `said` was said, such as the number of
@@ -53,8 +53,8 @@ pub fn minimum_bayes_risk<H>(
             let cost = distance(said, found);
             if !cost.is_finite() {
                 bail!(
-                    "minimum_bayes_risk: the distance from hypothesis {other} to hypothesis {index} is {cost}; expected \
-                     a finite number"
+                    "minimum_bayes_risk: the distance from hypothesis {other} to hypothesis {index} is {cost}; \
+                     expected a finite number"
                 )
             }
             risk += weight * cost;

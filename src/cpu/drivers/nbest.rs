@@ -1,7 +1,8 @@
 //! The losses of an n-best list: many transcripts of one utterance, each with its posteriors.
 //!
-//! The candidates are items of a batch that all read the same frames. The softmax statistics of logits are computed once
-//! for all of them. Each candidate keeps its own sparse posteriors, `(T, K + 1)` numbers for the `K` classes that it uses.
+//! The candidates are items of a batch that all read the same frames. The softmax statistics of logits are computed
+//! once for all of them. Each candidate keeps its own sparse posteriors, `(T, K + 1)` numbers for the `K` classes that
+//! it uses.
 
 use crate::cpu::drivers::item::{Buffers, Problem, each_item};
 use crate::cpu::emissions::gather::{RowBuffers, Source};
@@ -12,8 +13,8 @@ use crate::cpu::simd::real::Element;
 use crate::problem::plan::{InputKind, Plan, Strides};
 use candle_core::Result;
 
-/// The candidates of a list, with the posteriors of each if `keep` is set. The items of the plan are the candidates, and
-/// all have the same frames; `strides.item` is 0.
+/// The candidates of a list, with the posteriors of each if `keep` is set. The items of the plan are the candidates,
+/// and all have the same frames; `strides.item` is 0.
 pub(crate) fn solve_list<E: Element>(
     plan: &Plan,
     data: &[E],
