@@ -40,7 +40,7 @@ run)
     done
     # Those that take a device.
     filters=$(scripts/modules.sh accuracy autograd checks determinism edges errors forms golden gradient hostile \
-        inference kernels lengths long_targets properties views device linear)
+        inference kernels lengths likelihoods linear long_targets properties views device)
     echo "== the tests, on the CPU and the GPU"
     # shellcheck disable=SC2086  # several filters
     "$unpacked/it" $filters

@@ -4,7 +4,8 @@
 //! # Training
 //!
 //! [`ctc_loss_with_logits`] takes the output of a model's last linear layer. [`ctc_loss`] takes log-probabilities, like
-//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either.
+//! PyTorch's `CTCLoss`. [`CtcLoss`] stores the options of either. [`transcript_log_likelihoods`] is for training on
+//! n-best lists.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -163,6 +164,7 @@ mod frame_confidence;
 )]
 mod gpu;
 mod label_prior;
+mod likelihoods;
 mod linear;
 mod loss;
 mod memory;
@@ -186,6 +188,7 @@ pub use decode::{
     BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, LanguageModel, NoLanguageModel,
     PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
     beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
+    minimum_bayes_risk,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use frame_confidence::{
@@ -193,6 +196,7 @@ pub use frame_confidence::{
     phred_quality, span_confidence,
 };
 pub use label_prior::LabelPrior;
+pub use likelihoods::transcript_log_likelihoods;
 pub use linear::ctc_loss_linear;
 pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
@@ -215,6 +219,10 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../DESIGN.md")]
 struct Design;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/speech.md")]

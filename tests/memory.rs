@@ -10,7 +10,9 @@ mod heap;
 mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_ctc::{CtcLossOptions, Reduction, ctc_loss_linear};
+use candle_ctc::{
+    CtcLossOptions, InputKind, Reduction, ScoreOptions, ctc_loss_linear, transcript_log_likelihoods,
+};
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
 use models::{CONFIDENCES, LENGTHS, Model, OTHERS, OTHERS_AT, SHAPES, Shape, Step};
@@ -148,6 +150,38 @@ fn an_untracked_loss_stores_no_lattice() {
             "{entry:?}: {peak} bytes at the peak; a lattice is {LATTICE}"
         );
     }
+}
+
+#[test]
+fn an_nbest_list_has_one_dense_gradient() {
+    let _turn = turn();
+    const FRAMES: usize = 500;
+    const CLASSES: usize = 4000;
+    const INPUT: usize = FRAMES * CLASSES * 4;
+    let mut rng = Rng::new(92);
+    let labels = |target: Vec<usize>| target.into_iter().map(|label| label as u32).collect();
+    let list: Vec<Vec<u32>> = (0..24)
+        .map(|_| labels(rng.target(40, CLASSES, 0, 0.2)))
+        .collect();
+    let values = rng.values(FRAMES * CLASSES, 2.0);
+    let input = tensors::floats(&values, &[FRAMES, CLASSES], DType::F32, &Device::Cpu);
+    let leaf = Var::from_tensor(&input).unwrap();
+    let opts = ScoreOptions {
+        input: InputKind::Logits,
+        ..Default::default()
+    };
+    let step = || {
+        let values = transcript_log_likelihoods(&leaf, &list, opts).unwrap();
+        let gradients = values.sum_all().unwrap().backward().unwrap();
+        assert_eq!(gradients.get(&leaf).unwrap().dims(), [FRAMES, CLASSES]);
+    };
+    step();
+    let peak = peak_of(step);
+    // The gradient, candle's zeros, and their sum; dense posteriors of all would be 24 times the input.
+    assert!(
+        peak < 4 * INPUT,
+        "{peak} bytes at the peak; the input is {INPUT}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::cpu::emissions::gather::{next_row, read_row};
 use crate::cpu::emissions::softmax::{RowStats, chunk_from, softmax, stream_softmax, written};
+use crate::cpu::emissions::table::ItemTable;
 use crate::cpu::simd::isa::dispatch;
 use crate::cpu::simd::lanes::LANES;
 use crate::cpu::simd::nontemporal::StreamingWriter;
@@ -14,6 +15,7 @@ use crate::options::GradientKind;
 use crate::problem::plan::{InputKind, LossProblem, Plan, Strides};
 use candle_core::Result;
 use std::mem::MaybeUninit;
+use std::slice::ChunksExactMut;
 
 /// The data that the backward pass needs from the forward pass.
 pub(crate) struct Saved<R> {
@@ -29,6 +31,33 @@ pub(crate) struct SavedItem<R> {
     pub posterior: Vec<[R; BLOCK_FRAMES]>,
     /// `T_n` elements for logits; empty for log-probabilities, and without posteriors.
     pub stats: Vec<RowStats<R>>,
+}
+
+impl<R> SavedItem<R> {
+    /// What to keep of an item that uses these classes. In f64 the probability of a path can overflow: the loss is then
+    /// −inf.
+    pub fn new((loss, kept): (f64, Option<ItemTable<R>>), classes: Vec<u32>) -> Self {
+        match kept.filter(|_| loss < f64::INFINITY) {
+            None => Self {
+                loss,
+                classes: Vec::new(),
+                posterior: Vec::new(),
+                stats: Vec::new(),
+            },
+            Some(kept) => Self {
+                loss,
+                classes,
+                posterior: kept.entries,
+                stats: kept.stats,
+            },
+        }
+    }
+
+    /// The posteriors of the classes that the target uses and of the blank, in frame `t`. Empty if there are none.
+    pub fn posteriors_at(&self, t: usize) -> &[R] {
+        let (rows, width) = (self.posterior.as_flattened(), self.classes.len() + 1);
+        rows.get(t * width..(t + 1) * width).unwrap_or_default()
+    }
 }
 
 /// The loss of each item, and the data for the backward pass.
@@ -47,12 +76,9 @@ pub(crate) fn gradient<E: Element>(
     saved: &Saved<E::Real>,
     upstream: &[E::Real],
 ) -> Result<Vec<E>> {
-    let mut gradient = room_for("ctc-loss: the gradient", &plan.input.shape())?;
-    let count = plan.input.frames * plan.input.batch * plan.input.classes;
-    prefer_huge_pages(gradient.spare_capacity_mut());
+    let shape = plan.input.shape();
     let mut used = saved.items.iter().flat_map(|item| &item.classes);
     assert!(used.all(|&class| (class as usize) < plan.input.classes));
-    let rows = (SHARE.min(count / 2) / plan.input.classes).max(1);
     let all = GradientWriter {
         problem,
         plan,
@@ -61,36 +87,62 @@ pub(crate) fn gradient<E: Element>(
         saved,
         upstream,
     };
+    // SAFETY: each of the rows is written.
+    unsafe {
+        by_rows(
+            &shape,
+            #[inline(always)]
+            |first, rows, buffers: &mut RowBuffers<E>| {
+                let count: usize = shape.iter().product();
+                let mut stream = all.stream(count * size_of::<E>());
+                let mut row = all.row(first);
+                for (i, out) in (first..).zip(rows) {
+                    let next = all.row(i + 1);
+                    all.write(&row, &next, out, stream.as_mut(), buffers);
+                    row = next;
+                }
+            },
+        )
+    }
+}
+
+/// A gradient of `shape`, whose last dimension is the classes. `write` writes some of its rows, from the given one on;
+/// several threads share them. Fails if memory runs out.
+///
+/// # Safety
+///
+/// `write` must write every entry of the rows that it gets.
+pub(super) unsafe fn by_rows<E: Element, B: Default + 'static>(
+    shape: &[usize],
+    write: impl Fn(usize, ChunksExactMut<MaybeUninit<E>>, &mut B) + Sync,
+) -> Result<Vec<E>> {
+    let mut gradient = room_for("ctc-loss: the gradient", shape)?;
+    let (count, classes) = (shape.iter().product(), shape[shape.len() - 1]);
+    prefer_huge_pages(gradient.spare_capacity_mut());
+    let rows = (SHARE.min(count / 2) / classes).max(1);
     run_jobs(
         gradient.spare_capacity_mut()[..count]
-            .chunks_mut(rows * plan.input.classes)
+            .chunks_mut(rows * classes)
             .enumerate(),
         Threads::Candle,
         usize::MAX,
         false,
-        |(share, out), buffers: &mut RowBuffers<E>| {
+        |(share, out), buffers: &mut B| {
             dispatch(
                 #[inline(always)]
-                || {
-                    let mut stream = all.stream(count * size_of::<E>());
-                    let mut row = all.row(share * rows);
-                    for (i, out) in (share * rows..).zip(out.chunks_exact_mut(plan.input.classes)) {
-                        let next = all.row(i + 1);
-                        all.write(&row, &next, out, stream.as_mut(), buffers);
-                        row = next;
-                    }
-                },
+                || write(share * rows, out.chunks_exact_mut(classes), buffers),
             );
         },
     );
-    // SAFETY: `count` is a multiple of the classes, so each entry is in a row of some share, and each row was written.
+    // SAFETY: `count` is a multiple of the classes, so each entry is in a row of some share, and the caller guarantees
+    // that each row was written.
     unsafe { gradient.set_len(count) };
     Ok(gradient)
 }
 
 /// Fills memory with a number.
 #[inline(always)]
-fn filled<T: Copy>(memory: &mut [MaybeUninit<T>], number: T) -> &mut [T] {
+pub(super) fn filled<T: Copy>(memory: &mut [MaybeUninit<T>], number: T) -> &mut [T] {
     for entry in &mut *memory {
         entry.write(number);
     }
@@ -145,8 +197,7 @@ impl<'a, E: Element> GradientWriter<'a, E> {
         let (mut classes, mut posterior) = Default::default();
         if let Some(item) = self.saved.items.get(n) {
             classes = item.classes.as_slice();
-            let (rows, width) = (item.posterior.as_flattened(), classes.len() + 1);
-            posterior = rows.get(t * width..(t + 1) * width).unwrap_or_default();
+            posterior = item.posteriors_at(t);
         }
         GradientRow {
             t,

@@ -7,15 +7,18 @@ mod drivers;
 mod emissions;
 mod gradient;
 mod lattice;
+mod nbest_gradient;
 mod simd;
 mod threads;
 mod time;
 
 pub(crate) use drivers::candidates::score;
+pub(crate) use drivers::nbest::solve_list;
 pub(crate) use drivers::state_posteriors::{Occupancy, occupancy, state_posteriors};
 pub(crate) use emissions::log_sums::log_sums;
 pub(crate) use gradient::{Saved, gradient};
 pub(crate) use lattice::viterbi::{MOST_OMITTED, NoPath, Omissions, Path, Wildcards, viterbi};
+pub(crate) use nbest_gradient::{SavedList, list_gradient};
 pub use simd::isa::Isa;
 pub(crate) use simd::real::{Element, Real};
 

@@ -1,10 +1,11 @@
-//! From emissions to labellings: greedy decoding, prefix beam search, and prefix scores for joint attention/CTC
-//! decoding.
+//! From emissions to labellings: greedy decoding, prefix beam search, the choice from an n-best list, and prefix
+//! scores for joint attention/CTC decoding.
 
 mod arena;
 mod beam;
 mod greedy;
 mod language_model;
+mod minimum_bayes_risk;
 mod prefix;
 
 pub use beam::{
@@ -13,6 +14,7 @@ pub use beam::{
 };
 pub use greedy::{GreedyOptions, greedy_decode, greedy_decode_batch};
 pub use language_model::{LanguageModel, NoLanguageModel};
+pub use minimum_bayes_risk::minimum_bayes_risk;
 pub use prefix::{PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState};
 
 use crate::spans::TokenSpan;

@@ -75,28 +75,8 @@ pub(crate) fn item<E: Element>(
 ) -> Result<SavedItem<E::Real>, OutOfMemory> {
     let used = buffers.numbering.classes(plan.target(n));
     let mut problem = Problem::new(plan, data, strides, n, &used, split);
-    problem.source.kept = keep;
-    let (loss, kept) = if keep && problem.has_lattice() {
-        let kept = problem.source.room()?;
-        problem.solve(buffers, kept, &mut ClassPosteriors, &mut ClassPosteriors)?
-    } else {
-        (problem.loss_alone(buffers)?, None)
-    };
-    // In f64 the probability of a path can overflow: the loss is then −inf.
-    Ok(match kept.filter(|_| loss < f64::INFINITY) {
-        None => SavedItem {
-            loss,
-            classes: Vec::new(),
-            posterior: Vec::new(),
-            stats: Vec::new(),
-        },
-        Some(kept) => SavedItem {
-            loss,
-            classes: used.distinct,
-            posterior: kept.entries,
-            stats: kept.stats,
-        },
-    })
+    let solved = problem.solve_or_score(keep, buffers)?;
+    Ok(SavedItem::new(solved, used.distinct))
 }
 
 /// `−ln P`. A probability that is above 1 only by rounding counts as 1: a loss is negative only if the input implies
@@ -185,6 +165,21 @@ impl<'a, E: Element> Problem<'a, E> {
         let (frames, entries) = (self.source.blocks().frames, self.source.entries());
         let target = self.plan.target(self.n);
         lattice.prepare(frames, target, &self.used.place, entries);
+    }
+
+    /// The loss and, if `keep` is set and there is a lattice, the table of its posteriors.
+    pub fn solve_or_score(
+        &mut self,
+        keep: bool,
+        buffers: &mut Buffers<E>,
+    ) -> Result<Solved<E::Real>, OutOfMemory> {
+        self.source.kept = keep;
+        if keep && self.has_lattice() {
+            let kept = self.source.room()?;
+            self.solve(buffers, kept, &mut ClassPosteriors, &mut ClassPosteriors)
+        } else {
+            Ok((self.loss_alone(buffers)?, None))
+        }
     }
 
     /// The loss, without keeping anything for a gradient.

@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// The entries of one item in the input, and the classes that its target uses.
-pub(crate) struct Source<'a, E> {
+pub(crate) struct Source<'a, E: Element> {
     data: &'a [E],
     strides: Strides,
     kind: InputKind,
@@ -41,6 +41,8 @@ pub(crate) struct Source<'a, E> {
     reach: usize,
     /// Whether the entries are kept for the posterior pass.
     pub kept: bool,
+    /// The statistics of all rows of logits, if they are known; otherwise whole rows are read for them.
+    pub known_stats: Option<&'a [RowStats<E::Real>]>,
 }
 
 impl<'a, E: Element> Source<'a, E> {
@@ -67,7 +69,13 @@ impl<'a, E: Element> Source<'a, E> {
             blank: plan.input.blank,
             reach: farthest * strides.class,
             kept: false,
+            known_stats: None,
         }
+    }
+
+    /// Whether all entries of a row are read, and not only those of the classes that the target uses.
+    fn reads_whole_rows(&self) -> bool {
+        self.kind == InputKind::Logits && self.known_stats.is_none()
     }
 
     pub fn blocks(&self) -> FrameBlocks {
@@ -106,11 +114,12 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// The work of a frame, in entries read.
     fn weight(&self) -> usize {
-        self.entries()
-            + match self.kind {
-                InputKind::LogProbs => 0,
-                InputKind::Logits => self.classes,
-            }
+        let row = if self.reads_whole_rows() {
+            self.classes
+        } else {
+            0
+        };
+        self.entries() + row
     }
 
     /// Fills the table `to` with the entries of `blocks`, and `stats` with one element per frame (none for
@@ -244,7 +253,7 @@ impl<'a, E: Element> Source<'a, E> {
     /// Prefetches the memory of `blocks`, whose entries will be gathered soon, if rows are short. Hardware prefetch
     /// does not recognise the pattern: each item has a few cache lines of every frame, read from both ends.
     pub fn prefetch(&self, blocks: Range<usize>) {
-        if self.kind == InputKind::Logits || self.row_bytes() > SHORT {
+        if self.reads_whole_rows() || self.row_bytes() > SHORT {
             return;
         }
         for t in self.blocks.frames_of(blocks) {
@@ -264,6 +273,10 @@ impl<'a, E: Element> Source<'a, E> {
         for (block, to) in (first..).zip(to.chunks_exact_mut(self.entries())) {
             // Read whole rows first: their entries are then in the cache.
             for (t, stats) in (block * BLOCK_FRAMES..).zip(stats.next().unwrap_or_default()) {
+                if let Some(known) = self.known_stats {
+                    *stats = known[t];
+                    continue;
+                }
                 let RowBuffers { raw, row, .. } = &mut *buffers;
                 let start = self.start + t * self.strides.frame;
                 let (stride, classes) = (self.strides.class, self.classes);
@@ -292,9 +305,9 @@ impl<'a, E: Element> Source<'a, E> {
     }
 
     fn pick<T: WithDType>(&self, data: &[T], frame: usize, to: &mut [[T; BLOCK_FRAMES]]) {
-        // Logits are in the cache, since their rows were just read whole.
+        // Rows that were just read whole are in the cache.
         let least = if self.kept { SHORT } else { 4 * SHORT };
-        if self.kind == InputKind::LogProbs && self.row_bytes() > least {
+        if !self.reads_whole_rows() && self.row_bytes() > least {
             self.pick_block::<T, true>(data, frame, to);
         } else {
             self.pick_block::<T, false>(data, frame, to);
