@@ -17,8 +17,8 @@ use candle_core::{Result, bail};
 /// Where it does not, the next token gives them back, and so does the end of the text
 /// ([`End::Ignored`](crate::End::Ignored) leaves them). A boost below 0 counts at the end of the phrase alone.
 ///
-/// A token costs amortised constant time, however many the phrases are (Aho and Corasick 1975,
-/// <https://doi.org/10.1145/360825.360855>).
+/// The time that a token costs does not grow with the number of phrases: it is constant on average over a text, and at
+/// most that of the tokens of a phrase (Aho and Corasick 1975, <https://doi.org/10.1145/360825.360855>).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
