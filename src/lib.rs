@@ -54,6 +54,8 @@
 //!   times.
 //! - [`greedy_decode`] and [`beam_search`] find a transcript; [`BeamSearch`] takes frames incrementally, and
 //!   [`LanguageModel`] is its hook for a language model or a lexicon.
+//! - [`NgramLm`] reads an n-gram model from an ARPA file. In a beam search it stands in a [`Lexicon`] of words, or in a
+//!   [`TokenNgram`] of tokens; [`Hotwords`] on top of any of these prefer words and phrases.
 //! - [`PrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
 //! # Text
@@ -185,10 +187,11 @@ pub use confidence::{
 #[doc(hidden)]
 pub use cpu::Isa;
 pub use decode::{
-    BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, LanguageModel, NoLanguageModel,
-    PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState, beam_search, beam_search_batch,
-    beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
-    minimum_bayes_risk,
+    BeamOptions, BeamSearch, End, GreedyOptions, HotwordState, Hotwords, Hypothesis, LanguageModel,
+    Lexicon, LexiconOptions, LexiconState, NgramLm, NgramState, NoLanguageModel, PrefixScorer,
+    PrefixScorerOptions, PrefixScores, PrefixState, TokenNgram, WordModel, beam_search,
+    beam_search_batch, beam_search_batch_with, beam_search_with, greedy_decode,
+    greedy_decode_batch, minimum_bayes_risk,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use frame_confidence::{

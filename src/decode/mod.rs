@@ -1,9 +1,10 @@
-//! From emissions to labellings: greedy decoding, prefix beam search, the choice from an n-best list, and prefix
-//! scores for joint attention/CTC decoding.
+//! From emissions to labellings: greedy decoding, prefix beam search with language knowledge, the choice from an n-best
+//! list, and prefix scores for joint attention/CTC decoding.
 
 mod arena;
 mod beam;
 mod greedy;
+mod knowledge;
 mod language_model;
 mod minimum_bayes_risk;
 mod prefix;
@@ -13,6 +14,10 @@ pub use beam::{
     beam_search_with,
 };
 pub use greedy::{GreedyOptions, greedy_decode, greedy_decode_batch};
+pub use knowledge::{
+    HotwordState, Hotwords, Lexicon, LexiconOptions, LexiconState, NgramLm, NgramState, TokenNgram,
+    WordModel,
+};
 pub use language_model::{LanguageModel, NoLanguageModel};
 pub use minimum_bayes_risk::minimum_bayes_risk;
 pub use prefix::{PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState};

@@ -18,7 +18,13 @@ use std::sync::Arc;
 const TOLERANCE: f64 = 1e-9;
 
 /// Log-probabilities (frames, classes) with a log-softmax, some of them −inf.
-fn distribution(rng: &mut Rng, frames: usize, classes: usize, scale: f64, holes: f64) -> Vec<f64> {
+pub fn distribution(
+    rng: &mut Rng,
+    frames: usize,
+    classes: usize,
+    scale: f64,
+    holes: f64,
+) -> Vec<f64> {
     let mut values = rng.values(frames * classes, scale);
     for row in values.chunks_exact_mut(classes) {
         for x in row.iter_mut() {
@@ -34,12 +40,12 @@ fn distribution(rng: &mut Rng, frames: usize, classes: usize, scale: f64, holes:
     values
 }
 
-fn tensor(values: &[f64], classes: usize) -> Tensor {
+pub fn tensor(values: &[f64], classes: usize) -> Tensor {
     let dims = [values.len() / classes, classes];
     tensors::floats(values, &dims, DType::F64, &Device::Cpu)
 }
 
-fn exact(blank: usize) -> BeamOptions<'static> {
+pub fn exact(blank: usize) -> BeamOptions<'static> {
     BeamOptions {
         blank,
         beam_width: usize::MAX,

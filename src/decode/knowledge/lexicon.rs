@@ -1,0 +1,527 @@
+//! A lexicon: words and how they are spelled, with a model of words.
+
+use super::spelling::{BOUNDARY, Symbols};
+use super::tree::{LabelTree, ROOT};
+use super::words::WordModel;
+use crate::decode::language_model::{LanguageModel, NoLanguageModel};
+use crate::text::{TokenEdges, Vocabulary};
+use candle_core::{Result, bail};
+use std::collections::HashMap;
+
+/// An expectation below this counts as this, so that a rare word does not loosen the bound on all scores.
+const LEAST_EXPECTED: f64 = -25.0;
+
+/// The word of an entry that the word model does not know.
+const UNKNOWN: u32 = u32::MAX;
+
+/// The options of a [`Lexicon`].
+///
+/// All scores are in nats. [`BeamOptions::lm_weight`](crate::BeamOptions::lm_weight) multiplies the score of the lexicon
+/// as a whole; `lm_weight` here multiplies that of the word model alone.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LexiconOptions {
+    /// The weight of the word model's scores, at least 0. Default 1.
+    pub lm_weight: f64,
+    /// Added for each word. Default 0.
+    pub word_bonus: f64,
+    /// Added for each word that is not in the lexicon, beside the word model's score of an unknown word. Default −inf:
+    /// there are no such words.
+    pub unknown_score: f64,
+    /// How many spellings of each word the vocabulary gives, at least 1: that of
+    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. Default 1.
+    pub spellings: usize,
+    /// Whether words that the vocabulary cannot spell are left out; otherwise they are an error. Default `false`.
+    pub skip_unspellable: bool,
+    /// The number of readings that are kept of a prefix, at least 1: where several words are spelled alike or nothing
+    /// marks where words end, a prefix has several. Default 32.
+    pub readings: usize,
+}
+
+impl Default for LexiconOptions {
+    fn default() -> Self {
+        Self {
+            lm_weight: 1.0,
+            word_bonus: 0.0,
+            unknown_score: f64::NEG_INFINITY,
+            spellings: 1,
+            skip_unspellable: false,
+            readings: 32,
+        }
+    }
+}
+
+/// Words and their spellings, with a model of words: a [`LanguageModel`] that lets a beam search find these words only,
+/// or others at a cost.
+///
+/// A text of finished words scores what the word model gives them, and each its `word_bonus`. While a word is not
+/// finished, its prefix scores the best word that it may become, by what the model expects without a history
+/// ([`WordModel::estimate`]); at its end the word's own score takes the place of that. In the middle of a word a text
+/// cannot end: [`BeamOptions::end`](crate::BeamOptions::end) says what becomes of it.
+///
+/// Words end where the vocabulary marks it. Separators may also stand at the ends of a text and several in a row. Where
+/// nothing marks words ([`WordMark::EachToken`](crate::text::WordMark::EachToken),
+/// [`WordMark::None`](crate::text::WordMark::None), and tokens of scripts without spaces), words follow each other
+/// directly. If a prefix can be read in several ways, the best one counts.
+///
+/// With `unknown_score`, any tokens between two boundaries are a word unless the lexicon has it. Where nothing marks
+/// words, such a word is one token.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::text::Vocabulary;
+/// use candle_ctc::{BeamOptions, Lexicon, LexiconOptions, NgramLm, beam_search_with};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let arpa = "\\data\\\nngram 1=5\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-0.5 cat\n-1.5 car\n-3 <unk>\n\n\\end\\\n";
+/// let lm = NgramLm::from_arpa(arpa.as_bytes())?; // or from_path("4gram.arpa.gz")
+/// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "c", "r", "t"])?;
+/// let lexicon = Lexicon::new(&vocabulary, lm.words(), &lm, LexiconOptions::default())?;
+///
+/// let row = |class: usize| (0..6).map(|c| if c == class { 0.75f32 } else { 0.05 }).collect::<Vec<_>>();
+/// let probs = Tensor::new(vec![row(3), row(2), vec![0.1, 0.1, 0.1, 0.1, 0.35, 0.25]], &Device::Cpu)?;
+/// let best = beam_search_with(&probs.log()?, &lexicon, BeamOptions::default())?.remove(0);
+/// assert_eq!(vocabulary.decode(&best.tokens), "cat"); // the emissions alone say "car"
+/// assert!((best.lm_score - lm.score_sentence(&["cat"])).abs() < 1e-9);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Lexicon<W = NoLanguageModel> {
+    model: W,
+    opts: LexiconOptions,
+    symbols: Symbols,
+    tree: LabelTree,
+    /// For each node, the largest expected score of the words that begin with it and are longer.
+    expected: Vec<f64>,
+    /// What is expected of a word that is not in the lexicon; −inf without such words.
+    expected_unknown: f64,
+    max_score: f64,
+    skipped: Vec<String>,
+}
+
+/// The readings of a prefix, for a [`Lexicon`].
+#[derive(Debug, Clone)]
+pub struct LexiconState<S>(Vec<Reading<S>>);
+
+/// A way to read a prefix as words.
+#[derive(Debug, Clone)]
+struct Reading<S> {
+    place: Place,
+    /// The word model's state behind the finished words.
+    words: S,
+    /// The score of the finished words and what is expected of the open one, less that of the best reading.
+    value: f64,
+}
+
+/// Where a reading stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A word may begin.
+    Between,
+    /// In a word, at a node of the tree.
+    Inside(u32),
+    /// In a word that is not in the lexicon.
+    Unlisted,
+    /// Behind a word that a boundary must follow.
+    Finished,
+}
+
+/// What a token makes of a reading.
+enum Step {
+    /// It is in a word, or between words.
+    Open(Place),
+    /// A word of the lexicon ends with it: its number in the word model.
+    Word(Place, Option<u32>),
+    /// A word that is not in the lexicon ends with it.
+    UnlistedWord(Place),
+}
+
+impl<W: WordModel> Lexicon<W> {
+    /// A lexicon of words, spelled by the vocabulary. Words that occur twice count once.
+    ///
+    /// # Errors
+    ///
+    /// A word that the vocabulary cannot spell (see [`LexiconOptions::skip_unspellable`]), that has a space in it or no
+    /// text, no words, words that the model knows none of, invalid options, and errors of the model.
+    pub fn new<S: AsRef<str>>(
+        vocabulary: &Vocabulary,
+        words: impl IntoIterator<Item = S>,
+        model: W,
+        opts: LexiconOptions,
+    ) -> Result<Self> {
+        check_options(&opts)?;
+        let mut spelled: Vec<(String, Vec<u32>)> = Vec::new();
+        let mut skipped = Vec::new();
+        for word in words {
+            let word = word.as_ref();
+            match spellings(vocabulary, word, opts.spellings) {
+                Ok(found) => {
+                    spelled.extend(found.into_iter().map(|labels| (word.to_owned(), labels)))
+                }
+                Err(_) if opts.skip_unspellable => skipped.push(word.to_owned()),
+                Err(error) => bail!(
+                    "Lexicon: the word {word:?} cannot be spelled: {error}; with skip_unspellable such words are left out"
+                ),
+            }
+        }
+        let mut lexicon = Self::with_spellings(vocabulary, spelled, model, opts)?;
+        lexicon.skipped = skipped;
+        Ok(lexicon)
+    }
+
+    /// A lexicon of words with their spellings as labels. A word with several spellings stands there once for each.
+    /// Marks of words at the ends of a spelling that are tokens of their own, such as separators, are left out.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    /// use candle_ctc::{Lexicon, LexiconOptions, NoLanguageModel};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<eps>", "HH", "AH", "L", "OW", "EH"])?; // phonemes
+    /// let words = [("hello", "HH AH L OW"), ("hello", "HH EH L OW")];
+    /// let spelled: candle_core::Result<Vec<_>> =
+    ///     words.iter().map(|(word, tokens)| Ok((*word, vocabulary.encode_tokens(tokens)?))).collect();
+    /// let lexicon =
+    ///     Lexicon::with_spellings(&vocabulary, spelled?, NoLanguageModel, LexiconOptions::default())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A spelling that is empty, has a boundary between words in it, the blank, or a label that is no class; no words,
+    /// or words that the model knows none of; invalid options; and errors of the model.
+    pub fn with_spellings<S: AsRef<str>, L: AsRef<[u32]>>(
+        vocabulary: &Vocabulary,
+        spelled: impl IntoIterator<Item = (S, L)>,
+        model: W,
+        opts: LexiconOptions,
+    ) -> Result<Self> {
+        check_options(&opts)?;
+        let symbols = Symbols::new(vocabulary);
+        let mut sequences = Vec::new();
+        let mut first = None;
+        for (word, labels) in spelled {
+            let word = word.as_ref();
+            let spelling = symbols.spell("Lexicon", labels.as_ref())?;
+            if spelling.is_empty() {
+                bail!(
+                    "Lexicon: the word {word:?} has a spelling without text, {:?}",
+                    labels.as_ref()
+                )
+            }
+            if spelling.contains(&BOUNDARY) {
+                bail!(
+                    "Lexicon: the spelling {:?} of the word {word:?} has a boundary between words in it; give each \
+                     word on its own",
+                    labels.as_ref()
+                )
+            }
+            sequences.push((spelling, model.word_id(word).unwrap_or(UNKNOWN)));
+            first.get_or_insert_with(|| word.to_owned());
+        }
+        let Some(first) = first else {
+            bail!("Lexicon: there are no words")
+        };
+        if sequences.iter().all(|(_, word)| *word == UNKNOWN) {
+            bail!(
+                "Lexicon: the word model knows none of the words, such as {first:?}; give them as it writes them, upper \
+                 or lower case included"
+            )
+        }
+        let tree = LabelTree::new(sequences)?;
+        Self {
+            model,
+            opts,
+            symbols,
+            tree,
+            expected: Vec::new(),
+            expected_unknown: f64::NEG_INFINITY,
+            max_score: 0.0,
+            skipped: Vec::new(),
+        }
+        .with_expectations()
+    }
+
+    /// The words that were left out since the vocabulary cannot spell them.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// The word model.
+    pub fn model(&self) -> &W {
+        &self.model
+    }
+
+    /// Computes what is expected of words before they end, and the bound on scores that follows.
+    fn with_expectations(mut self) -> Result<Self> {
+        let mut expected = HashMap::new();
+        for node in 0..self.tree.len() as u32 {
+            for &entry in self.tree.entries(node) {
+                if let std::collections::hash_map::Entry::Vacant(place) = expected.entry(entry) {
+                    place.insert(self.expect(model_word(entry), self.opts.word_bonus)?);
+                }
+            }
+        }
+        if self.allows_unlisted() {
+            self.expected_unknown =
+                self.expect(None, self.opts.word_bonus + self.opts.unknown_score)?;
+        }
+        self.expected = self.tree.largest_below(|entry| expected[&entry]);
+        let finite = self
+            .expected
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite());
+        let mut least = finite.fold(0f64, f64::min);
+        if self.allows_unlisted() {
+            least = least.min(self.expected_unknown);
+        }
+        let most = self.expected.iter().copied().fold(0f64, f64::max);
+        let bonus = self.opts.word_bonus + self.opts.unknown_score.max(0.0);
+        let finished = weighted(self.opts.lm_weight, self.model.max_score()) + bonus;
+        // The best reading after a token, less the best before it, and what rounding may add.
+        self.max_score = most.max(self.expected_unknown).max(finished) - least + 1e-6;
+        Ok(self)
+    }
+
+    fn expect(&self, word: Option<u32>, bonus: f64) -> Result<f64> {
+        let score = self.model.estimate(word)?;
+        if score.is_nan() || score == f64::INFINITY {
+            bail!("Lexicon: the word model expects a score of {score} for a word")
+        }
+        Ok((weighted(self.opts.lm_weight, score) + bonus).max(LEAST_EXPECTED))
+    }
+
+    fn allows_unlisted(&self) -> bool {
+        self.opts.unknown_score > f64::NEG_INFINITY
+    }
+
+    /// What a token makes of a reading at `place`.
+    fn steps(
+        &self,
+        place: Place,
+        token: u32,
+        edges: TokenEdges,
+        mut visit: impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        let unlisted = self.allows_unlisted() && edges.in_one_word;
+        let place = match place {
+            Place::Inside(_) | Place::Unlisted if edges.space_before => return Ok(()),
+            Place::Finished if edges.space_before || edges.unspaced => Place::Between,
+            place => place,
+        };
+        if !edges.has_text {
+            return match place {
+                Place::Between => visit(Step::Open(Place::Between)),
+                _ => Ok(()),
+            };
+        }
+        let behind = match edges.space_after || edges.unspaced {
+            true => Place::Between,
+            false => Place::Finished,
+        };
+        let node = match place {
+            Place::Between => self.tree.child(ROOT, token),
+            Place::Inside(node) => self.tree.child(node, token),
+            Place::Unlisted => None,
+            Place::Finished => return Ok(()),
+        };
+        let words = node.map_or(&[][..], |node| self.tree.entries(node));
+        for &word in words {
+            visit(Step::Word(behind, model_word(word)))?;
+        }
+        // A token that needs no boundary beside it is an unlisted word of its own, and is part of no other.
+        let unlisted = unlisted && (!edges.unspaced || place == Place::Between);
+        if unlisted && words.is_empty() {
+            visit(Step::UnlistedWord(behind))?;
+        }
+        if edges.space_after {
+            return Ok(());
+        }
+        let goes_on = unlisted && !edges.unspaced;
+        match node {
+            Some(node) if goes_on || !self.tree.children(node).is_empty() => {
+                visit(Step::Open(Place::Inside(node)))
+            }
+            None if goes_on => visit(Step::Open(Place::Unlisted)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is expected of the open word at a place.
+    fn expected(&self, place: Place) -> f64 {
+        match place {
+            Place::Between | Place::Finished => 0.0,
+            Place::Inside(node) => self.expected[node as usize].max(self.expected_unknown),
+            Place::Unlisted => self.expected_unknown,
+        }
+    }
+
+    /// The score of a finished word.
+    fn word_score(&self, state: &W::State, word: Option<u32>, bonus: f64) -> Result<f64> {
+        let score = self.model.score(state, word)?;
+        if score.is_nan() || score == f64::INFINITY {
+            bail!("Lexicon: the word model gave {score} for a word")
+        }
+        Ok(weighted(self.opts.lm_weight, score) + bonus)
+    }
+
+    /// Visits what a token makes of a state: the place, the reading that it comes from, its value, and the word that was
+    /// finished, if one was.
+    fn follow<'a>(
+        &self,
+        state: &'a LexiconState<W::State>,
+        token: u32,
+        mut visit: impl FnMut(Place, &'a W::State, f64, Option<Option<u32>>) -> Result<()>,
+    ) -> Result<()> {
+        let edges = self.symbols.edges("Lexicon", token)?;
+        for reading in &state.0 {
+            let before = reading.value - self.expected(reading.place);
+            let words = &reading.words;
+            self.steps(reading.place, token, edges, |step| match step {
+                Step::Open(place) => visit(place, words, before + self.expected(place), None),
+                Step::Word(place, word) => {
+                    let score = self.word_score(words, word, self.opts.word_bonus)?;
+                    visit(place, words, before + score, Some(word))
+                }
+                Step::UnlistedWord(place) => {
+                    let bonus = self.opts.word_bonus + self.opts.unknown_score;
+                    visit(
+                        place,
+                        words,
+                        before + self.word_score(words, None, bonus)?,
+                        Some(None),
+                    )
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl<W: WordModel> LanguageModel for Lexicon<W> {
+    type State = LexiconState<W::State>;
+
+    fn start(&self) -> Result<Self::State> {
+        Ok(LexiconState(vec![Reading {
+            place: Place::Between,
+            words: self.model.start()?,
+            value: 0.0,
+        }]))
+    }
+
+    fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+        let mut best = f64::NEG_INFINITY;
+        self.follow(state, token, |_, _, value, _| {
+            best = best.max(value);
+            Ok(())
+        })?;
+        Ok(best)
+    }
+
+    fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
+        let mut readings: Vec<Reading<W::State>> = Vec::new();
+        self.follow(state, token, |place, words, value, finished| {
+            if value == f64::NEG_INFINITY {
+                return Ok(());
+            }
+            let words = match finished {
+                Some(word) => self.model.advance(words, word)?,
+                None => words.clone(),
+            };
+            let same = readings
+                .iter_mut()
+                .find(|other| other.place == place && other.words == words);
+            match same {
+                Some(other) => other.value = other.value.max(value),
+                None => readings.push(Reading {
+                    place,
+                    words,
+                    value,
+                }),
+            }
+            Ok(())
+        })?;
+        readings.sort_by(|a, b| b.value.total_cmp(&a.value));
+        readings.truncate(self.opts.readings);
+        let best = readings.first().map_or(0.0, |reading| reading.value);
+        readings
+            .iter_mut()
+            .for_each(|reading| reading.value -= best);
+        Ok(LexiconState(readings))
+    }
+
+    fn end(&self, state: &Self::State) -> Result<f64> {
+        let mut best = f64::NEG_INFINITY;
+        for reading in &state.0 {
+            if matches!(reading.place, Place::Between | Place::Finished) {
+                let end = self.model.end(&reading.words)?;
+                if end.is_nan() || end == f64::INFINITY {
+                    bail!("Lexicon: the word model gave {end} for the end of the text")
+                }
+                best = best.max(reading.value + weighted(self.opts.lm_weight, end));
+            }
+        }
+        Ok(best)
+    }
+
+    fn max_score(&self) -> f64 {
+        self.max_score
+    }
+}
+
+fn model_word(entry: u32) -> Option<u32> {
+    (entry != UNKNOWN).then_some(entry)
+}
+
+/// A weight of 0 leaves nothing of −inf.
+fn weighted(weight: f64, score: f64) -> f64 {
+    match weight {
+        0.0 => 0.0,
+        weight => weight * score,
+    }
+}
+
+/// The spellings of a word that a lexicon takes: at most `count` where the word stands, which may be at the start of a
+/// text or behind other words.
+fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
+    let mut found = vocabulary.spell_words(word)?;
+    if count > 1 {
+        let others = vocabulary.spellings(word)?;
+        let others: Vec<Vec<u32>> = others
+            .iter()
+            .take(count)
+            .filter(|labels| !found.contains(labels))
+            .collect();
+        found.extend(others.into_iter().take(count - 1));
+    }
+    Ok(found)
+}
+
+fn check_options(opts: &LexiconOptions) -> Result<()> {
+    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
+        bail!(
+            "Lexicon: lm_weight = {}; it must be at least 0 and finite",
+            opts.lm_weight
+        )
+    }
+    if opts.word_bonus.is_nan() || opts.word_bonus.abs() > 1e100 {
+        bail!(
+            "Lexicon: word_bonus = {}; it must be from -1e100 to 1e100",
+            opts.word_bonus
+        )
+    }
+    if opts.unknown_score.is_nan() || opts.unknown_score > 1e100 {
+        bail!(
+            "Lexicon: unknown_score = {}; it must be at most 1e100, and -inf forbids unknown words",
+            opts.unknown_score
+        )
+    }
+    for (name, value) in [("spellings", opts.spellings), ("readings", opts.readings)] {
+        if value == 0 {
+            bail!("Lexicon: {name} = 0; it must be at least 1")
+        }
+    }
+    Ok(())
+}

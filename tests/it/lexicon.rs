@@ -1,0 +1,469 @@
+//! The lexicon in a beam search: against the enumeration of all labellings, read as words in all ways.
+
+use crate::common::Rng;
+use crate::decode::{distribution, exact, tensor};
+use crate::ngram::{RandomNgrams, a_bound_loses_nothing, in_chunks_as_at_once, is_the_enumeration};
+use candle_ctc::text::{Vocabulary, WordMark};
+use candle_ctc::{
+    BeamOptions, End, LanguageModel, Lexicon, LexiconOptions, NoLanguageModel, WordModel,
+    beam_search_with,
+};
+use proptest::prelude::*;
+
+/// How the labellings of a vocabulary are read, written without the crate's own reading.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Marks {
+    /// Class 1 stands between words.
+    Separator,
+    /// These classes begin a word.
+    Prefix(&'static [u32]),
+    /// These classes end a word.
+    Suffix(&'static [u32]),
+    /// Nothing marks words.
+    None,
+}
+
+struct Case {
+    marks: Marks,
+    vocabulary: Vocabulary,
+    /// Words with their spellings. Some words have two, and some spellings belong to two words.
+    spelled: Vec<(&'static str, Vec<u32>)>,
+}
+
+fn cases() -> Vec<Case> {
+    let vocabulary = |tokens: &[&str]| Vocabulary::from_tokens(tokens.iter().copied()).unwrap();
+    vec![
+        Case {
+            marks: Marks::Separator,
+            vocabulary: vocabulary(&["<pad>", "|", "a", "b"]),
+            spelled: vec![
+                ("a", vec![2]),
+                ("ab", vec![2, 3]),
+                ("abb", vec![2, 3, 3]),
+                ("bee", vec![3]),
+                ("be", vec![3]),
+                ("be", vec![3, 2]),
+            ],
+        },
+        Case {
+            marks: Marks::Prefix(&[1, 3]),
+            vocabulary: vocabulary(&["<blk>", "▁a", "b", "▁b"]),
+            spelled: vec![
+                ("a", vec![1]),
+                ("ab", vec![1, 2]),
+                ("bb", vec![3, 2]),
+                ("bbb", vec![3, 2, 2]),
+                ("eh", vec![1]),
+                ("ah", vec![1]),
+            ],
+        },
+        Case {
+            marks: Marks::Suffix(&[1]),
+            vocabulary: vocabulary(&["<blk>", "a</w>", "b", "a"]),
+            spelled: vec![
+                ("a", vec![1]),
+                ("ba", vec![2, 1]),
+                ("baa", vec![2, 3, 1]),
+                ("bah", vec![2, 1]),
+            ],
+        },
+        Case {
+            marks: Marks::None,
+            vocabulary: vocabulary(&["<blk>", "a", "b", "c"]),
+            spelled: vec![
+                ("a", vec![1]),
+                ("ab", vec![1, 2]),
+                ("aba", vec![1, 2, 1]),
+                ("b", vec![2]),
+                ("ca", vec![3, 1]),
+                ("cab", vec![3, 1, 2]),
+                ("kab", vec![3, 1, 2]),
+            ],
+        },
+    ]
+}
+
+impl Case {
+    /// The words of which a run of labels without boundaries inside may be one: `None` is a word outside.
+    fn words(&self, run: &[u32], outside: bool) -> Vec<Option<&'static str>> {
+        let spelled = self.spelled.iter().filter(|(_, labels)| labels == run);
+        let words: Vec<_> = spelled.map(|(word, _)| Some(*word)).collect();
+        let may_be_outside = self.marks != Marks::None || run.len() == 1;
+        match words.is_empty() && outside && may_be_outside {
+            true => vec![None],
+            false => words,
+        }
+    }
+
+    /// All ways to cut labels into runs that are words.
+    fn cuts(&self, labels: &[u32]) -> Vec<Vec<Vec<u32>>> {
+        let cut = |begins: &dyn Fn(u32, u32) -> bool| {
+            let runs = labels.chunk_by(|a, b| !begins(*a, *b));
+            vec![runs.map(<[u32]>::to_vec).collect()]
+        };
+        match self.marks {
+            Marks::Separator => {
+                let runs = labels
+                    .split(|label| *label == 1)
+                    .filter(|run| !run.is_empty());
+                vec![runs.map(<[u32]>::to_vec).collect()]
+            }
+            Marks::Prefix(first) => cut(&|_, next| first.contains(&next)),
+            Marks::Suffix(last) => cut(&|before, _| last.contains(&before)),
+            Marks::None => {
+                let gaps = labels.len().saturating_sub(1);
+                (0..1u32 << gaps)
+                    .map(|cuts| {
+                        let mut runs: Vec<Vec<u32>> = Vec::new();
+                        for (at, label) in labels.iter().enumerate() {
+                            match at > 0 && cuts >> (at - 1) & 1 == 0 {
+                                true => runs.last_mut().unwrap().push(*label),
+                                false => runs.push(vec![*label]),
+                            }
+                        }
+                        runs
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// All readings of labels as words.
+    fn readings(&self, labels: &[u32], outside: bool) -> Vec<Vec<Option<&'static str>>> {
+        let mut readings = Vec::new();
+        for runs in self.cuts(labels) {
+            let mut of_cut = vec![Vec::new()];
+            for run in &runs {
+                let words = self.words(run, outside);
+                of_cut = of_cut
+                    .iter()
+                    .flat_map(|reading| {
+                        words
+                            .iter()
+                            .map(move |word| [&reading[..], &[*word]].concat())
+                    })
+                    .collect();
+            }
+            readings.extend(of_cut);
+        }
+        readings
+    }
+
+    /// The score of the best reading, its end included; −inf without one.
+    fn score(&self, labels: &[u32], opts: LexiconOptions, score: impl Fn(&[&str]) -> f64) -> f64 {
+        let outside = opts.unknown_score > f64::NEG_INFINITY;
+        let readings = self.readings(labels, outside).into_iter().map(|reading| {
+            let words: Vec<&str> = reading
+                .iter()
+                .map(|word| word.unwrap_or("outside"))
+                .collect();
+            let unknown = reading.iter().filter(|word| word.is_none()).count() as f64;
+            let mut sum = opts.lm_weight * score(&words) + opts.word_bonus * words.len() as f64;
+            if unknown > 0.0 {
+                sum += unknown * opts.unknown_score;
+            }
+            sum
+        });
+        readings.fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn words_score_as_the_enumeration_says(
+        seed in any::<u64>(),
+        case in 0usize..4,
+        order in 0usize..=3,
+        unknown_score in prop::sample::select(vec![f64::NEG_INFINITY, -0.5, -4.0]),
+        word_bonus in prop::sample::select(vec![0.0, 1.5]),
+        lm_weight in prop::sample::select(vec![0.5, 1.0]),
+        normal: bool,
+    ) {
+        let case = &cases()[case];
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (1 + rng.below(6), 4);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
+        let log_probs = tensor(&values, classes);
+        let opts = LexiconOptions { unknown_score, word_bonus, lm_weight, ..Default::default() };
+        let beam = BeamOptions { end: End::Required, ..exact(0) };
+        let narrow = BeamOptions { beam_width: 3, n_best: 3, ..beam };
+        let spelled = case.spelled.clone();
+        if order == 0 {
+            let lexicon = Lexicon::with_spellings(&case.vocabulary, spelled, NoLanguageModel, opts).unwrap();
+            let got = beam_search_with(&log_probs, &lexicon, beam).unwrap();
+            is_the_enumeration(&got, &values, classes, 0, |labels| case.score(labels, opts, |_| 0.0))?;
+            a_bound_loses_nothing(&log_probs, &lexicon, narrow)?;
+            in_chunks_as_at_once(&mut rng, &lexicon)?;
+        } else {
+            // The model does not know the last word.
+            let mut words: Vec<&str> = spelled.iter().map(|(word, _)| *word).collect();
+            words.pop();
+            words.dedup();
+            let model = RandomNgrams::new(&mut rng, &words, order, true, normal).model();
+            let lexicon = Lexicon::with_spellings(&case.vocabulary, spelled, &model, opts).unwrap();
+            let got = beam_search_with(&log_probs, &lexicon, beam).unwrap();
+            let score = |words: &[&str]| model.score_sentence(words);
+            is_the_enumeration(&got, &values, classes, 0, |labels| case.score(labels, opts, score))?;
+            a_bound_loses_nothing(&log_probs, &lexicon, narrow)?;
+            in_chunks_as_at_once(&mut rng, &lexicon)?;
+        }
+    }
+}
+
+/// The score of labels, with the end or without.
+fn total<L: LanguageModel>(model: &L, labels: &[u32], end: bool) -> f64 {
+    let mut state = model.start().unwrap();
+    let mut sum = 0.0;
+    for &label in labels {
+        let score = model.score(&state, label).unwrap();
+        assert!(score <= model.max_score());
+        if score == f64::NEG_INFINITY {
+            return score;
+        }
+        sum += score;
+        state = model.advance(&state, label).unwrap();
+    }
+    if end {
+        sum + model.end(&state).unwrap()
+    } else {
+        sum
+    }
+}
+
+#[test]
+fn an_open_word_scores_the_best_that_it_may_become() {
+    let arpa = "\\data\\\nngram 1=6\nngram 2=1\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-0.5 ca\n-1.5 cab\n-2.5 b\n\
+                -3 <unk>\n\n\\2-grams:\n-0.25 b cab\n\n\\end\\\n";
+    let model = candle_ctc::NgramLm::from_arpa(arpa.as_bytes()).unwrap();
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b", "c"]).unwrap();
+    let lexicon = Lexicon::new(
+        &vocabulary,
+        model.words(),
+        &model,
+        LexiconOptions::default(),
+    )
+    .unwrap();
+    let at = |text: &str, log10: f64| {
+        let labels: Vec<u32> = text
+            .chars()
+            .map(|c| "_|abc".find(c).unwrap() as u32)
+            .collect();
+        let got = total(&lexicon, &labels, false) / std::f64::consts::LN_10;
+        assert!((got - log10).abs() < 1e-6, "{text}: {got}, not {log10}");
+    };
+    at("", 0.0);
+    at("c", -0.5);
+    at("ca", -0.5);
+    at("cab", -1.5);
+    at("b", -2.5);
+    at("b|c", -2.5 - 0.5);
+    at("b|ca", -2.5 - 0.5);
+    // More than was expected.
+    at("b|cab", -2.5 - 0.25);
+    at("b|b", -5.0);
+    for (labels, end) in [
+        (&[3, 1, 4][..], f64::NEG_INFINITY),
+        (&[3], -2.5 - 1.0),
+        (&[3, 1], -3.5),
+    ] {
+        let got = total(&lexicon, labels, true) / std::f64::consts::LN_10;
+        assert!(
+            (got - end).abs() < 1e-6 || got == end,
+            "{labels:?}: {got}, not {end}"
+        );
+    }
+    assert_eq!(total(&lexicon, &[2], false), f64::NEG_INFINITY);
+}
+
+#[test]
+fn a_vocabulary_of_pieces_spells_words() {
+    let vocabulary = Vocabulary::from_tokens(["<blk>", "▁", "▁ca", "t", "a", "c", "▁cat"]).unwrap();
+    let finished = |spellings: usize, labels: &[u32]| {
+        let opts = LexiconOptions {
+            spellings,
+            ..Default::default()
+        };
+        let lexicon = Lexicon::new(&vocabulary, ["cat"], NoLanguageModel, opts).unwrap();
+        total(&lexicon, labels, true) == 0.0
+    };
+    assert!(finished(1, &[6]) && finished(1, &[6, 6]));
+    for labels in [&[2, 3][..], &[1, 5, 4, 3], &[6, 2, 3]] {
+        assert!(!finished(1, labels) && finished(9, labels), "{labels:?}");
+    }
+    for labels in [&[2][..], &[6, 3], &[6, 4], &[6, 5, 4, 3]] {
+        assert!(!finished(9, labels), "{labels:?}");
+    }
+}
+
+#[test]
+fn the_first_word_may_lack_the_space_of_the_others() {
+    let mark = WordMark::Prefix {
+        mark: "▁".into(),
+        first_word: false,
+    };
+    let tokens = ["<blk>", "▁cat", "cat", "▁"];
+    let vocabulary = Vocabulary::builder()
+        .word_mark(mark)
+        .from_tokens(tokens)
+        .unwrap();
+    let lexicon = Lexicon::new(
+        &vocabulary,
+        ["cat"],
+        NoLanguageModel,
+        LexiconOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(total(&lexicon, &[2, 1], true), 0.0);
+    assert_eq!(total(&lexicon, &[2, 2], true), f64::NEG_INFINITY);
+}
+
+#[test]
+fn words_without_spaces_follow_each_other() {
+    // Chinese without spaces beside English with them.
+    let vocabulary = Vocabulary::from_tokens(["<blk>", "你", "好", "▁ok", "▁oh", "s"]).unwrap();
+    let opts = LexiconOptions::default();
+    let lexicon = Lexicon::new(&vocabulary, ["你好", "好", "ok"], NoLanguageModel, opts).unwrap();
+    for labels in [&[1, 2][..], &[2, 1, 2], &[3, 2, 3], &[2, 3, 3]] {
+        assert_eq!(total(&lexicon, labels, true), 0.0, "{labels:?}");
+    }
+    for labels in [&[1][..], &[3, 5], &[1, 3]] {
+        assert_eq!(
+            total(&lexicon, labels, true),
+            f64::NEG_INFINITY,
+            "{labels:?}"
+        );
+    }
+}
+
+#[test]
+fn readings_are_limited() {
+    // Homophones: 40 words of one spelling, of which the model knows which follows which.
+    struct Chain;
+    impl WordModel for Chain {
+        type State = u32;
+        fn word_id(&self, word: &str) -> Option<u32> {
+            word[1..].parse().ok()
+        }
+        fn start(&self) -> candle_core::Result<u32> {
+            Ok(0)
+        }
+        fn score(&self, before: &u32, word: Option<u32>) -> candle_core::Result<f64> {
+            let word = word.unwrap_or_default();
+            Ok(if *before == 39 && word == 7 {
+                0.0
+            } else {
+                -1.0 - f64::from(word)
+            })
+        }
+        fn advance(&self, _: &u32, word: Option<u32>) -> candle_core::Result<u32> {
+            Ok(word.unwrap_or_default())
+        }
+    }
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a"]).unwrap();
+    let words: Vec<(String, [u32; 1])> = (0..40).map(|n| (format!("w{n}"), [2])).collect();
+    let best = |readings| {
+        let opts = LexiconOptions {
+            readings,
+            ..Default::default()
+        };
+        let lexicon = Lexicon::with_spellings(&vocabulary, words.clone(), Chain, opts).unwrap();
+        total(&lexicon, &[2, 1, 2], true)
+    };
+    assert_eq!(best(40), -2.0);
+    assert_eq!(best(1), -2.0);
+}
+
+#[track_caller]
+fn refused<W: WordModel + std::fmt::Debug>(lexicon: candle_core::Result<Lexicon<W>>, part: &str) {
+    let error = lexicon.unwrap_err().to_string();
+    assert!(error.contains(part), "{error}");
+}
+
+#[test]
+fn a_lexicon_refuses_what_it_cannot_hold() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let opts = LexiconOptions::default();
+    let new = |words: &[&str], opts| Lexicon::new(&vocabulary, words, NoLanguageModel, opts);
+    refused(
+        new(&["ab", "a!"], opts),
+        "the word \"a!\" cannot be spelled: no token of the vocabulary fits \"!\"",
+    );
+    refused(new(&["a b"], opts), "has a boundary between words in it");
+    refused(new(&[""], opts), "has a spelling without text");
+    refused(new(&[], opts), "there are no words");
+    let skipping = LexiconOptions {
+        skip_unspellable: true,
+        ..opts
+    };
+    let lexicon = new(&["ab", "a!"], skipping).unwrap();
+    assert_eq!(lexicon.skipped(), ["a!"]);
+    let error = lexicon
+        .score(&lexicon.start().unwrap(), 4)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("token 4 is no class of its vocabulary, which has 4 classes"),
+        "{error}"
+    );
+    for (opts, part) in [
+        (
+            LexiconOptions {
+                lm_weight: -1.0,
+                ..opts
+            },
+            "lm_weight = -1",
+        ),
+        (
+            LexiconOptions {
+                lm_weight: f64::NAN,
+                ..opts
+            },
+            "lm_weight = NaN",
+        ),
+        (
+            LexiconOptions {
+                word_bonus: f64::INFINITY,
+                ..opts
+            },
+            "word_bonus = inf",
+        ),
+        (
+            LexiconOptions {
+                unknown_score: f64::INFINITY,
+                ..opts
+            },
+            "unknown_score = inf",
+        ),
+        (
+            LexiconOptions {
+                spellings: 0,
+                ..opts
+            },
+            "spellings = 0",
+        ),
+        (
+            LexiconOptions {
+                readings: 0,
+                ..opts
+            },
+            "readings = 0",
+        ),
+    ] {
+        refused(new(&["a"], opts), part);
+    }
+    let spelled = |labels: &[u32]| {
+        Lexicon::with_spellings(&vocabulary, [("a", labels)], NoLanguageModel, opts)
+    };
+    refused(spelled(&[2, 0]), "has the blank, class 0");
+    refused(spelled(&[2, 9]), "token 9 is no class");
+    refused(spelled(&[2, 1, 3]), "boundary between words");
+    refused(spelled(&[1]), "without text");
+    let arpa = "\\data\\\nngram 1=3\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 AB\n\\end\\\n";
+    let model = candle_ctc::NgramLm::from_arpa(arpa.as_bytes()).unwrap();
+    refused(
+        Lexicon::new(&vocabulary, ["ab"], &model, opts),
+        "knows none of the words, such as \"ab\"",
+    );
+}

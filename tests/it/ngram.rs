@@ -1,0 +1,561 @@
+//! N-gram models: against KenLM's figures and a plain implementation, in a beam search, and files that are none.
+//!
+//! `ngram/generate.py` says what the cases are and writes them.
+
+use crate::common::Rng;
+use crate::common::labellings::labellings;
+use crate::decode::{distribution, exact, tensor};
+use candle_ctc::text::Vocabulary;
+use candle_ctc::{
+    BeamOptions, BeamSearch, End, Hypothesis, LanguageModel, NgramLm, TokenNgram,
+    beam_search_batch_with, beam_search_with,
+};
+use flate2::{Compression, write::GzEncoder};
+use proptest::prelude::*;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+
+const LN_10: f64 = std::f64::consts::LN_10;
+
+fn folder() -> String {
+    // Elsewhere when this program runs on another machine than the one that built it.
+    let root = std::env::var("CTC_TEST_ROOT").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    format!("{root}/tests/ngram")
+}
+
+#[test]
+fn scores_are_those_of_kenlm() {
+    let cases = std::fs::read_to_string(format!("{}/scores.json", folder())).unwrap();
+    let cases: Value = serde_json::from_str(&cases).unwrap();
+    let mut compared = 0;
+    for case in cases.as_array().unwrap() {
+        let file = case["file"].as_str().unwrap();
+        let model = NgramLm::from_path(format!("{}/{file}", folder())).unwrap();
+        assert_eq!(model.order() as u64, case["order"].as_u64().unwrap());
+        for sentence in case["sentences"].as_array().unwrap() {
+            let words = sentence["words"].as_array().unwrap();
+            let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+            let want = sentence["log10"].as_array().unwrap();
+            let want: Vec<f64> = want.iter().map(|x| LN_10 * x.as_f64().unwrap()).collect();
+            let got = model.score_words(&words);
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.iter().zip(&want) {
+                let tolerance = 1e-6 * want.abs().max(1.0);
+                assert!(
+                    (got - want).abs() < tolerance,
+                    "{file} {words:?}: {got}, KenLM {want}"
+                );
+                compared += 1;
+            }
+            let sum: f64 = want.iter().sum();
+            assert!((model.score_sentence(&words) - sum).abs() < 1e-6 * sum.abs().max(1.0));
+        }
+    }
+    assert!(compared > 2000, "{compared}");
+}
+
+/// A model of random figures, as the text of an ARPA file and as a map from n-grams to (probability, backoff) in log10.
+pub struct RandomNgrams {
+    pub arpa: String,
+    table: HashMap<Vec<String>, (f64, f64)>,
+    order: usize,
+}
+
+impl RandomNgrams {
+    /// Each n-gram begins with one of the order before. `normal`: no backoff is above 0.
+    pub fn new(rng: &mut Rng, words: &[&str], order: usize, unknown: bool, normal: bool) -> Self {
+        let mut table = HashMap::new();
+        let mut known: Vec<&str> = words.to_vec();
+        known.push("</s>");
+        known.extend(unknown.then_some("<unk>"));
+        let mut contexts: Vec<Vec<String>> = vec![vec![]];
+        let mut arpa = String::from("\\data\\\n");
+        let mut sections = String::new();
+        for n in 1..=order {
+            let mut grams = Vec::new();
+            for context in &contexts {
+                for word in known.iter().chain(["<s>"].iter().filter(|_| n == 1)) {
+                    if n == 1 || rng.unit() < 0.5 {
+                        let mut gram = context.clone();
+                        gram.push(word.to_string());
+                        grams.push(gram);
+                    }
+                }
+            }
+            for at in (1..grams.len()).rev() {
+                grams.swap(at, rng.below(at + 1));
+            }
+            arpa += &format!("ngram {n}={}\n", grams.len());
+            sections += &format!("\n\\{n}-grams:\n");
+            for gram in &grams {
+                let prob = -3.0 * rng.unit();
+                let backoff = if normal {
+                    -rng.unit()
+                } else {
+                    1.0 - 3.0 * rng.unit()
+                };
+                sections += &format!("{prob:.7}\t{}", gram.join(" "));
+                let has_backoff = n < order && rng.unit() < 0.9;
+                if has_backoff {
+                    sections += &format!("\t{backoff:.7}");
+                }
+                sections += "\n";
+                table.insert(
+                    gram.clone(),
+                    (prob, if has_backoff { backoff } else { 0.0 }),
+                );
+            }
+            contexts = grams;
+            contexts.retain(|gram| gram[n - 1] != "</s>");
+        }
+        arpa += &sections;
+        arpa += "\n\\end\\\n";
+        Self { arpa, table, order }
+    }
+
+    /// The score of each word and of the end, in nats, from the definition.
+    pub fn score_words(&self, words: &[&str]) -> Vec<f64> {
+        let known = |word: &str| self.table.contains_key(&vec![word.to_owned()]);
+        let name = |word: &&str| {
+            if known(word) {
+                word.to_string()
+            } else {
+                "<unk>".into()
+            }
+        };
+        let text = ["<s>"].iter().chain(words).chain(&["</s>"]);
+        let text: Vec<String> = text.map(name).collect();
+        (1..text.len())
+            .map(|end| {
+                let first = (end + 1).saturating_sub(self.order);
+                let mut sum = 0.0;
+                for start in first..=end {
+                    if let Some((prob, _)) = self.table.get(&text[start..=end]) {
+                        return LN_10 * (sum + prob);
+                    }
+                    let context = self.table.get(&text[start..end]);
+                    sum += context.map_or(0.0, |(_, backoff)| *backoff);
+                }
+                LN_10 * (sum - 100.0)
+            })
+            .collect()
+    }
+
+    pub fn model(&self) -> NgramLm {
+        NgramLm::from_arpa(self.arpa.as_bytes()).unwrap()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn scores_are_those_of_the_definition(
+        seed in any::<u64>(),
+        order in 1usize..=5,
+        unknown: bool,
+        normal: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let words = ["a", "b", "ç"];
+        let plain = RandomNgrams::new(&mut rng, &words, order, unknown, normal);
+        let model = plain.model();
+        prop_assert_eq!(model.order(), order);
+        prop_assert_eq!(model.words().count(), 3);
+        for _ in 0..20 {
+            let text: Vec<&str> =
+                (0..rng.below(9)).map(|_| ["a", "b", "ç", "other"][rng.below(4)]).collect();
+            let (got, want) = (model.score_words(&text), plain.score_words(&text));
+            for (got, want) in got.iter().zip(&want) {
+                // Figures are kept in f32.
+                prop_assert!((got - want).abs() < 1e-6 * want.abs().max(1.0), "{text:?} {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_of_tokens_ranks_as_the_enumeration_says(
+        seed in any::<u64>(),
+        order in 1usize..=4,
+        normal: bool,
+        lm_weight in prop::sample::select(vec![0.6, 1.0]),
+        end in prop::sample::select(vec![End::Required, End::Ignored]),
+    ) {
+        let mut rng = Rng::new(seed);
+        let (frames, classes) = (1 + rng.below(6), 4);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
+        let log_probs = tensor(&values, classes);
+        // The model does not know "c".
+        let plain = RandomNgrams::new(&mut rng, &["a", "b"], order, true, normal);
+        let model = TokenNgram::with_names(plain.model(), ["<pad>", "a", "b", "c"]).unwrap();
+        prop_assert_eq!(model.unknown_classes(), [0, 3]);
+        let opts = BeamOptions { lm_weight, end, ..exact(0) };
+        let got = beam_search_with(&log_probs, &model, opts).unwrap();
+        let score = |tokens: &[u32]| {
+            let names: Vec<&str> = tokens.iter().map(|t| ["", "a", "b", "c"][*t as usize]).collect();
+            let mut scores = plain.model().score_words(&names);
+            if end == End::Ignored {
+                scores.pop();
+            }
+            lm_weight * scores.iter().sum::<f64>()
+        };
+        is_the_enumeration(&got, &values, classes, 0, score)?;
+        a_bound_loses_nothing(&log_probs, &model, BeamOptions { beam_width: 3, n_best: 3, ..opts })?;
+        in_chunks_as_at_once(&mut rng, &model)?;
+    }
+
+    #[test]
+    fn broken_files_are_errors_and_no_more(seed in any::<u64>(), cuts in any::<bool>()) {
+        let mut rng = Rng::new(seed);
+        let mut bytes = RandomNgrams::new(&mut rng, &["a", "b"], 3, true, false).arpa.into_bytes();
+        if cuts {
+            bytes.truncate(rng.below(bytes.len() - 2));
+            prop_assert!(NgramLm::from_arpa(&bytes[..]).is_err());
+        }
+        for _ in 0..1 + rng.below(4) {
+            let (at, with) = (rng.below(bytes.len().max(1)), b"\n\\ \t-19ae<>\xff\0"[rng.below(13)]);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = with;
+            }
+        }
+        // Whether it is read or refused: neither panics, and what was read scores.
+        if let Ok(model) = NgramLm::from_arpa(&bytes[..]) {
+            prop_assert!(model.score_sentence(&["a", "b", "a"]).is_finite());
+        }
+    }
+}
+
+/// Every labelling whose score is above −inf is found, with the scores of the enumeration.
+pub fn is_the_enumeration(
+    got: &[Hypothesis],
+    values: &[f64],
+    classes: usize,
+    blank: usize,
+    score: impl Fn(&[u32]) -> f64,
+) -> std::result::Result<(), TestCaseError> {
+    let mut want: Vec<(f64, f64, Vec<u32>)> = labellings(values, classes, blank)
+        .into_iter()
+        .map(|labelling| (labelling.score, score(&labelling.tokens), labelling.tokens))
+        .filter(|(_, lm, _)| *lm > f64::NEG_INFINITY)
+        .collect();
+    want.sort_by(|a, b| (b.0 + b.1).total_cmp(&(a.0 + a.1)));
+    prop_assert_eq!(got.len(), want.len());
+    for (at, got) in got.iter().enumerate() {
+        let same = want.iter().find(|want| want.2 == got.tokens).unwrap();
+        prop_assert!((got.score - same.0).abs() < 1e-9, "{got:?} {same:?}");
+        prop_assert!((got.lm_score - same.1).abs() < 1e-9, "{got:?} {same:?}");
+        // In order, up to rounding.
+        prop_assert!((got.total_score() - want[at].0 - want[at].1).abs() < 1e-9);
+    }
+    Ok(())
+}
+
+/// A narrow beam finds the same whether the model bounds its scores or not.
+pub fn a_bound_loses_nothing<L: LanguageModel>(
+    log_probs: &candle_core::Tensor,
+    model: &L,
+    opts: BeamOptions,
+) -> std::result::Result<(), TestCaseError> {
+    let bounded = beam_search_with(log_probs, model, opts).unwrap();
+    prop_assert_eq!(
+        bounded,
+        beam_search_with(log_probs, &Unbounded(model), opts).unwrap()
+    );
+    Ok(())
+}
+
+/// A stream in random chunks, and a batch, give what one call gives. For models over 4 classes, with blank 0.
+pub fn in_chunks_as_at_once<L: LanguageModel + Sync>(
+    rng: &mut Rng,
+    model: &L,
+) -> std::result::Result<(), TestCaseError> {
+    let values = distribution(rng, 30, 4, 3.0, 0.05);
+    let log_probs = tensor(&values, 4);
+    let opts = BeamOptions {
+        beam_width: 6,
+        n_best: 6,
+        ..Default::default()
+    };
+    let at_once = beam_search_with(&log_probs, model, opts).unwrap();
+    let mut search = BeamSearch::with_language_model(4, model, opts).unwrap();
+    let mut first = 0;
+    while first < 30 {
+        let size = rng.below(8).min(30 - first);
+        search
+            .push(&log_probs.narrow(0, first, size).unwrap())
+            .unwrap();
+        first += size;
+    }
+    prop_assert_eq!(&search.finish().unwrap(), &at_once);
+    let batch = log_probs.unsqueeze(1).unwrap().repeat((1, 2, 1)).unwrap();
+    let in_batch = beam_search_batch_with(&batch, [30, 30], model, opts).unwrap();
+    prop_assert_eq!(in_batch, [at_once.clone(), at_once]);
+    Ok(())
+}
+
+/// A model without a bound on its scores.
+struct Unbounded<'a, L>(&'a L);
+
+impl<L: LanguageModel> LanguageModel for Unbounded<'_, L> {
+    type State = L::State;
+
+    fn start(&self) -> candle_core::Result<L::State> {
+        self.0.start()
+    }
+
+    fn score(&self, state: &L::State, token: u32) -> candle_core::Result<f64> {
+        self.0.score(state, token)
+    }
+
+    fn advance(&self, state: &L::State, token: u32) -> candle_core::Result<L::State> {
+        self.0.advance(state, token)
+    }
+
+    fn end(&self, state: &L::State) -> candle_core::Result<f64> {
+        self.0.end(state)
+    }
+
+    fn max_score(&self) -> f64 {
+        f64::INFINITY
+    }
+}
+
+const GOOD: &str = "\\data\\
+ngram 1=4
+ngram 2=3
+ngram 3=1
+
+\\1-grams:
+-99\t<s>\t-0.5
+-1\t</s>
+-0.5\ta\t-0.25
+-2\t<unk>
+
+\\2-grams:
+-0.25\t<s> a\t-0.125
+-0.5\ta a
+-1\ta </s>
+
+\\3-grams:
+-0.0625\t<s> a a
+
+\\end\\
+";
+
+#[track_caller]
+fn refused(bytes: &[u8]) -> String {
+    NgramLm::from_arpa(bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn a_malformed_file_is_an_error_with_line_and_reason() {
+    let cases = [
+        ("\\data\\", "\\dat\\", "no line \"\\data\\\""),
+        (
+            "ngram 1=4",
+            "ngram 1:4",
+            "line 2: expected a count such as \"ngram 1=1000\", but found \"ngram 1:4\"",
+        ),
+        (
+            "ngram 2=3\nngram 3",
+            "ngram 3=3\nngram 3",
+            "line 3: the count of 3-grams stands where that of 2-grams",
+        ),
+        (
+            "ngram 2=3",
+            "ngram 2=2",
+            "line 15: there are more 2-grams than the 2 of \"ngram 2=2\"",
+        ),
+        (
+            "ngram 2=3",
+            "ngram 2=4",
+            "line 16: the section of 2-grams ends after 3 of the 4",
+        ),
+        (
+            "ngram 2=3",
+            "ngram 2=99999999999999",
+            "line 16: the section of 2-grams ends after 3 of the 9999",
+        ),
+        ("ngram 2=3", "ngram 2=-3", "line 3: expected a count"),
+        (
+            "\\2-grams:",
+            "\\two-grams:",
+            "line 12: expected \"\\\\2-grams:\"",
+        ),
+        (
+            "\n\\3-grams:\n-0.0625\t<s> a a\n",
+            "",
+            "line 17: expected \"\\\\3-grams:\"",
+        ),
+        ("\\end\\", "", "line 21: the file ends before \"\\end\\\""),
+        ("\\end\\", "\\4-grams:", "line 20: expected \"\\\\end\\\\\""),
+        (
+            "-0.5\ta a",
+            "x\ta a",
+            "line 14: the log10 probability \"x\" is not a finite number",
+        ),
+        (
+            "-0.5\ta a",
+            "nan\ta a",
+            "line 14: the log10 probability \"nan\" is not a finite number",
+        ),
+        (
+            "-0.5\ta a",
+            "-1e999\ta a",
+            "line 14: the log10 probability \"-1e999\" is not a finite number",
+        ),
+        (
+            "-0.5\ta a",
+            "0.5\ta a",
+            "line 14: the log10 probability 0.5 is above 0",
+        ),
+        (
+            "-0.5\ta a",
+            "-0.5\ta b",
+            "line 14: the word \"b\" of this 2-gram is no 1-gram",
+        ),
+        ("-0.5\ta a", "-0.5\ta", "line 14: a 2-gram has 2 words"),
+        ("-0.5\ta a", "-0.5", "line 14: a 2-gram has 2 words"),
+        (
+            "-0.5\ta a",
+            "-0.5\ta a inf",
+            "line 14: the log10 backoff \"inf\" is not a finite number",
+        ),
+        (
+            "-0.5\ta a",
+            "-0.5\ta a -1 a",
+            "line 14: \"a\" stands behind the backoff",
+        ),
+        (
+            "-1\ta </s>",
+            "-1\t<s> a",
+            "line 15: this 2-gram stands in line 13 already",
+        ),
+        (
+            "-2\t<unk>",
+            "-2\ta",
+            "line 10: the word \"a\" is a 1-gram already, entry 3 of that section",
+        ),
+        ("<s> a a", "a a a", ""),
+        (
+            "<s> a a",
+            "a <s> a",
+            "line 18: the 2-gram \"a <s>\", with which this 3-gram begins, is missing",
+        ),
+        (
+            "<s> a a",
+            "<s> a a\t-0.5",
+            "line 18: the backoff -0.5 belongs to an n-gram of the highest order",
+        ),
+        ("-1\t</s>", "-1\tb", "no 1-gram </s>"),
+        ("-99\t<s>", "-99\tb", "no 1-gram <s>"),
+    ];
+    for (from, to, reason) in cases {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD, "{from:?}");
+        match reason {
+            "" => drop(NgramLm::from_arpa(text.as_bytes()).unwrap()),
+            reason => assert!(
+                refused(text.as_bytes()).contains(reason),
+                "{}",
+                refused(text.as_bytes())
+            ),
+        }
+    }
+    let latin = [&b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 caf"[..], b"\xe9\n"].concat();
+    assert!(refused(&latin).starts_with("line 5: the line is not UTF-8 at its byte 7"));
+    assert!(refused(b"").contains("not in the ARPA format"));
+    assert!(refused(b"mmap lm http://kheafield.com/code").contains("KenLM's binary format"));
+    assert!(refused(b"BZh91AY").contains("bzip2"));
+    assert!(refused(&vec![b'x'; 3 << 20]).contains("line 1: the line has more than 1048576 bytes"));
+    let missing = NgramLm::from_path("no/such.arpa").unwrap_err().to_string();
+    assert!(
+        missing.starts_with("cannot read the n-gram model no/such.arpa: "),
+        "{missing}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "\\data\\\nngram").unwrap();
+    let broken = NgramLm::from_path(file.path()).unwrap_err().to_string();
+    assert!(
+        broken.contains(&*file.path().to_string_lossy()) && broken.contains("line 2: "),
+        "{broken}"
+    );
+}
+
+#[test]
+fn what_kenlm_reads_is_read() {
+    let words = ["a", "a", "x"];
+    let want = NgramLm::from_arpa(GOOD.as_bytes())
+        .unwrap()
+        .score_words(&words);
+    // "<s> a", "<s> a a", the unknown word behind "a" (which "a a" backs off to), the end behind it.
+    let log10 = [-0.25, -0.0625, -0.25 - 2.0, -1.0];
+    for (want, log10) in want.iter().zip(log10) {
+        assert!((want - LN_10 * log10).abs() < 1e-12, "{want} {log10}");
+    }
+    for text in [
+        format!("\u{feff}{GOOD}"),
+        format!("written by a toolkit\n\n{GOOD}"),
+        GOOD.replace('\n', "\r\n"),
+        GOOD.replace('\t', "  "),
+        GOOD.replace("\n\n", "\n\n\n"),
+        GOOD.replace("\n\n", "\n"),
+        GOOD.replace("<unk>", "<UNK>"),
+        GOOD.replace("<s> a a", "<s> a a\t0"),
+        format!("{GOOD}\nand more"),
+    ] {
+        let model = NgramLm::from_arpa(text.as_bytes()).unwrap();
+        assert_eq!(model.score_words(&words), want, "{text}");
+        assert_eq!(model.ngram_counts(), [4, 3, 1]);
+    }
+    let no_unknown = GOOD.replace("-2\t<unk>\n", "").replace("1=4", "1=3");
+    let model = NgramLm::from_arpa(no_unknown.as_bytes()).unwrap();
+    assert!((model.score_words(&words)[2] - LN_10 * -100.25).abs() < 1e-9);
+    assert_eq!(model.words().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn compressed_files_are_read_to_their_checksum() {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(GOOD.as_bytes()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let model = NgramLm::from_arpa(&packed[..]).unwrap();
+    let plain = NgramLm::from_arpa(GOOD.as_bytes()).unwrap();
+    assert_eq!(model.score_words(&["a"]), plain.score_words(&["a"]));
+    for length in 2..packed.len() {
+        assert!(NgramLm::from_arpa(&packed[..length]).is_err(), "{length}");
+    }
+    let mut wrong = packed.clone();
+    let checksum = packed.len() - 8;
+    wrong[checksum] ^= 1;
+    assert!(
+        refused(&wrong).contains("behind the end of the model"),
+        "{}",
+        refused(&wrong)
+    );
+}
+
+#[test]
+fn a_model_of_tokens_says_what_it_does_not_know() {
+    let model = Arc::new(NgramLm::from_arpa(GOOD.as_bytes()).unwrap());
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "a", "b"]).unwrap();
+    let tokens = TokenNgram::new(model.clone(), &vocabulary).unwrap();
+    assert_eq!(tokens.unknown_classes(), [0, 2]);
+    let error = tokens
+        .score(&tokens.start().unwrap(), 3)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("token 3 is no class; the model was made for 3 classes"),
+        "{error}"
+    );
+    let others = Vocabulary::from_tokens(["<pad>", "x", "y"]).unwrap();
+    let error = TokenNgram::new(&*model, &others).unwrap_err().to_string();
+    assert!(error.contains("knows none of the 3 tokens"), "{error}");
+    assert_eq!(
+        format!("{model:?}"),
+        "NgramLm { ngram_counts: [4, 3, 1], .. }"
+    );
+}
