@@ -251,7 +251,7 @@ fn layouts_and_one_item_and_no_bias() {
     let all = losses.sum_all().unwrap().backward().unwrap();
     for (item, target) in targets().iter().enumerate() {
         let hidden = Var::from_tensor(&case.hidden.get_on_dim(1, item).unwrap()).unwrap();
-        let target = tensors::concatenated(&[target.clone()], DType::U32, &Device::Cpu);
+        let target = tensors::concatenated(std::slice::from_ref(target), DType::U32, &Device::Cpu);
         let length = LENGTHS[item];
         let alone = ctc_loss_linear(
             &hidden,
@@ -357,6 +357,15 @@ fn only_what_is_tracked_has_a_gradient() {
     assert_eq!(tensors::read(&loss), tensors::read(&none));
 }
 
+/// Hidden, weight, bias and options, and what their error names.
+type Refused<'a> = (
+    &'a Tensor,
+    &'a Tensor,
+    Option<&'a Tensor>,
+    CtcLossOptions,
+    &'a [&'a str],
+);
+
 #[test]
 fn bad_arguments_are_errors_that_name_the_shapes() {
     let device = &Device::Cpu;
@@ -365,7 +374,7 @@ fn bad_arguments_are_errors_that_name_the_shapes() {
     let wide = case.weight.to_dtype(DType::F64).unwrap();
     let integers = zeros(&[9, 4, 3]).to_dtype(DType::U32).unwrap();
     let integer_weight = zeros(&[5, 3]).to_dtype(DType::U32).unwrap();
-    let cases: [(&Tensor, &Tensor, Option<&Tensor>, CtcLossOptions, &[&str]); 10] = [
+    let cases: [Refused; 10] = [
         (
             &case.hidden,
             &zeros(&[5, 4]),
