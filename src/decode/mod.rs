@@ -1,5 +1,5 @@
-//! From emissions to labellings: greedy decoding, prefix beam search with language knowledge, and prefix scores for joint
-//! attention/CTC decoding.
+//! From emissions to labellings: greedy decoding, prefix beam search with language knowledge, and prefix scores for
+//! joint attention/CTC decoding.
 
 mod arena;
 mod beam;
