@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// A language model or a lexicon: it scores each token that extends a prefix.
 ///
-/// The crate has [`TokenNgram`](crate::TokenNgram), [`Lexicon`](crate::Lexicon) and [`Hotwords`](crate::Hotwords), which
-/// goes on top of any model; others are written as below.
+/// The crate has [`TokenNgram`](crate::TokenNgram), [`Lexicon`](crate::Lexicon) and [`Hotwords`](crate::Hotwords),
+/// which goes on top of any model; others are written as below.
 ///
 /// The search calls [`score`](Self::score) for the tokens that may enter the beam and [`advance`](Self::advance) once
 /// for each prefix that did. The weight of a prefix is the sum of its tokens' scores, so it does not depend on the

@@ -10,8 +10,8 @@ use candle_ctc::{
 };
 use proptest::prelude::*;
 
-/// A vocabulary of four classes, and how its labels are cut into words: at class 1, or before or behind these classes. If
-/// nothing marks words, each token is one.
+/// A vocabulary of four classes, and how its labels are cut into words: at class 1, or before or behind these classes.
+/// If nothing marks words, each token is one.
 struct Case {
     vocabulary: Vocabulary,
     cut: Cut,

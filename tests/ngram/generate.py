@@ -1,5 +1,5 @@
-"""Writes order1.arpa to order5.arpa (order4 as .arpa.gz) and scores.json: n-gram models of random figures, and how KenLM
-scores sentences under them.
+"""Writes order1.arpa to order5.arpa (order4 as .arpa.gz) and scores.json: n-gram models of random figures, and how
+KenLM scores sentences under them.
 
     pip install -r requirements.txt
     python generate.py
@@ -22,7 +22,8 @@ HERE = pathlib.Path(__file__).parent
 
 def figures(order, count):
     """N-grams of each order, as tuples of words. Each begins with one of the order before. In that of
-    order 3 a few do not end in one, as in a pruned model; KenLM takes no more than a few. The models of orders 3 and 5 lack <unk>."""
+    order 3 a few do not end in one, as in a pruned model; KenLM takes no more than a few. The models
+    of orders 3 and 5 lack <unk>."""
     unknown = [] if order in (3, 5) else ["<unk>"]
     grams = [[(word,) for word in ["<s>", "</s>", *unknown, *WORDS]]]
     for _ in range(1, order):

@@ -13,7 +13,7 @@ use candle_core::{Result, bail};
 /// whole words, by the marks of the vocabulary; where nothing marks words, wherever its tokens stand. Its tokens are
 /// those of [`Vocabulary::encode`].
 ///
-/// The tokens of a phrase earn their shares of the boost one by one, so that the search keeps what may become the phrase.
+/// The tokens of a phrase earn their shares of the boost one by one: the search keeps what may become the phrase.
 /// Where it does not, the next token gives them back, and so does the end of the text
 /// ([`End::Ignored`](crate::End::Ignored) leaves them). A boost below 0 counts at the end of the phrase alone.
 ///

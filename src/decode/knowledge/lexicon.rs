@@ -16,8 +16,8 @@ const UNKNOWN: u32 = u32::MAX;
 
 /// The options of a [`Lexicon`].
 ///
-/// All scores are in nats. [`BeamOptions::lm_weight`](crate::BeamOptions::lm_weight) multiplies the score of the lexicon
-/// as a whole; `lm_weight` here multiplies that of the word model alone.
+/// All scores are in nats. [`BeamOptions::lm_weight`](crate::BeamOptions::lm_weight) multiplies the score of the
+/// lexicon as a whole; `lm_weight` here multiplies that of the word model alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LexiconOptions {
     /// The weight of the word model's scores, at least 0. Default 1.
@@ -160,7 +160,7 @@ impl<W: WordModel> Lexicon<W> {
                 }
                 Err(_) if opts.skip_unspellable => skipped.push(word.to_owned()),
                 Err(error) => bail!(
-                    "Lexicon: the word {word:?} cannot be spelled: {error}; with skip_unspellable such words are left out"
+                    "Lexicon: the word {word:?} cannot be spelled: {error}; skip_unspellable leaves such words out"
                 ),
             }
         }
@@ -225,8 +225,8 @@ impl<W: WordModel> Lexicon<W> {
         };
         if sequences.iter().all(|(_, word)| *word == UNKNOWN) {
             bail!(
-                "Lexicon: the word model knows none of the words, such as {first:?}; give them as it writes them, upper \
-                 or lower case included"
+                "Lexicon: the word model knows none of the words, such as {first:?}; give them as it writes them, \
+                 upper or lower case included"
             )
         }
         let tree = LabelTree::new(sequences)?;
@@ -367,8 +367,8 @@ impl<W: WordModel> Lexicon<W> {
         Ok(weighted(self.opts.lm_weight, score) + bonus)
     }
 
-    /// Visits what a token makes of a state: the place, the reading that it comes from, its value, and the word that was
-    /// finished, if one was.
+    /// Visits what a token makes of a state: the place, the reading that it comes from, its value, and the word that
+    /// was finished, if one was.
     fn follow<'a>(
         &self,
         state: &'a LexiconState<W::State>,
