@@ -838,6 +838,90 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
 }
 
 #[test]
+fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    // So wide that the scores are those of the transcripts, whatever else is in the beam.
+    let decode = ["decode", &emissions, "--vocab", &vocab, "--beam", "2000"];
+    let first = |more: &[&str]| -> (f64, String) {
+        let out = run(&[&decode[..], more].concat()).unwrap();
+        let (score, text) = out.lines().next().unwrap().split_once('\t').unwrap();
+        (score.parse().unwrap(), text.to_owned())
+    };
+    let plain = first(&[]);
+    assert_eq!(plain.1, TEXT);
+
+    // Of words that do not include "brown", the nearest are found; it is written in the lexicon in two ways.
+    let words = demo.file(
+        "words.txt",
+        "the\nquick\nbrawn b r a w n\n\nbrawn b r a n |\nfox\n",
+    );
+    let listed = first(&["--lexicon", &words]);
+    assert_eq!(listed.1, "the quick brawn fox");
+    assert!(listed.0 < plain.0);
+    // A word that is not listed costs 1, so it is cheaper than a wrong one. Each word adds 0.5.
+    let others = first(&["--lexicon", &words, "--unknown", "-1", "--beta", "0.5"]);
+    assert_eq!(others.1, TEXT);
+    assert!(
+        (others.0 - (plain.0 - 1.0 + 4.0 * 0.5)).abs() < 2e-4,
+        "{others:?} {plain:?}"
+    );
+
+    let arpa = "\\data\\\nngram 1=7\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 the\n-1 quick\n-1 brawn\n-1 fox\n-1 42\n\\end\\\n";
+    let arpa = demo.file("lm.arpa", arpa);
+    let printed = try_all(&[&decode[..], &["--lm", &arpa, "--alpha", "0.5"]].concat()).unwrap();
+    assert!(
+        printed.out.ends_with("\tthe quick brawn fox\n"),
+        "{}",
+        printed.out
+    );
+    assert!(printed.err.contains("cannot spell 1 words") && printed.err.contains("\"42\""));
+    // Four words and the end, each of a tenth.
+    let score: f64 = printed.out.split('\t').next().unwrap().parse().unwrap();
+    let emissions_alone = first(&[
+        "--lexicon",
+        &demo.file("one.txt", "the\nquick\nbrawn\nfox\n"),
+    ])
+    .0;
+    let model = 0.5 * 5.0 * 0.1f64.ln();
+    assert!(
+        (score - (emissions_alone + model)).abs() < 2e-4,
+        "{score} {emissions_alone}"
+    );
+
+    let names = demo.file("names.txt", "box\t12\nzebra\n");
+    let preferred = first(&["--hotwords", &names]);
+    assert_eq!(preferred.1, "the quick brown box");
+    let words_too = run(&["words", &emissions, "--vocab", &vocab, "--hotwords", &names]).unwrap();
+    assert!(
+        words_too.lines().last().unwrap().starts_with("box\t"),
+        "{words_too}"
+    );
+
+    let broken = demo.file("broken.txt", "the\nquick q u ! c k\n");
+    fails(
+        &[&decode[..], &["--lexicon", &broken]].concat(),
+        &[&broken, "line 2", "\"!\""],
+    );
+    let broken = demo.file("boosts.txt", "fox\tmuch\n");
+    fails(
+        &[&decode[..], &["--hotwords", &broken]].concat(),
+        &[&broken, "line 1", "\"much\""],
+    );
+    let none = demo.file("none.txt", "\n");
+    fails(
+        &[&decode[..], &["--hotwords", &none]].concat(),
+        &["no lines"],
+    );
+    fails(&[&decode[..], &["--lm", &none]].concat(), &[&none, "ARPA"]);
+    fails(&[&decode[..], &["--beta", "1"]].concat(), &["--lexicon"]);
+    fails(
+        &[&decode[..], &["--greedy", "--lm", &arpa]].concat(),
+        &["cannot be used with"],
+    );
+}
+
+#[test]
 fn the_help_of_each_command_ends_with_examples_that_parse() {
     for command in program::Cli::command().get_subcommands_mut() {
         let help = command.render_long_help().to_string();

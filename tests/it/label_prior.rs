@@ -192,7 +192,11 @@ fn what_does_not_fit_is_an_error() {
     prior.observe(&fits, [3, 2], layout).unwrap();
     let logits = (&fits + 5.0).unwrap();
     let observed: [(&Tensor, [usize; 2], &[&str]); 4] = [
-        (&even(&[3, 2, 5], DType::F32), [3, 2], &["C = 4", "[3, 2, 5]"]),
+        (
+            &even(&[3, 2, 5], DType::F32),
+            [3, 2],
+            &["C = 4", "[3, 2, 5]"],
+        ),
         (&even(&[3, 2, 4], DType::F64), [3, 2], &["F64", "F32"]),
         (&fits, [4, 2], &["input_lengths[0] = 4"]),
         (&logits, [3, 2], &["LabelPrior::observe", "logits"]),

@@ -41,6 +41,8 @@ pub enum Command {
     #[command(after_help = WORDS_EXAMPLES)]
     Words(WordsArgs),
     /// The best transcripts, as score and text; with several files also the file, in front.
+    ///
+    /// The score is the log-probability in nats, with what the language model, the lexicon and the hotwords add to it.
     #[command(after_help = DECODE_EXAMPLES)]
     Decode(DecodeArgs),
     /// Makes emissions and a vocabulary to try the other commands on.
@@ -170,7 +172,13 @@ const DECODE_EXAMPLES: &str = "\
 Examples:
   ctc decode demo/emissions.npy --vocab demo/vocab.json
   ctc decode demo/emissions.npy --vocab demo/vocab.json --beam 100 --n-best 5 --json
-  ctc decode a.npy b.npy --vocab vocab.json --greedy";
+  ctc decode a.npy b.npy --vocab vocab.json --greedy
+  ctc decode a.npy --vocab vocab.json --lm 4gram.arpa.gz --alpha 0.8 --beta 1 --unknown -5
+  ctc decode a.npy --vocab vocab.json --lexicon words.txt --hotwords names.txt
+
+In words.txt a line is a word, or a word and its tokens; in names.txt a phrase, or a phrase, a tab and its boost:
+  hello                   Anya
+  hello h e l l o         quick brown fox\t3";
 
 #[derive(Debug, Args)]
 pub struct DecodeArgs {
@@ -231,6 +239,46 @@ pub struct SearchArgs {
     /// The width of the beam.
     #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
     pub beam: usize,
+    #[command(flatten)]
+    pub knowledge: KnowledgeArgs,
+}
+
+/// What a beam search knows of the language.
+#[derive(Debug, Args)]
+pub struct KnowledgeArgs {
+    /// An n-gram model of words in the ARPA format, plain or compressed with gzip. Only its words are found, unless there is
+    /// a lexicon or a score for others.
+    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
+    pub lm: Option<PathBuf>,
+    /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
+    /// several lines.
+    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
+    pub lexicon: Option<PathBuf>,
+    /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.
+    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
+    pub hotwords: Option<PathBuf>,
+    /// The boost of hotwords that have none of their own, in nats.
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = 5.0,
+        requires = "hotwords"
+    )]
+    pub boost: f64,
+    /// The weight of the language model's scores.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, requires = "lm")]
+    pub alpha: f64,
+    /// Added for each word of the lexicon or the language model, in nats.
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
+    pub beta: f64,
+    /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5.
+    #[arg(long, value_name = "NATS", allow_hyphen_values = true)]
+    pub unknown: Option<f64>,
 }
 
 /// What the emissions mean.

@@ -3,13 +3,15 @@
 use super::batch::{self, Console, Findings};
 use super::cli::{DecodeArgs, SearchArgs};
 use super::input::{Model, Source, short};
+use super::knowledge::Knowledge;
 use super::output;
 use anyhow::Result;
-use candle_ctc::{BeamOptions, GreedyOptions, Hypothesis, beam_search, greedy_decode};
+use candle_ctc::{BeamOptions, GreedyOptions, Hypothesis, greedy_decode};
 use std::fmt::Write;
 
 pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let knowledge = knowledge(&args.search, &model, console)?;
     let several = args.emissions.len() > 1;
     batch::run(
         &args.emissions,
@@ -17,7 +19,7 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
         console,
         |path| {
             let source = model.load(path)?;
-            let found = search(&source, &args.search, args.n_best)?;
+            let found = search(&source, &args.search, &knowledge, args.n_best)?;
             let result = match (args.json, several) {
                 (true, false) => format!("{:#}\n", output::hypotheses(&source, &found)),
                 (true, true) => {
@@ -37,8 +39,22 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
     )
 }
 
+/// What the search knows of the language. Prints what the user should know of its files.
+pub fn knowledge(args: &SearchArgs, model: &Model, console: &mut Console) -> Result<Knowledge> {
+    let (knowledge, notes) = Knowledge::new(&args.knowledge, &model.vocabulary)?;
+    for note in notes {
+        writeln!(console.err, "note: {note}")?;
+    }
+    Ok(knowledge)
+}
+
 /// The best transcripts, the best first.
-pub fn search(source: &Source, args: &SearchArgs, n_best: usize) -> Result<Vec<Hypothesis>> {
+pub fn search(
+    source: &Source,
+    args: &SearchArgs,
+    knowledge: &Knowledge,
+    n_best: usize,
+) -> Result<Vec<Hypothesis>> {
     let blank = source.vocabulary.blank();
     let found = if args.greedy {
         let opts = GreedyOptions {
@@ -53,7 +69,7 @@ pub fn search(source: &Source, args: &SearchArgs, n_best: usize) -> Result<Vec<H
             n_best,
             ..Default::default()
         };
-        beam_search(&source.log_probs, opts)
+        knowledge.search(&source.log_probs, opts)
     };
     found.map_err(short)
 }
@@ -63,7 +79,8 @@ fn table(source: &Source, found: &[Hypothesis], file: &str) -> Result<String> {
     let mut table = String::new();
     for hypothesis in found {
         let text = source.vocabulary.decode(&hypothesis.tokens);
-        writeln!(table, "{file}{:.4}\t{text}", hypothesis.score)?;
+        let score = hypothesis.score + hypothesis.lm_score;
+        writeln!(table, "{file}{score:.4}\t{text}")?;
     }
     Ok(table)
 }

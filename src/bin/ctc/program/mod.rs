@@ -8,6 +8,7 @@ mod confidence;
 mod decode;
 mod demo;
 mod input;
+mod knowledge;
 mod manifest;
 mod output;
 mod picture;

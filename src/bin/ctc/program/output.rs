@@ -40,6 +40,7 @@ pub fn hypotheses(source: &Source, found: &[Hypothesis]) -> Value {
         json!({
             "text": vocabulary.decode(&found.tokens),
             "score": found.score,
+            "lm_score": found.lm_score,
             "tokens": found.spans.iter().map(token).collect::<Vec<_>>(),
         })
     };

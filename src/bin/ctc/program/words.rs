@@ -6,6 +6,7 @@ use super::cli::WordsArgs;
 use super::confidence;
 use super::decode;
 use super::input::{Model, Source};
+use super::knowledge::Knowledge;
 use super::{manifest, output};
 use anyhow::Result;
 use candle_ctc::WordConfidence;
@@ -24,6 +25,7 @@ pub type RatedWord = (Word, Option<WordConfidence>);
 
 pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let knowledge = decode::knowledge(&args.search, &model, console)?;
     let items: Vec<Item> = match &args.manifest {
         Some(path) => {
             let item = |entry: manifest::Entry| Item {
@@ -51,7 +53,7 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
         console,
         |item| {
             let source = model.load(&item.emissions)?;
-            let (words, notes) = words(&source, item.text.as_deref(), args)?;
+            let (words, notes) = words(&source, item.text.as_deref(), args, &knowledge)?;
             let result = match (args.json, named) {
                 (true, false) => format!("{:#}\n", output::words(&words, source.hop)),
                 (true, true) => {
@@ -73,6 +75,7 @@ fn words(
     source: &Source,
     text: Option<&str>,
     args: &WordsArgs,
+    knowledge: &Knowledge,
 ) -> Result<(Vec<RatedWord>, Vec<String>)> {
     let (words, spans, star, notes) = match text {
         Some(text) => {
@@ -81,7 +84,9 @@ fn words(
             (aligned.words, spans, aligned.star, aligned.notes)
         }
         None => {
-            let best = decode::search(source, &args.search, 1)?.into_iter().next();
+            let best = decode::search(source, &args.search, knowledge, 1)?
+                .into_iter()
+                .next();
             let spans = best.map(|best| best.spans).unwrap_or_default();
             (source.vocabulary.words(&spans), spans, None, Vec::new())
         }

@@ -1,0 +1,128 @@
+//! What the beam search knows of the language: an n-gram model, a lexicon, hotwords, from files.
+
+use super::cli::KnowledgeArgs;
+use super::input::short;
+use anyhow::{Context, Result, anyhow, ensure};
+use candle_core::Tensor;
+use candle_ctc::text::Vocabulary;
+use candle_ctc::{
+    BeamOptions, Hotwords, Hypothesis, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
+    beam_search, beam_search_with,
+};
+use std::path::Path;
+
+/// A word with its spelling as labels.
+type Spelled = (String, Vec<u32>);
+
+/// One model for each way to put the parts together.
+pub enum Knowledge {
+    Nothing,
+    Phrases(Hotwords),
+    Words(Hotwords<Lexicon>),
+    WordsWithModel(Box<Hotwords<Lexicon<NgramLm>>>),
+}
+
+impl Knowledge {
+    /// Reads the files. The notes are what the user should know of them.
+    pub fn new(args: &KnowledgeArgs, vocabulary: &Vocabulary) -> Result<(Self, Vec<String>)> {
+        let plain = args.beta == 0.0 && args.unknown.is_none();
+        ensure!(
+            plain || args.lm.is_some() || args.lexicon.is_some(),
+            "--beta and --unknown are about words: they need --lm or --lexicon"
+        );
+        let phrases = match &args.hotwords {
+            Some(path) => lines(path, |line| phrase(line, args.boost))?,
+            None => Vec::new(),
+        };
+        let listed = match &args.lexicon {
+            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?),
+            None => None,
+        };
+        let opts = LexiconOptions {
+            lm_weight: args.alpha,
+            word_bonus: args.beta,
+            unknown_score: args.unknown.unwrap_or(f64::NEG_INFINITY),
+            skip_unspellable: true,
+            ..Default::default()
+        };
+        let model = args.lm.as_ref().map(NgramLm::from_path).transpose();
+        let mut notes = Vec::new();
+        let knowledge = match (model.map_err(short)?, listed) {
+            (None, None) if phrases.is_empty() => Ok(Self::Nothing),
+            (None, None) => {
+                Hotwords::new(vocabulary, phrases, NoLanguageModel).map(Self::Phrases)
+            }
+            (None, Some(words)) => {
+                Lexicon::with_spellings(vocabulary, words, NoLanguageModel, opts)
+                    .and_then(|lexicon| Hotwords::new(vocabulary, phrases, lexicon))
+                    .map(Self::Words)
+            }
+            (Some(model), words) => match words {
+                Some(words) => Lexicon::with_spellings(vocabulary, words, model, opts),
+                None => {
+                    let words: Vec<String> = model.words().map(str::to_owned).collect();
+                    Lexicon::new(vocabulary, words, model, opts)
+                }
+            }
+            .and_then(|lexicon| {
+                if let [first, ..] = lexicon.skipped() {
+                    let count = lexicon.skipped().len();
+                    notes.push(format!(
+                        "the vocabulary cannot spell {count} words of the language model, such as {first:?}"
+                    ));
+                }
+                Hotwords::new(vocabulary, phrases, lexicon)
+            })
+            .map(|model| Self::WordsWithModel(Box::new(model))),
+        };
+        Ok((knowledge.map_err(short)?, notes))
+    }
+
+    pub fn search(
+        &self,
+        log_probs: &Tensor,
+        opts: BeamOptions,
+    ) -> candle_core::Result<Vec<Hypothesis>> {
+        match self {
+            Self::Nothing => beam_search(log_probs, opts),
+            Self::Phrases(model) => beam_search_with(log_probs, model, opts),
+            Self::Words(model) => beam_search_with(log_probs, model, opts),
+            Self::WordsWithModel(model) => beam_search_with(log_probs, &**model, opts),
+        }
+    }
+}
+
+/// What `read` makes of each line that is not blank. Errors name the file and the line.
+fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    let shown = path.display();
+    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
+    let lines = content.lines().enumerate();
+    let entries: Vec<T> = lines
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(index, line)| {
+            read(line.trim()).with_context(|| format!("{shown}: line {}", index + 1))
+        })
+        .collect::<Result<_>>()?;
+    ensure!(!entries.is_empty(), "{shown} has no lines");
+    Ok(entries)
+}
+
+/// A word, or a word and its tokens.
+fn spelled(line: &str, vocabulary: &Vocabulary) -> Result<Spelled> {
+    let labels = match line.split_once(char::is_whitespace) {
+        None => (line, vocabulary.encode(line)),
+        Some((word, tokens)) => (word, vocabulary.encode_tokens(tokens)),
+    };
+    Ok((labels.0.to_owned(), labels.1.map_err(short)?))
+}
+
+/// A phrase, or a phrase, a tab and its boost.
+fn phrase(line: &str, boost: f64) -> Result<(String, f64)> {
+    let Some((phrase, number)) = line.split_once('\t') else {
+        return Ok((line.to_owned(), boost));
+    };
+    let boost = number.trim().parse();
+    let boost = boost.map_err(|_| anyhow!("the boost {number:?} is not a number"))?;
+    Ok((phrase.trim().to_owned(), boost))
+}
