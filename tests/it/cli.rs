@@ -831,6 +831,14 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
             refused.err
         );
     }
+    // Of a long text, a note has the beginning alone.
+    let long = format!("the!{}", " fox".repeat(300));
+    let printed = try_all(&[&command("score")[..], &[&long, "--skip"]].concat()).unwrap();
+    let expected = format!(
+        "\"!\" at character 4 of {:?}\n",
+        format!("{}…", &long[..60])
+    );
+    assert!(printed.err.ends_with(&expected), "{}", printed.err);
     let both = [&command("align")[..], &[sentence, "--skip", "--lossy"]].concat();
     fails(&both, &["cannot be used with"]);
     let no_text = [&command("words")[..], &["--skip"]].concat();

@@ -17,8 +17,8 @@ type Spelled = (String, Vec<u32>);
 /// One model for each way to put the parts together.
 pub enum Knowledge {
     Nothing,
-    Phrases(Hotwords),
-    Words(Hotwords<Lexicon>),
+    Phrases(Box<Hotwords>),
+    Words(Box<Hotwords<Lexicon>>),
     WordsWithModel(Box<Hotwords<Lexicon<NgramLm>>>),
 }
 
@@ -50,12 +50,12 @@ impl Knowledge {
         let knowledge = match (model.map_err(short)?, listed) {
             (None, None) if phrases.is_empty() => Ok(Self::Nothing),
             (None, None) => {
-                Hotwords::new(vocabulary, phrases, NoLanguageModel).map(Self::Phrases)
+                Hotwords::new(vocabulary, phrases, NoLanguageModel).map(|model| Self::Phrases(Box::new(model)))
             }
             (None, Some(words)) => {
                 Lexicon::with_spellings(vocabulary, words, NoLanguageModel, opts)
                     .and_then(|lexicon| Hotwords::new(vocabulary, phrases, lexicon))
-                    .map(Self::Words)
+                    .map(|model| Self::Words(Box::new(model)))
             }
             (Some(model), words) => match words {
                 Some(words) => Lexicon::with_spellings(vocabulary, words, model, opts),
@@ -85,8 +85,8 @@ impl Knowledge {
     ) -> candle_core::Result<Vec<Hypothesis>> {
         match self {
             Self::Nothing => beam_search(log_probs, opts),
-            Self::Phrases(model) => beam_search_with(log_probs, model, opts),
-            Self::Words(model) => beam_search_with(log_probs, model, opts),
+            Self::Phrases(model) => beam_search_with(log_probs, &**model, opts),
+            Self::Words(model) => beam_search_with(log_probs, &**model, opts),
             Self::WordsWithModel(model) => beam_search_with(log_probs, &**model, opts),
         }
     }

@@ -30,10 +30,11 @@ pub fn spell(
         });
     };
     let encoding = vocabulary.encode_lossy(text, unspellable).map_err(short)?;
+    let shown = beginning(text);
     let note = |part: &Unspelled| {
         let position = text[..part.start].chars().count() + 1;
         format!(
-            "the vocabulary cannot spell {:?} at character {position} of {text:?}",
+            "the vocabulary cannot spell {:?} at character {position} of {shown:?}",
             part.text
         )
     };
@@ -42,6 +43,15 @@ pub fn spell(
         labels: encoding.labels,
         unspelled: encoding.unspelled,
     })
+}
+
+/// A text that may be as long as a book, for a message.
+fn beginning(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 /// The error names what an option of the command line does, in place of a function of the library.
