@@ -4,7 +4,7 @@ use crate::distribution::check_normalised;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::validate::{self, Call};
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 const OBSERVE: &str = "LabelPrior::observe";
 const APPLY: &str = "LabelPrior::apply";
@@ -62,8 +62,8 @@ impl LabelPrior {
         Self::default()
     }
 
-    /// Counts the probabilities of a batch, on its device. Nothing is copied to the host but three rows of each item, for
-    /// the check that [`InputKind::LogProbs`] documents.
+    /// Counts the probabilities of a batch, on its device. An item with NaN or +inf is left out. Nothing is copied to the
+    /// host but a sum and three rows of each item, these for the check that [`InputKind::LogProbs`] documents.
     ///
     /// # Arguments
     ///
@@ -101,6 +101,13 @@ impl LabelPrior {
             // A product is faster than candle's sum over the first dimension.
             let ones = Tensor::ones((1, frames), probabilities.dtype(), probabilities.device())?;
             let sum = ones.matmul(&probabilities.contiguous()?)?.squeeze(0)?;
+            let total = sum
+                .sum_all()?
+                .to_device(&Device::Cpu)?
+                .to_dtype(DType::F64)?;
+            if !total.to_scalar::<f64>()?.is_finite() {
+                continue;
+            }
             let so_far = self.current.as_ref();
             let (sum, so_far) = match so_far {
                 None => (sum, 0),

@@ -29,7 +29,7 @@ const FUNCTION: &str = "ctc_loss_linear";
 /// [`candle_nn::Linear`](https://docs.rs/candle-nn/latest/candle_nn/struct.Linear.html) layer, up to the rounding of the
 /// matrix products. That way keeps four to five tensors of (N, T, C) at a time: the logits, a copy with the bias, the
 /// gradient, zeros, and their sum. This function keeps two of a few items each. So memory grows with the classes only
-/// as the weight does, and frames behind an item's length are not multiplied. Use it where there are many classes; with
+/// as the weight does, and of the frames behind an item's length few are multiplied, as zeros. Use it where there are many classes; with
 /// a few dozen it is slower than the layer and the loss.
 ///
 /// With `T` frames, `N` items, `D` features and `C` classes (including the blank):
@@ -173,8 +173,16 @@ fn check_layer(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resul
 fn frames_at_a_time(classes: usize, dtype: DType, device: &Device) -> usize {
     /// Each group adds to the gradient of the weight, which takes as long as the products of some dozen frames.
     const FEWEST: usize = 256;
+    /// The products of a group are rounded to f16 before they are added to those of others: the gradient of a bias is up
+    /// to 1 for each frame, and 65504 is the largest number.
+    const MOST_IN_F16: usize = 4096;
     let bytes: usize = if device.is_cpu() { 32 << 20 } else { 256 << 20 };
-    (bytes / (classes * dtype.size_in_bytes())).max(FEWEST)
+    let most = match dtype {
+        DType::F16 => MOST_IN_F16,
+        _ => usize::MAX,
+    };
+    let frames = bytes / (classes * dtype.size_in_bytes());
+    frames.max(FEWEST).min(most)
 }
 
 /// The dtype of the matrix products: candle multiplies no bf16 on the CPU, and f16 slowly.
@@ -802,6 +810,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    // As on a GPU, with products in half precision: each frame adds 0.6 to the gradient of the bias, 120000 in all.
+    #[test]
+    fn a_mean_of_many_frames_in_f16_does_not_overflow() {
+        let (items, frames, classes) = (200, 1000, 40);
+        let device = &Device::Cpu;
+        let hidden = Tensor::zeros((frames, items, 1), DType::F16, device).unwrap();
+        let weight = Tensor::zeros((classes, 1), DType::F16, device).unwrap();
+        let bias = Var::zeros(classes, DType::F16, device).unwrap();
+        let labels = Tensor::ones((items, 1), DType::U32, device).unwrap();
+        let logits = Tensor::zeros((), DType::F16, device).unwrap();
+        let logits = logits.broadcast_as((frames, items, classes)).unwrap();
+        let (lengths, of_targets) = (vec![frames; items], vec![1; items]);
+        let (kind, opts) = (InputKind::Logits, CtcLossOptions::default());
+        let problem =
+            validate::loss("", kind, &logits, &labels, lengths, of_targets, opts).unwrap();
+        let linear = LinearLoss {
+            problem,
+            frames: frames_at_a_time(classes, DType::F16, device),
+            dtype: DType::F16,
+        };
+        let loss = linear.apply(&hidden, &weight, Some(&bias)).unwrap();
+        let grads = loss.backward().unwrap();
+        let gradient = grads.get(&bias).unwrap().to_dtype(DType::F32).unwrap();
+        let gradient = gradient.to_vec1::<f32>().unwrap();
+        // A class that no target has: 1/40 of each of 1000 frames.
+        assert!(gradient.iter().all(|x| x.is_finite()), "{gradient:?}");
+        assert!((gradient[2] - 25.0).abs() < 0.5, "{gradient:?}");
     }
 
     // As on a GPU, with products in half precision: 0.001 of an entry of 1e-4 is 0 there, but the scale of the loss keeps

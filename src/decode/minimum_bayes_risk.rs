@@ -59,6 +59,12 @@ pub fn minimum_bayes_risk<H>(
             }
             risk += weight * cost;
         }
+        if !risk.is_finite() {
+            bail!(
+                "minimum_bayes_risk: the weights times the distances of hypothesis {index} add up to {risk}; scale the \
+                 weights so that their sum is 1"
+            )
+        }
         if risk < best.1 {
             best = (index, risk);
         }

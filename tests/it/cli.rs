@@ -898,6 +898,9 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
     );
 
     let names = demo.file("names.txt", "box\t12\nzebra\n");
+    let fox = demo.file("fox.txt", "fox\n");
+    let shunned = first(&["--hotwords", &fox, "--boost", "-2"]);
+    assert!(shunned.0 < plain.0 - 1.0, "{shunned:?} {plain:?}");
     let preferred = first(&["--hotwords", &names]);
     assert_eq!(preferred.1, "the quick brown box");
     let words_too = run(&["words", &emissions, "--vocab", &vocab, "--hotwords", &names]).unwrap();

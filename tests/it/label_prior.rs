@@ -223,6 +223,16 @@ fn what_does_not_fit_is_an_error() {
         let error = prior.apply(&fits, scale).unwrap_err().to_string();
         assert!(error.contains("scale"), "{error}");
     }
+    // An item with NaN or +inf is left out.
+    let mut dirty = LabelPrior::new();
+    let mut values = tensors::read(&fits);
+    values[4] = f64::NAN;
+    let values = tensors::floats(&values, &[3, 2, 4], DType::F32, device);
+    dirty.observe(&values, [3, 2], layout).unwrap();
+    dirty.next_epoch();
+    for found in tensors::read(&dirty.log_prior().unwrap().unwrap()) {
+        assert!((found - 0.25f64.ln()).abs() < 1e-6, "{found}");
+    }
     // Half precision is observed in f32, and fits what f32 was.
     let half = prior.apply(&even(&[3, 2, 4], DType::BF16), 0.3).unwrap();
     assert_eq!(half.dtype(), DType::BF16);

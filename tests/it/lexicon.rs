@@ -278,6 +278,22 @@ fn an_open_word_scores_the_best_that_it_may_become() {
 }
 
 #[test]
+fn words_that_are_not_one_word_are_skipped_too() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let words = ["a", "a\u{a0}b", "\u{3000}", "x"];
+    let opts = |skip_unspellable| LexiconOptions {
+        skip_unspellable,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(&vocabulary, words, NoLanguageModel, opts(true)).unwrap();
+    assert_eq!(lexicon.skipped(), &words[1..]);
+    for word in &words[1..] {
+        let error = Lexicon::new(&vocabulary, [word], NoLanguageModel, opts(false)).unwrap_err();
+        assert!(error.to_string().contains(&format!("{word:?}")), "{error}");
+    }
+}
+
+#[test]
 fn a_vocabulary_of_pieces_spells_words() {
     let vocabulary = Vocabulary::from_tokens(["<blk>", "▁", "▁ca", "t", "a", "c", "▁cat"]).unwrap();
     let finished = |spellings: usize, labels: &[u32]| {

@@ -30,7 +30,8 @@ pub struct LexiconOptions {
     /// How many spellings of each word the vocabulary gives, at least 1: that of
     /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. Default 1.
     pub spellings: usize,
-    /// Whether words that the vocabulary cannot spell are left out; otherwise they are an error. Default `false`.
+    /// Whether words that the vocabulary cannot spell, or not as one word, are left out; otherwise they are an error.
+    /// Default `false`.
     pub skip_unspellable: bool,
     /// The number of readings that are kept of a prefix, at least 1: where several words are spelled alike or nothing
     /// marks where words end, a prefix has several. Default 32.
@@ -150,11 +151,20 @@ impl<W: WordModel> Lexicon<W> {
         opts: LexiconOptions,
     ) -> Result<Self> {
         check_options(&opts)?;
+        let symbols = Symbols::new(vocabulary);
+        // A space that is no ASCII space, as some models of text from the web have, is a boundary, too.
+        let is_one_word = |labels: &Vec<u32>| {
+            let symbols = symbols.spell("Lexicon", labels);
+            symbols.is_ok_and(|found| !found.is_empty() && !found.contains(&BOUNDARY))
+        };
         let mut spelled: Vec<(String, Vec<u32>)> = Vec::new();
         let mut skipped = Vec::new();
         for word in words {
             let word = word.as_ref();
             match spellings(vocabulary, word, opts.spellings) {
+                Ok(found) if opts.skip_unspellable && !found.iter().all(is_one_word) => {
+                    skipped.push(word.to_owned())
+                }
                 Ok(found) => {
                     spelled.extend(found.into_iter().map(|labels| (word.to_owned(), labels)))
                 }

@@ -262,7 +262,8 @@ pub struct KnowledgeArgs {
         long,
         value_name = "NATS",
         default_value_t = 5.0,
-        requires = "hotwords"
+        requires = "hotwords",
+        allow_hyphen_values = true
     )]
     pub boost: f64,
     /// The weight of the language model's scores.
