@@ -1,10 +1,11 @@
 //! The label prior: how often a model gives each class, taken off its log-probabilities in training.
 
+use crate::cpu_input::on_host;
 use crate::distribution::check_normalised;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::validate::{self, Call};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 const OBSERVE: &str = "LabelPrior::observe";
 const APPLY: &str = "LabelPrior::apply";
@@ -101,15 +102,11 @@ impl LabelPrior {
             // A product is faster than candle's sum over the first dimension.
             let ones = Tensor::ones((1, frames), probabilities.dtype(), probabilities.device())?;
             let sum = ones.matmul(&probabilities.contiguous()?)?.squeeze(0)?;
-            let total = sum
-                .sum_all()?
-                .to_device(&Device::Cpu)?
-                .to_dtype(DType::F64)?;
+            let total = on_host(&sum.sum_all()?)?.to_dtype(DType::F64)?;
             if !total.to_scalar::<f64>()?.is_finite() {
                 continue;
             }
-            let so_far = self.current.as_ref();
-            let (sum, so_far) = match so_far {
+            let (sum, so_far) = match &self.current {
                 None => (sum, 0),
                 Some(so_far) => ((&so_far.probabilities + sum)?, so_far.frames),
             };

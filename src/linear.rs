@@ -6,6 +6,7 @@
 //! in the forward pass, since the gradient of any function of the loss is a multiple of the loss's own. Losses of items
 //! have weights that only the backward pass knows: there the logits are made again.
 
+use crate::cpu_input::on_host;
 use crate::memory::check_room;
 use crate::op;
 use crate::options::{Checks, CtcLossOptions, InputKind, InputLayout};
@@ -320,11 +321,8 @@ impl LinearLoss {
         for items in groups(&self.problem.plan()?.input_lengths, self.frames) {
             let group = Group::new(&self.problem, items)?;
             let rows = group.rows(layer)?;
-            losses.push(op::loss(
-                &group.logits(layer, &rows)?,
-                Arc::new(group.problem),
-            )?);
-            losses.items.extend(group.items);
+            let loss = op::loss(&group.logits(layer, &rows)?, Arc::new(group.problem))?;
+            losses.push(&group.items, loss);
         }
         losses.read()
     }
@@ -350,7 +348,7 @@ impl LinearLoss {
             layer.weight.dims(),
         )?;
         let mut losses = GroupLosses::default();
-        let mut of_hidden = vec![None; plan.input.batch];
+        let mut of_hidden = Vec::with_capacity(plan.input.batch);
         let (mut of_weight, mut of_bias) = (None, None);
         for items in groups(&plan.input_lengths, self.frames) {
             let group = Group::new(&self.problem, items)?;
@@ -360,11 +358,11 @@ impl LinearLoss {
             let problem = Arc::new(group.problem.clone());
             let (loss, gradient) = op::losses_and_gradient(&logits, problem, &weights)?;
             drop(logits);
-            losses.push(loss);
+            losses.push(&group.items, loss);
             let gradient = gradient.flatten_to(1)?;
             if wanted[0] {
                 let products = gradient.matmul(&layer.weight)?;
-                group.scatter(&products, &mut of_hidden)?;
+                of_hidden.extend(group.used_frames(&products)?);
             }
             if wanted[1] {
                 add_to(&mut of_weight, &gradient.t()?.matmul(&rows.flatten_to(1)?)?)?;
@@ -375,7 +373,6 @@ impl LinearLoss {
                 let sum = ones.unsqueeze(0)?.matmul(&gradient)?;
                 add_to(&mut of_bias, &sum.squeeze(0)?)?;
             }
-            losses.items.extend(group.items);
         }
         let of_hidden = match wanted[0] {
             true => Some(self.assembled(&layer.hidden, of_hidden)?),
@@ -384,15 +381,13 @@ impl LinearLoss {
         Ok((losses.read()?, [of_hidden, of_weight, of_bias]))
     }
 
-    /// The gradient of `hidden`, in its layout, from those of its items' used frames.
-    fn assembled(&self, hidden: &Tensor, items: Vec<Option<Tensor>>) -> Result<Tensor> {
-        let (_, frames, features) = hidden.dims3()?;
+    /// The gradient of `hidden`, in its layout, from those of the used frames of each item, in any order.
+    fn assembled(&self, hidden: &Tensor, mut items: Vec<(usize, Tensor)>) -> Result<Tensor> {
+        items.sort_by_key(|(item, _)| *item);
+        let frames = hidden.dim(1)?;
         let mut whole = Vec::with_capacity(items.len());
-        for item in items {
-            whole.push(match item {
-                Some(item) => item.pad_with_zeros(0, 0, frames - item.dim(0)?)?,
-                None => Tensor::zeros((frames, features), hidden.dtype(), hidden.device())?,
-            });
+        for (_, used) in items {
+            whole.push(used.pad_with_zeros(0, 0, frames - used.dim(0)?)?);
         }
         match self.problem.input().layout {
             None => Ok(whole.swap_remove(0)),
@@ -433,21 +428,15 @@ struct GroupLosses {
 }
 
 impl GroupLosses {
-    fn push(&mut self, losses: Tensor) {
+    fn push(&mut self, items: &[usize], losses: Tensor) {
+        self.items.extend_from_slice(items);
         self.groups.push(losses);
     }
 
     /// The losses in the order of the items.
     fn read(self) -> Result<Vec<f64>> {
-        let losses = Tensor::cat(&self.groups, 0)?;
-        let losses: Vec<f64> = match losses.dtype() {
-            DType::F64 => losses.to_vec1()?,
-            _ => losses
-                .to_vec1::<f32>()?
-                .into_iter()
-                .map(f64::from)
-                .collect(),
-        };
+        let losses = on_host(&Tensor::cat(&self.groups, 0)?)?;
+        let losses: Vec<f64> = losses.to_dtype(DType::F64)?.to_vec1()?;
         let mut ordered = vec![0.0; losses.len()];
         for (item, loss) in self.items.into_iter().zip(losses) {
             ordered[item] = loss;
@@ -521,13 +510,15 @@ impl Group {
         logits.reshape(shape)
     }
 
-    /// Puts the used frames of each item, (T_n, D), in its place among the items of the whole batch.
-    fn scatter(&self, products: &Tensor, items: &mut [Option<Tensor>]) -> Result<()> {
+    /// Each item with the rows of its used frames, (T_n, D).
+    fn used_frames(&self, products: &Tensor) -> Result<Vec<(usize, Tensor)>> {
         let plan = self.problem.plan()?;
-        for (i, (&item, &length)) in self.items.iter().zip(&plan.input_lengths).enumerate() {
-            items[item] = Some(products.narrow(0, i * plan.input.frames, length)?);
-        }
-        Ok(())
+        let items = self.items.iter().zip(&plan.input_lengths).enumerate();
+        items
+            .map(|(i, (&item, &length))| {
+                Ok((item, products.narrow(0, i * plan.input.frames, length)?))
+            })
+            .collect()
     }
 }
 
@@ -564,14 +555,7 @@ impl LinearLossOp {
             None => {
                 let bias = (bias.id() != self.loss.id()).then_some(bias);
                 let layer = self.linear.layer(hidden, weight, bias)?;
-                let weights = match upstream.dtype() {
-                    DType::F64 => upstream.to_vec1()?,
-                    _ => upstream
-                        .to_vec1::<f32>()?
-                        .into_iter()
-                        .map(f64::from)
-                        .collect(),
-                };
+                let weights: Vec<f64> = on_host(upstream)?.to_dtype(DType::F64)?.to_vec1()?;
                 let (_, gradients) =
                     self.linear
                         .losses_and_gradients(&layer, &weights, self.wanted)?;

@@ -108,13 +108,13 @@ impl<L> Hotwords<L> {
 
     fn over(symbols: Symbols, tree: LabelTree, boosts: &[f64], model: L) -> Result<Self> {
         let count = tree.len();
+        // The boost of the phrase that a node completes, −inf where there is none.
         let own = |node: u32| {
-            let boosts = tree
-                .entries(node)
-                .iter()
-                .map(|entry| boosts[*entry as usize]);
+            let entries = tree.entries(node).iter();
+            let boosts = entries.map(|entry| boosts[*entry as usize]);
             boosts.fold(f64::NEG_INFINITY, f64::max)
         };
+        let own: Vec<f64> = (0..count as u32).map(own).collect();
         // The tokens up to each node, and the best boost for a token among the phrases that go on behind it.
         let mut tokens = vec![0u32; count];
         for node in 0..count as u32 {
@@ -126,7 +126,7 @@ impl<L> Hotwords<L> {
         let mut best_share = vec![0f64; count];
         for node in (0..count as u32).rev() {
             for child in tree.children(node) {
-                let share = (own(child) / f64::from(tokens[child as usize].max(1)))
+                let share = (own[child as usize] / f64::from(tokens[child as usize].max(1)))
                     .max(best_share[child as usize]);
                 best_share[node as usize] = best_share[node as usize].max(share);
             }
@@ -152,16 +152,9 @@ impl<L> Hotwords<L> {
                         automaton.next(automaton.suffix[node as usize], automaton.tree.label(child))
                     }
                 };
-                let boost = automaton
-                    .tree
-                    .entries(child)
-                    .iter()
-                    .map(|entry| boosts[*entry as usize]);
-                let boost = boost.fold(f64::NEG_INFINITY, f64::max);
-                let boost = if boost == f64::NEG_INFINITY {
-                    0.0
-                } else {
-                    boost
+                let boost = match own[at] {
+                    f64::NEG_INFINITY => 0.0,
+                    boost => boost,
                 };
                 automaton.suffix[at] = suffix;
                 automaton.earned[at] = boost + automaton.earned[suffix as usize];

@@ -56,8 +56,8 @@ impl Default for LexiconOptions {
 ///
 /// A text of finished words scores what the word model gives them, and each its `word_bonus`. While a word is not
 /// finished, its prefix scores the best word that it may become, by what the model expects without a history
-/// ([`WordModel::estimate`]); at its end the word's own score takes the place of that. In the middle of a word a text
-/// cannot end: [`BeamOptions::end`](crate::BeamOptions::end) says what becomes of it.
+/// ([`WordModel::estimate`]); at its end the word's own score takes the place of that. A text cannot end in the middle of
+/// a word: [`BeamOptions::end`](crate::BeamOptions::end) decides whether a hypothesis that does is kept.
 ///
 /// Words end where the vocabulary marks it. Separators may also stand at the ends of a text and several in a row. Where
 /// nothing marks words ([`WordMark::EachToken`](crate::text::WordMark::EachToken),
