@@ -4,7 +4,8 @@
 //   widen     integers of any type to i64, for lengths and targets that are on the device   prepare.h
 //   prepare   the tables of each target, where the host does not know it                    prepare.h
 //   gather    a row of classes a frame: its log-sum-exp (logits), and the emissions of the  rows.h, gather.h
-//             classes that the target uses; gather_short where rows are short
+//             classes that the target uses; gather_short where rows are short, gather_weighted where emissions have
+//             weights
 //   lattice   an item a block: both directions, the loss, and the posterior of each state   number.h, lattice.h
 //   reduce    the sum of the losses of a batch                                              lattice.h
 //   gradient  a row of classes a frame, written once; gradient_short where rows are short   rows.h, gradient.h
@@ -19,6 +20,8 @@
 // Each item is a candidate for an utterance, whose number stands in the place of the item's first class: it has the
 // emissions and records of that utterance. log P is wanted in two parts, in place of the losses and the weighted losses.
 #define CTC_CANDIDATES 64u
+// Emissions have weights, so that P is no probability: it may be above 1.
+#define CTC_WEIGHTED 128u
 
 // Pairs that a tile shares with the one below, and frames between two meetings of the warps.
 #define CTC_HALO 16

@@ -60,7 +60,16 @@ CTC_KERNEL __launch_bounds__(256)
       ctc_gather_##NAME(ctc_sizes p, const E* input, const uint* tables, ctc_emission<M>* emissions, \
                         M* records, M* stats, uint wide) {                                          \
     __shared__ M shared[32];                                                                        \
-    ctc_gather_body<M, E>(p, input, tables, emissions, records, stats, wide != 0u, ctc_here(), shared); \
+    ctc_gather_body<M, E, false>(p, input, tables, emissions, records, stats, (const M*)0, wide != 0u, \
+                                 ctc_here(), shared);                                               \
+  }                                                                                                 \
+  CTC_KERNEL __launch_bounds__(256, GATHER)                                                         \
+      ctc_gather_weighted_##NAME(ctc_sizes p, const E* input, const uint* tables,                   \
+                                 ctc_emission<M>* emissions, M* records, M* stats, const M* weights, \
+                                 uint wide) {                                                       \
+    __shared__ M shared[32];                                                                        \
+    ctc_gather_body<M, E, true>(p, input, tables, emissions, records, stats, weights, wide != 0u,   \
+                                ctc_here(), shared);                                                \
   }                                                                                                 \
   CTC_KERNEL __launch_bounds__(256, GRADIENT)                                                       \
       ctc_gradient_##NAME(ctc_sizes p, const E* input, const uint* tables,                          \

@@ -37,7 +37,16 @@ kernel void ctc_prepare(constant ctc_sizes& p [[buffer(0)]], constant i64& row [
                                 device float* records [[buffer(4)]], device float* stats [[buffer(5)]], \
                                 constant uint& wide [[buffer(6)]], CTC_POSITION_ARGUMENTS) {        \
     threadgroup float shared[32];                                                                   \
-    ctc_gather_body<float, E>(p, input, tables, emissions, records, stats, wide != 0u, CTC_HERE, shared); \
+    ctc_gather_body<float, E, false>(p, input, tables, emissions, records, stats, nullptr, wide != 0u, CTC_HERE, shared); \
+  }                                                                                                 \
+  kernel void ctc_gather_weighted_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
+                                         const device uint* tables [[buffer(2)]],                   \
+                                         device ctc_emission<float>* emissions [[buffer(3)]],       \
+                                         device float* records [[buffer(4)]], device float* stats [[buffer(5)]], \
+                                         const device float* weights [[buffer(6)]], constant uint& wide [[buffer(7)]], \
+                                         CTC_POSITION_ARGUMENTS) {                                  \
+    threadgroup float shared[32];                                                                   \
+    ctc_gather_body<float, E, true>(p, input, tables, emissions, records, stats, weights, wide != 0u, CTC_HERE, shared); \
   }                                                                                                 \
   kernel void ctc_gradient_##NAME(constant ctc_sizes& p [[buffer(0)]], const device E* input [[buffer(1)]], \
                                   const device uint* tables [[buffer(2)]],                          \

@@ -153,22 +153,31 @@ CTC_FN void ctc_used_classes(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   for (uint j = 0u; j < COUNT; j++) c[j] = k + j * lanes < used ? distinct[k + j * lanes] : p.blank;
 }
 
-// The entries of those classes; -inf beyond the last.
-template <typename M, typename E, int COUNT>
-CTC_FN void ctc_used_entries(const CTC_DEVICE E* x, i64 stride, CTC_THREAD const uint* c, uint used, uint k, uint lanes,
-                             CTC_THREAD M* v) {
+// What is added to the entries of a frame: for each class, and for every label but not the blank.
+template <typename M> struct ctc_weights {
+  const CTC_DEVICE M* of_class;
+  M of_label;
+};
+
+// The entries of those classes, with their weights if WEIGHTED; -inf beyond the last.
+template <typename M, typename E, int COUNT, bool WEIGHTED>
+CTC_FN void ctc_used_entries(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, ctc_weights<M> weights,
+                             CTC_THREAD const uint* c, uint used, uint k, uint lanes, CTC_THREAD M* v) {
   CTC_UNROLL
-  for (uint j = 0u; j < COUNT; j++)
-    v[j] = k + j * lanes <= used ? ctc_widen(x[c[j] * stride]) : -ctc_real<M>::infinity();
+  for (uint j = 0u; j < COUNT; j++) {
+    v[j] = k + j * lanes <= used ? ctc_widen(x[c[j] * p.x_class]) : -ctc_real<M>::infinity();
+    if (WEIGHTED) v[j] += weights.of_class[c[j]] + (c[j] == p.blank ? M(0) : weights.of_label);
+  }
 }
 
 // The emissions of `count` frames one after the other, of which each lane asks for COUNT at a time: with ONCE that is
 // all of them. For the frame that has the number of the lane, sets the largest entry, and how far the lowest is below
 // it: +inf if one is NaN or +inf.
-template <typename M, typename E, int COUNT, bool ONCE>
-CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, const CTC_DEVICE uint* distinct, uint used,
-                     CTC_DEVICE ctc_emission<M>* y, uint count, CTC_THREAD M& its_largest, CTC_THREAD M& its_peak,
-                     uint lane, uint lanes, bool wide, ctc_thread at, CTC_SHARED M* shared) {
+template <typename M, typename E, int COUNT, bool ONCE, bool WEIGHTED>
+CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, ctc_weights<M> weights,
+                     const CTC_DEVICE uint* distinct, uint used, CTC_DEVICE ctc_emission<M>* y, uint count,
+                     CTC_THREAD M& its_largest, CTC_THREAD M& its_peak, uint lane, uint lanes, bool wide, ctc_thread at,
+                     CTC_SHARED M* shared) {
   M lowest = -ctc_real<M>::infinity();
   uint c[COUNT];
   M v[COUNT];
@@ -178,7 +187,7 @@ CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, con
     M poison = M(0), largest = lowest;
     for (uint k = lane; k <= used; k += COUNT * lanes) {
       if (!ONCE && used >= COUNT * lanes) ctc_used_classes<COUNT>(p, distinct, used, k, lanes, c);
-      ctc_used_entries<M, E, COUNT>(x, p.x_class, c, used, k, lanes, v);
+      ctc_used_entries<M, E, COUNT, WEIGHTED>(p, x, weights, c, used, k, lanes, v);
       CTC_UNROLL
       for (int j = 0; j < COUNT; j++) {
         if (!(v[j] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();
@@ -193,7 +202,7 @@ CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, con
       // Where they were one batch, they are still here.
       if (!ONCE && used >= COUNT * lanes) {
         ctc_used_classes<COUNT>(p, distinct, used, k, lanes, c);
-        ctc_used_entries<M, E, COUNT>(x, p.x_class, c, used, k, lanes, v);
+        ctc_used_entries<M, E, COUNT, WEIGHTED>(p, x, weights, c, used, k, lanes, v);
       }
       CTC_UNROLL
       for (uint j = 0u; j < COUNT; j++) {
@@ -258,10 +267,13 @@ CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEV
     uint used = tables[CTC_USED(p, n)];
     CTC_DEVICE ctc_emission<M>* y = emissions + r * p.entries;
     M largest = M(0), peak = M(0);
-    if (used < 32u) ctc_emit<M, E, 1, true>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+    ctc_weights<M> none = {};
+    if (used < 32u)
+      ctc_emit<M, E, 1, true, false>(p, x, none, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
     else if (used < 128u)
-      ctc_emit<M, E, 4, true>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
-    else ctc_emit<M, E, 8, false>(p, x, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+      ctc_emit<M, E, 4, true, false>(p, x, none, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
+    else
+      ctc_emit<M, E, 8, false, false>(p, x, none, distinct, used, y, count, largest, peak, at.lane, 32u, false, at, shared);
     ctc_row_stats<M> row;
     row.largest = row.ones = row.others = M(0);
     for (uint f = 0u; logits && f < count; f++) {
@@ -282,10 +294,13 @@ CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEV
 // Writes for each row the emissions, and three numbers: the logarithm of what they were divided by, in two
 // parts, and how far the lowest of them is below the largest, or +inf where the row holds a NaN or +inf.
 // For logits also the largest of the row and its sum of exponentials.
-template <typename M, typename E>
+//
+// With WEIGHTED, `weights` holds a number for each class, and one more: the delay penalty, which each label is charged
+// for every frame behind the middle of its item.
+template <typename M, typename E, bool WEIGHTED>
 CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                             CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
-                            bool wide, ctc_thread at, CTC_SHARED M* shared) {
+                            const CTC_DEVICE M* weights, bool wide, ctc_thread at, CTC_SHARED M* shared) {
   bool logits = (p.flags & CTC_LOGITS) != 0u;
   uint lane = wide ? at.index : at.lane;
   uint lanes = wide ? at.threads : 32u;
@@ -295,15 +310,23 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
     // Frames of an item one behind the other, as the lattice reads them.
     i64 t;
     i64 n = ctc_piece(r, p.frames, t);
-    if (t >= (i64)tables[CTC_INPUT_LENGTH(p, n)]) continue;
+    i64 frames = (i64)tables[CTC_INPUT_LENGTH(p, n)];
+    if (t >= frames) continue;
     i64 offset = p.x_offset + t * p.x_frame + n * p.x_item;
     const CTC_DEVICE E* x = input + offset;
     const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
     uint used = tables[CTC_USED(p, n)];
     CTC_DEVICE ctc_emission<M>* y = emissions + (i64)r * p.entries;
     M largest = M(0), peak = M(0);
-    if (used < lanes) ctc_emit<M, E, 1, true>(p, x, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
-    else ctc_emit<M, E, 4, false>(p, x, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
+    ctc_weights<M> added = {};
+    if (WEIGHTED) {
+      added.of_class = weights;
+      added.of_label = weights[p.classes] * (M(frames - 1 - 2 * t) * M(0.5));
+    }
+    if (used < lanes)
+      ctc_emit<M, E, 1, true, WEIGHTED>(p, x, added, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
+    else
+      ctc_emit<M, E, 4, false, WEIGHTED>(p, x, added, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);
     ctc_row_stats<M> row;
     row.largest = row.ones = row.others = M(0);
     if (logits) row = ctc_log_sum_exp<M>(p, x, ctc_phase(input, offset), lane, lanes, wide, at, shared);

@@ -449,7 +449,7 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
     if (total.e > ctc_zero_below((i64)0)) {
       ctc_add_ln2(log_p, total.e);
       ctc_add(log_p, ctc_log_sum(total.m, M(0)), M(0));
-      loss = ctc_loss_of(log_p, it.frames, (p.flags & CTC_LOGITS) != 0u);
+      loss = ctc_loss_of(log_p, it.frames, (p.flags & (CTC_LOGITS | CTC_WEIGHTED)) == CTC_LOGITS);
     } else {
       loss = ctc_real<M>::infinity();
     }

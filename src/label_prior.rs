@@ -8,7 +8,6 @@ use crate::problem::validate::{self, Call};
 use candle_core::{DType, Result, Tensor, bail};
 
 const OBSERVE: &str = "LabelPrior::observe";
-const APPLY: &str = "LabelPrior::apply";
 
 /// An estimate of how often a model gives each class, for a loss of `log p(class) − scale · log prior(class)`.
 ///
@@ -16,12 +15,12 @@ const APPLY: &str = "LabelPrior::apply";
 /// and words come out shorter than they are. The blank's prior is the largest, so taking the prior off leaves labels more
 /// frames, which makes the times of alignments more exact (Huang et al. 2024, <https://arxiv.org/abs/2406.02560>).
 ///
-/// Use the adjusted log-probabilities for the loss, and the plain ones for alignment and decoding. The gradient of the
-/// loss goes through [`apply`](Self::apply) as through any operation of candle; the prior counts as a constant.
+/// [`class_weights`](Self::class_weights) take it off in the loss; see
+/// [`EmissionOptions`](crate::EmissionOptions). Alignment and decoding need no prior.
 ///
 /// ```
 /// use candle_core::{D, Device, Tensor, Var};
-/// use candle_ctc::{CtcLossOptions, InputLayout, LabelPrior, ctc_loss};
+/// use candle_ctc::{CtcLoss, CtcLossOptions, EmissionOptions, InputLayout, LabelPrior};
 ///
 /// # fn main() -> candle_core::Result<()> {
 /// let logits = Var::randn(0f32, 1., (9, 2, 5), &Device::Cpu)?; // (T, N, C)
@@ -31,8 +30,9 @@ const APPLY: &str = "LabelPrior::apply";
 ///     // For each batch:
 ///     let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
 ///     prior.observe(&log_probs, [9, 7], InputLayout::TimeMajor)?;
-///     let adjusted = prior.apply(&log_probs, 0.3)?;
-///     let loss = ctc_loss(&adjusted, &targets, [9, 7], [3, 1], CtcLossOptions::default())?;
+///     let emissions = EmissionOptions { class_weights: prior.class_weights(0.3)?, ..Default::default() };
+///     let criterion = CtcLoss::new(CtcLossOptions::default()).emissions(emissions);
+///     let loss = criterion.forward(&log_probs, &targets, [9, 7], [3, 1])?;
 ///     # loss.backward()?;
 ///     // Behind the last batch:
 ///     prior.next_epoch();
@@ -68,8 +68,8 @@ impl LabelPrior {
     ///
     /// # Arguments
     ///
-    /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`: log-probabilities, before
-    ///   [`apply`](Self::apply). f32, f64, f16 or bf16.
+    /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`: log-probabilities. f32,
+    ///   f64, f16 or bf16.
     /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl LabelPrior {
         let log_probs = log_probs.detach();
         check_normalised(&call, &plan, &log_probs, 0)?;
         if let Some(so_far) = self.current.as_ref().or(self.previous.as_ref()) {
-            check_like(OBSERVE, &so_far.probabilities, &log_probs)?;
+            check_like(&so_far.probabilities, &log_probs)?;
         }
         for (item, &frames) in plan.input_lengths.iter().enumerate() {
             if frames == 0 {
@@ -140,25 +140,17 @@ impl LabelPrior {
         self.previous.as_ref().map(log_prior).transpose()
     }
 
-    /// `log_probs − scale · log_prior`, in the dtype of `log_probs`; `log_probs` themselves before the first estimate, or
-    /// if `scale` is 0.
-    ///
-    /// The result is not normalised: a loss of it may be negative, and functions of inference refuse it unless
-    /// `normalised` is `false` in their options.
+    /// `−scale · log_prior`, `(C)`, for [`EmissionOptions`](crate::EmissionOptions); `None` before the first estimate.
     ///
     /// # Errors
     ///
-    /// If `log_probs` have other classes, another dtype or another device than those observed, or if `scale` is NaN or
-    /// infinite.
-    pub fn apply(&self, log_probs: &Tensor, scale: f64) -> Result<Tensor> {
+    /// If `scale` is NaN or infinite.
+    pub fn class_weights(&self, scale: f64) -> Result<Option<Tensor>> {
         if !scale.is_finite() {
-            bail!("{APPLY}: scale is {scale}; expected a number, such as 0.3")
+            bail!("LabelPrior::class_weights: scale is {scale}; expected a number, such as 0.3")
         }
-        let Some(log_prior) = self.log_prior()?.filter(|_| scale != 0.0) else {
-            return Ok(log_probs.clone());
-        };
-        check_like(APPLY, &log_prior, log_probs)?;
-        log_probs.broadcast_sub(&(log_prior * scale)?.to_dtype(log_probs.dtype())?)
+        let log_prior = self.log_prior()?;
+        log_prior.map(|log_prior| log_prior * -scale).transpose()
     }
 }
 
@@ -171,24 +163,24 @@ fn in_f32(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// Whether log-probabilities have the classes and the device of what was observed before.
-fn check_like(function: &str, observed: &Tensor, log_probs: &Tensor) -> Result<()> {
+fn check_like(observed: &Tensor, log_probs: &Tensor) -> Result<()> {
     let (before, now) = (observed.dims()[0], log_probs.dims().last().copied());
     if now != Some(before) {
         bail!(
-            "{function}: log_probs have shape {:?}, but those observed before had C = {before} classes",
+            "{OBSERVE}: log_probs have shape {:?}, but those observed before had C = {before} classes",
             log_probs.dims()
         )
     }
     if (observed.dtype() == DType::F64) != (log_probs.dtype() == DType::F64) {
         bail!(
-            "{function}: log_probs are {:?}, but those observed before were summed in {:?}; convert them with to_dtype",
+            "{OBSERVE}: log_probs are {:?}, but those observed before were summed in {:?}; convert them with to_dtype",
             log_probs.dtype(),
             observed.dtype()
         )
     }
     if !observed.device().same_device(log_probs.device()) {
         bail!(
-            "{function}: log_probs are on {:?}, but those observed before were on {:?}; move them with to_device",
+            "{OBSERVE}: log_probs are on {:?}, but those observed before were on {:?}; move them with to_device",
             log_probs.device().location(),
             observed.device().location()
         )

@@ -172,10 +172,12 @@ mod loss;
 mod memory;
 mod op;
 mod options;
+mod precomputed;
 mod problem;
 mod reduce;
 mod score;
 mod spans;
+mod star;
 pub mod text;
 
 pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
@@ -206,7 +208,8 @@ pub use loss::{
     ctc_loss_with_logits,
 };
 pub use options::{
-    Checks, CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction, Wildcard,
+    Checks, CtcLossOptions, EmissionOptions, GradientKind, InputKind, InputLayout, Reduction,
+    Wildcard,
 };
 pub use problem::lengths::{IntoLengths, Lengths};
 pub use score::{
@@ -214,6 +217,7 @@ pub use score::{
     score_transcripts_batch,
 };
 pub use spans::{Gaps, TokenSpan, WordSpan, fill_gaps, group_words};
+pub use star::append_star;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

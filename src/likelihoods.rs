@@ -207,6 +207,7 @@ impl List {
             gradient: GradientKind::Exact,
             reduction: Reduction::None,
             zero_infinity: false,
+            weights: None,
         };
         let items = input.unsqueeze(1)?.expand((frames, batch, classes))?;
         let values = op::loss(&items, Arc::new(problem))?.affine(-1.0, 0.0)?;

@@ -9,15 +9,16 @@
 use crate::cpu_input::on_host;
 use crate::memory::check_room;
 use crate::op;
-use crate::options::{Checks, CtcLossOptions, InputKind, InputLayout};
+use crate::options::{Checks, CtcLossOptions, EmissionOptions, InputKind, InputLayout};
+use crate::precomputed;
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::{Input, LossProblem, Plan, Targets};
 use crate::problem::validate;
+use crate::problem::weights::EmissionWeights;
 use crate::reduce::reduce;
-use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
-    Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape, Tensor,
+    bail,
 };
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ const FUNCTION: &str = "ctc_loss_linear";
 /// [`candle_nn::Linear`](https://docs.rs/candle-nn/latest/candle_nn/struct.Linear.html) layer, up to the rounding of the
 /// matrix products. That way keeps four to five tensors of (N, T, C) at a time: the logits, a copy with the bias, the
 /// gradient, zeros, and their sum. This function keeps two of a few items each. So memory grows with the classes only
-/// as the weight does, and of the frames behind an item's length few are multiplied, as zeros. Use it where there are many classes; with
-/// a few dozen it is slower than the layer and the loss.
+/// as the weight does, and of the frames behind an item's length few are multiplied, as zeros. Use it where there are
+/// many classes; with a few dozen it is slower than the layer and the loss.
 ///
 /// With `T` frames, `N` items, `D` features and `C` classes (including the blank):
 ///
@@ -94,6 +95,26 @@ pub fn ctc_loss_linear(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
+    let (layer, emissions) = ((hidden, weight, bias), EmissionOptions::default());
+    loss(
+        layer,
+        targets,
+        input_lengths,
+        target_lengths,
+        opts,
+        &emissions,
+    )
+}
+
+/// [`ctc_loss_linear`] with weights of the emissions.
+pub(crate) fn loss(
+    (hidden, weight, bias): (&Tensor, &Tensor, Option<&Tensor>),
+    targets: &Tensor,
+    input_lengths: impl IntoLengths,
+    target_lengths: impl IntoLengths,
+    opts: CtcLossOptions,
+    emissions: &EmissionOptions,
+) -> Result<Tensor> {
     check_layer(hidden, weight, bias)?;
     if opts.checks == Checks::Device {
         bail!(
@@ -106,7 +127,7 @@ pub fn ctc_loss_linear(
         *last = weight.dims()[0];
     }
     let logits = Tensor::zeros((), hidden.dtype(), hidden.device())?.broadcast_as(shape)?;
-    let problem = validate::loss(
+    let mut problem = validate::loss(
         FUNCTION,
         InputKind::Logits,
         &logits,
@@ -115,6 +136,7 @@ pub fn ctc_loss_linear(
         target_lengths,
         opts,
     )?;
+    problem.weights = EmissionWeights::new(emissions, &logits, problem.input())?;
     let dtype = product_dtype(hidden);
     let frames = frames_at_a_time(problem.input().classes, dtype, hidden.device());
     let linear = LinearLoss {
@@ -570,17 +592,6 @@ impl LinearLossOp {
         };
         Ok([cast(of_hidden)?, cast(of_weight)?, cast(of_bias)?])
     }
-
-    fn copy_of_loss<S: BackendStorage>(
-        &self,
-        storage: impl FnOnce(&Storage) -> Option<&S>,
-    ) -> Result<(S, Shape)> {
-        let (loss, layout) = self.loss.storage_and_layout();
-        match storage(&loss) {
-            Some(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            None => bail!("{FUNCTION}: the loss is not on the device of hidden"),
-        }
-    }
 }
 
 /// `gradient · upstream`, for a number `upstream`.
@@ -607,10 +618,7 @@ impl CustomOp3 for LinearLossOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.copy_of_loss(|loss| match loss {
-            Storage::Cpu(loss) => Some(loss),
-            _ => None,
-        })
+        precomputed::on_cpu(&self.loss)
     }
 
     fn cuda_fwd(
@@ -622,10 +630,7 @@ impl CustomOp3 for LinearLossOp {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.copy_of_loss(|loss| match loss {
-            Storage::Cuda(loss) => Some(loss),
-            _ => None,
-        })
+        precomputed::on_cuda(&self.loss)
     }
 
     fn metal_fwd(
@@ -637,10 +642,7 @@ impl CustomOp3 for LinearLossOp {
         _: &MetalStorage,
         _: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        self.copy_of_loss(|loss| match loss {
-            Storage::Metal(loss) => Some(loss),
-            _ => None,
-        })
+        precomputed::on_metal(&self.loss)
     }
 
     fn bwd(

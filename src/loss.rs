@@ -1,11 +1,14 @@
 //! The loss functions.
 
-use crate::linear::ctc_loss_linear;
+#[cfg(doc)]
+use crate::ctc_loss_linear;
+use crate::linear;
 use crate::op;
-use crate::options::CtcLossOptions;
+use crate::options::{CtcLossOptions, EmissionOptions};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::InputKind;
 use crate::problem::validate;
+use crate::problem::weights::EmissionWeights;
 use candle_core::{Result, Tensor, bail};
 use std::sync::Arc;
 
@@ -276,10 +279,11 @@ pub fn ctc_loss_and_gradient_with_logits(
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 #[doc(alias = "CTCLoss")]
 pub struct CtcLoss {
     opts: CtcLossOptions,
+    emissions: EmissionOptions,
     require_grad: bool,
 }
 
@@ -288,7 +292,7 @@ impl CtcLoss {
     pub fn new(opts: CtcLossOptions) -> Self {
         Self {
             opts,
-            require_grad: false,
+            ..Self::default()
         }
     }
 
@@ -319,6 +323,40 @@ impl CtcLoss {
         }
     }
 
+    /// Adds weights to the log-probabilities: of classes, such as a label prior, of the blank, or of labels that come
+    /// late. Default: none.
+    ///
+    /// The loss is `−log Σ` over the paths of `exp` of the sum of a path's weighted emissions, and its gradients are exact
+    /// on every backend. With weights it is no longer the logarithm of a probability, and may be negative. No tensor of
+    /// weighted log-probabilities is made. Use the weights in training alone: alignment, scoring and decoding take the
+    /// plain log-probabilities.
+    ///
+    /// # Errors
+    /// The `forward` methods fail if `class_weights` do not have the shape `(C)`, a float dtype and the device of the
+    /// input, or if a weight is not finite.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_ctc::{CtcLoss, CtcLossOptions, EmissionOptions};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let emissions = EmissionOptions { blank_weight: -0.5, ..Default::default() };
+    /// let criterion = CtcLoss::new(CtcLossOptions::default()).emissions(emissions);
+    /// let log_probs = Tensor::new(&[[0.6f64, 0.4], [0.5, 0.5]], &Device::Cpu)?.log()?; // (T, C)
+    /// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+    /// let loss = criterion.forward(&log_probs, &targets, 2, 1)?.to_scalar::<f64>()?;
+    /// // The alignments are (1, 1), (blank, 1) and (1, blank).
+    /// let weight = (-0.5f64).exp();
+    /// let sum = 0.4 * 0.5 + 0.6 * weight * 0.5 + 0.4 * 0.5 * weight;
+    /// assert!((loss + sum.ln()).abs() < 1e-12);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the loss itself is not changed"]
+    pub fn emissions(self, emissions: EmissionOptions) -> Self {
+        Self { emissions, ..self }
+    }
+
     /// The options.
     pub fn options(&self) -> CtcLossOptions {
         self.opts
@@ -327,7 +365,8 @@ impl CtcLoss {
     /// [`ctc_loss`] with these options.
     ///
     /// # Errors
-    /// As [`ctc_loss`], and with [`Self::require_grad`] for an input that leads back to no variable.
+    /// As [`ctc_loss`] and [`Self::emissions`], and with [`Self::require_grad`] for an input that leads back to no
+    /// variable.
     pub fn forward(
         &self,
         log_probs: &Tensor,
@@ -335,14 +374,14 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
-        self.check_grad("log_probs", log_probs)?;
-        ctc_loss(log_probs, targets, input_lengths, target_lengths, self.opts)
+        let kind = InputKind::LogProbs;
+        self.loss(kind, log_probs, targets, input_lengths, target_lengths)
     }
 
     /// [`ctc_loss_with_logits`] with these options.
     ///
     /// # Errors
-    /// As [`ctc_loss`], and with [`Self::require_grad`] for an input that leads back to no variable.
+    /// As [`Self::forward`].
     pub fn forward_with_logits(
         &self,
         logits: &Tensor,
@@ -350,15 +389,15 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
-        self.check_grad("logits", logits)?;
-        ctc_loss_with_logits(logits, targets, input_lengths, target_lengths, self.opts)
+        let kind = InputKind::Logits;
+        self.loss(kind, logits, targets, input_lengths, target_lengths)
     }
 
     /// [`ctc_loss_linear`] with these options.
     ///
     /// # Errors
-    /// As [`ctc_loss_linear`], and with [`Self::require_grad`] if neither `hidden` nor `weight` nor `bias` leads back to a
-    /// variable.
+    /// As [`ctc_loss_linear`] and [`Self::emissions`], and with [`Self::require_grad`] if neither `hidden` nor `weight`
+    /// nor `bias` leads back to a variable.
     pub fn forward_linear(
         &self,
         hidden: &Tensor,
@@ -371,15 +410,40 @@ impl CtcLoss {
         if !weight.track_op() && !bias.is_some_and(Tensor::track_op) {
             self.check_grad("hidden, weight and bias", hidden)?;
         }
-        ctc_loss_linear(
-            hidden,
-            weight,
-            bias,
+        linear::loss(
+            (hidden, weight, bias),
             targets,
             input_lengths,
             target_lengths,
             self.opts,
+            &self.emissions,
         )
+    }
+
+    fn loss(
+        &self,
+        kind: InputKind,
+        input: &Tensor,
+        targets: &Tensor,
+        input_lengths: impl IntoLengths,
+        target_lengths: impl IntoLengths,
+    ) -> Result<Tensor> {
+        let (function, name) = match kind {
+            InputKind::LogProbs => ("ctc_loss", "log_probs"),
+            InputKind::Logits => ("ctc_loss_with_logits", "logits"),
+        };
+        self.check_grad(name, input)?;
+        let mut problem = validate::loss(
+            function,
+            kind,
+            input,
+            targets,
+            input_lengths,
+            target_lengths,
+            self.opts,
+        )?;
+        problem.weights = EmissionWeights::new(&self.emissions, input, problem.input())?;
+        op::loss(input, Arc::new(problem))
     }
 
     fn check_grad(&self, name: &str, input: &Tensor) -> Result<()> {

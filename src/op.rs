@@ -10,6 +10,7 @@ use crate::gpu;
 #[cfg(ctc_softgpu)]
 use crate::gpu::simulator::{Memory, Simulator};
 use crate::problem::plan::LossProblem;
+use crate::problem::weights::EmissionWeights;
 use crate::reduce::reduce;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::DType;
@@ -116,8 +117,14 @@ impl CtcForward {
         wrap: fn(cpu::Saved<E::Real>) -> Saved,
     ) -> Result<(CpuStorage, Shape)> {
         let plan = self.problem.plan()?;
-        let strides = plan.input.strides(layout);
-        let (losses, saved) = cpu::forward(plan, data, strides, self.saved.is_some())?;
+        let weights = self.problem.weights.as_ref();
+        let weights = weights.map(EmissionWeights::read).transpose()?;
+        let input = cpu::LossInput {
+            data,
+            strides: plan.input.strides(layout),
+            weights: weights.as_deref(),
+        };
+        let (losses, saved) = cpu::forward(plan, input, self.saved.is_some())?;
         self.keep(saved.map(wrap));
         let reduced = reduce::<E::Real>(&self.problem, plan, losses);
         let reduced = reduced.into_iter().map(E::Real::narrow).collect();

@@ -1,5 +1,7 @@
 //! The options of the public functions. No logic here.
 
+use candle_core::Tensor;
+
 /// Reduction of the losses of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Reduction {
@@ -133,6 +135,27 @@ impl CtcLossOptions {
             ..Self::default()
         }
     }
+}
+
+/// What a loss adds to log-probabilities before it sums over paths: see [`CtcLoss::emissions`](crate::CtcLoss::emissions).
+/// The defaults add nothing.
+///
+/// In frame `t` of an item of `T_n` frames, the blank counts as `log p(blank) + class_weights[blank] + blank_weight`, and
+/// a label `k` as `log p(k) + class_weights[k] + delay_penalty · ((T_n − 1) / 2 − t)`. All are in nats. For logits,
+/// `log p` is their log-softmax.
+#[derive(Debug, Clone, Default)]
+pub struct EmissionOptions {
+    /// `(C)`, a float dtype, on the device of the input: a number for each class, such as
+    /// [`LabelPrior::class_weights`](crate::LabelPrior::class_weights). They count as constants: no gradient flows to
+    /// them. Default `None`. Numbers that are not finite are an error on the CPU; on a GPU they are not read, and make
+    /// the loss NaN or meaningless.
+    pub class_weights: Option<Tensor>,
+    /// Added to the log-probability of the blank. Below 0, labels take more frames. Default 0.
+    pub blank_weight: f64,
+    /// Taken off each label for every frame that it stands behind the middle of its item, and added for every frame
+    /// before the middle. Above 0, a model learns to emit labels early, which lowers the latency of streaming; 0.001 to 0.01
+    /// is usual. Default 0.
+    pub delay_penalty: f64,
 }
 
 /// The emission, in nats, of audio that a transcript leaves out. It competes with log-probabilities; for logits,

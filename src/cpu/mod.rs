@@ -22,25 +22,25 @@ pub(crate) use nbest_gradient::{SavedList, list_gradient};
 pub use simd::isa::Isa;
 pub(crate) use simd::real::{Element, Real};
 
-use crate::problem::plan::{Plan, Strides};
+use crate::problem::plan::Plan;
 use candle_core::Result;
 use drivers::item::{Buffers, each_item, item};
+pub(crate) use emissions::gather::LossInput;
 use gradient::Losses;
 use lattice::scaled::INTERLEAVED;
 
 /// The loss of each item and, if `keep` is set, the data for the backward pass.
 pub(crate) fn forward<E: Element>(
     plan: &Plan,
-    data: &[E],
-    strides: Strides,
+    input: LossInput<E>,
     keep: bool,
 ) -> Result<Losses<E::Real>> {
     // With posteriors, single items are better: an item stays in the cache from one pass over it to the next.
     if !keep && plan.input.batch >= INTERLEAVED * rayon::current_num_threads() {
-        return Ok((drivers::batch::losses(plan, data, strides)?, None));
+        return Ok((drivers::batch::losses(plan, input)?, None));
     }
     let items = each_item(plan, |n, split, buffers: &mut Buffers<E>| {
-        item(plan, data, strides, n, keep, split, buffers)
+        item(plan, input, n, keep, split, buffers)
     })?;
     let losses = items.iter().map(|item| item.loss).collect();
     Ok((losses, keep.then_some(Saved { items })))

@@ -233,7 +233,7 @@ fn row_sums<B: Backend>(
         stats,
     };
     // SAFETY: the tables are those of `sizes`, which has one entry a row, and the memory has room for each row.
-    unsafe { gather(backend, sizes, (input, dtype), &tables, gathered) }
+    unsafe { gather(backend, sizes, (input, dtype), &tables, None, gathered) }
 }
 
 /// The frames and the labels of each item, and the labels themselves in rows of `labels`.

@@ -34,6 +34,7 @@ const IMAGES: [(&[&str], &[u8]); 10] = [
             "ctc_gather_f32",
             "ctc_gradient_f32",
             "ctc_gather_short_f32",
+            "ctc_gather_weighted_f32",
             "ctc_gradient_short_f32",
         ],
         image!("rows_f32"),
@@ -43,6 +44,7 @@ const IMAGES: [(&[&str], &[u8]); 10] = [
             "ctc_gather_f16",
             "ctc_gradient_f16",
             "ctc_gather_short_f16",
+            "ctc_gather_weighted_f16",
             "ctc_gradient_short_f16",
         ],
         image!("rows_f16"),
@@ -52,6 +54,7 @@ const IMAGES: [(&[&str], &[u8]); 10] = [
             "ctc_gather_bf16",
             "ctc_gradient_bf16",
             "ctc_gather_short_bf16",
+            "ctc_gather_weighted_bf16",
             "ctc_gradient_short_bf16",
         ],
         image!("rows_bf16"),
@@ -61,6 +64,7 @@ const IMAGES: [(&[&str], &[u8]); 10] = [
             "ctc_gather_f64",
             "ctc_gradient_f64",
             "ctc_gather_short_f64",
+            "ctc_gather_weighted_f64",
             "ctc_gradient_short_f64",
         ],
         image!("rows_f64"),
@@ -279,6 +283,7 @@ mod tests {
         }
         for dtype in rows {
             kernels.push(format!("ctc_gather_{dtype}"));
+            kernels.push(format!("ctc_gather_weighted_{dtype}"));
             kernels.push(format!("ctc_gradient_{dtype}"));
             kernels.push(format!("ctc_best_path_{dtype}"));
         }

@@ -102,14 +102,17 @@ pub(crate) fn lattice(
     Ok((launch, if fits { 0 } else { edges }))
 }
 
-/// The launch that gathers emissions. For a kernel of long rows, also returns whether a whole block takes one row.
-pub(crate) fn gather(dtype: DType, sizes: &Sizes) -> (Launch, Option<bool>) {
+/// The launch that gathers emissions, `weighted` or as they are. For a kernel of long rows, also returns whether a whole
+/// block takes one row.
+pub(crate) fn gather(dtype: DType, sizes: &Sizes, weighted: bool) -> (Launch, Option<bool>) {
     let (classes, entries) = (sizes.classes as usize, sizes.entries as usize);
     let (reads, few) = match sizes.is_logits() {
         true => (classes, FEW_CLASSES),
         false => (entries, FEW_EMISSIONS),
     };
     match reads <= few {
+        // There is one kernel with weights, for rows of any length.
+        _ if weighted => long_rows("gather_weighted", dtype, sizes, reads, GATHERED_BYTES),
         true => (short_rows("gather", dtype, sizes), None),
         false => long_rows("gather", dtype, sizes, reads, GATHERED_BYTES),
     }
@@ -240,6 +243,7 @@ mod tests {
             gradient: GradientKind::Exact,
             reduction: Reduction::None,
             zero_infinity: false,
+            weights: None,
         };
         Sizes::new(problem.input(), labels, labels.min(39) + 1).of_loss(&problem, true)
     }
@@ -311,14 +315,14 @@ mod tests {
         assert_eq!(launch.blocks, MOST_BLOCKS);
         let mut many = of(7, 5, 10_000);
         many.entries = FEW_EMISSIONS as i64 + 1;
-        let (launch, wide) = gather(DType::BF16, &many);
+        let (launch, wide) = gather(DType::BF16, &many, false);
         assert_eq!((launch.threads, wide), (128, Some(false)));
         assert_eq!(launch.kernel, "ctc_gather_bf16");
     }
 
     #[test]
     fn short_rows_have_the_warps_that_their_frames_take() {
-        let (launch, wide) = gather(DType::BF16, &sizes(7, 5, 3));
+        let (launch, wide) = gather(DType::BF16, &sizes(7, 5, 3), false);
         assert_eq!((launch.blocks, launch.threads, wide), (9, 128, None));
         assert_eq!(launch.kernel, "ctc_gather_short_bf16");
         let (launch, _) = gradient(DType::F64, &sizes(8192, 2, 3));

@@ -6,7 +6,7 @@ use super::tables::{self, Tables};
 use super::{Arg, Backend, Content, Rows, check_sizes, gather, launch, product, real, word};
 use crate::options::Reduction;
 use crate::problem::plan::{DeviceTargets, LossProblem, Targets};
-use candle_core::{DType, Layout, Result};
+use candle_core::{DType, Layout, Result, bail};
 
 /// The state kept from the forward to the backward pass.
 pub(crate) struct Saved<B: Backend> {
@@ -78,8 +78,26 @@ pub(crate) fn forward<B: Backend>(
         records: &mut records,
         stats: &mut stats,
     };
-    // SAFETY: the tables are those of `sizes`, and the memory has room for each row and entry.
-    unsafe { gather(backend, &sizes, (input, dtype), &tables, gathered)? };
+    let held = problem.weights.as_ref();
+    let held = held.map(|weights| weights.tensor().storage_and_layout().0);
+    let weights = match &held {
+        Some(held) => match B::storage(held) {
+            Some(storage) => Some(storage),
+            None => bail!("ctc-loss: weights and input are on different devices"),
+        },
+        None => None,
+    };
+    // SAFETY: the tables are those of `sizes`, the memory has room for each row and entry, and the weights are contiguous.
+    unsafe {
+        gather(
+            backend,
+            &sizes,
+            (input, dtype),
+            &tables,
+            weights.as_deref(),
+            gathered,
+        )?
+    };
 
     let reduced = problem.reduction != Reduction::None && batch > 1;
     let mut loss = backend.allocate(if reduced { 1 } else { batch }, real)?;

@@ -144,31 +144,32 @@ struct Rows<'a, B: Backend> {
     stats: &'a mut B::Memory,
 }
 
-/// Gathers the emissions of the classes that `tables` name.
+/// Gathers the emissions of the classes that `tables` name, with `weights` if there are any.
 ///
 /// # Safety
-/// `tables` must have the layout of `sizes`, and the memory room for each row and entry of `sizes`: two words of an emission,
+/// `weights` must hold a number for each class and one more; `tables` must have the layout of `sizes`, and the memory room for each row and entry of `sizes`: two words of an emission,
 /// three numbers of a record, and of logits two of `stats`.
 unsafe fn gather<B: Backend>(
     backend: &B,
     sizes: &Sizes,
     (input, dtype): (&B::Storage, DType),
     tables: &B::Memory,
+    weights: Option<&B::Storage>,
     rows: Rows<'_, B>,
 ) -> Result<()> {
-    let (launch, wide) = launch::gather(dtype, sizes);
-    let mut arguments = [
+    let (launch, wide) = launch::gather(dtype, sizes, weights.is_some());
+    let mut arguments = vec![
         Arg::Sizes(*sizes),
         Arg::In(input),
         Arg::From(tables),
         Arg::To(rows.emissions),
         Arg::To(rows.records),
         Arg::To(rows.stats),
-        Arg::U32(wide.unwrap_or_default().into()),
     ];
-    let count = arguments.len() - usize::from(wide.is_none());
+    arguments.extend(weights.map(Arg::In));
+    arguments.extend(wide.map(|wide| Arg::U32(wide.into())));
     // SAFETY: the arguments are those of the kernel, with memory as the caller promises.
-    unsafe { backend.launch(&launch, &mut arguments[..count]) }
+    unsafe { backend.launch(&launch, &mut arguments) }
 }
 
 /// The product of sizes, checked for use in an allocation.

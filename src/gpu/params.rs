@@ -32,6 +32,7 @@ const ZERO_INFINITY: u32 = 8;
 const KEEP: u32 = 16;
 const BATCH_MAJOR: u32 = 32;
 const CANDIDATES: u32 = 64;
+const WEIGHTED: u32 = 128;
 
 fn flag(on: bool, flag: u32) -> u32 {
     if on { flag } else { 0 }
@@ -68,7 +69,8 @@ impl Sizes {
                 | flag(problem.gradient == GradientKind::Torch, TORCH)
                 | flag(problem.reduction == Reduction::Mean, MEAN)
                 | flag(problem.zero_infinity, ZERO_INFINITY)
-                | flag(keep, KEEP),
+                | flag(keep, KEEP)
+                | flag(problem.weights.is_some(), WEIGHTED),
             ..self
         }
     }

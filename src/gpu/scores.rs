@@ -142,7 +142,16 @@ fn launch<B: Backend>(
             stats: &mut stats,
         };
         // SAFETY: the tables are those of `of_rows`, and the memory has room for each row and entry.
-        unsafe { gather(backend, &of_rows, (input, dtype), &row_table, gathered)? };
+        unsafe {
+            gather(
+                backend,
+                &of_rows,
+                (input, dtype),
+                &row_table,
+                None,
+                gathered,
+            )?
+        };
     }
     let mut high = backend.allocate(tables.candidates, real)?;
     let mut low = backend.allocate(tables.candidates, real)?;

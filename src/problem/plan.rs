@@ -3,6 +3,7 @@
 use crate::memory::OutOfMemory;
 pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
+use crate::problem::weights::EmissionWeights;
 use candle_core::{Layout, Result, Tensor, bail};
 
 /// Integers of a loss whose targets stay on a device, of shape `()`, `(N)` or `(N, S)`: values that the host has checked,
@@ -79,6 +80,8 @@ pub(crate) struct LossProblem {
     pub reduction: Reduction,
     /// Whether a loss of +inf passes no gradient, not even [`GradientKind::Torch`]'s NaN.
     pub zero_infinity: bool,
+    /// What is added to the entries of the input, if anything is.
+    pub weights: Option<EmissionWeights>,
 }
 
 impl LossProblem {

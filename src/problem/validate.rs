@@ -85,6 +85,7 @@ pub(crate) fn loss(
     };
     Ok(LossProblem {
         targets,
+        weights: None,
         gradient: opts.gradient,
         reduction: opts.reduction,
         zero_infinity: opts.zero_infinity,

@@ -1,8 +1,8 @@
-# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/it/kernels.rs or device.rs must notice when
-# it runs them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is `cuda` or
-# `metal`, or empty for both.
-# The tests of tests/it/device.rs that need f32 alone.
-DEVICE="device::alignments_of_f32 device::long device::items device::scores device::a_candidate"
+# For tools/softgpu/mutate.sh: faults in the kernels, each of which tests/it/kernels.rs, device.rs or emissions.rs must
+# notice when it runs them on the CPU. CTC_KERNEL_TESTS is that test program, built with CTC_SOFTGPU_LIB; FAULTS_OF is
+# `cuda` or `metal`, or empty for both.
+# The tests of tests/it/device.rs and emissions.rs that need f32 alone.
+DEVICE="device::alignments_of_f32 device::long device::items device::scores device::a_candidate emissions::a_path_of_f32"
 program() { CTC_SOFTGPU_KERNELS=$1 "$CTC_KERNEL_TESTS" --test-threads 2 kernels:: $DEVICE; }
 lib() { echo "$TMPDIR/ctc-faults-$1.so"; }
 cuda() { kernelc kernels/ctc.cu -D CTC_F32_ALONE=1 -o "$(lib cuda)" && program "$(lib cuda)"; }
@@ -95,6 +95,10 @@ both "the sign of a far difference" $A 's/if (d < 0.0f) r = -r;//' "$WRONG"
 both "the largest entry is left out" $G 's/if (v\[b\] == reference) s.ones += M(1);/if (v[b] == reference) s.ones += M(0);/' "$WRONG"
 both "NaN in a short row is passed over" $G 's/s.others = top != top ? top : M(0);/s.others = M(0);/' "$WRONG"
 both "the frames' scales are not added" $L 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
+both "the weight of the first class for all" $G 's/weights.of_class\[c\[j\]\]/weights.of_class[0]/' "$WRONG"
+both "the blank is charged for its frame" $G 's/(c\[j\] == p.blank ? M(0) : weights.of_label)/weights.of_label/' "$WRONG"
+both "the delay penalty of the frame before" $G 's/M(frames - 1 - 2 \* t)/M(frames + 1 - 2 * t)/' "$WRONG"
+both "a weighted P above 1 counts as 1" $L 's/(p.flags \& (CTC_LOGITS | CTC_WEIGHTED)) == CTC_LOGITS/(p.flags \& CTC_LOGITS) != 0u/' "$WRONG"
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
 # candidates
 both "candidates have emissions of their own" $L 's/first = (p.flags & CTC_CANDIDATES ? (i64)tables\[CTC_DISTINCT(p, n)\] : n)/first = n/' "out of bounds|$WRONG"

@@ -95,7 +95,7 @@ fn a_loss_that_requires_a_gradient_refuses_an_input_without_a_graph() -> Result<
             }
             // Anything goes without the requirement.
             loss(&CtcLoss::default())?;
-            loss(&strict.require_grad(false))?;
+            loss(&strict.clone().require_grad(false))?;
         }
     }
     Ok(())

@@ -4,11 +4,24 @@ use crate::common::oracle::enumerate;
 use crate::common::{Rng, tensors};
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, InputLayout, LabelPrior, Reduction, ctc_loss, ctc_loss_with_logits,
+    CtcLoss, CtcLossOptions, EmissionOptions, InputLayout, LabelPrior, Reduction,
+    ctc_loss_with_logits,
 };
 use candle_nn::ops::log_softmax;
 
 const LAYOUTS: [InputLayout; 2] = [InputLayout::TimeMajor, InputLayout::BatchMajor];
+
+/// The sum of losses with this prior.
+fn criterion(prior: &LabelPrior, scale: f64) -> CtcLoss {
+    let opts = CtcLossOptions {
+        reduction: Reduction::Sum,
+        ..Default::default()
+    };
+    CtcLoss::new(opts).emissions(EmissionOptions {
+        class_weights: prior.class_weights(scale).unwrap(),
+        ..Default::default()
+    })
+}
 
 /// Log-probabilities (T, N, C) in f64, of which what stands behind a length is NaN.
 fn log_probs(rng: &mut Rng, lengths: &[usize], frames: usize, classes: usize) -> Tensor {
@@ -91,14 +104,11 @@ fn the_loss_with_a_prior_is_that_of_all_paths() {
     let values = rng.values(frames * classes, 2.0);
     let labels = Tensor::new(&target, device).unwrap();
     let loss = |logits: &Tensor| {
-        let adjusted = prior
-            .apply(&log_softmax(logits, D::Minus1).unwrap(), scale)
-            .unwrap();
-        let opts = CtcLossOptions {
-            reduction: Reduction::Sum,
-            ..Default::default()
-        };
-        ctc_loss(&adjusted, &labels, frames, target.len(), opts).unwrap()
+        let log_probs = log_softmax(logits, D::Minus1).unwrap();
+        let criterion = criterion(&prior, scale);
+        criterion
+            .forward(&log_probs, &labels, frames, target.len())
+            .unwrap()
     };
     let tensor = |values: &[f64]| tensors::floats(values, &[frames, classes], DType::F64, device);
     let value = |values: &[f64]| loss(&tensor(values)).to_scalar::<f64>().unwrap();
@@ -149,8 +159,10 @@ fn blank_share(scale: f64) -> f64 {
         prior
             .observe(&log_probs, lengths, InputLayout::TimeMajor)
             .unwrap();
-        let adjusted = prior.apply(&log_probs, scale).unwrap();
-        let loss = ctc_loss(&adjusted, &targets, lengths, of_targets, opts).unwrap();
+        let criterion = criterion(&prior, scale);
+        let loss = criterion
+            .forward(&log_probs, &targets, lengths, of_targets)
+            .unwrap();
         let grads = loss.backward().unwrap();
         let step = (grads.get(&logits).unwrap() * 0.5).unwrap();
         logits.set(&(logits.as_tensor() - step).unwrap()).unwrap();
@@ -184,11 +196,8 @@ fn what_does_not_fit_is_an_error() {
     let mut prior = LabelPrior::new();
     let layout = InputLayout::TimeMajor;
     let fits = even(&[3, 2, 4], DType::F32);
-    // Nothing was observed yet: anything passes, as it is.
-    assert_eq!(
-        tensors::read(&prior.apply(&fits, 0.3).unwrap()),
-        tensors::read(&fits)
-    );
+    // Nothing was observed yet.
+    assert!(prior.class_weights(0.3).unwrap().is_none());
     prior.observe(&fits, [3, 2], layout).unwrap();
     let logits = (&fits + 5.0).unwrap();
     let observed: [(&Tensor, [usize; 2], &[&str]); 4] = [
@@ -211,16 +220,8 @@ fn what_does_not_fit_is_an_error() {
         }
     }
     prior.next_epoch();
-    let error = prior
-        .apply(&even(&[3, 2, 5], DType::F32), 0.3)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("LabelPrior::apply") && error.contains("C = 4"),
-        "{error}"
-    );
     for scale in [f64::NAN, f64::INFINITY] {
-        let error = prior.apply(&fits, scale).unwrap_err().to_string();
+        let error = prior.class_weights(scale).unwrap_err().to_string();
         assert!(error.contains("scale"), "{error}");
     }
     // An item with NaN or +inf is left out.
@@ -234,6 +235,6 @@ fn what_does_not_fit_is_an_error() {
         assert!((found - 0.25f64.ln()).abs() < 1e-6, "{found}");
     }
     // Half precision is observed in f32, and fits what f32 was.
-    let half = prior.apply(&even(&[3, 2, 4], DType::BF16), 0.3).unwrap();
-    assert_eq!(half.dtype(), DType::BF16);
+    let half = even(&[3, 2, 4], DType::BF16);
+    prior.observe(&half, [3, 2], layout).unwrap();
 }

@@ -2,7 +2,7 @@
 //! bit-identical to those of single items.
 
 use crate::cpu::drivers::item::{self, Problem};
-use crate::cpu::emissions::gather::GatherScratch;
+use crate::cpu::emissions::gather::{GatherScratch, LossInput};
 use crate::cpu::emissions::table::{EmissionWindow, Table};
 use crate::cpu::lattice::scaled::{
     Allowance, FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, ScaledLattice, Track,
@@ -12,17 +12,13 @@ use crate::cpu::threads::{Threads, Work, run_jobs};
 use crate::cpu::time::{Backward, Direction, Forward};
 use crate::memory::OutOfMemory;
 use crate::problem::labels::{Classes, Numbering};
-use crate::problem::plan::{Plan, Strides};
+use crate::problem::plan::Plan;
 use candle_core::Result as CandleResult;
 use std::cmp::Reverse;
 use std::ops::Range;
 
 /// The loss of each item.
-pub(crate) fn losses<E: Element>(
-    plan: &Plan,
-    data: &[E],
-    strides: Strides,
-) -> CandleResult<Vec<f64>> {
+pub(crate) fn losses<E: Element>(plan: &Plan, input: LossInput<E>) -> CandleResult<Vec<f64>> {
     let mut losses: Vec<Result<f64, OutOfMemory>> = vec![Ok(0.0); plan.input.batch];
     let mut items: Vec<(usize, &mut Result<f64, OutOfMemory>)> =
         losses.iter_mut().enumerate().collect();
@@ -34,7 +30,7 @@ pub(crate) fn losses<E: Element>(
         Threads::Candle,
         work.threads(),
         work.is_small(),
-        |some, buffers: &mut Buffers<E>| group(plan, data, strides, some, buffers),
+        |some, buffers: &mut Buffers<E>| group(plan, input, some, buffers),
     );
     let losses = losses.into_iter().enumerate();
     losses
@@ -99,8 +95,7 @@ struct Item<'a, E: Element> {
 /// Computes up to [`INTERLEAVED`] items.
 fn group<E: Element>(
     plan: &Plan,
-    data: &[E],
-    strides: Strides,
+    input: LossInput<E>,
     items: &mut [(usize, &mut Result<f64, OutOfMemory>)],
     buffers: &mut Buffers<E>,
 ) {
@@ -120,7 +115,8 @@ fn group<E: Element>(
             directions,
         } = member;
         numbering.number(plan.target(*n), used);
-        let problem = Problem::new(plan, data, strides, *n, used, false);
+        let mut problem = Problem::new(plan, input.data, input.strides, *n, used, false);
+        problem.source.weights = input.weights;
         if problem.has_lattice() {
             problem.lattice(lattice);
             group.push(Item {
@@ -223,7 +219,7 @@ mod tests {
     use crate::cpu::item;
     use crate::cpu::simd::isa::tests::on_each;
     use crate::problem::plan::Input;
-    use crate::problem::plan::{InputKind, frames_needed};
+    use crate::problem::plan::{InputKind, Strides, frames_needed};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
@@ -295,21 +291,30 @@ mod tests {
         (plan, data)
     }
 
-    fn agree<E: Element>(plan: &Plan, data: &[E]) -> Result<(), TestCaseError> {
+    fn agree<E: Element>(
+        plan: &Plan,
+        data: &[E],
+        weights: Option<&[f64]>,
+    ) -> Result<(), TestCaseError> {
         let strides = Strides {
             offset: 0,
             frame: plan.input.batch * plan.input.classes,
             item: plan.input.classes,
             class: 1,
         };
+        let input = LossInput {
+            data,
+            strides,
+            weights,
+        };
         let mut buffers = item::Buffers::default();
         let alone = |n| {
-            item(plan, data, strides, n, false, false, &mut buffers)
+            item(plan, input, n, false, false, &mut buffers)
                 .unwrap()
                 .loss
         };
         let alone: Vec<f64> = (0..plan.input.batch).map(alone).collect();
-        let together = losses(plan, data, strides).unwrap();
+        let together = losses(plan, input).unwrap();
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         prop_assert!(
             alone.iter().zip(&together).all(same),
@@ -326,18 +331,21 @@ mod tests {
             bad: bool,
             even: bool,
             logits: bool,
+            weighted: bool,
         ) {
             let input = if logits { InputKind::Logits } else { InputKind::LogProbs };
             let (plan, data) = batch(seed, bad, even, input);
             let singles: Vec<f32> = data.iter().map(|&x| x as f32).collect();
             let halves: Vec<half::bf16> = data.iter().map(|&x| half::bf16::from_f64(x)).collect();
+            let weights: Vec<f64> = (0..=plan.input.classes).map(|k| 0.3 * k as f64 - 1.0).collect();
+            let weights = weighted.then_some(weights.as_slice());
             let mut result = Ok(());
             on_each(|_| {
                 result = result
                     .clone()
-                    .and(agree(&plan, &data))
-                    .and_then(|()| agree(&plan, &singles))
-                    .and_then(|()| agree(&plan, &halves));
+                    .and(agree(&plan, &data, weights))
+                    .and_then(|()| agree(&plan, &singles, weights))
+                    .and_then(|()| agree(&plan, &halves, weights));
             });
             result?;
         }

@@ -15,8 +15,8 @@
 //! after the last change are common. So lattices are kept separate, and only equal candidates are shared.
 
 use crate::cpu::drivers::item::{both, item, loss_from};
-use crate::cpu::emissions::gather::GatherScratch;
 use crate::cpu::emissions::gather::Source;
+use crate::cpu::emissions::gather::{GatherScratch, LossInput};
 use crate::cpu::emissions::table::{EmissionWindow, Table};
 use crate::cpu::lattice::scaled::{
     Allowance, FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, ScaledLattice, Scratch, Track,
@@ -70,8 +70,12 @@ pub(crate) fn score<E: Element, S: AsRef<[u32]> + Sync>(
             false,
             |(target, to), buffers| {
                 let plan = alone(plan, n, target.to_vec());
-                let strides = item_strides(strides, n);
-                match item(&plan, data, strides, 0, false, true, buffers) {
+                let input = LossInput {
+                    data,
+                    strides: item_strides(strides, n),
+                    weights: None,
+                };
+                match item(&plan, input, 0, false, true, buffers) {
                     // 0 − x, so that a certain transcript has 0 and not −0.
                     Ok(item) => {
                         if let Ok(to) = to {

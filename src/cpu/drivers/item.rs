@@ -1,6 +1,6 @@
 //! One item: both directions to the middle, and past it if posteriors are needed.
 
-use crate::cpu::emissions::gather::{GatherScratch, Source};
+use crate::cpu::emissions::gather::{GatherScratch, LossInput, Source};
 use crate::cpu::emissions::table::{EmissionWindow, HalfTable, ItemTable};
 use crate::cpu::gradient::SavedItem;
 use crate::cpu::lattice::Stop;
@@ -66,15 +66,15 @@ pub(crate) struct DirectionState<E: Element> {
 /// Computes one item, on several threads if `split`.
 pub(crate) fn item<E: Element>(
     plan: &Plan,
-    data: &[E],
-    strides: Strides,
+    input: LossInput<E>,
     n: usize,
     keep: bool,
     split: bool,
     buffers: &mut Buffers<E>,
 ) -> Result<SavedItem<E::Real>, OutOfMemory> {
     let used = buffers.numbering.classes(plan.target(n));
-    let mut problem = Problem::new(plan, data, strides, n, &used, split);
+    let mut problem = Problem::new(plan, input.data, input.strides, n, &used, split);
+    problem.source.weights = input.weights;
     let solved = problem.solve_or_score(keep, buffers)?;
     Ok(SavedItem::new(solved, used.distinct))
 }
@@ -157,7 +157,12 @@ impl<'a, E: Element> Problem<'a, E> {
 
     pub fn loss(&self, log_p: f64) -> f64 {
         let frames = self.source.blocks().frames;
-        loss_from(log_p, frames, self.plan.input.kind, E::Real::EPSILON)
+        let kind = match self.source.weights {
+            None => self.plan.input.kind,
+            // With weights, `P` may be above 1.
+            Some(_) => InputKind::LogProbs,
+        };
+        loss_from(log_p, frames, kind, E::Real::EPSILON)
     }
 
     /// Sets up the lattice of this item.

@@ -25,6 +25,15 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// The input of a loss in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct LossInput<'a, E> {
+    pub data: &'a [E],
+    pub strides: Strides,
+    /// See [`Source::weights`].
+    pub weights: Option<&'a [f64]>,
+}
+
 /// The entries of one item in the input, and the classes that its target uses.
 pub(crate) struct Source<'a, E: Element> {
     data: &'a [E],
@@ -43,6 +52,9 @@ pub(crate) struct Source<'a, E: Element> {
     pub kept: bool,
     /// The statistics of all rows of logits, if they are known; otherwise whole rows are read for them.
     pub known_stats: Option<&'a [RowStats<E::Real>]>,
+    /// What is added to the entries: a number for each class, then the delay penalty, as in
+    /// [`EmissionWeights`](crate::problem::weights::EmissionWeights).
+    pub weights: Option<&'a [f64]>,
 }
 
 impl<'a, E: Element> Source<'a, E> {
@@ -70,6 +82,7 @@ impl<'a, E: Element> Source<'a, E> {
             reach: farthest * strides.class,
             kept: false,
             known_stats: None,
+            weights: None,
         }
     }
 
@@ -297,11 +310,32 @@ impl<'a, E: Element> Source<'a, E> {
         raw: &mut Vec<[E; BLOCK_FRAMES]>,
     ) {
         if let Some(data) = E::as_real(self.data) {
-            return self.pick(data, frame, to);
+            self.pick(data, frame, to);
+        } else {
+            raw.resize(to.len(), [E::zero(); BLOCK_FRAMES]);
+            self.pick(self.data, frame, raw);
+            E::widen_slice(raw.as_flattened(), to.as_flattened_mut());
         }
-        raw.resize(to.len(), [E::zero(); BLOCK_FRAMES]);
-        self.pick(self.data, frame, raw);
-        E::widen_slice(raw.as_flattened(), to.as_flattened_mut());
+        if let Some(weights) = self.weights {
+            self.add_weights(weights, frame, to);
+        }
+    }
+
+    /// Adds the weights of the classes, and to labels what the delay penalty makes of the frame.
+    #[cold]
+    fn add_weights(&self, weights: &[f64], frame: usize, to: &mut [[E::Real; BLOCK_FRAMES]]) {
+        let (of_class, delay_penalty) = (&weights[..self.classes], weights[self.classes]);
+        let last = self.blocks.frames - 1;
+        let of_label: [f64; BLOCK_FRAMES] = std::array::from_fn(|k| {
+            delay_penalty * (0.5 * last as f64 - (frame + k).min(last) as f64)
+        });
+        let of_blank = [0.0; BLOCK_FRAMES];
+        let labels = self.used.iter().map(|&class| (class as usize, &of_label));
+        for ((class, of_frame), to) in labels.chain([(self.blank, &of_blank)]).zip(to) {
+            for (to, of_frame) in to.iter_mut().zip(of_frame) {
+                *to = E::Real::narrow(to.widen() + (of_class[class] + of_frame));
+            }
+        }
     }
 
     fn pick<T: WithDType>(&self, data: &[T], frame: usize, to: &mut [[T; BLOCK_FRAMES]]) {

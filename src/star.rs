@@ -1,0 +1,138 @@
+//! The star of a loss: a label that stands for any labels, as one more class.
+
+use crate::precomputed;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, D, DType, Layout, MetalStorage, Result, Shape, Tensor, bail,
+};
+
+/// Appends a class to log-probabilities, the star, for training on transcripts with gaps.
+///
+/// The star is the label `C`. In a target it stands for one or more frames of any classes: any labels, or silence. Put it
+/// where words may be missing, between all words if nobody knows where, and at the ends (star temporal classification,
+/// Pratap et al. 2022, <https://arxiv.org/abs/2201.12208>). Its log-probability in a frame is
+/// `log(p(blank) + e^(−penalty) · Σ p(label))`.
+///
+/// The result is not normalised. Use it for a loss alone, with [`GradientKind::Exact`](crate::GradientKind::Exact), the
+/// default; alignment has [a star of its own](crate::AlignOptions::star), and decoding takes `log_probs` as they are.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, `(N, T, C)` or `(T, C)`, from a log-softmax. f32, f64, f16 or bf16.
+/// * `blank` - the blank class.
+/// * `penalty` - in nats, for each frame that the star takes from a label. With 0 a star explains everything, and a model
+///   learns little from the words beside it; a large penalty makes the star a pause. Begin with about 2, and lower it as
+///   the model improves.
+///
+/// # Returns
+///
+/// `(…, C + 1)`, in the dtype of `log_probs`. The gradient of the star is shared out in proportion to what each class adds
+/// to it. Frames behind an item's length get a gradient of 0, even where they hold NaN.
+///
+/// # Errors
+///
+/// If `log_probs` are a single number or not of a float dtype, if the blank is not a class, or if `penalty` is not finite.
+///
+/// ```
+/// use candle_core::{D, Device, Tensor, Var};
+/// use candle_ctc::{CtcLossOptions, append_star, ctc_loss};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let logits = Var::randn(0f32, 1., (12, 1, 5), &Device::Cpu)?; // (T, N, C)
+/// let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+/// let star = 5; // C
+/// let targets = Tensor::new(&[[3u32, 1, star, 2, star]], &Device::Cpu)?;
+/// let with_star = append_star(&log_probs, 0, 2.0)?;
+/// let loss = ctc_loss(&with_star, &targets, [12], [5], CtcLossOptions::default())?;
+/// assert_eq!(loss.backward()?.get(&logits).unwrap().dims(), [12, 1, 5]);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "star temporal classification")]
+#[doc(alias = "STC")]
+pub fn append_star(log_probs: &Tensor, blank: usize, penalty: f64) -> Result<Tensor> {
+    let Some(&classes) = log_probs.dims().last() else {
+        bail!("append_star: log_probs are a single number; expected (T, N, C), (N, T, C) or (T, C)")
+    };
+    if blank >= classes {
+        bail!("append_star: blank = {blank}, but there are C = {classes} classes")
+    }
+    if !log_probs.dtype().is_float() {
+        bail!(
+            "append_star: log_probs have dtype {:?}; expected F32, F64, F16 or BF16",
+            log_probs.dtype()
+        )
+    }
+    if !penalty.is_finite() {
+        bail!("append_star: penalty is {penalty}; expected a finite number of nats")
+    }
+    let wide = match log_probs.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    let mut weights = vec![-penalty; classes];
+    weights[blank] = 0.0;
+    let weights = Tensor::new(weights, log_probs.device())?.to_dtype(wide)?;
+    let log_sum = log_sum_exp(&weighted(log_probs, &weights)?)?;
+    let star = log_probs.apply_op1(StarOp {
+        star: log_sum.to_dtype(log_probs.dtype())?,
+        log_sum,
+        weights,
+    })?;
+    Tensor::cat(&[log_probs, &star], D::Minus1)
+}
+
+/// Log-probabilities with their weights, without a graph.
+fn weighted(log_probs: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let wide = log_probs.detach().to_dtype(weights.dtype())?;
+    wide.broadcast_add(weights)
+}
+
+/// −inf for a row of −inf, NaN for a row with NaN.
+fn log_sum_exp(rows: &Tensor) -> Result<Tensor> {
+    // Any finite reference will do for a row without finite entries.
+    let largest = rows.max_keepdim(D::Minus1)?.maximum(-1e30)?;
+    let sum = rows
+        .broadcast_sub(&largest)?
+        .exp()?
+        .sum_keepdim(D::Minus1)?;
+    sum.log()? + largest
+}
+
+struct StarOp {
+    /// `(…, 1)`, in the dtype of the input.
+    star: Tensor,
+    /// The same, in the dtype of the weights.
+    log_sum: Tensor,
+    /// `(C)`: minus the penalty, and 0 for the blank. f32, or f64 for f64 input.
+    weights: Tensor,
+}
+
+impl CustomOp1 for StarOp {
+    fn name(&self) -> &'static str {
+        "ctc-star"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        precomputed::on_cpu(&self.star)
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        precomputed::on_cuda(&self.star)
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        precomputed::on_metal(&self.star)
+    }
+
+    fn bwd(&self, log_probs: &Tensor, _star: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let shares = weighted(log_probs, &self.weights)?
+            .broadcast_sub(&self.log_sum)?
+            .exp()?;
+        let upstream = upstream.to_dtype(self.weights.dtype())?;
+        let gradient = shares.broadcast_mul(&upstream)?;
+        // Where a star has no part in the loss, its frame may hold NaN.
+        let without = upstream.eq(0f64)?.broadcast_as(gradient.shape())?;
+        let gradient = without.where_cond(&gradient.zeros_like()?, &gradient)?;
+        gradient.to_dtype(log_probs.dtype()).map(Some)
+    }
+}
