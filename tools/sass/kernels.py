@@ -73,6 +73,8 @@ def hot_loops(function):
         return best_path(function.name, found)
     if rest[0] == "short":
         return {"gather": gather_short, "gradient": gradient_short}[kind](function.name, found, rest[1])
+    if rest[0] == "weighted":
+        return gather(function.name, found, rest[1])
     return {"gather": gather, "gradient": gradient}[kind](function.name, found, rest[0])
 
 
