@@ -933,6 +933,88 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
 }
 
 #[test]
+fn tuning_finds_the_weights_with_the_fewest_errors() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let list = demo.file("list.tsv", &format!("{emissions}\t{TEXT}\n"));
+    // The model does not know "brown", and prefers "brawn" the more, the larger its weight.
+    let arpa = "\\data\\\nngram 1=6\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 the\n-1 quick\n-1 brawn\n-1 fox\n\\end\\\n";
+    let arpa = demo.file("lm.arpa", arpa);
+    let tune = [
+        "tune",
+        "--manifest",
+        &list,
+        "--vocab",
+        &vocab,
+        "--lm",
+        &arpa,
+        "--unknown",
+        "-1",
+    ];
+    let rows = |more: &[&str]| -> Vec<[f64; 4]> {
+        let out = run(&[&tune[..], more].concat()).unwrap();
+        let row =
+            |line: &str| -> Vec<f64> { line.split('\t').map(|x| x.parse().unwrap()).collect() };
+        out.lines()
+            .map(|line| row(line).try_into().unwrap())
+            .collect()
+    };
+    // The grid, and then half a step to the side of the best: no weight of a model below 0.
+    let found = rows(&["--alphas", "4,0", "--betas", "0", "--rounds", "1"]);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found[0], [0.0, 0.0, 0.0, 0.0]);
+    let at = |alpha: f64| *found.iter().find(|row| row[0] == alpha).unwrap();
+    assert_eq!(at(4.0)[2], 25.0);
+    assert!(at(4.0)[3] > 5.0 && at(4.0)[3] < 6.0, "{found:?}");
+    assert!(
+        found.windows(2).all(|pair| pair[0][2] <= pair[1][2]),
+        "{found:?}"
+    );
+    let characters = rows(&[
+        "--alphas",
+        "4",
+        "--betas",
+        "0,1",
+        "--rounds",
+        "0",
+        "--characters",
+    ]);
+    assert!(
+        characters.len() == 2 && characters[0][3] <= characters[1][3],
+        "{characters:?}"
+    );
+    // A lexicon alone has no alpha.
+    let words = demo.file("words.txt", "the\nquick\nbrown\nfox\n");
+    let lexicon = [
+        "tune",
+        "--manifest",
+        &list,
+        "--vocab",
+        &vocab,
+        "--lexicon",
+        &words,
+    ];
+    let out = run(&[&lexicon[..], &["--betas", "0,2", "--rounds", "0"]].concat()).unwrap();
+    assert_eq!(out, "1\t0\t0.00\t0.00\n1\t2\t0.00\t0.00\n");
+
+    fails(&tune[..5], &["--lm or --lexicon"]);
+    fails(
+        &[&tune[..], &["--alphas", "1,NaN"]].concat(),
+        &["--alphas", "NaN"],
+    );
+    let missing = demo.file("missing.tsv", "no.npy\tthe\n");
+    fails(
+        &[&["tune", "--manifest", &missing][..], &tune[3..]].concat(),
+        &["no.npy", "cannot read"],
+    );
+    let silent = demo.file("silent.tsv", &format!("{emissions}\t\n"));
+    fails(
+        &[&["tune", "--manifest", &silent][..], &tune[3..]].concat(),
+        &["all transcripts are empty"],
+    );
+}
+
+#[test]
 fn the_help_of_each_command_ends_with_examples_that_parse() {
     for command in program::Cli::command().get_subcommands_mut() {
         let help = command.render_long_help().to_string();

@@ -252,6 +252,7 @@ fn error_rate(star: bool) -> Result<f64> {
 }
 
 #[test]
+#[cfg_attr(ctc_softgpu, ignore = "a training of minutes in simulation")]
 fn with_a_star_a_model_learns_from_transcripts_with_gaps() -> Result<()> {
     let (without, with) = (error_rate(false)?, error_rate(true)?);
     println!(

@@ -45,6 +45,12 @@ pub enum Command {
     /// The score is the log-probability in nats, with what the language model, the lexicon and the hotwords add to it.
     #[command(after_help = DECODE_EXAMPLES)]
     Decode(DecodeArgs),
+    /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
+    ///
+    /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has alpha, beta,
+    /// and the percentages of wrong words and characters, the best weights first.
+    #[command(after_help = TUNE_EXAMPLES)]
+    Tune(TuneArgs),
     /// Makes emissions and a vocabulary to try the other commands on.
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
@@ -197,6 +203,53 @@ pub struct DecodeArgs {
     pub model: ModelArgs,
 }
 
+const TUNE_EXAMPLES: &str = "\
+Examples:
+  ctc tune --manifest held_out.tsv --vocab vocab.json --lm 4gram.arpa.gz --unknown -5
+  ctc tune --manifest held_out.tsv --vocab vocab.json --lm 4gram.arpa.gz --alphas 0.2,0.4,0.6 --betas 0,1 --rounds 0
+
+In held_out.tsv a line is a path, a tab and a transcript:
+  a.npy\tthe quick brown fox
+  b.npy\thello world";
+
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. All emissions are held in memory.
+    #[arg(long)]
+    pub manifest: PathBuf,
+    /// The width of the beam.
+    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    pub beam: usize,
+    #[command(flatten)]
+    pub files: KnowledgeFiles,
+    /// The values of alpha to begin with. Without --lm there is only one.
+    #[arg(
+        long,
+        value_name = "WEIGHTS",
+        value_delimiter = ',',
+        default_value = "0,0.5,1,1.5,2",
+        allow_hyphen_values = true
+    )]
+    pub alphas: Vec<f64>,
+    /// The values of beta to begin with, in nats.
+    #[arg(
+        long,
+        value_name = "NATS",
+        value_delimiter = ',',
+        default_value = "-2,-1,0,1,2",
+        allow_hyphen_values = true
+    )]
+    pub betas: Vec<f64>,
+    /// How often to halve the steps around the best weights.
+    #[arg(long, default_value_t = 2)]
+    pub rounds: usize,
+    /// Count wrong characters in place of wrong words.
+    #[arg(long)]
+    pub characters: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
 const DEMO_EXAMPLES: &str = "\
 Examples:
   ctc demo --out demo
@@ -234,7 +287,7 @@ pub struct FitArgs {
 #[derive(Debug, Args)]
 pub struct SearchArgs {
     /// Take the best class of each frame in place of a beam search.
-    #[arg(long, conflicts_with = "beam")]
+    #[arg(long, conflicts_with_all = ["beam", "lm", "lexicon", "hotwords"])]
     pub greedy: bool,
     /// The width of the beam.
     #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
@@ -243,29 +296,11 @@ pub struct SearchArgs {
     pub knowledge: KnowledgeArgs,
 }
 
-/// What a beam search knows of the language.
+/// What a beam search knows of the language, and its weights.
 #[derive(Debug, Args)]
 pub struct KnowledgeArgs {
-    /// An n-gram model of words in the ARPA format, plain or compressed with gzip. Only its words are found, unless there is
-    /// a lexicon or a score for others.
-    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
-    pub lm: Option<PathBuf>,
-    /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
-    /// several lines.
-    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
-    pub lexicon: Option<PathBuf>,
-    /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.
-    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
-    pub hotwords: Option<PathBuf>,
-    /// The boost of hotwords that have none of their own, in nats.
-    #[arg(
-        long,
-        value_name = "NATS",
-        default_value_t = 5.0,
-        requires = "hotwords",
-        allow_hyphen_values = true
-    )]
-    pub boost: f64,
+    #[command(flatten)]
+    pub files: KnowledgeFiles,
     /// The weight of the language model's scores.
     #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, requires = "lm")]
     pub alpha: f64,
@@ -277,6 +312,31 @@ pub struct KnowledgeArgs {
         allow_hyphen_values = true
     )]
     pub beta: f64,
+}
+
+/// What a beam search knows of the language.
+#[derive(Debug, Args)]
+pub struct KnowledgeFiles {
+    /// An n-gram model of words in the ARPA format, plain or compressed with gzip. Only its words are found, unless there is
+    /// a lexicon or a score for others.
+    #[arg(long, value_name = "FILE")]
+    pub lm: Option<PathBuf>,
+    /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
+    /// several lines.
+    #[arg(long, value_name = "FILE")]
+    pub lexicon: Option<PathBuf>,
+    /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.
+    #[arg(long, value_name = "FILE")]
+    pub hotwords: Option<PathBuf>,
+    /// The boost of hotwords that have none of their own, in nats.
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = 5.0,
+        requires = "hotwords",
+        allow_hyphen_values = true
+    )]
+    pub boost: f64,
     /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5.
     #[arg(long, value_name = "NATS", allow_hyphen_values = true)]
     pub unknown: Option<f64>,

@@ -3,7 +3,7 @@
 use super::batch::{self, Console, Findings};
 use super::cli::{DecodeArgs, SearchArgs};
 use super::input::{Model, Source, short};
-use super::knowledge::Knowledge;
+use super::knowledge::{Files, Knowledge};
 use super::output;
 use anyhow::Result;
 use candle_ctc::{BeamOptions, GreedyOptions, Hypothesis, greedy_decode};
@@ -41,7 +41,9 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
 
 /// What the search knows of the language. Prints what the user should know of its files.
 pub fn knowledge(args: &SearchArgs, model: &Model, console: &mut Console) -> Result<Knowledge> {
-    let (knowledge, notes) = Knowledge::new(&args.knowledge, &model.vocabulary)?;
+    let (args, vocabulary) = (&args.knowledge, &model.vocabulary);
+    let files = Files::read(&args.files, vocabulary)?;
+    let (knowledge, notes) = Knowledge::new(&files, vocabulary, args.alpha, args.beta)?;
     for note in notes {
         writeln!(console.err, "note: {note}")?;
     }

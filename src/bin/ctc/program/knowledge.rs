@@ -1,6 +1,6 @@
 //! What the beam search knows of the language: an n-gram model, a lexicon, hotwords, from files.
 
-use super::cli::KnowledgeArgs;
+use super::cli::KnowledgeFiles;
 use super::input::short;
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::Tensor;
@@ -10,48 +10,86 @@ use candle_ctc::{
     beam_search, beam_search_with,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 /// A word with its spelling as labels.
 type Spelled = (String, Vec<u32>);
+
+/// What the files say, read once for all weights.
+pub struct Files {
+    phrases: Vec<(String, f64)>,
+    words: Option<Vec<Spelled>>,
+    model: Option<Arc<NgramLm>>,
+    unknown: Option<f64>,
+}
+
+impl Files {
+    pub fn read(args: &KnowledgeFiles, vocabulary: &Vocabulary) -> Result<Self> {
+        let phrases = match &args.hotwords {
+            Some(path) => lines(path, |line| phrase(line, args.boost))?,
+            None => Vec::new(),
+        };
+        let words = match &args.lexicon {
+            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?),
+            None => None,
+        };
+        let model = args.lm.as_ref().map(NgramLm::from_path).transpose();
+        let files = Self {
+            phrases,
+            words,
+            model: model.map_err(short)?.map(Arc::new),
+            unknown: args.unknown,
+        };
+        ensure!(
+            files.unknown.is_none() || files.has_words(),
+            "--unknown is about words: it needs --lm or --lexicon"
+        );
+        Ok(files)
+    }
+
+    /// Whether there are words, which have a weight.
+    pub fn has_words(&self) -> bool {
+        self.has_model() || self.words.is_some()
+    }
+
+    pub fn has_model(&self) -> bool {
+        self.model.is_some()
+    }
+}
 
 /// One model for each way to put the parts together.
 pub enum Knowledge {
     Nothing,
     Phrases(Box<Hotwords>),
     Words(Box<Hotwords<Lexicon>>),
-    WordsWithModel(Box<Hotwords<Lexicon<NgramLm>>>),
+    WordsWithModel(Box<Hotwords<Lexicon<Arc<NgramLm>>>>),
 }
 
 impl Knowledge {
-    /// Reads the files. The notes are what the user should know of them.
-    pub fn new(args: &KnowledgeArgs, vocabulary: &Vocabulary) -> Result<(Self, Vec<String>)> {
-        let plain = args.beta == 0.0 && args.unknown.is_none();
+    /// The notes are what the user should know of the files.
+    pub fn new(
+        files: &Files,
+        vocabulary: &Vocabulary,
+        alpha: f64,
+        beta: f64,
+    ) -> Result<(Self, Vec<String>)> {
         ensure!(
-            plain || args.lm.is_some() || args.lexicon.is_some(),
-            "--beta and --unknown are about words: they need --lm or --lexicon"
+            beta == 0.0 || files.has_words(),
+            "--beta is about words: it needs --lm or --lexicon"
         );
-        let phrases = match &args.hotwords {
-            Some(path) => lines(path, |line| phrase(line, args.boost))?,
-            None => Vec::new(),
-        };
-        let listed = match &args.lexicon {
-            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?),
-            None => None,
-        };
         let opts = LexiconOptions {
-            lm_weight: args.alpha,
-            word_bonus: args.beta,
-            unknown_score: args.unknown.unwrap_or(f64::NEG_INFINITY),
+            lm_weight: alpha,
+            word_bonus: beta,
+            unknown_score: files.unknown.unwrap_or(f64::NEG_INFINITY),
             skip_unspellable: true,
             ..Default::default()
         };
-        let model = args.lm.as_ref().map(NgramLm::from_path).transpose();
         let mut notes = Vec::new();
-        let knowledge = match (model.map_err(short)?, listed) {
+        let (phrases, listed) = (files.phrases.clone(), files.words.clone());
+        let knowledge = match (files.model.clone(), listed) {
             (None, None) if phrases.is_empty() => Ok(Self::Nothing),
-            (None, None) => {
-                Hotwords::new(vocabulary, phrases, NoLanguageModel).map(|model| Self::Phrases(Box::new(model)))
-            }
+            (None, None) => Hotwords::new(vocabulary, phrases, NoLanguageModel)
+                .map(|model| Self::Phrases(Box::new(model))),
             (None, Some(words)) => {
                 Lexicon::with_spellings(vocabulary, words, NoLanguageModel, opts)
                     .and_then(|lexicon| Hotwords::new(vocabulary, phrases, lexicon))

@@ -1,0 +1,207 @@
+//! `ctc tune`.
+
+use super::batch::Console;
+use super::cli::TuneArgs;
+use super::input::{Model, Source, short};
+use super::knowledge::{Files, Knowledge};
+use super::manifest;
+use anyhow::{Context, Result, ensure};
+use candle_ctc::BeamOptions;
+use candle_ctc::text::{ErrorRate, character_error_rate, word_error_rate};
+use rayon::prelude::*;
+
+pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
+    let model = Model::new(&args.model)?;
+    let files = Files::read(&args.files, &model.vocabulary)?;
+    ensure!(
+        files.has_words(),
+        "there are no weights to tune: give --lm or --lexicon"
+    );
+    let held_out = HeldOut::load(args, &model)?;
+    let (_, notes) = Knowledge::new(&files, &model.vocabulary, 1.0, 0.0)?;
+    for note in notes {
+        writeln!(console.err, "note: {note}")?;
+    }
+    let alphas = match files.has_model() {
+        true => Axis::new("--alphas", &args.alphas)?,
+        false => Axis::new("--alphas", &[1.0])?,
+    };
+    let grid = Grid {
+        alphas,
+        betas: Axis::new("--betas", &args.betas)?,
+    };
+    let mut tried: Vec<Outcome> = Vec::new();
+    let mut points = grid.points();
+    for round in 0..=args.rounds {
+        for (alpha, beta) in points {
+            if tried
+                .iter()
+                .any(|one| (one.alpha, one.beta) == (alpha, beta))
+            {
+                continue;
+            }
+            let (knowledge, _) = Knowledge::new(&files, &model.vocabulary, alpha, beta)?;
+            let outcome = held_out.decode(&knowledge, alpha, beta)?;
+            if console.progress {
+                writeln!(console.err, "tried {}", outcome.row())?;
+            }
+            tried.push(outcome);
+        }
+        // Stable: of equals, the one that was tried first.
+        tried.sort_by(|a, b| {
+            a.errors(args.characters)
+                .total_cmp(&b.errors(args.characters))
+        });
+        points = grid.around(&tried[0], 0.5f64.powi(round as i32 + 1));
+    }
+    for outcome in &tried {
+        writeln!(console.out, "{}", outcome.row())?;
+    }
+    Ok(0)
+}
+
+/// Transcribed files.
+struct HeldOut<'a> {
+    sources: Vec<(Source<'a>, String)>,
+    beam: usize,
+}
+
+impl<'a> HeldOut<'a> {
+    fn load(args: &TuneArgs, model: &'a Model) -> Result<Self> {
+        let entries = manifest::read(&args.manifest)?;
+        let load = |entry: manifest::Entry| {
+            let source = model.load(&entry.emissions);
+            let source = source.with_context(|| entry.emissions.display().to_string())?;
+            Ok((source, entry.text))
+        };
+        let sources: Vec<(Source, String)> =
+            entries.into_iter().map(load).collect::<Result<_>>()?;
+        ensure!(
+            sources.iter().any(|(_, text)| !text.trim().is_empty()),
+            "{}: all transcripts are empty, so that there is nothing to get right",
+            args.manifest.display()
+        );
+        Ok(Self {
+            sources,
+            beam: args.beam,
+        })
+    }
+
+    fn decode(&self, knowledge: &Knowledge, alpha: f64, beta: f64) -> Result<Outcome> {
+        let rates = self.sources.par_iter().map(|(source, reference)| {
+            let opts = BeamOptions {
+                blank: source.vocabulary.blank(),
+                beam_width: self.beam,
+                ..Default::default()
+            };
+            let found = knowledge.search(&source.log_probs, opts).map_err(short)?;
+            let text = match found.first() {
+                Some(best) => source.vocabulary.decode(&best.tokens),
+                None => String::new(),
+            };
+            Ok([
+                word_error_rate(reference, &text),
+                character_error_rate(reference, &text),
+            ])
+        });
+        let rates = rates.collect::<Result<Vec<_>>>()?;
+        let sum = |kind: usize| {
+            rates
+                .iter()
+                .map(|rates| rates[kind])
+                .sum::<ErrorRate>()
+                .rate()
+        };
+        Ok(Outcome {
+            alpha,
+            beta,
+            words: sum(0),
+            characters: sum(1),
+        })
+    }
+}
+
+/// The error rates with a pair of weights.
+struct Outcome {
+    alpha: f64,
+    beta: f64,
+    words: f64,
+    characters: f64,
+}
+
+impl Outcome {
+    /// What is to be small: of equal rates of words, the one with fewer wrong characters, and the other way round.
+    fn errors(&self, characters: bool) -> f64 {
+        const BESIDE: f64 = 1e-6;
+        match characters {
+            true => self.characters + BESIDE * self.words,
+            false => self.words + BESIDE * self.characters,
+        }
+    }
+
+    fn row(&self) -> String {
+        let Self {
+            alpha,
+            beta,
+            words,
+            characters,
+        } = self;
+        format!(
+            "{alpha}\t{beta}\t{:.2}\t{:.2}",
+            100.0 * words,
+            100.0 * characters
+        )
+    }
+}
+
+/// The values of a weight to begin with, and the largest step between them.
+struct Axis {
+    values: Vec<f64>,
+    step: f64,
+}
+
+impl Axis {
+    fn new(name: &str, values: &[f64]) -> Result<Self> {
+        let mut values = values.to_vec();
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            anyhow::bail!("{name}: {value} is not a finite number");
+        }
+        values.sort_by(f64::total_cmp);
+        let steps = values.windows(2).map(|pair| pair[1] - pair[0]);
+        Ok(Self {
+            step: steps.fold(0.0, f64::max),
+            values,
+        })
+    }
+
+    /// A value and its neighbours at this share of the step.
+    fn around(&self, value: f64, share: f64) -> Vec<f64> {
+        match self.step * share {
+            0.0 => vec![value],
+            step => vec![value - step, value, value + step],
+        }
+    }
+}
+
+struct Grid {
+    alphas: Axis,
+    betas: Axis,
+}
+
+impl Grid {
+    fn points(&self) -> Vec<(f64, f64)> {
+        pairs(&self.alphas.values, &self.betas.values)
+    }
+
+    /// The points around the best. The weight of a model is not below 0.
+    fn around(&self, best: &Outcome, share: f64) -> Vec<(f64, f64)> {
+        let mut alphas = self.alphas.around(best.alpha, share);
+        alphas.retain(|&alpha| alpha >= 0.0 || alpha == best.alpha);
+        pairs(&alphas, &self.betas.around(best.beta, share))
+    }
+}
+
+fn pairs(alphas: &[f64], betas: &[f64]) -> Vec<(f64, f64)> {
+    let of_alpha = |&alpha: &f64| betas.iter().map(move |&beta| (alpha, beta));
+    alphas.iter().flat_map(of_alpha).collect()
+}
