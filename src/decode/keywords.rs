@@ -7,8 +7,8 @@
 //! first label is looked at.
 //!
 //! Hits are the best segment, then the best that does not overlap it, and so on. What ends before a hit is not affected
-//! by it. What ends behind it may have started in it, and is computed again, up to the frame from which all states started
-//! behind the hit anyway.
+//! by it. What ends behind it may have started in it, and is computed again when its turn comes, but not beyond the frame
+//! from which all states started behind the hit anyway.
 
 use super::arena::{NONE, Spans};
 use crate::cpu_input::{Rows, check_row, on_host, rows};
@@ -121,7 +121,7 @@ impl KeywordHit {
 ///
 /// Frames times labels at most for each phrase, and mostly far less, since what falls below the threshold is dropped; with
 /// a low threshold, the segments behind each hit are computed again as far as it reaches. Memory: 8 bytes a frame; for each
-/// phrase in progress, 64 bytes a label, and 24 a frame of a stretch in which the threshold is met by a beginning of the
+/// phrase in progress, 64 bytes a label, and 48 a frame of a stretch in which the threshold is met by a beginning of the
 /// phrase.
 ///
 /// # Errors
@@ -274,6 +274,31 @@ struct End {
     score: f64,
     start: usize,
     first_start: usize,
+}
+
+impl End {
+    fn is_hit(&self) -> bool {
+        self.score > f64::NEG_INFINITY
+    }
+}
+
+/// A hit while others are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    score: f64,
+    end: usize,
+    /// The frame up to which the ends behind the hit have no starts before it.
+    computed: usize,
+}
+
+impl Taken {
+    fn new(segment: Segment, gap: usize) -> Self {
+        Self {
+            score: segment.score,
+            end: segment.end,
+            computed: segment.end + gap,
+        }
+    }
 }
 
 /// A segment that may be a hit. The largest is to be taken first.
@@ -430,51 +455,82 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
     }
 
     /// Adds the hits in a stretch of frames, of which `first` is the first.
+    ///
+    /// The queue has an entry for each frame. Scores only fall when starts are taken away, so an entry whose frame has
+    /// another end by now, or one that starts in a hit, is the most that can be there, and is looked at again in its turn.
     fn choose(&mut self, ends: &mut [End], first: usize, hits: &mut Vec<KeywordHit>) -> Result<()> {
-        let segment = |at: usize, end: &End| Segment {
+        let segment = |frame: usize, end: End| Segment {
             score: end.score,
             start: end.start,
-            end: first + at + 1,
+            end: frame + 1,
         };
-        let is_hit = |end: &End| end.score > f64::NEG_INFINITY;
-        let all = ends.iter().enumerate().filter(|(_, end)| is_hit(end));
-        let mut queue: BinaryHeap<Segment> = all.map(|(at, end)| segment(at, end)).collect();
-        let mut taken = BTreeMap::new();
+        let all = (first..).zip(&*ends).filter(|(_, end)| end.is_hit());
+        let mut queue: BinaryHeap<Segment> = all.map(|(at, end)| segment(at, *end)).collect();
+        let mut taken: BTreeMap<usize, Taken> = BTreeMap::new();
         while let Some(best) = queue.pop() {
-            let at = best.end - 1 - first;
-            if segment(at, &ends[at]) != best {
+            let frame = best.end - 1;
+            let end = ends[frame - first];
+            if !end.is_hit() {
                 continue;
             }
             let next = taken.range(best.end..).next();
             let next = next.map_or(first + ends.len(), |(start, _)| start - self.gap);
-            taken.insert(best.start, best);
-            let behind = best.end + self.gap;
-            let before = best.start.saturating_sub(self.gap).max(first);
-            for end in &mut ends[before - first..behind.min(next) - first] {
-                end.score = f64::NEG_INFINITY;
+            let before = taken.range_mut(..best.end).next_back();
+            if let Some((_, before)) = before
+                && end.start < before.end + self.gap
+            {
+                self.compute_behind(before, ends, first, frame, next)?;
+            } else if segment(frame, end) == best {
+                let blocked = best.start.saturating_sub(self.gap).max(first);
+                let behind = (best.end + self.gap).min(next);
+                for end in &mut ends[blocked - first..behind - first] {
+                    end.score = f64::NEG_INFINITY;
+                }
+                taken.insert(best.start, Taken::new(best, self.gap));
+                continue;
             }
-            self.clear();
-            for frame in behind..next {
-                let end = &mut ends[frame - first];
-                if end.first_start >= behind {
-                    break;
-                }
-                self.step(frame, true, None)?;
-                *end = self.end();
-                if is_hit(end) {
-                    queue.push(segment(frame - first, end));
-                }
+            let end = ends[frame - first];
+            if end.is_hit() {
+                queue.push(segment(frame, end));
             }
         }
-        for hit in taken.into_values() {
-            hits.push(self.trace(hit)?);
+        for (start, hit) in taken {
+            hits.push(self.trace(hit.score, start..hit.end)?);
         }
         Ok(())
     }
 
+    /// Computes the ends behind a hit up to a frame at least, with starts behind it only. At `next` another hit is near, or
+    /// the stretch ends.
+    fn compute_behind(
+        &mut self,
+        hit: &mut Taken,
+        ends: &mut [End],
+        first: usize,
+        frame: usize,
+        next: usize,
+    ) -> Result<()> {
+        let behind = hit.end + self.gap;
+        // Twice as far as before, so that starting anew costs no more than the rest.
+        let stop = (frame + 1)
+            .max(behind + 2 * (hit.computed - behind))
+            .min(next);
+        self.clear();
+        for frame in behind..stop {
+            let end = &mut ends[frame - first];
+            if frame >= hit.computed && end.first_start >= behind {
+                hit.computed = next;
+                return Ok(());
+            }
+            self.step(frame, true, None)?;
+            *end = self.end();
+        }
+        hit.computed = stop;
+        Ok(())
+    }
+
     /// The best path of a segment.
-    fn trace(&mut self, segment: Segment) -> Result<KeywordHit> {
-        let Segment { score, start, end } = segment;
+    fn trace(&mut self, score: f64, Range { start, end }: Range<usize>) -> Result<KeywordHit> {
         self.clear();
         let mut spans = Spans::new();
         for frame in start..end {

@@ -204,7 +204,7 @@ proptest! {
     #[test]
     fn many_hits_are_those_of_all_segments(
         seed in any::<u64>(),
-        frames in 1usize..=60,
+        frames in 1usize..=100,
         classes in 2usize..=5,
         threshold in thresholds(),
         steps in 2usize..=12,
@@ -356,6 +356,23 @@ fn frames_of_probability_0_are_in_no_hit() {
     let ranges: Vec<_> = hits.iter().map(KeywordHit::range).collect();
     assert_eq!(ranges, [0..1, 3..4]);
     assert_eq!(hits[1].score, 0.0);
+}
+
+#[test]
+fn hits_from_the_best_at_the_start_to_the_worst_at_the_end() {
+    // The beginning of the first hit is also the best beginning of all segments behind it.
+    let frames = 20_000;
+    let row = |t: usize| [0.0, -1e-5 * t as f64 - 0.5 * (t % 2) as f64];
+    let case = Case {
+        values: (0..frames).flat_map(row).collect(),
+        classes: 2,
+        blank: 0,
+    };
+    let hits = case.spot(&[vec![1, 1, 1]], f64::NEG_INFINITY).remove(0);
+    assert_eq!(hits.len(), frames / 6);
+    for (number, hit) in hits.iter().enumerate() {
+        assert_eq!(hit.range(), 6 * number..6 * number + 5);
+    }
 }
 
 #[test]
