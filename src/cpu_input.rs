@@ -101,6 +101,19 @@ impl<S: Deref<Target = Storage>> Rows<S> {
         self.gather(start, stride, row);
     }
 
+    /// One entry.
+    #[inline]
+    pub fn entry(&self, item: usize, frame: usize, class: usize) -> f64 {
+        let at = self.start(item, frame) + class * self.strides.class;
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => data[at].into(),
+            Storage::Cpu(CpuStorage::F64(data)) => data[at],
+            Storage::Cpu(CpuStorage::F16(data)) => data[at].to_f64(),
+            Storage::Cpu(CpuStorage::BF16(data)) => data[at].to_f64(),
+            _ => unreachable!("the dtype was checked and the tensor is on the host"),
+        }
+    }
+
     /// Reads one class of an item in its first `column.len()` frames.
     pub fn column(&self, item: usize, class: usize, column: &mut [f64]) {
         let start = self.start(item, 0) + class * self.strides.class;

@@ -1,9 +1,10 @@
 //! From emissions to labellings: greedy decoding, prefix beam search with language knowledge, the choice from an n-best
-//! list, and prefix scores for joint attention/CTC decoding.
+//! list, prefix scores for joint attention/CTC decoding, and keyword spotting.
 
 mod arena;
 mod beam;
 mod greedy;
+mod keywords;
 mod knowledge;
 mod language_model;
 mod minimum_bayes_risk;
@@ -14,6 +15,7 @@ pub use beam::{
     beam_search_with,
 };
 pub use greedy::{GreedyOptions, greedy_decode, greedy_decode_batch};
+pub use keywords::{KeywordHit, SpotOptions, spot_keywords};
 pub use knowledge::{
     HotwordState, Hotwords, Lexicon, LexiconOptions, LexiconState, NgramLm, NgramState, TokenNgram,
     WordModel,
@@ -39,6 +41,7 @@ pub struct Hypothesis {
     /// The contribution of the language model and the token bonus, including weights; 0 without them.
     pub lm_score: f64,
     /// The frames of each token in the best alignment that the decoder found, one span per token.
+    /// [`Vocabulary::words`](crate::text::Vocabulary::words) makes of them words with times and scores.
     pub spans: Vec<TokenSpan>,
 }
 

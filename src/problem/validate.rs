@@ -283,6 +283,29 @@ pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     Ok(without_targets(call, dims, input_lengths))
 }
 
+/// Checks the arguments of a function that looks for phrases in one utterance of shape `(T, C)`: the plan has no targets.
+pub(crate) fn plan_for_phrases<S: AsRef<[u32]>>(
+    call: Call,
+    input: &Tensor,
+    phrases: &[S],
+) -> Result<Plan> {
+    let plan = plan_for_utterance(call, input)?;
+    for (number, phrase) in phrases.iter().enumerate() {
+        let phrase = phrase.as_ref();
+        if phrase.is_empty() {
+            bail!(
+                "{}: phrase {number} has no labels, so it would stand everywhere; leave it out",
+                call.function
+            )
+        }
+        let labels = phrase.iter().map(|&label| i64::from(label));
+        check_labels(call, plan.input.classes, labels, || {
+            format!("phrase {number}")
+        })?;
+    }
+    Ok(plan)
+}
+
 /// The frames and the target of each item, without an input: input lengths, labels, and offsets of the items in the
 /// labels.
 pub(crate) fn targets_only(

@@ -143,31 +143,23 @@ impl Vocabulary {
     ///
     /// Those of [`Self::encode`].
     pub fn spellings(&self, text: &str) -> Result<Spellings> {
-        let labels = self.encode(text)?;
-        if self.mark == WordMark::EachToken {
-            return Ok(Spellings::chain(&labels));
-        }
-        let prepared = match &self.rules {
-            // The rules may change the text. What they make of it is what is spelled.
-            Some(rules) if rules.is_pipeline() => {
-                let bytes: Vec<u8> = labels
-                    .iter()
-                    .flat_map(|&label| self.surface(label))
-                    .copied()
-                    .collect();
-                match String::from_utf8(bytes) {
-                    Ok(text) => whole(text),
-                    Err(_) => return Ok(Spellings::chain(&labels)),
-                }
-            }
-            _ => self.prepare(text),
+        Ok(self.respellings(&self.encode(text)?))
+    }
+
+    /// All spellings of the text that these labels spell, as they stand: also where that is not the beginning of a text.
+    pub(crate) fn respellings(&self, labels: &[u32]) -> Spellings {
+        let bytes = labels.iter().flat_map(|&label| self.surface(label));
+        let text = match self.mark {
+            WordMark::EachToken => None,
+            // The rules may change a text, so its spellings are those of the labels' text.
+            _ => String::from_utf8(bytes.copied().collect()).ok(),
         };
-        let spellings = self.lattice(&prepared).spellings();
-        Ok(match spellings.contains(&labels) {
-            true => spellings,
+        let all = text.map(|text| self.lattice(&whole(text)).spellings());
+        match all {
+            Some(all) if all.contains(labels) => all,
             // Such as a vocabulary whose rules use bytes where there is a token.
-            false => Spellings::chain(&labels),
-        })
+            _ => Spellings::chain(labels),
+        }
     }
 
     /// The class of an entry of a list of tokens.

@@ -1015,6 +1015,85 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
 }
 
 #[test]
+fn words_of_a_lexicon_stand_behind_others_too() {
+    // A byte-level vocabulary, in which the first word of a text has no mark.
+    let demo = Demo::new(TEXT);
+    let vocab = demo.file(
+        "ids.json",
+        r#"{"<pad>": 0, "cat": 1, "Ġcat": 2, "Ġdog": 3}"#,
+    );
+    let probs = [
+        [0.05f32, 0.85, 0.05, 0.05],
+        [0.85, 0.05, 0.05, 0.05],
+        [0.05, 0.05, 0.55, 0.35],
+    ];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("ids.npy", &log_probs);
+    let words = demo.file("ids.txt", "cat\n");
+    let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon", &words];
+    let out = run(&decode).unwrap();
+    assert_eq!(out.split('\t').nth(1), Some("cat cat\n"), "{out}");
+}
+
+#[test]
+fn phrases_are_found_with_their_times() {
+    let demo = Demo::new("fox and fox");
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let spot = ["spot", &emissions, "--vocab", &vocab];
+    let words = run(&["words", &emissions, "--vocab", &vocab]).unwrap();
+    let words: Vec<Vec<&str>> = words.lines().map(|l| l.split('\t').collect()).collect();
+    let more = demo.file("phrases.txt", "\n Fox and\n");
+    let out = run(&[&spot[..], &["and", "fox", "--file", &more]].concat()).unwrap();
+    let hits: Vec<Vec<&str>> = out.lines().map(|l| l.split('\t').collect()).collect();
+    let (first, last) = (&words[1], &words[3]);
+    let both = ["Fox and", first[1], words[2][2]];
+    let wanted = [
+        ["phrase", "start", "end"],
+        ["fox", first[1], first[2]],
+        both,
+        ["and", words[2][1], words[2][2]],
+        ["fox", last[1], last[2]],
+    ];
+    assert_eq!(hits.len(), wanted.len(), "{out}");
+    for (hit, wanted) in hits.iter().zip(wanted) {
+        assert_eq!(hit[..3], wanted, "{out}");
+    }
+    assert_eq!(hits[1][3..], ["0.0000", "0.0000"]);
+
+    // Others are less probable: none at first, then those of both words.
+    let other = [&spot[..], &["box", "--json", "--threshold"]].concat();
+    assert_eq!(run(&[&other[..], &["-0.1"]].concat()).unwrap(), "[]\n");
+    let out = run(&[&other[..], &["-4"]].concat()).unwrap();
+    let hits: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(hits.as_array().unwrap().len(), 2, "{out}");
+    for (hit, word) in hits.as_array().unwrap().iter().zip([first, last]) {
+        assert_eq!(hit["phrase"], "box");
+        let per_token = hit["per_token"].as_f64().unwrap();
+        assert!((-4.0..-0.1).contains(&per_token), "{out}");
+        assert!((hit["score"].as_f64().unwrap() - 3.0 * per_token).abs() < 1e-9);
+        assert_eq!(hit["tokens"][2]["text"], "x");
+        let end: f64 = word[2].parse().unwrap();
+        assert!((times(hit).1 - end).abs() < 1e-9 && times(hit) != (0.0, end));
+    }
+
+    fails(&spot, &["<PHRASES>"]);
+    let none = demo.file("none.txt", "\n");
+    fails(&[&spot[..], &["--file", &none]].concat(), &["no phrase"]);
+    fails(
+        &[&spot[..], &[" "]].concat(),
+        &["the phrase \" \" has no text"],
+    );
+    fails(
+        &[&spot[..], &["fox!"]].concat(),
+        &["\"!\"", "write the phrase without it"],
+    );
+    fails(
+        &[&spot[..], &["fox", "--threshold", "1"]].concat(),
+        &["threshold = 1", "at most 0"],
+    );
+}
+
+#[test]
 fn the_help_of_each_command_ends_with_examples_that_parse() {
     for command in program::Cli::command().get_subcommands_mut() {
         let help = command.render_long_help().to_string();

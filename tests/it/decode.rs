@@ -12,6 +12,7 @@ use candle_ctc::{
 };
 use proptest::prelude::*;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Sums of at most a few thousand terms in f64.
@@ -409,6 +410,100 @@ fn thresholds_leave_out_what_they_say() {
     assert_eq!(by_score.len(), 1);
 }
 
+/// All prefixes with their probabilities, where only these tokens of a frame may make a new prefix.
+fn plain_prefixes(
+    values: &[f64],
+    classes: usize,
+    blank: usize,
+    may_extend: impl Fn(&[f64], usize) -> bool,
+) -> BTreeMap<Vec<u32>, f64> {
+    // The probabilities of the paths that end in a blank, and in the last label.
+    let mut beam = BTreeMap::from([(vec![], (1.0, 0.0))]);
+    for row in values.chunks_exact(classes) {
+        let mut next: BTreeMap<Vec<u32>, (f64, f64)> = BTreeMap::new();
+        for (prefix, &(ends_blank, ends_label)) in &beam {
+            let last = prefix.last().copied();
+            let stay = next.entry(prefix.clone()).or_default();
+            stay.0 += (ends_blank + ends_label) * row[blank].exp();
+            if let Some(last) = last {
+                stay.1 += ends_label * row[last as usize].exp();
+            }
+            for class in (0..classes).filter(|&class| class != blank) {
+                let longer = [&prefix[..], &[class as u32]].concat();
+                if beam.contains_key(&longer) || may_extend(row, class) {
+                    let repeats = last == Some(class as u32);
+                    let before = ends_blank + if repeats { 0.0 } else { ends_label };
+                    next.entry(longer).or_default().1 += before * row[class].exp();
+                }
+            }
+        }
+        next.retain(|_, (ends_blank, ends_label)| *ends_blank + *ends_label > 0.0);
+        beam = next;
+    }
+    let sums = beam.into_iter();
+    sums.map(|(prefix, (blank, label))| (prefix, blank + label))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_relative_threshold_is_that_of_the_definition(
+        seed in any::<u64>(),
+        frames in 1usize..=6,
+        classes in 2usize..=4,
+        relative in prop::sample::select(vec![0.0, 0.4, 1.5, 4.0]),
+        absolute in prop::sample::select(vec![f64::NEG_INFINITY, -1.0]),
+        model: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let blank = rng.below(classes);
+        let values = distribution(&mut rng, frames, classes, 2.0, 0.1);
+        let log_probs = tensor(&values, classes);
+        let opts = BeamOptions {
+            relative_token_threshold: relative,
+            token_threshold: absolute,
+            token_bonus: 0.25,
+            ..exact(blank)
+        };
+        let want = plain_prefixes(&values, classes, blank, |row, class| {
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row[class] >= largest - relative && row[class] >= absolute
+        });
+        // A model that says nothing, and is asked all the same.
+        struct Silent;
+        impl LanguageModel for Silent {
+            type State = ();
+            fn start(&self) -> Result<()> {
+                Ok(())
+            }
+            fn score(&self, _: &(), _: u32) -> Result<f64> {
+                Ok(0.0)
+            }
+            fn advance(&self, _: &(), _: u32) -> Result<()> {
+                Ok(())
+            }
+        }
+        let got = match model {
+            true => beam_search_with(&log_probs, &Silent, opts).unwrap(),
+            false => beam_search(&log_probs, opts).unwrap(),
+        };
+        prop_assert_eq!(got.len(), want.len());
+        for hypothesis in &got {
+            let want = want[&hypothesis.tokens].ln();
+            prop_assert!((hypothesis.score - want).abs() < TOLERANCE * want.abs().max(1.0));
+        }
+        let narrow = BeamOptions { beam_width: 4, n_best: 4, ..opts };
+        let at_once = beam_search(&log_probs, narrow).unwrap();
+        let mut search = BeamSearch::new(classes, narrow).unwrap();
+        let cut = rng.below(frames + 1);
+        search.push(&log_probs.narrow(0, 0, cut).unwrap()).unwrap();
+        search.push(&log_probs.narrow(0, cut, frames - cut).unwrap()).unwrap();
+        prop_assert_eq!(search.finish().unwrap(), at_once);
+    }
+}
+
 #[test]
 fn a_lexicon_admits_its_entries_only() {
     /// Words 1 2 and 2 2 3, and nothing else.
@@ -610,6 +705,14 @@ fn wrong_input_is_an_error_that_names_it() {
         &["token_threshold = 0.05", "log-probability"],
     );
     fails(wrong(|o| o.beam_threshold = -1.0), &["beam_threshold = -1"]);
+    fails(
+        wrong(|o| o.relative_token_threshold = -0.5),
+        &["relative_token_threshold = -0.5", "at least 0"],
+    );
+    fails(
+        wrong(|o| o.relative_token_threshold = f64::NAN),
+        &["relative_token_threshold = NaN"],
+    );
     fails(wrong(|o| o.lm_weight = f64::INFINITY), &["lm_weight = inf"]);
     fails(wrong(|o| o.token_bonus = f64::NAN), &["token_bonus = NaN"]);
     for bad in [f64::NAN, f64::INFINITY] {

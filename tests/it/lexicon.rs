@@ -336,6 +336,40 @@ fn the_first_word_may_lack_the_space_of_the_others() {
 }
 
 #[test]
+fn further_spellings_stand_in_every_place() {
+    let tokens = |mark: &str| {
+        let words = ["cat", "ca"].map(|word| format!("{mark}{word}"));
+        let plain = ["<blk>", "cat", "ca", "t"].map(str::to_owned);
+        plain.into_iter().chain(words)
+    };
+    let prefix = WordMark::Prefix {
+        mark: "▁".into(),
+        first_word: false,
+    };
+    for (mark, token) in [
+        (prefix, "▁"),
+        (WordMark::ByteLevel { first_word: false }, "Ġ"),
+    ] {
+        let builder = Vocabulary::builder().word_mark(mark.clone());
+        let vocabulary = builder.from_tokens(tokens(token)).unwrap();
+        let finished = |spellings: usize, labels: &[u32]| {
+            let opts = LexiconOptions {
+                spellings,
+                ..Default::default()
+            };
+            let lexicon = Lexicon::new(&vocabulary, ["cat"], NoLanguageModel, opts).unwrap();
+            total(&lexicon, labels, true) == 0.0
+        };
+        assert!(finished(1, &[1, 4]) && finished(2, &[1, 4]), "{mark:?}");
+        for labels in [&[2, 3][..], &[1, 5, 3], &[2, 3, 5, 3, 4]] {
+            assert!(!finished(1, labels), "{mark:?} {labels:?}");
+            assert!(finished(2, labels), "{mark:?} {labels:?}");
+        }
+        assert!(!finished(2, &[1, 2, 3]), "{mark:?}");
+    }
+}
+
+#[test]
 fn words_without_spaces_follow_each_other() {
     // Chinese without spaces beside English with them.
     let vocabulary = Vocabulary::from_tokens(["<blk>", "你", "好", "▁ok", "▁oh", "s"]).unwrap();
@@ -389,6 +423,42 @@ fn readings_are_limited() {
     };
     assert_eq!(best(40), -2.0);
     assert_eq!(best(1), -2.0);
+}
+
+#[test]
+fn a_word_has_a_number_that_is_none_of_the_lexicons_own() {
+    #[derive(Debug)]
+    struct Numbered(u32);
+    impl WordModel for Numbered {
+        type State = ();
+        fn word_id(&self, _: &str) -> Option<u32> {
+            Some(self.0)
+        }
+        fn start(&self) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), word: Option<u32>) -> candle_core::Result<f64> {
+            Ok(if word == Some(self.0) { -1.0 } else { -50.0 })
+        }
+        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
+            Ok(())
+        }
+    }
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let lexicon = |number| {
+        Lexicon::new(
+            &vocabulary,
+            ["ab"],
+            Numbered(number),
+            LexiconOptions::default(),
+        )
+    };
+    let last = lexicon(u32::MAX - 1).unwrap();
+    assert_eq!(total(&last, &[2, 3], true), -1.0);
+    refused(
+        lexicon(u32::MAX),
+        "gives the word \"ab\" the number 4294967295; numbers must be below it",
+    );
 }
 
 #[track_caller]

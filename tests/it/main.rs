@@ -28,6 +28,7 @@ mod hostile;
 mod hotwords;
 mod inference;
 mod kernels;
+mod keywords;
 mod label_prior;
 mod lengths;
 mod lexicon;

@@ -14,7 +14,7 @@ use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 const LN_10: f64 = std::f64::consts::LN_10;
@@ -535,6 +535,53 @@ fn compressed_files_are_read_to_their_checksum() {
         "{}",
         refused(&wrong)
     );
+}
+
+/// Gives a byte at a time, and is interrupted before each.
+struct Hesitant<'a> {
+    bytes: &'a [u8],
+    interrupted: bool,
+}
+
+impl Read for Hesitant<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.interrupted = !self.interrupted;
+        if self.interrupted {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        let most = out.len().min(1);
+        self.bytes.read(&mut out[..most])
+    }
+}
+
+#[test]
+fn a_reader_may_give_a_byte_at_a_time() {
+    let hesitant = |bytes| {
+        NgramLm::from_arpa(Hesitant {
+            bytes,
+            interrupted: false,
+        })
+    };
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(GOOD.as_bytes()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let want = NgramLm::from_arpa(GOOD.as_bytes())
+        .unwrap()
+        .score_words(&["a"]);
+    for bytes in [GOOD.as_bytes(), &packed] {
+        assert_eq!(hesitant(bytes).unwrap().score_words(&["a"]), want);
+    }
+    for bytes in [
+        &b"mmap lm http://kheafield.com/code"[..],
+        b"BZh9",
+        b"",
+        b"\x1f",
+    ] {
+        // A backtrace may follow.
+        let first_line = |text: String| text.lines().next().map(str::to_owned);
+        let error = hesitant(bytes).unwrap_err().to_string();
+        assert_eq!(first_line(error), first_line(refused(bytes)));
+    }
 }
 
 #[test]

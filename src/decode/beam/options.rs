@@ -6,8 +6,8 @@ use candle_core::{Result, bail};
 
 /// The options of [`beam_search`](crate::beam_search) and related functions.
 ///
-/// `token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the width of the beam then
-/// limits the search.
+/// `token_threshold`, `relative_token_threshold`, `tokens_per_frame` and `beam_threshold` are off by default: only the
+/// width of the beam then limits the search.
 ///
 /// ```
 /// use candle_ctc::BeamOptions;
@@ -34,6 +34,11 @@ pub struct BeamOptions<'a> {
     /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
     /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
     pub token_threshold: f64,
+    /// A token more than this below the most probable class of a frame, in nats, extends no prefix there (Shree and Jupuru
+    /// 2025, <https://arxiv.org/abs/2510.09085>). Every class may be that most probable one, also the blank and those of
+    /// `suppress`: where the model is sure of the blank, few tokens are tried. The blank, the repeated last label of a
+    /// prefix, and longer prefixes that are in the beam already are not affected. Default +inf: off.
+    pub relative_token_threshold: f64,
     /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
     /// label of a prefix, are not affected. Default `usize::MAX`: off.
     pub tokens_per_frame: usize,
@@ -75,6 +80,7 @@ impl Default for BeamOptions<'_> {
             beam_width: 50,
             n_best: 1,
             token_threshold: f64::NEG_INFINITY,
+            relative_token_threshold: f64::INFINITY,
             tokens_per_frame: usize::MAX,
             beam_threshold: f64::INFINITY,
             lm_weight: 1.0,
@@ -141,11 +147,13 @@ pub(super) fn check_options(
             opts.token_threshold
         )
     }
-    if opts.beam_threshold.is_nan() || opts.beam_threshold < 0.0 {
-        bail!(
-            "{function}: beam_threshold = {}; it must be at least 0",
-            opts.beam_threshold
-        )
+    for (name, value) in [
+        ("relative_token_threshold", opts.relative_token_threshold),
+        ("beam_threshold", opts.beam_threshold),
+    ] {
+        if value.is_nan() || value < 0.0 {
+            bail!("{function}: {name} = {value}; it must be at least 0")
+        }
     }
     if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
         bail!(

@@ -394,8 +394,13 @@ impl<L: LanguageModel> BeamSearch<L> {
         let Work { row, tokens, .. } = &mut self.work;
         let opts = &self.opts;
         tokens.clear();
+        let mut least = opts.token_threshold;
+        if opts.relative_token_threshold < f64::INFINITY {
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            least = least.max(largest - opts.relative_token_threshold);
+        }
         for (class, (&log_p, &allowed)) in row.iter().zip(&self.allowed).enumerate() {
-            if allowed && log_p > f64::NEG_INFINITY && log_p >= opts.token_threshold {
+            if allowed && log_p > f64::NEG_INFINITY && log_p >= least {
                 tokens.push((log_p, class as u32));
             }
         }

@@ -18,7 +18,7 @@ use super::ngram::{Entry, NgramLm, Table};
 use candle_core::{Result, bail};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 /// Longer lines are in no ARPA file.
@@ -26,6 +26,32 @@ const LONGEST_LINE: usize = 1 << 20;
 
 /// The orders that a file may have.
 const MOST_ORDERS: usize = 255;
+
+/// How a file begins that is compressed with gzip.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+/// How files begin that are not read, and what they are.
+const REFUSED: [(&[u8], &str); 4] = [
+    (
+        b"mmap lm http",
+        "KenLM's binary format; give the ARPA file that it was made from",
+    ),
+    (
+        b"BZh",
+        "compressed with bzip2; unpack it, or compress it with gzip",
+    ),
+    (
+        b"\xfd7zXZ",
+        "compressed with xz; unpack it, or compress it with gzip",
+    ),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed with zstd; unpack it, or compress it with gzip",
+    ),
+];
+
+/// The bytes of the longest of these beginnings.
+const LONGEST_MAGIC: u64 = REFUSED[0].0.len() as u64;
 
 impl NgramLm {
     /// Reads a model from an ARPA file, plain or compressed with gzip, whatever its name. See [`Self::from_arpa`].
@@ -72,37 +98,25 @@ impl NgramLm {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn from_arpa(input: impl Read) -> Result<Self> {
-        let mut input = BufReader::with_capacity(1 << 16, input);
-        let start = match input.fill_buf() {
-            Ok(start) => start,
-            Err(error) => bail!("line 1: {error}"),
-        };
-        if start.starts_with(&[0x1f, 0x8b]) {
-            let unpacked = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(input));
-            return read(unpacked);
+    pub fn from_arpa(mut input: impl Read) -> Result<Self> {
+        let mut start = Vec::new();
+        // A reader may give less at once, or be interrupted.
+        let mut first = input.by_ref().take(LONGEST_MAGIC);
+        if let Err(error) = first.read_to_end(&mut start) {
+            bail!("line 1: {error}")
         }
-        for (magic, what) in [
-            (
-                &b"mmap lm http"[..],
-                "KenLM's binary format; give the ARPA file that it was made from",
-            ),
-            (
-                b"BZh",
-                "compressed with bzip2; unpack it, or compress it with gzip",
-            ),
-            (
-                b"\xfd7zXZ",
-                "compressed with xz; unpack it, or compress it with gzip",
-            ),
-            (
-                b"\x28\xb5\x2f\xfd",
-                "compressed with zstd; unpack it, or compress it with gzip",
-            ),
-        ] {
+        for (magic, what) in REFUSED {
             if start.starts_with(magic) {
                 bail!("the model is {what}")
             }
+        }
+        let packed = start.starts_with(GZIP);
+        let input = BufReader::with_capacity(1 << 16, Cursor::new(start).chain(input));
+        if packed {
+            return read(BufReader::with_capacity(
+                1 << 16,
+                MultiGzDecoder::new(input),
+            ));
         }
         read(input)
     }

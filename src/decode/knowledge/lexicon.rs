@@ -11,7 +11,7 @@ use std::collections::HashMap;
 /// An expectation below this counts as this, so that a rare word does not loosen the bound on all scores.
 const LEAST_EXPECTED: f64 = -25.0;
 
-/// The word of an entry that the word model does not know.
+/// The word of an entry that the word model does not know. It is the number of no other word.
 const UNKNOWN: u32 = u32::MAX;
 
 /// The options of a [`Lexicon`].
@@ -28,7 +28,8 @@ pub struct LexiconOptions {
     /// there are no such words.
     pub unknown_score: f64,
     /// How many spellings of each word the vocabulary gives, at least 1: that of
-    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. Default 1.
+    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. Where a word
+    /// is spelled otherwise at the beginning of a text, it has so many for either place. Default 1.
     pub spellings: usize,
     /// Whether words that the vocabulary cannot spell, or not as one word, are left out; otherwise they are an error.
     /// Default `false`.
@@ -227,7 +228,13 @@ impl<W: WordModel> Lexicon<W> {
                     labels.as_ref()
                 )
             }
-            sequences.push((spelling, model.word_id(word).unwrap_or(UNKNOWN)));
+            let number = model.word_id(word);
+            if number == Some(UNKNOWN) {
+                bail!(
+                    "Lexicon: the word model gives the word {word:?} the number {UNKNOWN}; numbers must be below it"
+                )
+            }
+            sequences.push((spelling, number.unwrap_or(UNKNOWN)));
             first.get_or_insert_with(|| word.to_owned());
         }
         let Some(first) = first else {
@@ -493,18 +500,17 @@ fn weighted(weight: f64, score: f64) -> f64 {
     }
 }
 
-/// The spellings of a word that a lexicon takes: at most `count` where the word stands, which may be at the start of a
+/// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start of a
 /// text or behind other words.
 fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
     let mut found = vocabulary.spell_words(word)?;
     if count > 1 {
-        let others = vocabulary.spellings(word)?;
-        let others: Vec<Vec<u32>> = others
-            .iter()
-            .take(count)
-            .filter(|labels| !found.contains(labels))
-            .collect();
-        found.extend(others.into_iter().take(count - 1));
+        for at in 0..found.len() {
+            let all = vocabulary.respellings(&found[at]);
+            let others = all.iter().filter(|labels| *labels != found[at]);
+            let others: Vec<_> = others.take(count - 1).collect();
+            found.extend(others);
+        }
     }
     Ok(found)
 }

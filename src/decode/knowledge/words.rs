@@ -13,7 +13,7 @@ pub trait WordModel {
     /// The model's state for the words so far. Readings of a prefix with equal states are one to the search.
     type State: Clone + PartialEq;
 
-    /// The number of a word, if the model knows it.
+    /// The number of a word, if the model knows it: below `u32::MAX`, which a lexicon refuses.
     fn word_id(&self, word: &str) -> Option<u32>;
 
     /// The state at the beginning of a text.

@@ -45,6 +45,13 @@ pub enum Command {
     /// The score is the log-probability in nats, with what the language model, the lexicon and the hotwords add to it.
     #[command(after_help = DECODE_EXAMPLES)]
     Decode(DecodeArgs),
+    /// Where phrases stand, and how sure that is, in order of time; no transcript is needed.
+    ///
+    /// The table has the phrase, its start and end in seconds, its score, and the same per token. The score is the
+    /// log-probability of the phrase less that of the best text there, in nats: 0 if the phrase is that text. Phrases are
+    /// also found within longer words.
+    #[command(after_help = SPOT_EXAMPLES)]
+    Spot(SpotArgs),
     /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
     ///
     /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has alpha, beta,
@@ -197,6 +204,32 @@ pub struct DecodeArgs {
     #[arg(long, default_value_t = 1, conflicts_with = "greedy")]
     pub n_best: usize,
     /// Print JSON, with the times of the tokens; of several files, a line for each.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+const SPOT_EXAMPLES: &str = "\
+Examples:
+  ctc spot demo/emissions.npy --vocab demo/vocab.json \"quick brown\" fox
+  ctc spot demo/emissions.npy --vocab demo/vocab.json box --threshold -3
+  ctc spot a.npy --vocab vocab.json --file phrases.txt --json";
+
+#[derive(Debug, Args)]
+pub struct SpotArgs {
+    /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
+    pub emissions: PathBuf,
+    /// The phrases.
+    #[arg(required_unless_present = "file")]
+    pub phrases: Vec<String>,
+    /// A file with more phrases, one a line.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// The least score per token, at most 0.
+    #[arg(long, value_name = "NATS", default_value_t = -1.0, allow_hyphen_values = true)]
+    pub threshold: f64,
+    /// Print JSON, with the times of the tokens.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

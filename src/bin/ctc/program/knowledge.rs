@@ -30,7 +30,7 @@ impl Files {
             None => Vec::new(),
         };
         let words = match &args.lexicon {
-            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?),
+            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?.concat()),
             None => None,
         };
         let model = args.lm.as_ref().map(NgramLm::from_path).transpose();
@@ -146,13 +146,21 @@ fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     Ok(entries)
 }
 
-/// A word, or a word and its tokens.
-fn spelled(line: &str, vocabulary: &Vocabulary) -> Result<Spelled> {
-    let labels = match line.split_once(char::is_whitespace) {
-        None => (line, vocabulary.encode(line)),
-        Some((word, tokens)) => (word, vocabulary.encode_tokens(tokens)),
+/// A word as it is spelled at the beginning of a text and behind another word, or a word and its tokens.
+fn spelled(line: &str, vocabulary: &Vocabulary) -> Result<Vec<Spelled>> {
+    let spelled = |word: &str, labels: &[u32]| (word.to_owned(), labels.to_vec());
+    let Some((word, tokens)) = line.split_once(char::is_whitespace) else {
+        let first = vocabulary.encode(line).map_err(short)?;
+        // A vocabulary without a mark of words has no space.
+        let twice = vocabulary.encode(&format!("{line} {line}")).ok();
+        let second = twice
+            .as_deref()
+            .and_then(|twice| twice.strip_prefix(&first[..]));
+        let places = [Some(&first[..]), second].into_iter().flatten();
+        return Ok(places.map(|labels| spelled(line, labels)).collect());
     };
-    Ok((labels.0.to_owned(), labels.1.map_err(short)?))
+    let labels = vocabulary.encode_tokens(tokens).map_err(short)?;
+    Ok(vec![spelled(word, &labels)])
 }
 
 /// A phrase, or a phrase, a tab and its boost.

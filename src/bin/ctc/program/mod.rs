@@ -14,6 +14,7 @@ mod output;
 mod picture;
 mod score;
 mod spelling;
+mod spot;
 mod tune;
 mod words;
 
@@ -32,6 +33,7 @@ pub fn run(cli: &Cli, console: &mut Console) -> Result<usize> {
         Command::Words(args) => words::run(args, console),
         Command::Decode(args) => decode::run(args, console),
         Command::Tune(args) => tune::run(args, console),
+        Command::Spot(args) => spot::run(args, console),
         Command::Demo(args) => {
             demo::write(&args.out, &args.text)?;
             writeln!(

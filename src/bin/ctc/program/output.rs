@@ -2,6 +2,7 @@
 
 use super::alignment::Aligned;
 use super::input::Source;
+use super::spot::Found;
 use super::words::RatedWord;
 use candle_core::Result;
 use candle_ctc::text::{SubtitleOptions, to_srt, to_textgrid};
@@ -31,20 +32,30 @@ pub fn alignment(aligned: &Aligned) -> Value {
 }
 
 pub fn hypotheses(source: &Source, found: &[Hypothesis]) -> Value {
-    let vocabulary = source.vocabulary;
-    let token = |span: &TokenSpan| {
-        let token = vocabulary.token(span.token).unwrap_or_default();
-        interval(token, span.seconds(source.hop), span.score)
-    };
     let hypothesis = |found: &Hypothesis| {
         json!({
-            "text": vocabulary.decode(&found.tokens),
+            "text": source.vocabulary.decode(&found.tokens),
             "score": found.score,
             "lm_score": found.lm_score,
-            "tokens": found.spans.iter().map(token).collect::<Vec<_>>(),
+            "tokens": tokens(source, &found.spans),
         })
     };
     found.iter().map(hypothesis).collect()
+}
+
+pub fn hits(source: &Source, found: &[Found]) -> Value {
+    let hit = |(phrase, hit): &Found| {
+        let (start, end) = hit.seconds(source.hop);
+        json!({
+            "phrase": phrase,
+            "start": round(start),
+            "end": round(end),
+            "score": hit.score,
+            "per_token": hit.per_token(),
+            "tokens": tokens(source, &hit.spans),
+        })
+    };
+    found.iter().map(hit).collect()
 }
 
 pub fn words(words: &[RatedWord], hop: f64) -> Value {
@@ -68,6 +79,14 @@ pub fn srt(aligned: &Aligned, words: usize) -> Result<String> {
         ..Default::default()
     };
     to_srt(&aligned.words, aligned.hop, opts)
+}
+
+fn tokens(source: &Source, spans: &[TokenSpan]) -> Value {
+    let token = |span: &TokenSpan| {
+        let token = source.vocabulary.token(span.token).unwrap_or_default();
+        interval(token, span.seconds(source.hop), span.score)
+    };
+    spans.iter().map(token).collect()
 }
 
 fn interval(text: &str, (start, end): (f64, f64), score: f32) -> Value {

@@ -1,0 +1,555 @@
+//! Keyword spotting: where phrases stand in an utterance, and how sure that is.
+//!
+//! A segment of frames scores, for a phrase, the largest sum of `y(t, path) − max y(t, ·)` over the paths that read as the
+//! phrase, begin with its first label and end with its last. It is found by the Viterbi recursion over the labels and the
+//! blanks between them, with a start at each frame. Each state carries the start of its best path, so no table of states
+//! is kept. No term is above 0: a state below the threshold cannot rise again and is dropped, so at most frames only the
+//! first label is looked at.
+//!
+//! Hits are the best segment, then the best that does not overlap it, and so on. What ends before a hit is not affected
+//! by it. What ends behind it may have started in it, and is computed again when its turn comes, but not beyond the frame
+//! from which all states started behind the hit anyway.
+
+use super::arena::{NONE, Spans};
+use crate::cpu_input::{Rows, check_row, on_host, rows};
+use crate::distribution::{check_normalised, log_softmax};
+use crate::memory::room_for;
+use crate::options::{InputKind, InputLayout};
+use crate::problem::validate::{self, Call};
+use crate::spans::TokenSpan;
+use candle_core::{Result, Storage, Tensor, bail};
+use rayon::prelude::*;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::{Deref, Range};
+
+/// The options of [`spot_keywords`].
+///
+/// ```
+/// use candle_ctc::SpotOptions;
+/// let opts = SpotOptions { threshold: -0.5, ..Default::default() };
+/// assert_eq!(opts.blank, 0);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpotOptions {
+    /// The blank class. Default 0.
+    pub blank: usize,
+    /// The kind of input. Default [`InputKind::LogProbs`].
+    pub input: InputKind,
+    /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
+    /// `true`.
+    pub normalised: bool,
+    /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take longer.
+    /// Default −1.
+    pub threshold: f64,
+}
+
+impl Default for SpotOptions {
+    fn default() -> Self {
+        Self {
+            blank: 0,
+            input: InputKind::default(),
+            normalised: true,
+            threshold: -1.0,
+        }
+    }
+}
+
+/// An occurrence of a phrase, from [`spot_keywords`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct KeywordHit {
+    /// The first frame of the first label.
+    pub start: usize,
+    /// One past the last frame of the last label.
+    pub end: usize,
+    /// The log-likelihood ratio in nats: the log-probability of the phrase's best path over these frames, less that of the
+    /// best path of any kind. At most 0, and 0 if the phrase is what greedy decoding reads there.
+    pub score: f64,
+    /// The frames of each label in the phrase's best path.
+    pub spans: Vec<TokenSpan>,
+}
+
+impl KeywordHit {
+    /// `score` divided by the number of labels: comparable between phrases.
+    pub fn per_token(&self) -> f64 {
+        self.score / self.spans.len() as f64
+    }
+
+    /// Start and end in seconds, for frames `hop` seconds apart.
+    pub fn seconds(&self, hop: f64) -> (f64, f64) {
+        (self.start as f64 * hop, self.end as f64 * hop)
+    }
+
+    /// The frames.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+}
+
+/// Finds phrases in one utterance: where each stands, and how sure that is.
+///
+/// A segment of frames is compared with the best path over the same frames, whatever that reads as: see
+/// [`KeywordHit::score`]. Nothing outside the segment counts, and no language model is needed. It is exact: no path is
+/// pruned whose segment is above the threshold.
+///
+/// A phrase stands wherever its labels do, also within words. To find whole words only, put the separators into the phrase;
+/// pieces with a mark such as `▁` have it already.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`; natural logarithms, or logits
+///   with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. The search runs on the CPU in f64; a tensor on a GPU
+///   is copied to the host first. `T` may be 0.
+/// * `phrases` - the labels of each phrase, without blanks. Phrases are searched for on all threads of the current rayon
+///   pool, and do not affect each other.
+/// * `opts` - see [`SpotOptions`].
+///
+/// # Returns
+///
+/// For each phrase its hits, in order of time. The first to be taken is the segment with the highest score, then the best
+/// of those that do not overlap it, and so on, as long as the threshold is met. Of equal scores the segment that starts
+/// first is taken, and of these the longest: so a hit has all frames of its first and last label in which these are the
+/// most probable classes. Hits of a phrase whose first label is also its last have at least a frame between
+/// them; without it the two labels would be one. A phrase that needs more frames than there are has no hits. A frame in
+/// which all log-probabilities are −inf is in no hit.
+///
+/// Of equal paths within a segment, a state prefers itself, then the state before it, then the label before the blank that
+/// it skips.
+///
+/// # Time and memory
+///
+/// Frames times labels at most for each phrase, and mostly far less, since what falls below the threshold is dropped; with
+/// a low threshold, the segments behind each hit are computed again as far as it reaches. Memory: 8 bytes a frame; for each
+/// phrase in progress, 64 bytes a label, and 48 a frame of a stretch in which the threshold is met by a beginning of the
+/// phrase.
+///
+/// # Errors
+///
+/// If the shape, the dtype or the blank does not fit; if a phrase has no labels, the blank or a label that is no class; if
+/// the threshold is NaN or above 0; if a frame contains NaN or +inf (or logits that are all −inf), or if the input cannot be
+/// log-probabilities (see [`InputKind::LogProbs`]). The message names the phrase, or the frame and the class.
+///
+/// # Examples
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::text::Vocabulary;
+/// use candle_ctc::{SpotOptions, spot_keywords};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "c", "r", "t"])?;
+/// let row = |class: usize| (0..6).map(|c| if c == class { 0.75f32 } else { 0.05 }).collect::<Vec<_>>();
+/// let last = vec![0.1, 0.1, 0.1, 0.1, 0.35, 0.25];
+/// let probs = Tensor::new(vec![row(0), row(3), row(2), last, row(1)], &Device::Cpu)?;
+///
+/// let phrases = [vocabulary.encode("car")?, vocabulary.encode("cat")?, vocabulary.encode("rat")?];
+/// let found = spot_keywords(&probs.log()?, &phrases, SpotOptions::default())?;
+/// assert_eq!((found[0][0].range(), found[0][0].score), (1..4, 0.0)); // what greedy decoding reads
+/// assert!((found[1][0].score - (0.25f64 / 0.35).ln()).abs() < 1e-6); // nearly as probable
+/// assert!(found[2].is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "keyword_spotting")]
+pub fn spot_keywords<S: AsRef<[u32]> + Sync>(
+    log_probs: &Tensor,
+    phrases: &[S],
+    opts: SpotOptions,
+) -> Result<Vec<Vec<KeywordHit>>> {
+    let call = Call::new(
+        "spot_keywords",
+        opts.input,
+        opts.normalised,
+        opts.blank,
+        InputLayout::default(),
+    );
+    let instead = || "; each item of a batch takes a call of its own".to_owned();
+    let log_probs = validate::utterance_or(call.function, log_probs, instead)?;
+    let plan = validate::plan_for_phrases(call, &log_probs, phrases)?;
+    if opts.threshold.is_nan() || opts.threshold > 0.0 {
+        bail!(
+            "{}: threshold = {}; it is a log-likelihood ratio and must be at most 0",
+            call.function,
+            opts.threshold
+        )
+    }
+    check_normalised(&call, &plan, &log_probs, 0)?;
+    let host = on_host(&log_probs)?;
+    let frames = Frames::new(call, plan.input.classes, rows(&plan, &host), host.dim(0)?)?;
+    let hits = phrases.par_iter().map(|phrase| {
+        let labels = phrase.as_ref();
+        let least = opts.threshold * labels.len() as f64;
+        Lattice::new(&frames, labels, least).hits()
+    });
+    hits.collect()
+}
+
+/// The frames of the utterance.
+struct Frames<S> {
+    call: Call,
+    classes: usize,
+    rows: Rows<S>,
+    /// The largest entry of each frame.
+    largest: Vec<f64>,
+}
+
+impl<S: Deref<Target = Storage>> Frames<S> {
+    fn new(call: Call, classes: usize, rows: Rows<S>, frames: usize) -> Result<Self> {
+        let what = format!("{}: the largest entries of all frames", call.function);
+        let mut largest = room_for(&what, &[frames])?;
+        let mut row = vec![0.0; classes];
+        for frame in 0..frames {
+            rows.read(0, frame, 0, &mut row);
+            check_row(&call, 0, frame, &row)?;
+            // In vector code, as f64::max is not.
+            let entries = row.iter().copied();
+            largest.push(entries.fold(f64::NEG_INFINITY, |a, x| if x > a { x } else { a }));
+        }
+        Ok(Self {
+            call,
+            classes,
+            rows,
+            largest,
+        })
+    }
+
+    /// How far a class is below the most probable one: at most 0, −inf for a class of probability 0.
+    fn ratio(&self, frame: usize, class: usize) -> f64 {
+        match self.rows.entry(0, frame, class) {
+            f64::NEG_INFINITY => f64::NEG_INFINITY,
+            entry => entry - self.largest[frame],
+        }
+    }
+
+    /// The mean log-probability of a class over frames.
+    fn mean(&self, class: usize, frames: Range<usize>) -> f64 {
+        let count = frames.len() as f64;
+        let mut row = vec![0.0; self.classes];
+        let log_probs = frames.map(|frame| {
+            if self.call.input == InputKind::LogProbs {
+                return self.rows.entry(0, frame, class);
+            }
+            self.rows.read(0, frame, 0, &mut row);
+            log_softmax(&mut row);
+            row[class]
+        });
+        log_probs.sum::<f64>() / count
+    }
+}
+
+/// The best path into a state.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// −inf if there is none.
+    score: f64,
+    /// The first frame.
+    start: usize,
+    /// The first frame of the current label.
+    entered: usize,
+    /// The spans of the labels before, in [`Spans`], where they are kept.
+    spans: u32,
+}
+
+const DEAD: State = State {
+    score: f64::NEG_INFINITY,
+    start: usize::MAX,
+    entered: 0,
+    spans: NONE,
+};
+
+impl State {
+    fn is_alive(&self) -> bool {
+        self.score > f64::NEG_INFINITY
+    }
+
+    fn is_better(&self, other: &Self) -> bool {
+        self.score > other.score || (self.score == other.score && self.start < other.start)
+    }
+}
+
+/// The best segment that ends with a frame, and the first start of all live states.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    score: f64,
+    start: usize,
+    first_start: usize,
+}
+
+impl End {
+    fn is_hit(&self) -> bool {
+        self.score > f64::NEG_INFINITY
+    }
+}
+
+/// A hit while others are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    score: f64,
+    end: usize,
+    /// The frame up to which the ends behind the hit have no starts before it.
+    computed: usize,
+}
+
+impl Taken {
+    fn new(segment: Segment, gap: usize) -> Self {
+        Self {
+            score: segment.score,
+            end: segment.end,
+            computed: segment.end + gap,
+        }
+    }
+}
+
+/// A segment that may be a hit. The largest is to be taken first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Segment {
+    score: f64,
+    start: usize,
+    end: usize,
+}
+
+impl Eq for Segment {}
+
+impl Ord for Segment {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let score = self.score.total_cmp(&other.score);
+        let start = other.start.cmp(&self.start);
+        score.then(start).then(self.end.cmp(&other.end))
+    }
+}
+
+impl PartialOrd for Segment {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The states of a phrase: its labels, and a blank between each two.
+struct Lattice<'a, S> {
+    frames: &'a Frames<S>,
+    labels: &'a [u32],
+    /// The least score of a path.
+    least: f64,
+    /// The frames that must lie between two hits.
+    gap: usize,
+    states: Vec<State>,
+    /// The number of states up to the last that is alive.
+    reached: usize,
+}
+
+impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
+    fn new(frames: &'a Frames<S>, labels: &'a [u32], least: f64) -> Self {
+        Self {
+            frames,
+            labels,
+            least,
+            gap: usize::from(labels.first() == labels.last()),
+            states: vec![DEAD; 2 * labels.len() - 1],
+            reached: 0,
+        }
+    }
+
+    /// Takes a frame, at which a path may start. With `spans`, the spans of all labels are kept there.
+    fn step(&mut self, frame: usize, starts: bool, mut spans: Option<&mut Spans>) -> Result<()> {
+        let count = self.states.len().min(self.reached + 2);
+        self.reached = 0;
+        // States behind are computed first, as they need the others as they were.
+        for at in (0..count).rev() {
+            let mut from = at;
+            if at >= 1 && self.states[at - 1].is_better(&self.states[from]) {
+                from = at - 1;
+            }
+            let label = at / 2;
+            let skips = at >= 2 && at % 2 == 0 && self.labels[label] != self.labels[label - 1];
+            if skips && self.states[at - 2].is_better(&self.states[from]) {
+                from = at - 2;
+            }
+            let mut state = self.states[from];
+            if from != at && state.is_alive() {
+                if let (0, Some(spans)) = (from % 2, spans.as_deref_mut()) {
+                    state.spans = self.close(from / 2, state, frame, spans)?;
+                }
+                state.entered = frame;
+            }
+            let fresh = State {
+                score: 0.0,
+                start: frame,
+                entered: frame,
+                spans: NONE,
+            };
+            if at == 0 && starts && fresh.is_better(&state) {
+                state = fresh;
+            }
+            if state.is_alive() {
+                let class = match at % 2 {
+                    0 => self.labels[label] as usize,
+                    _ => self.frames.call.blank,
+                };
+                state.score += self.frames.ratio(frame, class);
+            }
+            if state.score < self.least || !state.is_alive() {
+                state = DEAD;
+            } else {
+                self.reached = self.reached.max(at + 1);
+            }
+            self.states[at] = state;
+        }
+        Ok(())
+    }
+
+    /// Keeps the span of a label that ends before `frame`.
+    fn close(&self, label: usize, state: State, frame: usize, spans: &mut Spans) -> Result<u32> {
+        let span = TokenSpan {
+            token: self.labels[label],
+            start: state.entered,
+            end: frame,
+            score: 0.0,
+        };
+        spans.push(span, state.spans)
+    }
+
+    fn clear(&mut self) {
+        self.states.fill(DEAD);
+        self.reached = 0;
+    }
+
+    fn end(&self) -> End {
+        let last = &self.states[self.states.len() - 1];
+        let live = self.states[..self.reached].iter();
+        End {
+            score: last.score,
+            start: last.start,
+            // Dead states start last.
+            first_start: live.map(|state| state.start).min().unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The hits of the phrase. No segment goes beyond a frame behind which no state is alive, so the stretches between such
+    /// frames are searched one by one.
+    fn hits(mut self) -> Result<Vec<KeywordHit>> {
+        let mut hits = Vec::new();
+        let mut ends: Vec<End> = Vec::new();
+        let count = self.frames.largest.len();
+        for frame in 0..count {
+            self.step(frame, true, None)?;
+            let alive = self.reached > 0;
+            if alive || !ends.is_empty() {
+                if ends.try_reserve(1).is_err() {
+                    let Call { function, .. } = self.frames.call;
+                    bail!(
+                        "{function}: no memory for a stretch of {} frames; choose a higher threshold",
+                        ends.len() + 1
+                    )
+                }
+                ends.push(self.end());
+            }
+            if !ends.is_empty() && (!alive || frame + 1 == count) {
+                let first = frame + 1 - ends.len();
+                self.choose(&mut ends, first, &mut hits)?;
+                self.clear();
+                ends.clear();
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Adds the hits in a stretch of frames, of which `first` is the first.
+    ///
+    /// The queue has an entry for each frame. Scores only fall when starts are taken away, so an entry whose frame has
+    /// another end by now, or one that starts in a hit, is the most that can be there, and is looked at again in its turn.
+    fn choose(&mut self, ends: &mut [End], first: usize, hits: &mut Vec<KeywordHit>) -> Result<()> {
+        let segment = |frame: usize, end: End| Segment {
+            score: end.score,
+            start: end.start,
+            end: frame + 1,
+        };
+        let all = (first..).zip(&*ends).filter(|(_, end)| end.is_hit());
+        let mut queue: BinaryHeap<Segment> = all.map(|(at, end)| segment(at, *end)).collect();
+        let mut taken: BTreeMap<usize, Taken> = BTreeMap::new();
+        while let Some(best) = queue.pop() {
+            let frame = best.end - 1;
+            let end = ends[frame - first];
+            if !end.is_hit() {
+                continue;
+            }
+            let next = taken.range(best.end..).next();
+            let next = next.map_or(first + ends.len(), |(start, _)| start - self.gap);
+            let before = taken.range_mut(..best.end).next_back();
+            if let Some((_, before)) = before
+                && end.start < before.end + self.gap
+            {
+                self.compute_behind(before, ends, first, frame, next)?;
+            } else if segment(frame, end) == best {
+                let blocked = best.start.saturating_sub(self.gap).max(first);
+                let behind = (best.end + self.gap).min(next);
+                for end in &mut ends[blocked - first..behind - first] {
+                    end.score = f64::NEG_INFINITY;
+                }
+                taken.insert(best.start, Taken::new(best, self.gap));
+                continue;
+            }
+            let end = ends[frame - first];
+            if end.is_hit() {
+                queue.push(segment(frame, end));
+            }
+        }
+        for (start, hit) in taken {
+            hits.push(self.trace(hit.score, start..hit.end)?);
+        }
+        Ok(())
+    }
+
+    /// Computes the ends behind a hit up to a frame at least, with starts behind it only. At `next` another hit is near, or
+    /// the stretch ends.
+    fn compute_behind(
+        &mut self,
+        hit: &mut Taken,
+        ends: &mut [End],
+        first: usize,
+        frame: usize,
+        next: usize,
+    ) -> Result<()> {
+        let behind = hit.end + self.gap;
+        // Twice as far as before, so that starting anew costs no more than the rest.
+        let stop = (frame + 1)
+            .max(behind + 2 * (hit.computed - behind))
+            .min(next);
+        self.clear();
+        for frame in behind..stop {
+            let end = &mut ends[frame - first];
+            if frame >= hit.computed && end.first_start >= behind {
+                hit.computed = next;
+                return Ok(());
+            }
+            self.step(frame, true, None)?;
+            *end = self.end();
+        }
+        hit.computed = stop;
+        Ok(())
+    }
+
+    /// The best path of a segment.
+    fn trace(&mut self, score: f64, Range { start, end }: Range<usize>) -> Result<KeywordHit> {
+        self.clear();
+        let mut spans = Spans::new();
+        for frame in start..end {
+            self.step(frame, frame == start, Some(&mut spans))?;
+            if spans.is_full() {
+                spans.compact(self.states.iter_mut().map(|state| &mut state.spans));
+            }
+        }
+        let last = self.states[self.states.len() - 1];
+        let last = self.close(self.labels.len() - 1, last, end, &mut spans)?;
+        let mut spans = spans.read(last);
+        for span in &mut spans {
+            span.score = self.frames.mean(span.token as usize, span.range()) as f32;
+        }
+        Ok(KeywordHit {
+            start,
+            end,
+            score,
+            spans,
+        })
+    }
+}
