@@ -295,8 +295,8 @@ CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEV
 // parts, and how far the lowest of them is below the largest, or +inf where the row holds a NaN or +inf.
 // For logits also the largest of the row and its sum of exponentials.
 //
-// With WEIGHTED, `weights` holds a number for each class, and one more: the delay penalty, which each label is charged
-// for every frame behind the middle of its item.
+// With WEIGHTED, `weights` holds a number for each class, and one more: the delay penalty, which is taken off a label
+// as often as its frame has others before it.
 template <typename M, typename E, bool WEIGHTED>
 CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* input, const CTC_DEVICE uint* tables,
                             CTC_DEVICE ctc_emission<M>* emissions, CTC_DEVICE M* records, CTC_DEVICE M* stats,
@@ -310,8 +310,7 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
     // Frames of an item one behind the other, as the lattice reads them.
     i64 t;
     i64 n = ctc_piece(r, p.frames, t);
-    i64 frames = (i64)tables[CTC_INPUT_LENGTH(p, n)];
-    if (t >= frames) continue;
+    if (t >= (i64)tables[CTC_INPUT_LENGTH(p, n)]) continue;
     i64 offset = p.x_offset + t * p.x_frame + n * p.x_item;
     const CTC_DEVICE E* x = input + offset;
     const CTC_DEVICE uint* distinct = tables + CTC_DISTINCT(p, n);
@@ -321,7 +320,7 @@ CTC_FN void ctc_gather_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E*
     ctc_weights<M> added = {};
     if (WEIGHTED) {
       added.of_class = weights;
-      added.of_label = weights[p.classes] * (M(frames - 1 - 2 * t) * M(0.5));
+      added.of_label = -weights[p.classes] * M(t);
     }
     if (used < lanes)
       ctc_emit<M, E, 1, true, WEIGHTED>(p, x, added, distinct, used, y, 1u, largest, peak, lane, lanes, wide, at, shared);

@@ -39,8 +39,8 @@ run)
         chmod +x "$unpacked/$program"
     done
     # Those that take a device.
-    filters=$(scripts/modules.sh accuracy autograd checks determinism edges errors forms golden gradient hostile \
-        inference kernels lengths likelihoods linear long_targets properties views device)
+    filters=$(scripts/modules.sh accuracy autograd checks determinism edges emissions errors forms golden gradient hostile \
+        inference kernels lengths likelihoods linear long_targets properties star views device)
     echo "== the tests, on the CPU and the GPU"
     # shellcheck disable=SC2086  # several filters
     "$unpacked/it" $filters

@@ -40,8 +40,9 @@ use std::sync::Arc;
 /// that the target uses in its frame counts as −inf.
 ///
 /// The entries are used as they are. Passing logits or probabilities gives a wrong loss without an error; a negative
-/// loss is a sign of that. If `log_probs` leads back to no variable, the loss has no gradient and `backward` succeeds
-/// without training anything: [`CtcLoss::require_grad`] makes that an error.
+/// loss is a sign of that, where there is neither [a star](crate::append_star) nor [a weight](CtcLoss::emissions). If
+/// `log_probs` leads back to no variable, the loss has no gradient and `backward` succeeds without training anything:
+/// [`CtcLoss::require_grad`] makes that an error.
 ///
 /// # Errors
 ///
@@ -333,7 +334,7 @@ impl CtcLoss {
     ///
     /// # Errors
     /// The `forward` methods fail if `class_weights` do not have the shape `(C)`, a float dtype and the device of the
-    /// input, or if a weight is not finite.
+    /// input, or if a weight is not finite in f32 (f64 for f64 input); class weights on a GPU are not read.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};

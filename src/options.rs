@@ -140,9 +140,9 @@ impl CtcLossOptions {
 /// What a loss adds to log-probabilities before it sums over paths: see [`CtcLoss::emissions`](crate::CtcLoss::emissions).
 /// The defaults add nothing.
 ///
-/// In frame `t` of an item of `T_n` frames, the blank counts as `log p(blank) + class_weights[blank] + blank_weight`, and
-/// a label `k` as `log p(k) + class_weights[k] + delay_penalty · ((T_n − 1) / 2 − t)`. All are in nats. For logits,
-/// `log p` is their log-softmax.
+/// In frame `t`, counted from 0, the blank counts as `log p(blank) + class_weights[blank] + blank_weight`, and
+/// a label `k` as `log p(k) + class_weights[k] − delay_penalty · t`. All are in nats. For logits, `log p` is their
+/// log-softmax; weights are added to the logits, so that beside an offset of 1e6 they are rounded as such logits are.
 #[derive(Debug, Clone, Default)]
 pub struct EmissionOptions {
     /// `(C)`, a float dtype, on the device of the input: a number for each class, such as
@@ -152,9 +152,9 @@ pub struct EmissionOptions {
     pub class_weights: Option<Tensor>,
     /// Added to the log-probability of the blank. Below 0, labels take more frames. Default 0.
     pub blank_weight: f64,
-    /// Taken off each label for every frame that it stands behind the middle of its item, and added for every frame
-    /// before the middle. Above 0, a model learns to emit labels early, which lowers the latency of streaming; 0.001 to 0.01
-    /// is usual. Default 0.
+    /// Taken off a label in each of its frames, times the number of the frame. Above 0, a model learns to emit labels
+    /// early, and few frames of each, which lowers the latency of streaming. What a label costs at the end of an item is
+    /// this times `T_n`: with more than a few nats there, late labels are hard to learn. Default 0.
     pub delay_penalty: f64,
 }
 

@@ -33,6 +33,9 @@ fn copy<S: BackendStorage>(
     of_backend: impl FnOnce(&Storage) -> Option<&S>,
 ) -> Result<(S, Shape)> {
     let (storage, layout) = value.storage_and_layout();
+    if !layout.is_contiguous() || layout.start_offset() != 0 {
+        bail!("ctc: the result is a view")
+    }
     match of_backend(&storage) {
         Some(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
         None => bail!("ctc: the result is not on the device of the input"),

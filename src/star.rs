@@ -2,7 +2,8 @@
 
 use crate::precomputed;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, D, DType, Layout, MetalStorage, Result, Shape, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, D, DType, Device, Layout, MetalStorage, Result, Shape,
+    Tensor, bail,
 };
 
 /// Appends a class to log-probabilities, the star, for training on transcripts with gaps.
@@ -12,8 +13,8 @@ use candle_core::{
 /// Pratap et al. 2022, <https://arxiv.org/abs/2201.12208>). Its log-probability in a frame is
 /// `log(p(blank) + e^(−penalty) · Σ p(label))`.
 ///
-/// The result is not normalised. Use it for a loss alone, with [`GradientKind::Exact`](crate::GradientKind::Exact), the
-/// default; alignment has [a star of its own](crate::AlignOptions::star), and decoding takes `log_probs` as they are.
+/// The result is not normalised. Use it for [`ctc_loss`](crate::ctc_loss) alone, which may then be negative, with
+/// [`GradientKind::Exact`](crate::GradientKind::Exact), the default; alignment has [a star of its own](crate::AlignOptions::star), and decoding takes `log_probs` as they are.
 ///
 /// # Arguments
 ///
@@ -56,25 +57,30 @@ pub fn append_star(log_probs: &Tensor, blank: usize, penalty: f64) -> Result<Ten
     if blank >= classes {
         bail!("append_star: blank = {blank}, but there are C = {classes} classes")
     }
-    if !log_probs.dtype().is_float() {
-        bail!(
-            "append_star: log_probs have dtype {:?}; expected F32, F64, F16 or BF16",
-            log_probs.dtype()
-        )
-    }
-    if !penalty.is_finite() {
-        bail!("append_star: penalty is {penalty}; expected a finite number of nats")
-    }
-    let wide = match log_probs.dtype() {
+    let dtype = log_probs.dtype();
+    let wide = match dtype {
         DType::F64 => DType::F64,
-        _ => DType::F32,
+        DType::F32 | DType::F16 | DType::BF16 => DType::F32,
+        _ => {
+            bail!("append_star: log_probs have dtype {dtype:?}; expected f32, f64, f16 or bf16")
+        }
     };
+    if !(penalty as f32).is_finite() {
+        bail!("append_star: penalty is {penalty}; expected a number of nats that is finite in f32")
+    }
+    if log_probs.elem_count() == 0 {
+        let mut dims = log_probs.dims().to_vec();
+        dims[log_probs.rank() - 1] += 1;
+        return Tensor::zeros(dims, dtype, log_probs.device());
+    }
     let mut weights = vec![-penalty; classes];
     weights[blank] = 0.0;
-    let weights = Tensor::new(weights, log_probs.device())?.to_dtype(wide)?;
+    // Metal converts no f64.
+    let weights = Tensor::new(weights, &Device::Cpu)?.to_dtype(wide)?;
+    let weights = weights.to_device(log_probs.device())?;
     let log_sum = log_sum_exp(&weighted(log_probs, &weights)?)?;
     let star = log_probs.apply_op1(StarOp {
-        star: log_sum.to_dtype(log_probs.dtype())?,
+        star: log_sum.to_dtype(dtype)?,
         log_sum,
         weights,
     })?;

@@ -315,6 +315,9 @@ mod tests {
         assert_eq!(launch.blocks, MOST_BLOCKS);
         let mut many = of(7, 5, 10_000);
         many.entries = FEW_EMISSIONS as i64 + 1;
+        let (launch, wide) = gather(DType::F32, &of(7, 5, 3), true);
+        assert_eq!((launch.blocks, launch.threads, wide), (9, 128, Some(false)));
+        assert_eq!(launch.kernel, "ctc_gather_weighted_f32");
         let (launch, wide) = gather(DType::BF16, &many, false);
         assert_eq!((launch.threads, wide), (128, Some(false)));
         assert_eq!(launch.kernel, "ctc_gather_bf16");

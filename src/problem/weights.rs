@@ -1,9 +1,8 @@
 //! What a loss adds to log-probabilities before it sums over paths.
 
-use crate::cpu_input::on_host;
 use crate::options::EmissionOptions;
 use crate::problem::plan::Input;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// The weights of the emissions of a loss, on the device of its input.
 #[derive(Debug, Clone)]
@@ -15,32 +14,35 @@ pub(crate) struct EmissionWeights {
 impl EmissionWeights {
     /// Checks the options; `None` if they change nothing.
     pub fn new(opts: &EmissionOptions, input: &Tensor, sizes: &Input) -> Result<Option<Self>> {
-        for (name, value) in [
-            ("blank_weight", opts.blank_weight),
-            ("delay_penalty", opts.delay_penalty),
-        ] {
-            if !value.is_finite() {
-                bail!("EmissionOptions: {name} is {value}; expected a finite number of nats")
-            }
+        let (blank_weight, delay_penalty) = (opts.blank_weight, opts.delay_penalty);
+        if opts.class_weights.is_none() && blank_weight == 0.0 && delay_penalty == 0.0 {
+            return Ok(None);
         }
+        let (classes, device) = (sizes.classes, input.device());
         let dtype = match input.dtype() {
             DType::F64 => DType::F64,
             _ => DType::F32,
         };
-        let (classes, device) = (sizes.classes, input.device());
-        if opts.class_weights.is_none() && opts.blank_weight == 0.0 && opts.delay_penalty == 0.0 {
-            return Ok(None);
-        }
+        check_number("blank_weight", blank_weight, dtype)?;
+        check_number("delay_penalty", delay_penalty, dtype)?;
         let mut values = vec![0.0; classes + 1];
-        values[sizes.blank] = opts.blank_weight;
-        values[classes] = opts.delay_penalty;
-        let mut values = Tensor::new(values, device)?.to_dtype(dtype)?;
+        values[sizes.blank] = blank_weight;
+        values[classes] = delay_penalty;
+        // Metal converts no f64.
+        let values = Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?;
+        let mut values = values.to_device(device)?;
         if let Some(weights) = &opts.class_weights {
-            check(weights, input, classes)?;
+            check_tensor(weights, input, classes)?;
             let weights = weights.detach().to_dtype(dtype)?;
             values = (values + weights.pad_with_zeros(0, 0, 1)?)?;
         }
-        Ok(Some(Self { values }))
+        let weights = Self { values };
+        if device.is_cpu() {
+            for (class, weight) in weights.read()?.into_iter().enumerate() {
+                check_number(&format!("the weight of class {class}"), weight, dtype)?;
+            }
+        }
+        Ok(Some(weights))
     }
 
     /// The numbers, for the CPU.
@@ -54,19 +56,31 @@ impl EmissionWeights {
     }
 }
 
-/// Weights on a GPU are not read: they may be NaN there.
-fn check(weights: &Tensor, input: &Tensor, classes: usize) -> Result<()> {
+/// A number must be finite in the dtype in which it is added.
+fn check_number(name: &str, number: f64, dtype: DType) -> Result<()> {
+    let finite = match dtype {
+        DType::F32 => (number as f32).is_finite(),
+        _ => number.is_finite(),
+    };
+    if !finite {
+        bail!(
+            "EmissionOptions: {name} is {number}; expected a number of nats that is finite in {dtype:?}"
+        )
+    }
+    Ok(())
+}
+
+/// Checks all but the numbers: on a GPU they are not read.
+fn check_tensor(weights: &Tensor, input: &Tensor, classes: usize) -> Result<()> {
+    let dtype = weights.dtype();
     if weights.dims() != [classes] {
         bail!(
             "EmissionOptions: class_weights have shape {:?}; expected (C) = [{classes}]",
             weights.dims()
         )
     }
-    if !weights.dtype().is_float() {
-        bail!(
-            "EmissionOptions: class_weights have dtype {:?}; expected F32, F64, F16 or BF16",
-            weights.dtype()
-        )
+    if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+        bail!("EmissionOptions: class_weights have dtype {dtype:?}; expected f32, f64, f16 or bf16")
     }
     if !weights.device().same_device(input.device()) {
         bail!(
@@ -75,14 +89,10 @@ fn check(weights: &Tensor, input: &Tensor, classes: usize) -> Result<()> {
             input.device().location()
         )
     }
-    if weights.device().is_cpu() {
-        let values = on_host(weights)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        if let Some(class) = values.iter().position(|weight| !weight.is_finite()) {
-            bail!(
-                "EmissionOptions: class_weights[{class}] = {}; expected finite numbers of nats",
-                values[class]
-            )
-        }
+    if dtype == DType::F64 && weights.device().is_metal() {
+        bail!(
+            "EmissionOptions: class_weights have dtype F64, which Metal does not support; make them of f32"
+        )
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ both "NaN in a short row is passed over" $G 's/s.others = top != top ? top : M(0
 both "the frames' scales are not added" $L 's/ctc_add(log_p, sums\[4\], sums\[5\]);//' "$WRONG"
 both "the weight of the first class for all" $G 's/weights.of_class\[c\[j\]\]/weights.of_class[0]/' "$WRONG"
 both "the blank is charged for its frame" $G 's/(c\[j\] == p.blank ? M(0) : weights.of_label)/weights.of_label/' "$WRONG"
-both "the delay penalty of the frame before" $G 's/M(frames - 1 - 2 \* t)/M(frames + 1 - 2 * t)/' "$WRONG"
+both "the delay penalty of the frame before" $G 's/-weights\[p.classes\] \* M(t)/-weights[p.classes] * M(t - 1)/' "$WRONG"
 both "a weighted P above 1 counts as 1" $L 's/(p.flags \& (CTC_LOGITS | CTC_WEIGHTED)) == CTC_LOGITS/(p.flags \& CTC_LOGITS) != 0u/' "$WRONG"
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
 # candidates

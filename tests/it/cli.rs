@@ -983,6 +983,36 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
         characters.len() == 2 && characters[0][3] <= characters[1][3],
         "{characters:?}"
     );
+    // Without a grid: five by five, and the eight around the best twice, of which some lie at alphas below 0.
+    let whole = rows(&["--beam", "20"]);
+    assert!(
+        (35..=41).contains(&whole.len()) && whole[0][2] == 0.0,
+        "{whole:?}"
+    );
+    // Case and punctuation do not count.
+    let written = demo.file(
+        "written.tsv",
+        &format!("{emissions}\tThe QUICK, brown fox!\n"),
+    );
+    let tune_written = [
+        "tune",
+        "--manifest",
+        &written,
+        "--vocab",
+        &vocab,
+        "--lm",
+        &arpa,
+        "--unknown",
+        "-1",
+    ];
+    let point = ["--alphas", "0", "--betas", "-1", "--rounds", "0"];
+    let printed = try_all(&[&tune_written[..], &point].concat()).unwrap();
+    assert_eq!(printed.out, "0\t-1\t0.00\t0.00\n");
+    assert!(
+        printed.err.contains("\"!\"") && printed.err.contains("does not count"),
+        "{}",
+        printed.err
+    );
     // A lexicon alone has no alpha.
     let words = demo.file("words.txt", "the\nquick\nbrown\nfox\n");
     let lexicon = [

@@ -37,7 +37,7 @@ fn the_loss_is_that_of_all_paths_through_the_star() -> Result<()> {
                 &rng.values(frames * classes, 1.5),
                 &[frames, classes],
                 DType::F64,
-                &device,
+                &Device::Cpu,
             );
             let values = tensors::read(&log_softmax(&values, 1)?);
             let values = tensors::rounded(&values, dtype);
@@ -129,6 +129,54 @@ fn masked_rows_and_classes_have_no_nan() -> Result<()> {
     let loss = ctc_loss(&log_probs, &labels, 3, 1, opts)?;
     let gradient = tensors::read(loss.backward()?.get(&leaf).unwrap());
     assert_eq!(gradient, [0.0; 9]);
+    Ok(())
+}
+
+// A masked class adds nothing to a star, and gets no gradient of it; the input is a view, of which item 1 has no star.
+#[test]
+fn a_star_among_masked_classes_of_a_batch() -> Result<()> {
+    let (masked, device) = (f64::NEG_INFINITY, &Device::Cpu);
+    let [p, q] = [0.75f64.ln(), 0.25f64.ln()];
+    let item = Tensor::new(&[[p, masked, q], [masked, q, p]], device)?;
+    // Class 2 of item 1 is not read.
+    let other = Tensor::new(&[[p, q, f64::NAN], [q, p, f64::NAN]], device)?;
+    let leaf = Var::from_tensor(&Tensor::stack(&[item, other], 0)?)?; // (N, T, C)
+    let log_probs = append_star(&leaf.transpose(0, 1)?, 0, PENALTY)?;
+    let labels = Tensor::new(&[[3u32], [1]], device)?;
+    let opts = CtcLossOptions {
+        reduction: Reduction::None,
+        ..Default::default()
+    };
+    let loss = ctc_loss(&log_probs, &labels, [2, 2], [1, 1], opts)?;
+    let found = tensors::read(&loss);
+    let rest = (-PENALTY).exp();
+    let star = [0.75 + 0.25 * rest, rest];
+    // The paths of item 0: star, star; blank, star. Behind a star there is no blank in frame 1.
+    let sum = star[0] * star[1] + 0.75 * star[1];
+    let plain = 0.25 * 0.75 + 0.25 * 0.25 + 0.75 * 0.75;
+    tolerance::loss(DType::F64).check("loss", &found, &[-sum.ln(), -f64::ln(plain)]);
+    let gradient = tensors::read(loss.sum_all()?.backward()?.get(&leaf).unwrap());
+    // Frame 1 of item 0 is the star's, from labels alone.
+    let taken = star[0] * star[1] / sum;
+    let expected = [
+        -(1.0 - taken) - taken * 0.75 / star[0],
+        0.0,
+        -taken * 0.25 * rest / star[0],
+        0.0,
+        -0.25,
+        -0.75,
+    ];
+    tolerance::gradient(DType::F64).check("gradient", &gradient[..6], &expected);
+    assert!(gradient[6..].iter().all(|x| x.is_finite()), "{gradient:?}");
+    Ok(())
+}
+
+#[test]
+fn nothing_has_a_star_of_nothing() -> Result<()> {
+    for dims in [[0, 2, 3], [2, 0, 3]] {
+        let empty = Tensor::zeros(&dims, DType::F32, &Device::Cpu)?;
+        assert_eq!(append_star(&empty, 0, 1.0)?.dims(), [dims[0], dims[1], 4]);
+    }
     Ok(())
 }
 

@@ -326,9 +326,8 @@ impl<'a, E: Element> Source<'a, E> {
     fn add_weights(&self, weights: &[f64], frame: usize, to: &mut [[E::Real; BLOCK_FRAMES]]) {
         let (of_class, delay_penalty) = (&weights[..self.classes], weights[self.classes]);
         let last = self.blocks.frames - 1;
-        let of_label: [f64; BLOCK_FRAMES] = std::array::from_fn(|k| {
-            delay_penalty * (0.5 * last as f64 - (frame + k).min(last) as f64)
-        });
+        let of_label: [f64; BLOCK_FRAMES] =
+            std::array::from_fn(|k| -delay_penalty * (frame + k).min(last) as f64);
         let of_blank = [0.0; BLOCK_FRAMES];
         let labels = self.used.iter().map(|&class| (class as usize, &of_label));
         for ((class, of_frame), to) in labels.chain([(self.blank, &of_blank)]).zip(to) {

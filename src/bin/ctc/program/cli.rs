@@ -7,7 +7,8 @@ use std::path::PathBuf;
 /// Scores, aligns and decodes the output of a CTC model.
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
-/// something failed, 2 if the command line is wrong. Of several files, one that fails does not stop the others.
+/// something failed, 2 if the command line is wrong. Of several files, one that fails does not stop the others,
+/// except in tune.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -55,7 +56,8 @@ pub enum Command {
     /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
     ///
     /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has alpha, beta,
-    /// and the percentages of wrong words and characters, the best weights first.
+    /// and the percentages of wrong words and characters, the best weights first. Case, and text that the vocabulary
+    /// cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
     /// Makes emissions and a vocabulary to try the other commands on.

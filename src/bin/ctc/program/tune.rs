@@ -5,10 +5,12 @@ use super::cli::TuneArgs;
 use super::input::{Model, Source, short};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
+use super::spelling::spell;
 use anyhow::{Context, Result, ensure};
 use candle_ctc::BeamOptions;
-use candle_ctc::text::{ErrorRate, character_error_rate, word_error_rate};
+use candle_ctc::text::{ErrorRate, Unspellable, character_error_rate, word_error_rate};
 use rayon::prelude::*;
+use std::path::PathBuf;
 
 pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
@@ -17,8 +19,8 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
         files.has_words(),
         "there are no weights to tune: give --lm or --lexicon"
     );
-    let held_out = HeldOut::load(args, &model)?;
-    let (_, notes) = Knowledge::new(&files, &model.vocabulary, 1.0, 0.0)?;
+    let (held_out, mut notes) = HeldOut::load(args, &model)?;
+    notes.extend(Knowledge::new(&files, &model.vocabulary, 1.0, 0.0)?.1);
     for note in notes {
         writeln!(console.err, "note: {note}")?;
     }
@@ -47,11 +49,7 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
             }
             tried.push(outcome);
         }
-        // Stable: of equals, the one that was tried first.
-        tried.sort_by(|a, b| {
-            a.errors(args.characters)
-                .total_cmp(&b.errors(args.characters))
-        });
+        rank(&mut tried, args.characters);
         points = grid.around(&tried[0], 0.5f64.powi(round as i32 + 1));
     }
     for outcome in &tried {
@@ -60,41 +58,63 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     Ok(0)
 }
 
+/// A transcribed file.
+struct Utterance<'a> {
+    path: PathBuf,
+    source: Source<'a>,
+    /// As a model can write it: in the vocabulary's case and form, without what the vocabulary cannot spell.
+    reference: String,
+}
+
 /// Transcribed files.
 struct HeldOut<'a> {
-    sources: Vec<(Source<'a>, String)>,
+    utterances: Vec<Utterance<'a>>,
     beam: usize,
 }
 
 impl<'a> HeldOut<'a> {
-    fn load(args: &TuneArgs, model: &'a Model) -> Result<Self> {
-        let entries = manifest::read(&args.manifest)?;
+    /// The notes are what the user should know of the transcripts.
+    fn load(args: &TuneArgs, model: &'a Model) -> Result<(Self, Vec<String>)> {
+        let mut notes = Vec::new();
         let load = |entry: manifest::Entry| {
-            let source = model.load(&entry.emissions);
-            let source = source.with_context(|| entry.emissions.display().to_string())?;
-            Ok((source, entry.text))
+            let path = entry.emissions;
+            let named = || path.display().to_string();
+            let source = model.load(&path).with_context(named)?;
+            let skip = Some(Unspellable::Skip);
+            let spelled = spell(source.vocabulary, &entry.text, skip, "").with_context(named)?;
+            let left_out = |note| format!("{}: {note}, which does not count", path.display());
+            notes.extend(spelled.notes.into_iter().map(left_out));
+            Ok(Utterance {
+                reference: source.vocabulary.decode(&spelled.labels),
+                path,
+                source,
+            })
         };
-        let sources: Vec<(Source, String)> =
-            entries.into_iter().map(load).collect::<Result<_>>()?;
+        let entries = manifest::read(&args.manifest)?.into_iter();
+        let utterances: Vec<Utterance> = entries.map(load).collect::<Result<_>>()?;
         ensure!(
-            sources.iter().any(|(_, text)| !text.trim().is_empty()),
+            utterances.iter().any(|one| !one.reference.is_empty()),
             "{}: all transcripts are empty, so that there is nothing to get right",
             args.manifest.display()
         );
-        Ok(Self {
-            sources,
-            beam: args.beam,
-        })
+        let beam = args.beam;
+        Ok((Self { utterances, beam }, notes))
     }
 
     fn decode(&self, knowledge: &Knowledge, alpha: f64, beta: f64) -> Result<Outcome> {
-        let rates = self.sources.par_iter().map(|(source, reference)| {
+        let rates = self.utterances.par_iter().map(|utterance| {
+            let Utterance {
+                path,
+                source,
+                reference,
+            } = utterance;
             let opts = BeamOptions {
                 blank: source.vocabulary.blank(),
                 beam_width: self.beam,
                 ..Default::default()
             };
-            let found = knowledge.search(&source.log_probs, opts).map_err(short)?;
+            let found = knowledge.search(&source.log_probs, opts).map_err(short);
+            let found = found.with_context(|| path.display().to_string())?;
             let text = match found.first() {
                 Some(best) => source.vocabulary.decode(&best.tokens),
                 None => String::new(),
@@ -154,6 +174,11 @@ impl Outcome {
     }
 }
 
+/// The fewest errors first; of equals, the one that was tried first.
+fn rank(tried: &mut [Outcome], characters: bool) {
+    tried.sort_by(|a, b| a.errors(characters).total_cmp(&b.errors(characters)));
+}
+
 /// The values of a weight to begin with, and the largest step between them.
 struct Axis {
     values: Vec<f64>,
@@ -204,4 +229,30 @@ impl Grid {
 fn pairs(alphas: &[f64], betas: &[f64]) -> Vec<(f64, f64)> {
     let of_alpha = |&alpha: &f64| betas.iter().map(move |&beta| (alpha, beta));
     alphas.iter().flat_map(of_alpha).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_that_were_asked_for_come_first() {
+        let outcome = |alpha: f64, words: f64, characters: f64| Outcome {
+            alpha,
+            beta: 0.0,
+            words,
+            characters,
+        };
+        let mut tried = [
+            outcome(0.0, 0.3, 0.1),
+            outcome(1.0, 0.2, 0.2),
+            outcome(2.0, 0.2, 0.1),
+            outcome(3.0, 0.2, 0.1),
+        ];
+        let alphas = |tried: &[Outcome]| tried.iter().map(|one| one.alpha).collect::<Vec<_>>();
+        rank(&mut tried, false);
+        assert_eq!(alphas(&tried), [2.0, 3.0, 1.0, 0.0]);
+        rank(&mut tried, true);
+        assert_eq!(alphas(&tried), [2.0, 3.0, 0.0, 1.0]);
+    }
 }
