@@ -47,10 +47,12 @@ until grep -q '^step  20' "$work/steps.log"; do
     kill -0 $job 2>/dev/null || { cat "$work/killed.log" >&2; fail "the run did not come to step 20"; }
     sleep 0.1
 done
-pid_of() { sed -n "s/^process $1 of 2: PID \([0-9]*\).*/\1/p" "$work/killed.log"; }
+pid_of() { sed -n "s/^process $1 of 2: PID \([0-9]*\).*/\1/p" "$work/steps.log"; }
 kill -KILL "$(pid_of 1)"
 ends 'process rank 1 .* exited on signal 9' "$work/killed.log"
-! kill -0 "$(pid_of 0)" 2>/dev/null || fail "process 0 has survived"
+alive() { grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"; }
+for _ in $(seq 50); do alive "$(pid_of 0)" || break; sleep 0.1; done
+! alive "$(pid_of 0)" || fail "process 0 goes on"
 
 # One has an error while the other waits for it.
 timeout 120 mpirun -n 2 "$program" --check "$work/missing.txt" >/dev/null 2>"$work/error.log" &

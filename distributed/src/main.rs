@@ -6,6 +6,7 @@ mod optimisation;
 mod processes;
 mod training;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -21,8 +22,8 @@ use crate::training::TrainConfig;
 #[derive(Parser)]
 struct Args {
     /// Utterances of the training set. The last batch of an epoch has what is left over
-    #[arg(long, default_value_t = 25, value_parser = at_least_one)]
-    utterances: usize,
+    #[arg(long, default_value = "25")]
+    utterances: NonZeroUsize,
 
     #[command(flatten)]
     config: TrainConfig,
@@ -34,14 +35,6 @@ struct Args {
     /// Fail unless each loss is within 1e-4 of that in this file, as `--losses` wrote it
     #[arg(long)]
     check: Option<PathBuf>,
-}
-
-/// A number of things, for clap.
-pub fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        parsed => parsed.map_err(|error| error.to_string()),
-    }
 }
 
 fn main() {
@@ -73,11 +66,11 @@ fn run(args: &Args, world: &SimpleCommunicator) -> Result<()> {
     let processes = Processes::new(world.duplicate())?;
     let (rank, count) = (processes.rank(), processes.count());
     let location = processes.device().location();
-    eprintln!(
+    println!(
         "process {rank} of {count}: PID {}, {location:?}",
         std::process::id()
     );
-    let utterances = data::utterances(args.utterances, args.config.seed);
+    let utterances = data::utterances(args.utterances.get(), args.config.seed);
     // One process speaks for all, whose losses are the same.
     if rank > 0 {
         training::train(&utterances, &args.config, &processes, |_, _| ())?;

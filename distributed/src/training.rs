@@ -1,5 +1,7 @@
 //! The training loop of each process.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
@@ -20,8 +22,8 @@ pub struct TrainConfig {
     pub steps: usize,
 
     /// Utterances per step, over all processes
-    #[arg(long, default_value_t = 8, value_parser = crate::at_least_one)]
-    pub batch_size: usize,
+    #[arg(long, default_value = "8")]
+    pub batch_size: NonZeroUsize,
 
     /// Decides the utterances and the initial weights
     #[arg(long, default_value_t = 1)]
@@ -101,7 +103,7 @@ pub fn train(
 
     let mut losses = Vec::new();
     for step in 0..steps {
-        let batch = batch(utterances, batch_size, step);
+        let batch = batch(utterances, batch_size.get(), step);
         let share = Share::new(batch, processes.rank(), processes.count(), device)?;
         let (loss, labels) = match &share {
             Some(share) => (
