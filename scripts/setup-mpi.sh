@@ -16,24 +16,23 @@ has_libclang() { # where the build script of the crate `mpi` looks for it
 }
 unreachable() { echo "setup-mpi.sh: $*" >&2; exit 3; }
 
-# Unpacks packages, and those that they need and that are not installed.
-unpack() { # FOLDER PACKAGE...
-    local folder=$1 needed
-    shift
-    needed=$(apt-get install --simulate --no-install-recommends "$@" | awk '$1 == "Inst" { print $2 }') || return
+# Unpacks a package with what it needs and is not installed, and others without what they need.
+unpack() { # NAME PACKAGE OTHER...
+    local folder=$prefix/$1 package=$2 needed
+    needed=$(apt-get install --simulate --no-install-recommends "$package" | awk '$1 == "Inst" { print $2 }') || return
     rm -rf "$folder"
     mkdir -p "$folder/debs"
-    # shellcheck disable=SC2086  # a list of names
-    (cd "$folder/debs" && apt-get download -qq $needed) || return
+    # shellcheck disable=SC2046,SC2086  # lists of names
+    (cd "$folder/debs" && apt-get download -qq $(printf '%s\n' $needed "${@:2}" | sort -u)) || return
     for package in "$folder"/debs/*.deb; do dpkg -x "$package" "$folder"; done
     rm -r "$folder/debs"
 }
 unpack_openmpi() {
-    unpack "$prefix/openmpi" openmpi-bin || return
-    # Without what it depends on: only the headers and the names without a version are of use.
-    (cd "$prefix/openmpi" && apt-get download -qq libopenmpi-dev) || return
-    dpkg -x "$prefix"/openmpi/*.deb "$prefix/openmpi"
-    rm "$prefix"/openmpi/*.deb
+    local own
+    # These find their files by the folder, so they must all be in it, installed or not.
+    own=$(apt-cache depends --recurse --important openmpi-bin | grep -E '^(openmpi-common|lib(openmpi|pmix)[0-9a-z]*)$')
+    # shellcheck disable=SC2086  # a list of names
+    unpack openmpi openmpi-bin libopenmpi-dev $own || return
     mkdir -p "$prefix/openmpi/bin"
     ln -s ../usr/bin/opal_wrapper "$prefix/openmpi/bin/mpicc"
     ln -s ../usr/bin/orterun "$prefix/openmpi/bin/mpirun"
@@ -42,7 +41,7 @@ unpack_openmpi() {
 unpack_libclang() {
     local version
     version=$(apt-cache depends libclang-dev | sed -n 's/.*Depends: libclang-\([0-9]*\)-dev/\1/p')
-    unpack "$prefix/libclang" "libclang1-$version" || return
+    unpack libclang "libclang1-$version" || return
     touch "$prefix/libclang/done"
 }
 bring() { # NAME
