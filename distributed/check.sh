@@ -43,7 +43,7 @@ ends() { # WORDS LOG
 # One of two processes is killed in the middle.
 timeout 120 mpirun -n 2 "$program" --steps 1000000 >"$work/steps.log" 2>"$work/killed.log" &
 job=$!
-until grep -q '^step  20' "$work/steps.log"; do
+until grep -qs '^step  20' "$work/steps.log"; do
     kill -0 $job 2>/dev/null || { cat "$work/killed.log" >&2; fail "the run did not come to step 20"; }
     sleep 0.1
 done
