@@ -93,8 +93,8 @@ impl KeywordHit {
 /// [`KeywordHit::score`]. Nothing outside the segment counts, and no language model is needed. It is exact: no path is
 /// pruned whose segment is above the threshold.
 ///
-/// A phrase stands wherever its labels do, also within words. To find whole words only, put the separators into the phrase;
-/// pieces with a mark such as `▁` have it already.
+/// A phrase stands wherever its labels do, also within words. Separators in a phrase must be there as well: with them, only
+/// whole words are found, but none at the ends of a recording. Pieces with a mark such as `▁` begin a word anyway.
 ///
 /// # Arguments
 ///
@@ -119,10 +119,10 @@ impl KeywordHit {
 ///
 /// # Time and memory
 ///
-/// Frames times labels at most for each phrase, and mostly far less, since what falls below the threshold is dropped; with
-/// a low threshold, the segments behind each hit are computed again as far as it reaches. Memory: 8 bytes a frame; for each
-/// phrase in progress, 64 bytes a label, and 48 a frame of a stretch in which the threshold is met by a beginning of the
-/// phrase.
+/// Frames times labels for each phrase, and mostly far less, since what falls below the threshold is dropped. Where a low
+/// threshold keeps the beginning of a phrase alive across many hits, the frames behind each are computed again: at worst
+/// the time grows with the square of the frames. Memory: 8 bytes a frame; for each phrase in progress, 64 bytes a label,
+/// and 48 a frame of a stretch in which the threshold is met by a beginning of the phrase.
 ///
 /// # Errors
 ///

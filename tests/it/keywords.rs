@@ -361,7 +361,7 @@ fn frames_of_probability_0_are_in_no_hit() {
 #[test]
 fn hits_from_the_best_at_the_start_to_the_worst_at_the_end() {
     // The beginning of the first hit is also the best beginning of all segments behind it.
-    let frames = 20_000;
+    let frames = 4000;
     let row = |t: usize| [0.0, -1e-5 * t as f64 - 0.5 * (t % 2) as f64];
     let case = Case {
         values: (0..frames).flat_map(row).collect(),
