@@ -100,8 +100,8 @@ pub struct Lexicon<W = NoLanguageModel> {
     expected: Vec<f64>,
     /// What is expected of a word that is not in the lexicon; −inf without such words.
     expected_unknown: f64,
-    /// The most that a token can add to a reading at each node, between words (at the root), and in a word that is not in
-    /// the lexicon.
+    /// The most that a token can add to a reading at each node, between words (at the root), and in a word that is not
+    /// in the lexicon.
     gain: Vec<f64>,
     gain_unlisted: f64,
     max_score: f64,
@@ -537,8 +537,8 @@ fn weighted(weight: f64, score: f64) -> f64 {
     }
 }
 
-/// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start of a
-/// text or behind other words.
+/// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start
+/// of a text or behind other words.
 fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
     let mut found = vocabulary.spell_words(word)?;
     if count > 1 {
