@@ -1,14 +1,14 @@
 //! Keyword spotting: where phrases stand in an utterance, and how sure that is.
 //!
-//! A segment of frames scores, for a phrase, the largest sum of `y(t, path) − max y(t, ·)` over the paths that read as the
-//! phrase, begin with its first label and end with its last. It is found by the Viterbi recursion over the labels and the
-//! blanks between them, with a start at each frame. Each state carries the start of its best path, so no table of states
-//! is kept. No term is above 0: a state below the threshold cannot rise again and is dropped, so at most frames only the
-//! first label is looked at.
+//! A segment of frames scores, for a phrase, the largest sum of `y(t, path) − max y(t, ·)` over the paths that read as
+//! the phrase, begin with its first label and end with its last. It is found by the Viterbi recursion over the labels
+//! and the blanks between them, with a start at each frame. Each state carries the start of its best path, so no table
+//! of states is kept. No term is above 0: a state below the threshold cannot rise again and is dropped, so at most
+//! frames only the first label is looked at.
 //!
 //! Hits are the best segment, then the best that does not overlap it, and so on. What ends before a hit is not affected
-//! by it. What ends behind it may have started in it, and is computed again when its turn comes, but not beyond the frame
-//! from which all states started behind the hit anyway.
+//! by it. What ends behind it may have started in it, and is computed again when its turn comes, but not beyond the
+//! frame from which all states started behind the hit anyway.
 
 use super::arena::{NONE, Spans};
 use crate::cpu_input::{Rows, check_row, on_host, rows};
@@ -39,8 +39,8 @@ pub struct SpotOptions {
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
     pub normalised: bool,
-    /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take longer.
-    /// Default −1.
+    /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take
+    /// longer. Default −1.
     pub threshold: f64,
 }
 
@@ -63,8 +63,8 @@ pub struct KeywordHit {
     pub start: usize,
     /// One past the last frame of the last label.
     pub end: usize,
-    /// The log-likelihood ratio in nats: the log-probability of the phrase's best path over these frames, less that of the
-    /// best path of any kind. At most 0, and 0 if the phrase is what greedy decoding reads there.
+    /// The log-likelihood ratio in nats: the log-probability of the phrase's best path over these frames, less that of
+    /// the best path of any kind. At most 0, and 0 if the phrase is what greedy decoding reads there.
     pub score: f64,
     /// The frames of each label in the phrase's best path.
     pub spans: Vec<TokenSpan>,
@@ -93,42 +93,42 @@ impl KeywordHit {
 /// [`KeywordHit::score`]. Nothing outside the segment counts, and no language model is needed. It is exact: no path is
 /// pruned whose segment is above the threshold.
 ///
-/// A phrase stands wherever its labels do, also within words. To find whole words only, put the separators into the phrase;
-/// pieces with a mark such as `▁` have it already.
+/// A phrase stands wherever its labels do, also within words. Separators in a phrase must be there as well: with them,
+/// only whole words are found, but none at the ends of a recording. Pieces with a mark such as `▁` begin a word anyway.
 ///
 /// # Arguments
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`; natural logarithms, or logits
-///   with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. The search runs on the CPU in f64; a tensor on a GPU
-///   is copied to the host first. `T` may be 0.
-/// * `phrases` - the labels of each phrase, without blanks. Phrases are searched for on all threads of the current rayon
-///   pool, and do not affect each other.
+///   with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. The search runs on the CPU in f64; a tensor on a
+///   GPU is copied to the host first. `T` may be 0.
+/// * `phrases` - the labels of each phrase, without blanks. Phrases are searched for on all threads of the current
+///   rayon pool, and do not affect each other.
 /// * `opts` - see [`SpotOptions`].
 ///
 /// # Returns
 ///
-/// For each phrase its hits, in order of time. The first to be taken is the segment with the highest score, then the best
-/// of those that do not overlap it, and so on, as long as the threshold is met. Of equal scores the segment that starts
-/// first is taken, and of these the longest: so a hit has all frames of its first and last label in which these are the
-/// most probable classes. Hits of a phrase whose first label is also its last have at least a frame between
+/// For each phrase its hits, in order of time. The first to be taken is the segment with the highest score, then the
+/// best of those that do not overlap it, and so on, as long as the threshold is met. Of equal scores the segment that
+/// starts first is taken, and of these the longest: so a hit has all frames of its first and last label in which these
+/// are the most probable classes. Hits of a phrase whose first label is also its last have at least a frame between
 /// them; without it the two labels would be one. A phrase that needs more frames than there are has no hits. A frame in
 /// which all log-probabilities are −inf is in no hit.
 ///
-/// Of equal paths within a segment, a state prefers itself, then the state before it, then the label before the blank that
-/// it skips.
+/// Of equal paths within a segment, a state prefers itself, then the state before it, then the label before the blank
+/// that it skips.
 ///
 /// # Time and memory
 ///
-/// Frames times labels at most for each phrase, and mostly far less, since what falls below the threshold is dropped; with
-/// a low threshold, the segments behind each hit are computed again as far as it reaches. Memory: 8 bytes a frame; for each
-/// phrase in progress, 64 bytes a label, and 48 a frame of a stretch in which the threshold is met by a beginning of the
-/// phrase.
+/// Frames times labels for each phrase, and mostly far less, since what falls below the threshold is dropped. Where a
+/// low threshold keeps the beginning of a phrase alive across many hits, the frames behind each are computed again: at
+/// worst the time grows with the square of the frames. Memory: 8 bytes a frame; for each phrase in progress, 64 bytes a
+/// label, and 48 a frame of a stretch in which the threshold is met by a beginning of the phrase.
 ///
 /// # Errors
 ///
-/// If the shape, the dtype or the blank does not fit; if a phrase has no labels, the blank or a label that is no class; if
-/// the threshold is NaN or above 0; if a frame contains NaN or +inf (or logits that are all −inf), or if the input cannot be
-/// log-probabilities (see [`InputKind::LogProbs`]). The message names the phrase, or the frame and the class.
+/// If the shape, the dtype or the blank does not fit; if a phrase has no labels, the blank or a label that is no class;
+/// if the threshold is NaN or above 0; if a frame contains NaN or +inf (or logits that are all −inf), or if the input
+/// cannot be log-probabilities (see [`InputKind::LogProbs`]). The message names the phrase, or the frame and the class.
 ///
 /// # Examples
 ///
@@ -425,8 +425,8 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
         }
     }
 
-    /// The hits of the phrase. No segment goes beyond a frame behind which no state is alive, so the stretches between such
-    /// frames are searched one by one.
+    /// The hits of the phrase. No segment goes beyond a frame behind which no state is alive, so the stretches between
+    /// such frames are searched one by one.
     fn hits(mut self) -> Result<Vec<KeywordHit>> {
         let mut hits = Vec::new();
         let mut ends: Vec<End> = Vec::new();
@@ -457,7 +457,8 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
     /// Adds the hits in a stretch of frames, of which `first` is the first.
     ///
     /// The queue has an entry for each frame. Scores only fall when starts are taken away, so an entry whose frame has
-    /// another end by now, or one that starts in a hit, is the most that can be there, and is looked at again in its turn.
+    /// another end by now, or one that starts in a hit, is the most that can be there, and is looked at again in its
+    /// turn.
     fn choose(&mut self, ends: &mut [End], first: usize, hits: &mut Vec<KeywordHit>) -> Result<()> {
         let segment = |frame: usize, end: End| Segment {
             score: end.score,
@@ -500,8 +501,8 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
         Ok(())
     }
 
-    /// Computes the ends behind a hit up to a frame at least, with starts behind it only. At `next` another hit is near, or
-    /// the stretch ends.
+    /// Computes the ends behind a hit up to a frame at least, with starts behind it only. At `next` another hit is
+    /// near, or the stretch ends.
     fn compute_behind(
         &mut self,
         hit: &mut Taken,

@@ -77,6 +77,12 @@ pub trait LanguageModel {
         0.0
     }
 
+    /// An upper bound of [`score`](Self::score) in this state, which skips more tokens than a bound for all. A score
+    /// above it is an error. Default [`max_score`](Self::max_score).
+    fn max_score_in(&self, _state: &Self::State) -> f64 {
+        self.max_score()
+    }
+
     /// Whether every score is 0.
     #[doc(hidden)]
     fn is_constant(&self) -> bool {
@@ -107,6 +113,10 @@ macro_rules! through_a_pointer {
 
             fn max_score(&self) -> f64 {
                 (**self).max_score()
+            }
+
+            fn max_score_in(&self, state: &Self::State) -> f64 {
+                (**self).max_score_in(state)
             }
 
             fn is_constant(&self) -> bool {

@@ -283,7 +283,8 @@ pub(crate) fn plan_for_transcripts<S: AsRef<[u32]>>(
     Ok(without_targets(call, dims, input_lengths))
 }
 
-/// Checks the arguments of a function that looks for phrases in one utterance of shape `(T, C)`: the plan has no targets.
+/// Checks the arguments of a function that looks for phrases in one utterance of shape `(T, C)`: the plan has no
+/// targets.
 pub(crate) fn plan_for_phrases<S: AsRef<[u32]>>(
     call: Call,
     input: &Tensor,

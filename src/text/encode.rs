@@ -146,7 +146,8 @@ impl Vocabulary {
         Ok(self.respellings(&self.encode(text)?))
     }
 
-    /// All spellings of the text that these labels spell, as they stand: also where that is not the beginning of a text.
+    /// All spellings of the text that these labels spell, as they stand: also where that is not the beginning of a
+    /// text.
     pub(crate) fn respellings(&self, labels: &[u32]) -> Spellings {
         let bytes = labels.iter().flat_map(|&label| self.surface(label));
         let text = match self.mark {

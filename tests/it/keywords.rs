@@ -7,7 +7,6 @@ use crate::decode::{distribution, tensor};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{GreedyOptions, InputKind, KeywordHit, SpotOptions, greedy_decode, spot_keywords};
 use proptest::prelude::*;
-use std::ops::Range;
 
 /// A segment with its score.
 type Segment = (f64, usize, usize);
@@ -327,14 +326,14 @@ fn a_phrase_longer_than_the_utterance_has_no_hits() {
     let spot = |frames: usize| {
         let log_probs = Tensor::full(0.25f32.ln(), (frames, 4), &Device::Cpu).unwrap();
         let found = spot_keywords(&log_probs, &[&[1u32][..], &[2, 2], &[1, 2, 3]], opts).unwrap();
-        let ranges = |hits: &Vec<KeywordHit>| hits.iter().map(KeywordHit::range).collect();
+        let ranges = |hits: &Vec<KeywordHit>| hits.iter().map(|hit| (hit.start, hit.end)).collect();
         found.iter().map(ranges).collect::<Vec<Vec<_>>>()
     };
-    let none: Vec<Range<usize>> = Vec::new();
+    let none: Vec<(usize, usize)> = Vec::new();
     assert_eq!(spot(0), vec![none; 3]);
-    assert_eq!(spot(1), [vec![0..1], vec![], vec![]]);
-    assert_eq!(spot(2), [vec![0..2], vec![], vec![]]);
-    assert_eq!(spot(3), [vec![0..3], vec![0..3], vec![0..3]]);
+    assert_eq!(spot(1), [vec![(0, 1)], vec![], vec![]]);
+    assert_eq!(spot(2), [vec![(0, 2)], vec![], vec![]]);
+    assert_eq!(spot(3), vec![vec![(0, 3)]; 3]);
     let none = Tensor::full(0.25f32.ln(), (3, 4), &Device::Cpu).unwrap();
     assert!(
         spot_keywords::<Vec<u32>>(&none, &[], opts)
@@ -361,7 +360,7 @@ fn frames_of_probability_0_are_in_no_hit() {
 #[test]
 fn hits_from_the_best_at_the_start_to_the_worst_at_the_end() {
     // The beginning of the first hit is also the best beginning of all segments behind it.
-    let frames = 20_000;
+    let frames = 4000;
     let row = |t: usize| [0.0, -1e-5 * t as f64 - 0.5 * (t % 2) as f64];
     let case = Case {
         values: (0..frames).flat_map(row).collect(),

@@ -218,7 +218,8 @@ fn total<L: LanguageModel>(model: &L, labels: &[u32], end: bool) -> f64 {
     let mut sum = 0.0;
     for &label in labels {
         let score = model.score(&state, label).unwrap();
-        assert!(score <= model.max_score());
+        assert!(score <= model.max_score_in(&state));
+        assert!(model.max_score_in(&state) <= model.max_score());
         if score == f64::NEG_INFINITY {
             return score;
         }

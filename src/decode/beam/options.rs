@@ -34,10 +34,10 @@ pub struct BeamOptions<'a> {
     /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
     /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
     pub token_threshold: f64,
-    /// A token more than this below the most probable class of a frame, in nats, extends no prefix there (Shree and Jupuru
-    /// 2025, <https://arxiv.org/abs/2510.09085>). Every class may be that most probable one, also the blank and those of
-    /// `suppress`: where the model is sure of the blank, few tokens are tried. The blank, the repeated last label of a
-    /// prefix, and longer prefixes that are in the beam already are not affected. Default +inf: off.
+    /// A token more than this below the most probable class of a frame, in nats, extends no prefix there (Shree and
+    /// Jupuru 2025, <https://arxiv.org/abs/2510.09085>). Every class may be that most probable one, also the blank and
+    /// those of `suppress`: where the model is sure of the blank, few tokens are tried. The blank, the repeated last
+    /// label of a prefix, and longer prefixes that are in the beam already are not affected. Default +inf: off.
     pub relative_token_threshold: f64,
     /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
     /// label of a prefix, are not affected. Default `usize::MAX`: off.

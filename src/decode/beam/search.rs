@@ -64,8 +64,6 @@ pub struct BeamSearch<L: LanguageModel = NoLanguageModel> {
     language_model: L,
     /// For each class, whether a hypothesis may hold it.
     allowed: Vec<bool>,
-    /// The maximum that a token can add to the score of a prefix.
-    most: f64,
     frames: usize,
     tree: Tree<L::State>,
     spans: Spans,
@@ -207,17 +205,12 @@ impl<L: LanguageModel> BeamSearch<L> {
 
     pub(super) fn unchecked(classes: usize, language_model: L, opts: BeamOptions) -> Result<Self> {
         let start = language_model.start()?;
-        let most = match opts.lm_weight {
-            0.0 => 0.0,
-            weight => weight * language_model.max_score(),
-        };
         let mut allowed = vec![true; classes];
         allowed[opts.blank] = false;
         for &class in opts.suppress {
             allowed[class as usize] = false;
         }
         Ok(Self {
-            most: most + opts.token_bonus,
             allowed,
             opts: BeamOptions {
                 suppress: &[],
@@ -498,9 +491,18 @@ impl<L: LanguageModel> BeamSearch<L> {
                 seen[self.beam[child as usize].token as usize] = *visits;
                 child = next_child[child as usize];
             }
+            // The most that a token can add to the score of the prefix.
+            let most = match self.language_model.is_constant() || self.opts.lm_weight == 0.0 {
+                true => self.opts.token_bonus,
+                false => {
+                    let state = self.tree.state(entry.node);
+                    let most = self.language_model.max_score_in(state);
+                    self.opts.lm_weight * most + self.opts.token_bonus
+                }
+            };
             for &(emission, token) in tokens.iter() {
                 let score = entry.before(token) + emission;
-                if score + (entry.lm + self.most) < least || score == f64::NEG_INFINITY {
+                if score + (entry.lm + most) < least || score == f64::NEG_INFINITY {
                     if token == entry.token {
                         // A repeat follows only the alignments that end in a blank, and ranks too low; other tokens
                         // follow both kinds.
@@ -773,11 +775,12 @@ fn weight<L: LanguageModel>(
     if language_model.is_constant() || opts.lm_weight == 0.0 {
         return Ok(opts.token_bonus);
     }
-    let score = language_model.score(tree.state(prefix), token)?;
+    let state = tree.state(prefix);
+    let score = language_model.score(state, token)?;
     if score.is_nan() || score == f64::INFINITY {
         bail!("beam_search: the language model gave {score} for token {token}")
     }
-    let most = language_model.max_score();
+    let most = language_model.max_score_in(state);
     if score > most {
         bail!(
             "beam_search: the language model gave {score} for token {token}, but its max_score is {most}"

@@ -252,6 +252,10 @@ impl<L: LanguageModel> LanguageModel for Hotwords<L> {
     fn max_score(&self) -> f64 {
         self.model.max_score() + self.max_boost
     }
+
+    fn max_score_in(&self, state: &Self::State) -> f64 {
+        self.model.max_score_in(&state.model) + self.max_boost
+    }
 }
 
 /// The symbols of a phrase with a boundary at each end that needs one.

@@ -11,6 +11,9 @@ use std::collections::HashMap;
 /// An expectation below this counts as this, so that a rare word does not loosen the bound on all scores.
 const LEAST_EXPECTED: f64 = -25.0;
 
+/// What rounding may add to the score of a token.
+const ROUNDING: f64 = 1e-6;
+
 /// The word of an entry that the word model does not know. It is the number of no other word.
 const UNKNOWN: u32 = u32::MAX;
 
@@ -97,6 +100,10 @@ pub struct Lexicon<W = NoLanguageModel> {
     expected: Vec<f64>,
     /// What is expected of a word that is not in the lexicon; −inf without such words.
     expected_unknown: f64,
+    /// The most that a token can add to a reading at each node, between words (at the root), and in a word that is not
+    /// in the lexicon.
+    gain: Vec<f64>,
+    gain_unlisted: f64,
     max_score: f64,
     skipped: Vec<String>,
 }
@@ -254,6 +261,8 @@ impl<W: WordModel> Lexicon<W> {
             tree,
             expected: Vec::new(),
             expected_unknown: f64::NEG_INFINITY,
+            gain: Vec::new(),
+            gain_unlisted: 0.0,
             max_score: 0.0,
             skipped: Vec::new(),
         }
@@ -285,21 +294,37 @@ impl<W: WordModel> Lexicon<W> {
                 self.expect(None, self.opts.word_bonus + self.opts.unknown_score)?;
         }
         self.expected = self.tree.largest_below(|entry| expected[&entry]);
-        let finite = self
-            .expected
-            .iter()
-            .copied()
-            .filter(|value| value.is_finite());
-        let mut least = finite.fold(0f64, f64::min);
-        if self.allows_unlisted() {
-            least = least.min(self.expected_unknown);
-        }
-        let most = self.expected.iter().copied().fold(0f64, f64::max);
-        let bonus = self.opts.word_bonus + self.opts.unknown_score.max(0.0);
-        let finished = weighted(self.opts.lm_weight, self.model.max_score()) + bonus;
-        // The best reading after a token, less the best before it, and what rounding may add.
-        self.max_score = most.max(self.expected_unknown).max(finished) - least + 1e-6;
+        let finished = weighted(self.opts.lm_weight, self.model.max_score()) + self.opts.word_bonus;
+        let finished_unlisted = finished + self.opts.unknown_score;
+        let gain = |node| match node {
+            ROOT => self.gain(node, Place::Between, finished, finished_unlisted),
+            node => self.gain(node, Place::Inside(node), finished, finished_unlisted),
+        };
+        self.gain = (0..self.tree.len() as u32).map(gain).collect();
+        self.gain_unlisted = match self.allows_unlisted() {
+            true => (finished_unlisted - self.expected_unknown).max(0.0),
+            false => 0.0,
+        };
+        self.max_score = self.gain.iter().copied().fold(self.gain_unlisted, f64::max) + ROUNDING;
         Ok(self)
+    }
+
+    /// The most that a token can add to a reading at `place`, whose word goes on at the children of `node`.
+    fn gain(&self, node: u32, place: Place, finished: f64, finished_unlisted: f64) -> f64 {
+        let before = self.expected(place);
+        if before == f64::NEG_INFINITY {
+            // No reading stands where no word goes on.
+            return 0.0;
+        }
+        let mut most = self.expected_unknown.max(finished_unlisted);
+        for child in self.tree.children(node) {
+            most = most.max(self.expected(Place::Inside(child)));
+            if !self.tree.entries(child).is_empty() {
+                most = most.max(finished);
+            }
+        }
+        // Between words, a separator adds nothing.
+        (most - before).max(0.0)
     }
 
     fn expect(&self, word: Option<u32>, bonus: f64) -> Result<f64> {
@@ -486,6 +511,18 @@ impl<W: WordModel> LanguageModel for Lexicon<W> {
     fn max_score(&self) -> f64 {
         self.max_score
     }
+
+    fn max_score_in(&self, state: &Self::State) -> f64 {
+        let most = state.0.iter().map(|reading| {
+            reading.value
+                + match reading.place {
+                    Place::Between | Place::Finished => self.gain[ROOT as usize],
+                    Place::Inside(node) => self.gain[node as usize],
+                    Place::Unlisted => self.gain_unlisted,
+                }
+        });
+        most.fold(f64::NEG_INFINITY, f64::max) + ROUNDING
+    }
 }
 
 fn model_word(entry: u32) -> Option<u32> {
@@ -500,8 +537,8 @@ fn weighted(weight: f64, score: f64) -> f64 {
     }
 }
 
-/// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start of a
-/// text or behind other words.
+/// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start
+/// of a text or behind other words.
 fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
     let mut found = vocabulary.spell_words(word)?;
     if count > 1 {

@@ -49,8 +49,8 @@ pub enum Command {
     /// Where phrases stand, and how sure that is, in order of time; no transcript is needed.
     ///
     /// The table has the phrase, its start and end in seconds, its score, and the same per token. The score is the
-    /// log-probability of the phrase less that of the best text there, in nats: 0 if the phrase is that text. Phrases are
-    /// also found within longer words.
+    /// log-probability of the phrase less that of the best text there, in nats: 0 if the phrase is that text. Phrases
+    /// are also found within longer words.
     #[command(after_help = SPOT_EXAMPLES)]
     Spot(SpotArgs),
     /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
