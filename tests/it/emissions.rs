@@ -130,8 +130,8 @@ fn problem(
     };
     problem = problem.log_softmax();
     problem.values = tensors::rounded(&problem.values, dtype);
-    for n in 0..items {
-        for t in lengths[n]..frames {
+    for (n, &length) in lengths.iter().enumerate() {
+        for t in length..frames {
             let at = problem.at(t, n, 0);
             problem.values[at..at + classes].fill(f64::NAN);
         }

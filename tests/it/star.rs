@@ -293,7 +293,11 @@ fn error_rate(star: bool) -> Result<f64> {
     let (mut wrong, mut all) = (0, 0);
     for (found, words) in found.iter().zip(&test.words) {
         let truth = words.concat();
-        wrong += strsim::generic_levenshtein(&found.tokens, &truth);
+        let letters = |labels: &[u32]| -> String {
+            let letter = |&label: &u32| char::from(b'a' + label as u8);
+            labels.iter().map(letter).collect()
+        };
+        wrong += strsim::levenshtein(&letters(&found.tokens), &letters(&truth));
         all += truth.len();
     }
     Ok(wrong as f64 / all as f64)
