@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Fuzzes a target with libFuzzer, AddressSanitizer, debug assertions and overflow checks; the stable toolchain will do.
+#
+#   fuzz/run.sh TARGET SECONDS [options of libFuzzer]   from the kept corpus; stops with 77 at the first failure
+#   fuzz/run.sh TARGET FILE                              runs one input again
+#   fuzz/run.sh TARGET keep                              makes the smallest corpus of the same coverage the kept one
+#
+# What is found new is kept beside the build, as are inputs that fail. Exits with 3 where the toolchain cannot do it.
+set -euo pipefail
+target=$1 how=$2
+shift 2
+input=$how
+[ ! -f "$how" ] || input=$(realpath "$how")
+cd "$(dirname "$0")"
+triple=x86_64-unknown-linux-gnu
+export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/target}/fuzz"
+# Unstable options of a stable compiler.
+export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address"
+work=$CARGO_TARGET_DIR/$target
+mkdir -p "$work/corpus" "$work/failed"
+
+check=$work/check
+if ! command -v c++ >/dev/null; then
+    echo "fuzz: no C++ compiler, which libFuzzer needs: not run here"
+    exit 3
+elif ! echo 'fn main() {}' | rustc $RUSTFLAGS --target $triple -o "$check" - 2>"$check.log" || ! "$check"; then
+    echo "fuzz: the toolchain cannot build for $triple with AddressSanitizer: not run here"
+    tail -n 3 "$check.log"
+    exit 3
+fi
+
+RUSTC_WRAPPER="$PWD/rustc.sh" cargo build --release --locked --quiet --target $triple --bin "$target"
+binary=$CARGO_TARGET_DIR/$triple/release/$target
+# Memory that is refused is an error of the crate, which the tests of that expect.
+export ASAN_OPTIONS="allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+# Errors are many and need none; a panic has one anyhow.
+export RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0
+options=(-artifact_prefix="$work/failed/" -rss_limit_mb=4096 -timeout=60 -print_final_stats=1)
+[ ! -f "$target.dict" ] || options+=(-dict="$target.dict")
+
+if [ -f "$input" ]; then
+    exec "$binary" "${options[@]}" "$@" "$input"
+elif [ "$how" = keep ]; then
+    rm -rf "$work/kept"
+    mkdir "$work/kept"
+    "$binary" "${options[@]}" "$@" -merge=1 "$work/kept" "corpus/$target" "$work/corpus"
+    rm -rf "corpus/$target"
+    cp -r "$work/kept" "corpus/$target"
+else
+    exec "$binary" "${options[@]}" -max_total_time="$how" "$@" "$work/corpus" "corpus/$target"
+fi
