@@ -45,6 +45,13 @@ impl Item<'_> {
     pub fn counted(&self) -> Option<Vec<f64>> {
         let used: Vec<bool> = (0..self.classes).map(|class| self.uses(class)).collect();
         let mut counted = self.values.to_vec();
+        if self.logits {
+            // The same distributions, in numbers that add up.
+            for row in counted.chunks_exact_mut(self.classes) {
+                let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                row.iter_mut().for_each(|x| *x -= largest);
+            }
+        }
         let mut depth = 0.0;
         for row in counted.chunks_exact_mut(self.classes) {
             let entries = row.iter_mut().zip(&used).filter(|(_, used)| **used);
