@@ -3,9 +3,10 @@
 #
 #   fuzz/run.sh TARGET SECONDS [options of libFuzzer]   from the kept corpus; stops with 77 at the first failure
 #   fuzz/run.sh TARGET FILE                              runs one input again
-#   fuzz/run.sh TARGET keep                              makes the smallest corpus of the same coverage the kept one
+#   fuzz/run.sh TARGET keep                              makes the fewest inputs of the same coverage the kept corpus
 #
-# What is found new is kept beside the build, as are inputs that fail. Exits with 3 where the toolchain cannot do it.
+# The kept corpus is corpus/TARGET.tar.gz. What is found new stays beside the build, as do inputs that fail. Exits with 3
+# where the toolchain cannot do it.
 set -euo pipefail
 target=$1 how=$2
 shift 2
@@ -43,12 +44,14 @@ esac
 
 if [ -f "$input" ]; then
     exec "$binary" "${options[@]}" "$@" "$input"
-elif [ "$how" = keep ]; then
-    rm -rf "$work/kept"
-    mkdir "$work/kept"
-    "$binary" "${options[@]}" "$@" -merge=1 "$work/kept" "corpus/$target" "$work/corpus"
-    rm -rf "corpus/$target"
-    cp -r "$work/kept" "corpus/$target"
+fi
+rm -rf "$work/kept" "$work/merged"
+mkdir "$work/kept" "$work/merged"
+tar -xzf "corpus/$target.tar.gz" -C "$work/kept"
+if [ "$how" = keep ]; then
+    # Without counts of executions, which would keep many more.
+    "$binary" "${options[@]}" "$@" -use_counters=0 -merge=1 "$work/merged" "$work/kept" "$work/corpus"
+    tar --sort=name --mtime=@0 --owner=0 --group=0 -C "$work/merged" -czf "corpus/$target.tar.gz" .
 else
-    exec "$binary" "${options[@]}" -max_total_time="$how" "$@" "$work/corpus" "corpus/$target"
+    exec "$binary" "${options[@]}" -max_total_time="$how" "$@" "$work/corpus" "$work/kept"
 fi

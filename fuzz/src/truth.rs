@@ -41,17 +41,11 @@ impl Item<'_> {
             .any(|row| used.iter().any(|&class| bad(row[class])))
     }
 
-    /// The entries with those at −inf that count as such; `None` near a documented limit.
+    /// The entries with those at −inf that count as such; logits relative to the largest that the target uses, so that
+    /// they add up. `None` near a documented limit.
     pub fn counted(&self) -> Option<Vec<f64>> {
         let used: Vec<bool> = (0..self.classes).map(|class| self.uses(class)).collect();
         let mut counted = self.values.to_vec();
-        if self.logits {
-            // The same distributions, in numbers that add up.
-            for row in counted.chunks_exact_mut(self.classes) {
-                let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                row.iter_mut().for_each(|x| *x -= largest);
-            }
-        }
         let mut depth = 0.0;
         for row in counted.chunks_exact_mut(self.classes) {
             let entries = row.iter_mut().zip(&used).filter(|(_, used)| **used);
@@ -66,6 +60,9 @@ impl Item<'_> {
                     return None;
                 } else if below > lowest {
                     lowest = below;
+                }
+                if self.logits && largest.is_finite() {
+                    **x -= largest;
                 }
             }
             depth += lowest;
@@ -86,11 +83,19 @@ impl Item<'_> {
             blank: self.blank,
         };
         let sums = item.sums();
-        let loss = match self.logits && sums.loss.is_finite() && !self.values.is_empty() {
-            true => sums.loss_of_logits(&item),
+        let loss = match self.logits && sums.loss.is_finite() {
+            true => sums.loss + self.rows().map(|row| self.surplus(row)).sum::<f64>(),
             false => sums.loss,
         };
         Some((loss, sums.classes(&item)))
+    }
+
+    /// The log-sum-exp of a row of logits, relative to the largest entry that the target uses.
+    fn surplus(&self, row: &[f64]) -> f64 {
+        let used = (0..self.classes).filter(|&class| self.uses(class));
+        let largest_used = used.fold(f64::NEG_INFINITY, |most, class| most.max(row[class]));
+        let (largest, sum) = lattice::softmax_scale(row);
+        (largest - largest_used) + sum.ln()
     }
 
     /// `softmax(values)` of logits, `exp(values)` of log-probabilities.
