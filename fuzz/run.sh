@@ -36,7 +36,7 @@ binary=$CARGO_TARGET_DIR/$triple/release/$target
 export ASAN_OPTIONS="allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 # Errors are many and need none; a panic has one anyhow.
 export RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0
-options=(-artifact_prefix="$work/failed/" -rss_limit_mb=4096 -timeout=60 -print_final_stats=1 -len_control=0)
+options=(-artifact_prefix="$work/failed/" -rss_limit_mb=4096 -timeout=300 -print_final_stats=1 -len_control=0)
 case $target in
     text) options+=(-dict=text.dict -max_len=4096) ;;
     *) options+=(-max_len=300) ;;
