@@ -5,8 +5,8 @@
 #   fuzz/run.sh TARGET FILE                              runs one input again
 #   fuzz/run.sh TARGET keep                              makes the fewest inputs of the same coverage the kept corpus
 #
-# The kept corpus is corpus/TARGET.tar.gz. What is found new stays beside the build, as do inputs that fail. Exits with 3
-# where the toolchain cannot do it.
+# The kept corpus is corpus/TARGET.tar.gz. What is found new stays beside the build, as do inputs that fail. Exits with
+# 3 where the toolchain cannot do it.
 set -euo pipefail
 target=$1 how=$2
 shift 2
@@ -14,7 +14,8 @@ input=$how
 [ ! -f "$how" ] || input=$(realpath "$how")
 cd "$(dirname "$0")"
 triple=x86_64-unknown-linux-gnu
-export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/target}/fuzz"
+export CARGO_INCREMENTAL=0
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/target}/fuzz"
 # Unstable options of a stable compiler.
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address"
 work=$CARGO_TARGET_DIR/$target
