@@ -1,5 +1,5 @@
-//! What the targets share: arguments from the bytes that libFuzzer mutates, and the truth to compare with, which is that
-//! of the tests: nothing of it calls the crate's arithmetic.
+//! What the targets share: arguments from the bytes that libFuzzer mutates, and the truth to compare with, which is
+//! that of the tests: nothing of it calls the crate's arithmetic.
 
 #[path = "../../tests/common/mod.rs"]
 pub mod common;
