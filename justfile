@@ -49,3 +49,7 @@ bench name:
 # What a release still needs; publishes nothing.
 release-check:
     scripts/release-check.sh
+
+# Fuzzing of loss, align, decode or text for some seconds: `just fuzz loss 600`
+fuzz target seconds:
+    fuzz/run.sh {{ target }} {{ seconds }}

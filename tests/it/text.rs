@@ -1421,6 +1421,12 @@ fn all_formats_refuse_times_that_make_no_sense() {
             .into_iter()
             .for_each(|result| fails(result, &["seconds_per_frame", "positive"]));
     }
+    // Finite, but milliseconds of them are not.
+    for seconds in [2e9, 1e100, f64::MAX] {
+        all(&words, seconds)
+            .into_iter()
+            .for_each(|result| fails(result, &["seconds per frame", "up to 1e9"]));
+    }
     let swapped = vec![words[1].clone(), words[0].clone()];
     all(&swapped, 0.1)
         .into_iter()

@@ -21,9 +21,9 @@ use candle_core::{Result, bail};
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite; words that are not in the order of time; a name of a
-/// recording or channel, or a word, that is empty or has spaces; a recording that begins with `;;`, which begins a
-/// comment.
+/// A `seconds_per_frame` that is not positive and finite; times above 1e9 seconds; words that are not in the order of
+/// time; a name of a recording or channel, or a word, that is empty or has spaces; a recording that begins with `;;`,
+/// which begins a comment.
 pub fn to_ctm(
     words: &[Word],
     seconds_per_frame: f64,

@@ -29,7 +29,8 @@ use serde_json::{Value, json};
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite, or words that are not in the order of time.
+/// A `seconds_per_frame` that is not positive and finite, times above 1e9 seconds, or words that are not in the order of
+/// time.
 pub fn to_json(words: &[Word], seconds_per_frame: f64) -> Result<String> {
     check(words, seconds_per_frame)?;
     let score = |score: f32| (f64::from(score) * 1e6).round() / 1e6;

@@ -8,6 +8,9 @@ pub(super) mod textgrid;
 use super::words::Word;
 use candle_core::{Result, bail};
 
+/// The latest time that is written, in seconds: 30 years. Up to there, f64 tells microseconds apart.
+const LATEST: f64 = 1e9;
+
 /// Checks what all formats need: a frame rate, and words in the order of time.
 fn check(words: &[Word], seconds_per_frame: f64) -> Result<()> {
     if !(seconds_per_frame.is_finite() && seconds_per_frame > 0.0) {
@@ -31,6 +34,19 @@ fn check(words: &[Word], seconds_per_frame: f64) -> Result<()> {
             )
         }
         last = word.start;
+        check_time(word.end, seconds_per_frame)?;
+    }
+    Ok(())
+}
+
+/// Checks that a time can be written.
+fn check_time(frame: usize, seconds_per_frame: f64) -> Result<()> {
+    let time = frame as f64 * seconds_per_frame;
+    if time > LATEST {
+        bail!(
+            "with {seconds_per_frame:e} seconds per frame, frame {frame} is at {time:e} seconds; times may be up to \
+             {LATEST:e}"
+        )
     }
     Ok(())
 }

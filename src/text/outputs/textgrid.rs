@@ -1,6 +1,6 @@
 //! TextGrid, of the phonetics program Praat.
 
-use super::{check, one_line, seconds};
+use super::{check, check_time, one_line, seconds};
 use crate::text::Word;
 use candle_core::{Result, bail};
 
@@ -28,10 +28,11 @@ type Interval = (usize, usize, String);
 ///
 /// # Errors
 ///
-/// A `seconds_per_frame` that is not positive and finite; no frames; words or tokens that have no frames, overlap, or
-/// end behind the last frame.
+/// A `seconds_per_frame` that is not positive and finite; times above 1e9 seconds; no frames; words or tokens that have
+/// no frames, overlap, or end behind the last frame.
 pub fn to_textgrid(words: &[Word], seconds_per_frame: f64, frames: usize) -> Result<String> {
     check(words, seconds_per_frame)?;
+    check_time(frames, seconds_per_frame)?;
     if frames == 0 {
         bail!(
             "an utterance of 0 frames has no TextGrid; give the number of frames of the whole utterance"

@@ -1,0 +1,13 @@
+//! What the targets share: arguments from the bytes that libFuzzer mutates, and the truth to compare with, which is
+//! that of the tests: nothing of it calls the crate's arithmetic.
+
+#[path = "../../tests/common/mod.rs"]
+pub mod common;
+
+pub mod best_path;
+pub mod knowledge;
+mod source;
+mod truth;
+
+pub use source::{Emissions, Source};
+pub use truth::{Item, posterior_gradient};

@@ -1,0 +1,457 @@
+//! The decoders: in chunks as all at once, scores below the exact ones, and language models that add up.
+
+#![no_main]
+
+use candle_core::{DType, Tensor};
+use candle_ctc::{
+    BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, InputKind, LanguageModel,
+    NoLanguageModel, PrefixScorer, PrefixScorerOptions, ScoreOptions, TokenNgram,
+    beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
+    score_transcripts,
+};
+use candle_ctc_fuzz::common::{labellings, lattice};
+use candle_ctc_fuzz::{Emissions, Source, knowledge};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| run(&mut Source::new(data)));
+
+/// The emissions of a batch, and the options that all decoders share.
+struct Batch {
+    emissions: Emissions,
+    input_lengths: Vec<usize>,
+    blank: usize,
+    input: InputKind,
+    normalised: bool,
+}
+
+fn run(source: &mut Source) {
+    let (entries, longest) = match source.below(8) {
+        0 => (1 << 13, 700),
+        _ => (1 << 8, 24),
+    };
+    let mut shape = source.shape(entries, longest, 3);
+    // The letters of the alphabet.
+    shape[2] = shape[2].min(24);
+    let emissions = source.emissions(shape);
+    let input_lengths = (0..emissions.items)
+        .map(|_| emissions.frames - source.below(emissions.frames.min(4) + 1))
+        .collect();
+    let batch = Batch {
+        emissions,
+        input_lengths,
+        blank: 0,
+        input: source.pick(&[InputKind::LogProbs, InputKind::Logits]),
+        normalised: source.below(8) == 0,
+    };
+    match source.below(8) {
+        0 => greedy(source, &batch),
+        1 => prefixes(source, &batch),
+        _ => beams(source, &batch),
+    }
+}
+
+impl Batch {
+    fn utterance(&self, n: usize) -> Tensor {
+        self.emissions
+            .utterance(n)
+            .narrow(0, 0, self.input_lengths[n])
+            .unwrap()
+    }
+
+    /// The log-probabilities of an item in f64; `None` if some are undefined.
+    fn log_probs(&self, n: usize) -> Option<Vec<f64>> {
+        let values = self.emissions.item(n, self.input_lengths[n]);
+        let classes = self.emissions.classes;
+        let mut rows = values.chunks_exact(classes);
+        if values.iter().any(|x| x.is_nan() || *x == f64::INFINITY) {
+            return None;
+        }
+        if self.input == InputKind::LogProbs {
+            return Some(values);
+        }
+        if rows.any(|row| row.iter().all(|x| *x == f64::NEG_INFINITY)) {
+            return None;
+        }
+        let normalised = values.chunks_exact(classes).flat_map(|row| {
+            let (largest, sum) = lattice::softmax_scale(row);
+            row.iter().map(move |x| (x - largest) - sum.ln())
+        });
+        Some(normalised.collect())
+    }
+
+    /// How far a score may be from the exact one.
+    fn slack(&self, n: usize, score: f64) -> f64 {
+        let frames = self.input_lengths[n] as f64 + 1.0;
+        match self.emissions.tensor.dtype() {
+            DType::F64 => 1e-9 + 1e-11 * score.abs(),
+            _ => 1e-5 * frames + 1e-6 * score.abs(),
+        }
+    }
+}
+
+fn greedy(source: &mut Source, batch: &Batch) {
+    let opts = GreedyOptions {
+        blank: source.below(batch.emissions.classes),
+        layout: batch.emissions.layout,
+        input: batch.input,
+        normalised: batch.normalised,
+    };
+    let found = greedy_decode_batch(&batch.emissions.tensor, &batch.input_lengths, opts);
+    for n in 0..batch.emissions.items {
+        let alone = greedy_decode(&batch.utterance(n), opts);
+        if let Ok(found) = &found {
+            assert_eq!(&found[n], alone.as_ref().unwrap(), "item {n} alone");
+        }
+        let (Ok(alone), Some(log_probs)) = (alone, batch.log_probs(n)) else {
+            continue;
+        };
+        let rows = log_probs.chunks_exact(batch.emissions.classes);
+        let best = rows.map(|row| row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        let best: f64 = best.sum();
+        let size = if best.is_finite() { best } else { 0.0 };
+        assert!(
+            alone.score == best || (alone.score - best).abs() <= batch.slack(n, size),
+            "{} {best}",
+            alone.score
+        );
+        check_spans(&alone, batch.input_lengths[n]);
+    }
+}
+
+fn check_spans(found: &Hypothesis, frames: usize) {
+    assert_eq!(found.tokens.len(), found.spans.len());
+    let mut end = 0;
+    for (span, token) in found.spans.iter().zip(&found.tokens) {
+        assert!(
+            span.token == *token
+                && end <= span.start
+                && span.start < span.end
+                && span.end <= frames,
+            "{found:?}"
+        );
+        end = span.end;
+    }
+}
+
+fn prefixes(source: &mut Source, batch: &Batch) {
+    if batch.emissions.items == 0 {
+        return;
+    }
+    let opts = PrefixScorerOptions {
+        blank: batch.blank,
+        input: batch.input,
+        normalised: batch.normalised,
+    };
+    let utterance = batch.utterance(0);
+    let Ok(scorer) = PrefixScorer::new(&utterance, opts) else {
+        assert!(batch.normalised || batch.log_probs(0).is_none());
+        return;
+    };
+    let mut state = scorer.initial_state();
+    let mut labels = Vec::new();
+    for _ in 0..source.below(6) {
+        let label = 1 + source.below(batch.emissions.classes - 1) as u32;
+        let next = scorer.score(&[&state]).unwrap().remove(0);
+        assert_eq!(next.end, state.end_score());
+        let longer = scorer.extend(&state, label).unwrap();
+        let (a, b) = (next.next[label as usize], longer.score());
+        assert!(a == b || (a - b).abs() <= 1e-9 * (1.0 + a.abs()), "{a} {b}");
+        if batch.input == InputKind::Logits {
+            // Of distributions, what goes on or ends is all there is.
+            let all = next
+                .next
+                .iter()
+                .chain([&next.end])
+                .map(|x| (x - state.score()).exp())
+                .sum::<f64>();
+            let slack = 1e-4 * (batch.input_lengths[0] as f64 + 1.0);
+            assert!(state.score() < -600.0 || (all - 1.0).abs() < slack, "{all}");
+        }
+        state = longer;
+        labels.push(label);
+    }
+    if opts.normalised {
+        return;
+    }
+    let exact = exact(batch, 0, &labels);
+    assert_score(batch, 0, state.end_score(), exact);
+}
+
+/// A log-likelihood from the plain lattice; `None` where it is not defined.
+fn exact(batch: &Batch, n: usize, labels: &[u32]) -> Option<f64> {
+    let log_probs = batch.log_probs(n)?;
+    let target: Vec<usize> = labels.iter().map(|&x| x as usize).collect();
+    let item = lattice::Item {
+        log_probs: &log_probs,
+        classes: batch.emissions.classes,
+        target: &target,
+        blank: batch.blank,
+    };
+    Some(-item.sums().loss)
+}
+
+#[track_caller]
+fn assert_score(batch: &Batch, n: usize, got: f64, exact: Option<f64>) {
+    let Some(exact) = exact else { return };
+    let size = if exact.is_finite() { exact } else { 0.0 };
+    // Numbers that a f32 logarithm of a softmax cannot hold.
+    if size.abs() < 1e30 {
+        assert!(
+            got == exact || (got - exact).abs() <= batch.slack(n, size),
+            "{got}, exactly {exact}"
+        );
+    }
+}
+
+fn beams(source: &mut Source, batch: &Batch) {
+    let vocabulary = knowledge::vocabulary(source, batch.emissions.classes);
+    let words: Vec<String> = (0..1 + source.below(6))
+        .map(|_| knowledge::word(source, &vocabulary))
+        .collect();
+    let suppress = [1 + source.below(batch.emissions.classes - 1) as u32];
+    let mut opts = BeamOptions {
+        blank: batch.blank,
+        layout: batch.emissions.layout,
+        input: batch.input,
+        normalised: batch.normalised,
+        beam_width: source.pick(&[1, 2, 3, 5, 16, 50]),
+        n_best: source.pick(&[1, 2, 50]),
+        lm_weight: source.below(5) as f64 / 2.0,
+        token_bonus: source.below(9) as f64 / 2.0 - 2.0,
+        end: source.pick(&[End::Required, End::Preferred, End::Ignored]),
+        ..Default::default()
+    };
+    match source.below(8) {
+        0 => opts.tokens_per_frame = 1 + source.below(3),
+        1 => opts.token_threshold = -(source.below(20) as f64),
+        2 => opts.beam_threshold = source.below(20) as f64,
+        3 => opts.suppress = &suppress,
+        // Numbers that are errors, or should be.
+        4 => {
+            let number = source.number();
+            match source.below(4) {
+                0 => opts.token_bonus = number,
+                1 => opts.lm_weight = number,
+                2 => opts.token_threshold = number,
+                _ => opts.beam_threshold = number,
+            }
+        }
+        _ => {}
+    }
+    match source.below(5) {
+        0 => search(source, batch, &NoLanguageModel, opts),
+        1 => {
+            let tokens: Vec<String> = vocabulary.tokens().to_vec();
+            let model =
+                TokenNgram::new(knowledge::ngrams(source, &tokens[1..]), &vocabulary).unwrap();
+            search(source, batch, &model, opts);
+        }
+        2 => {
+            let model = knowledge::hotwords(source, &vocabulary, &words, NoLanguageModel);
+            search(source, batch, &model, opts);
+        }
+        model => {
+            let ngrams = knowledge::ngrams(source, &words);
+            let lexicon = knowledge::lexicon(source, &vocabulary, &words, ngrams);
+            if model == 3 {
+                return search(source, batch, &lexicon, opts);
+            }
+            let model = knowledge::hotwords(source, &vocabulary, &words, lexicon);
+            search(source, batch, &model, opts);
+        }
+    }
+}
+
+fn search<L: LanguageModel + Sync>(
+    source: &mut Source,
+    batch: &Batch,
+    model: &L,
+    opts: BeamOptions,
+) {
+    if batch.emissions.items == 0 {
+        let found =
+            beam_search_batch_with(&batch.emissions.tensor, &batch.input_lengths, model, opts);
+        assert!(found.is_err() || found.is_ok_and(|found| found.is_empty()));
+        return;
+    }
+    let n = source.below(batch.emissions.items);
+    let utterance = batch.utterance(n);
+    let found = beam_search_with(&utterance, model, opts);
+    let together =
+        beam_search_batch_with(&batch.emissions.tensor, &batch.input_lengths, model, opts);
+    if let Ok(together) = &together {
+        assert_eq!(&together[n], found.as_ref().unwrap(), "item {n} alone");
+    }
+    let chunked = in_chunks(source, batch, n, &utterance, model, opts);
+    let Ok(found) = found else { return };
+    // The check of three frames sees others where the input comes in parts.
+    if !batch.normalised {
+        assert_eq!(chunked.unwrap(), found, "in chunks");
+    }
+    assert!(found.len() <= opts.n_best.min(opts.beam_width));
+    for pair in found.windows(2) {
+        assert!(pair[0].total_score() >= pair[1].total_score(), "{found:?}");
+        assert!(pair[0].tokens != pair[1].tokens, "{found:?}");
+    }
+    let transcripts: Vec<&[u32]> = found.iter().map(|one| &one.tokens[..]).collect();
+    let score_opts = ScoreOptions {
+        blank: opts.blank,
+        input: opts.input,
+        normalised: false,
+        ..Default::default()
+    };
+    let scores = score_transcripts(&utterance, &transcripts, score_opts).unwrap();
+    for (one, score) in found.iter().zip(scores) {
+        check_spans(one, batch.input_lengths[n]);
+        let exact = exact(batch, n, &one.tokens).unwrap();
+        let slack = batch.slack(n, exact);
+        assert!(
+            one.score <= exact + slack,
+            "{} is above the exact score {exact}",
+            one.score
+        );
+        if exact.abs() < 1e9 {
+            assert!(
+                (score - exact).abs() <= slack,
+                "score {score}, exactly {exact}"
+            );
+        }
+        check_model(one, model, opts);
+        assert!(!one.tokens.iter().any(|token| opts.suppress.contains(token)));
+    }
+    exhaustive(batch, n, &utterance, model, opts);
+}
+
+/// What a model says of a labelling is the sum of what it says of its tokens.
+fn check_model<L: LanguageModel>(found: &Hypothesis, model: &L, opts: BeamOptions) {
+    let mut state = model.start().unwrap();
+    let mut sum = 0.0;
+    for &token in &found.tokens {
+        let score = model.score(&state, token).unwrap();
+        assert!(
+            score <= model.max_score() + 1e-9,
+            "{score} is above {}",
+            model.max_score()
+        );
+        sum += score;
+        state = model.advance(&state, token).unwrap();
+    }
+    let bonus = opts.token_bonus * found.tokens.len() as f64;
+    let close = |sum: f64| {
+        let weighted = if opts.lm_weight == 0.0 {
+            0.0
+        } else {
+            opts.lm_weight * sum
+        };
+        (found.lm_score - (weighted + bonus)).abs() <= 1e-6 * (1.0 + sum.abs() + bonus.abs())
+    };
+    let end = model.end(&state).unwrap();
+    let with_end = close(sum + end);
+    let without = close(sum);
+    let right = match opts.end {
+        End::Required => with_end,
+        End::Ignored => without,
+        _ => with_end || without,
+    };
+    assert!(
+        right,
+        "lm_score {} of tokens that score {sum}, end {end}: {opts:?}",
+        found.lm_score
+    );
+}
+
+/// The same frames in parts. What was called stable stays.
+fn in_chunks<L: LanguageModel>(
+    source: &mut Source,
+    batch: &Batch,
+    n: usize,
+    utterance: &Tensor,
+    model: &L,
+    opts: BeamOptions,
+) -> candle_core::Result<Vec<Hypothesis>> {
+    let frames = batch.input_lengths[n];
+    let mut search = BeamSearch::with_language_model(batch.emissions.classes, model, opts)?;
+    if source.flag() {
+        let _ = search.push(utterance);
+        search.reset()?;
+    }
+    let (mut at, mut stable) = (0, Vec::new());
+    while at < frames {
+        let size = source.below(7).min(frames - at);
+        // Once the bytes are at an end, the rest comes at once.
+        let size = if size == 0 && source.below(3) == 0 {
+            frames - at
+        } else {
+            size
+        };
+        search.push(&utterance.narrow(0, at, size)?)?;
+        at += size;
+        assert!(search.frames() == at && search.trailing_blanks() <= at);
+        let best = search.hypotheses()?;
+        if let Some(best) = best.first() {
+            assert!(
+                best.tokens.starts_with(&stable),
+                "{best:?} lacks the stable {stable:?}"
+            );
+            stable = best.tokens[..search.stable_tokens()].to_vec();
+        }
+    }
+    search.finish()
+}
+
+/// Without pruning, a small search finds all labellings with their exact scores.
+fn exhaustive<L: LanguageModel>(
+    batch: &Batch,
+    n: usize,
+    utterance: &Tensor,
+    model: &L,
+    opts: BeamOptions,
+) {
+    let (frames, classes) = (batch.input_lengths[n], batch.emissions.classes);
+    let Some(log_probs) = batch
+        .log_probs(n)
+        .filter(|_| classes.pow(frames.min(9) as u32) <= 300 && frames > 0)
+    else {
+        return;
+    };
+    if log_probs.iter().any(|x| x.is_finite() && x.abs() > 1e4) {
+        return;
+    }
+    let opts = BeamOptions {
+        beam_width: usize::MAX,
+        n_best: usize::MAX,
+        tokens_per_frame: usize::MAX,
+        token_threshold: f64::NEG_INFINITY,
+        beam_threshold: f64::INFINITY,
+        end: End::Ignored,
+        suppress: &[],
+        ..opts
+    };
+    let found = beam_search_with(utterance, model, opts).unwrap();
+    let all = labellings::labellings(&log_probs, classes, batch.blank);
+    let allowed = |tokens: &[u32]| {
+        let mut state = model.start().unwrap();
+        opts.lm_weight == 0.0
+            || tokens.iter().all(|&token| {
+                let may = model.score(&state, token).unwrap() > f64::NEG_INFINITY;
+                if may {
+                    state = model.advance(&state, token).unwrap();
+                }
+                may
+            })
+    };
+    // f32 rounds the smallest to 0.
+    let all: Vec<_> = all
+        .iter()
+        .filter(|one| one.score > -80.0 && allowed(&one.tokens))
+        .collect();
+    for one in &all {
+        let got = found.iter().find(|found| found.tokens == one.tokens);
+        let got = got.unwrap_or_else(|| panic!("{:?} is not found", one.tokens));
+        assert!(
+            (got.score - one.score).abs() <= batch.slack(n, one.score),
+            "{got:?}, exactly {}",
+            one.score
+        );
+    }
+}
