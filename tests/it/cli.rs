@@ -936,7 +936,7 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
 fn tuning_finds_the_weights_with_the_fewest_errors() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
-    let list = demo.file("list.tsv", &format!("{emissions}\t{TEXT}\n"));
+    let list = demo.file("list.tsv", &format!("\u{feff}{emissions}\t{TEXT}\n"));
     // The model does not know "brown", and prefers "brawn" the more, the larger its weight.
     let arpa = "\\data\\\nngram 1=6\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 the\n-1 quick\n-1 brawn\n-1 fox\n\\end\\\n";
     let arpa = demo.file("lm.arpa", arpa);

@@ -236,56 +236,6 @@ fn weights_of_long_rows_of_other_dtypes_are_those_of_the_recursion() {
     check_long_rows(&[DType::F64, DType::F16, DType::BF16]);
 }
 
-#[test]
-fn a_linear_layer_takes_the_same_weights() -> Result<()> {
-    let (frames, items, features, classes) = (12, 5, 3, 6);
-    let targets: [&[usize]; 5] = [&[0, 2, 2], &[5], &[], &[4, 3, 4], &[2]];
-    let target_lengths = targets.map(<[usize]>::len);
-    let lengths = [12, 7, 3, 11, 12];
-    for device in devices() {
-        let mut rng = Rng::new(3);
-        let weights = Weights::new(&mut rng, classes).options(DType::F32, &device);
-        let mut floats = |dims: &[usize]| {
-            let values = rng.values(dims.iter().product(), 1.0);
-            Var::from_tensor(&tensors::floats(&values, dims, DType::F32, &device))
-        };
-        let (hidden, weight) = (
-            floats(&[frames, items, features])?,
-            floats(&[classes, features])?,
-        );
-        let labels = tensors::padded(&targets.map(<[usize]>::to_vec), 0, 1, DType::U32, &device);
-        for reduction in [Reduction::None, Reduction::Mean] {
-            let opts = CtcLossOptions {
-                blank: 1,
-                reduction,
-                ..Default::default()
-            };
-            let criterion = CtcLoss::new(opts).emissions(weights.clone());
-            let fused = criterion.forward_linear(
-                &hidden,
-                &weight,
-                None,
-                &labels,
-                lengths,
-                target_lengths,
-            )?;
-            let logits = hidden.flatten_to(1)?.matmul(&weight.t()?)?;
-            let logits = logits.reshape((frames, items, classes))?;
-            let plain = criterion.forward_with_logits(&logits, &labels, lengths, target_lengths)?;
-            let [fused, plain] = [fused, plain].map(|loss| {
-                let grads = weighted(&loss, None).unwrap().backward().unwrap();
-                let of = |var: &Var| tensors::read(grads.get(var).unwrap());
-                (tensors::read(&loss), of(&hidden), of(&weight))
-            });
-            tolerance::loss(DType::F32).check("loss", &fused.0, &plain.0);
-            for (fused, plain) in [(fused.1, plain.1), (fused.2, plain.2)] {
-                tolerance::gradient(DType::F32).check("gradient", &fused, &plain);
-            }
-        }
-    }
-    Ok(())
-}
-
 // Many losses without gradients are computed side by side on the CPU.
 #[test]
 fn an_item_of_a_large_batch_has_the_bits_of_the_item_alone() -> Result<()> {

@@ -2,10 +2,11 @@
 //!
 //! How a batch is cut into groups is tested beside the code.
 
-use crate::common::{Rng, gpus, holds, tensors, weighted};
+use crate::common::{Rng, devices, gpus, holds, tensors, tolerance, weighted};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    Checks, CtcLoss, CtcLossOptions, InputLayout, Reduction, ctc_loss_linear, ctc_loss_with_logits,
+    Checks, CtcLoss, CtcLossOptions, EmissionOptions, InputLayout, Reduction, ctc_loss_linear,
+    ctc_loss_with_logits,
 };
 
 const FEATURES: usize = 3;
@@ -443,4 +444,63 @@ fn bad_arguments_are_errors_that_name_the_shapes() {
     );
     let error = error.unwrap_err().to_string();
     assert!(error.contains("bytes"), "{error}");
+}
+
+#[test]
+fn weights_of_emissions_are_those_of_the_logits() -> Result<()> {
+    let (frames, items, features, classes) = (12, 5, 3, 6);
+    let targets: [&[usize]; 5] = [&[0, 2, 2], &[5], &[], &[4, 3, 4], &[2]];
+    let target_lengths = targets.map(<[usize]>::len);
+    let lengths = [12, 7, 3, 11, 12];
+    for device in devices() {
+        let mut rng = Rng::new(3);
+        let weights = EmissionOptions {
+            class_weights: Some(tensors::floats(
+                &rng.values(classes, 2.0),
+                &[classes],
+                DType::F32,
+                &device,
+            )),
+            blank_weight: -0.5,
+            delay_penalty: 0.25,
+        };
+        let mut floats = |dims: &[usize]| {
+            let values = rng.values(dims.iter().product(), 1.0);
+            Var::from_tensor(&tensors::floats(&values, dims, DType::F32, &device))
+        };
+        let (hidden, weight) = (
+            floats(&[frames, items, features])?,
+            floats(&[classes, features])?,
+        );
+        let labels = tensors::padded(&targets.map(<[usize]>::to_vec), 0, 1, DType::U32, &device);
+        for reduction in [Reduction::None, Reduction::Mean] {
+            let opts = CtcLossOptions {
+                blank: 1,
+                reduction,
+                ..Default::default()
+            };
+            let criterion = CtcLoss::new(opts).emissions(weights.clone());
+            let fused = criterion.forward_linear(
+                &hidden,
+                &weight,
+                None,
+                &labels,
+                lengths,
+                target_lengths,
+            )?;
+            let logits = hidden.flatten_to(1)?.matmul(&weight.t()?)?;
+            let logits = logits.reshape((frames, items, classes))?;
+            let plain = criterion.forward_with_logits(&logits, &labels, lengths, target_lengths)?;
+            let [fused, plain] = [fused, plain].map(|loss| {
+                let grads = weighted(&loss, None).unwrap().backward().unwrap();
+                let of = |var: &Var| tensors::read(grads.get(var).unwrap());
+                (tensors::read(&loss), of(&hidden), of(&weight))
+            });
+            tolerance::loss(DType::F32).check("loss", &fused.0, &plain.0);
+            for (fused, plain) in [(fused.1, plain.1), (fused.2, plain.2)] {
+                tolerance::gradient(DType::F32).check("gradient", &fused, &plain);
+            }
+        }
+    }
+    Ok(())
 }

@@ -121,6 +121,16 @@ fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
     }
 }
 
+/// A text file, without the mark of UTF-8 that some editors put in front.
+pub fn read_text(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    Ok(match content.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => content,
+    })
+}
+
 /// The first line of an error: candle may add a backtrace behind it.
 pub fn short(error: candle_core::Error) -> anyhow::Error {
     let text = error.to_string();

@@ -1,7 +1,7 @@
 //! What the beam search knows of the language: an n-gram model, a lexicon, hotwords, from files.
 
 use super::cli::KnowledgeFiles;
-use super::input::short;
+use super::input::{read_text, short};
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::Tensor;
 use candle_ctc::text::Vocabulary;
@@ -133,8 +133,7 @@ impl Knowledge {
 /// What `read` makes of each line that is not blank. Errors name the file and the line.
 fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     let shown = path.display();
-    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
+    let content = read_text(path)?;
     let lines = content.lines().enumerate();
     let entries: Vec<T> = lines
         .filter(|(_, line)| !line.trim().is_empty())

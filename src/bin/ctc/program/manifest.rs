@@ -1,6 +1,7 @@
 //! Lists of emissions and their transcripts.
 
-use anyhow::{Context, Result, bail, ensure};
+use super::input::read_text;
+use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
 /// Emissions and a transcript of them.
@@ -13,7 +14,7 @@ pub struct Entry {
 /// lines are skipped.
 pub fn read(path: &Path) -> Result<Vec<Entry>> {
     let shown = path.display();
-    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let content = read_text(path)?;
     let mut entries = Vec::new();
     for (index, line) in content.lines().enumerate() {
         if line.trim().is_empty() {

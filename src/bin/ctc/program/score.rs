@@ -2,7 +2,7 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::ScoreArgs;
-use super::input::{Model, Source, short};
+use super::input::{Model, Source, read_text, short};
 use super::manifest;
 use super::spelling::spell;
 use anyhow::{Context, Result, ensure};
@@ -57,9 +57,7 @@ fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
     }
     let mut texts = args.texts.clone();
     if let Some(file) = &args.file {
-        let content = std::fs::read_to_string(file);
-        let content = content.with_context(|| format!("cannot read {}", file.display()))?;
-        texts.extend(content.lines().map(str::to_owned));
+        texts.extend(read_text(file)?.lines().map(str::to_owned));
     }
     ensure!(
         !texts.is_empty(),

@@ -2,10 +2,10 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::SpotArgs;
-use super::input::{Model, Source, short};
+use super::input::{Model, Source, read_text, short};
 use super::output;
 use super::spelling::spell;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{KeywordHit, SpotOptions, spot_keywords};
 use std::fmt::Write;
@@ -46,8 +46,7 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
 fn phrases(args: &SpotArgs) -> Result<Vec<String>> {
     let mut phrases = args.phrases.clone();
     if let Some(file) = &args.file {
-        let content = std::fs::read_to_string(file);
-        let content = content.with_context(|| format!("cannot read {}", file.display()))?;
+        let content = read_text(file)?;
         let lines = content.lines().map(str::trim);
         phrases.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
     }
