@@ -34,8 +34,9 @@ const FUNCTION: &str = "ctc_loss_linear";
 ///
 /// # Arguments
 ///
-/// * `hidden` - the input of the layer: `(T, N, D)`, or `(N, T, D)` with [`InputLayout::BatchMajor`], or `(T, D)` for
-///   one item. f32, f64, f16 or bf16; any strides.
+/// * `hidden` - the input of the layer: `(T, N, D)`, or `(N, T, D)` with
+///   [`InputLayout::BatchMajor`](crate::InputLayout::BatchMajor), or `(T, D)` for one item. f32, f64, f16 or bf16; any
+///   strides.
 /// * `weight` - `(C, D)`, as `Linear::weight`; of the dtype and on the device of `hidden`.
 /// * `bias` - `(C)` or `None`, as `Linear::bias`.
 /// * `targets`, `input_lengths`, `target_lengths` - those of [`ctc_loss`](crate::ctc_loss). Those on a GPU are read to
