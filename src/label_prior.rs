@@ -4,6 +4,7 @@ use crate::cpu_input::on_host;
 use crate::distribution::check_normalised;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::real;
 use crate::problem::validate::{self, Call};
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -98,7 +99,10 @@ impl LabelPrior {
                 Some(InputLayout::TimeMajor) => log_probs.get_on_dim(1, item)?,
                 Some(InputLayout::BatchMajor) => log_probs.get(item)?,
             };
-            let probabilities = in_f32(&log_probs.narrow(0, 0, frames)?)?.exp()?;
+            let probabilities = log_probs
+                .narrow(0, 0, frames)?
+                .to_dtype(real(log_probs.dtype()))?
+                .exp()?;
             // A product is faster than candle's sum over the first dimension.
             let ones = Tensor::ones((1, frames), probabilities.dtype(), probabilities.device())?;
             let sum = ones.matmul(&probabilities.contiguous()?)?.squeeze(0)?;
@@ -151,14 +155,6 @@ impl LabelPrior {
         }
         let log_prior = self.log_prior()?;
         log_prior.map(|log_prior| log_prior * -scale).transpose()
-    }
-}
-
-/// f64 stays.
-fn in_f32(tensor: &Tensor) -> Result<Tensor> {
-    match tensor.dtype() {
-        DType::F64 => Ok(tensor.clone()),
-        _ => tensor.to_dtype(DType::F32),
     }
 }
 

@@ -123,16 +123,16 @@ pub fn ctc_loss(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    let problem = validate::loss(
-        "ctc_loss",
+    let plain = EmissionOptions::default();
+    let lengths = (input_lengths, target_lengths);
+    loss(
         InputKind::LogProbs,
         log_probs,
         targets,
-        input_lengths,
-        target_lengths,
+        lengths,
         opts,
-    )?;
-    op::loss(log_probs, Arc::new(problem))
+        &plain,
+    )
 }
 
 /// The Connectionist Temporal Classification loss of logits: [`ctc_loss`] of their log-softmax over the classes, as one
@@ -166,16 +166,35 @@ pub fn ctc_loss_with_logits(
     target_lengths: impl IntoLengths,
     opts: CtcLossOptions,
 ) -> Result<Tensor> {
-    let problem = validate::loss(
-        "ctc_loss_with_logits",
-        InputKind::Logits,
-        logits,
+    let plain = EmissionOptions::default();
+    let lengths = (input_lengths, target_lengths);
+    loss(InputKind::Logits, logits, targets, lengths, opts, &plain)
+}
+
+/// [`ctc_loss`] or [`ctc_loss_with_logits`], with weights of the emissions.
+fn loss(
+    kind: InputKind,
+    input: &Tensor,
+    targets: &Tensor,
+    (input_lengths, target_lengths): (impl IntoLengths, impl IntoLengths),
+    opts: CtcLossOptions,
+    emissions: &EmissionOptions,
+) -> Result<Tensor> {
+    let function = match kind {
+        InputKind::LogProbs => "ctc_loss",
+        InputKind::Logits => "ctc_loss_with_logits",
+    };
+    let mut problem = validate::loss(
+        function,
+        kind,
+        input,
         targets,
         input_lengths,
         target_lengths,
         opts,
     )?;
-    op::loss(logits, Arc::new(problem))
+    problem.weights = EmissionWeights::new(emissions, input, problem.input())?;
+    op::loss(input, Arc::new(problem))
 }
 
 /// [`ctc_loss`] and its gradient with respect to `log_probs`, computed together and without a graph.
@@ -375,8 +394,16 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
-        let kind = InputKind::LogProbs;
-        self.loss(kind, log_probs, targets, input_lengths, target_lengths)
+        self.check_grad("log_probs", log_probs)?;
+        let (kind, lengths) = (InputKind::LogProbs, (input_lengths, target_lengths));
+        loss(
+            kind,
+            log_probs,
+            targets,
+            lengths,
+            self.opts,
+            &self.emissions,
+        )
     }
 
     /// [`ctc_loss_with_logits`] with these options.
@@ -390,8 +417,9 @@ impl CtcLoss {
         input_lengths: impl IntoLengths,
         target_lengths: impl IntoLengths,
     ) -> Result<Tensor> {
-        let kind = InputKind::Logits;
-        self.loss(kind, logits, targets, input_lengths, target_lengths)
+        self.check_grad("logits", logits)?;
+        let (kind, lengths) = (InputKind::Logits, (input_lengths, target_lengths));
+        loss(kind, logits, targets, lengths, self.opts, &self.emissions)
     }
 
     /// [`ctc_loss_linear`] with these options.
@@ -419,32 +447,6 @@ impl CtcLoss {
             self.opts,
             &self.emissions,
         )
-    }
-
-    fn loss(
-        &self,
-        kind: InputKind,
-        input: &Tensor,
-        targets: &Tensor,
-        input_lengths: impl IntoLengths,
-        target_lengths: impl IntoLengths,
-    ) -> Result<Tensor> {
-        let (function, name) = match kind {
-            InputKind::LogProbs => ("ctc_loss", "log_probs"),
-            InputKind::Logits => ("ctc_loss_with_logits", "logits"),
-        };
-        self.check_grad(name, input)?;
-        let mut problem = validate::loss(
-            function,
-            kind,
-            input,
-            targets,
-            input_lengths,
-            target_lengths,
-            self.opts,
-        )?;
-        problem.weights = EmissionWeights::new(&self.emissions, input, problem.input())?;
-        op::loss(input, Arc::new(problem))
     }
 
     fn check_grad(&self, name: &str, input: &Tensor) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::training::TrainConfig;
 /// Train a small model on synthetic utterances; each process computes its share of every batch.
 #[derive(Parser)]
 struct Args {
-    /// Utterances of the training set. The last batch of an epoch has what is left over
+    /// Utterances of the training set. The last batch of an epoch is smaller if the batch size does not divide them
     #[arg(long, default_value = "25")]
     utterances: NonZeroUsize,
 

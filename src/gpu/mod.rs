@@ -23,6 +23,7 @@ pub(crate) use loss::{Saved, forward, gradient};
 pub(crate) use params::{Integers, Sizes};
 pub(crate) use scores::scores;
 
+use crate::problem::plan::real;
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ops::Deref;
 
@@ -119,14 +120,6 @@ pub(crate) enum Arg<'a, B: Backend> {
     To(&'a mut B::Memory),
 }
 
-/// The arithmetic type for a dtype of the input.
-fn real(dtype: DType) -> DType {
-    match dtype {
-        DType::F64 => DType::F64,
-        _ => DType::F32,
-    }
-}
-
 /// The dtype that stands for the words of emissions and states: an f32 emission is a mantissa and a 32-bit exponent; an f64
 /// emission is padded to 16 bytes.
 fn word(real: DType) -> DType {
@@ -147,8 +140,9 @@ struct Rows<'a, B: Backend> {
 /// Gathers the emissions of the classes that `tables` name, with `weights` if there are any.
 ///
 /// # Safety
-/// `weights` must hold a number for each class and one more; `tables` must have the layout of `sizes`, and the memory room for each row and entry of `sizes`: two words of an emission,
-/// three numbers of a record, and of logits two of `stats`.
+/// `weights` must hold a number for each class and one more; `tables` must have the layout of `sizes`, and the memory
+/// room for each row and entry of `sizes`: two words of an emission, three numbers of a record, and of logits two of
+/// `stats`.
 unsafe fn gather<B: Backend>(
     backend: &B,
     sizes: &Sizes,

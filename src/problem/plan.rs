@@ -4,7 +4,7 @@ use crate::memory::OutOfMemory;
 pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
 use crate::problem::weights::EmissionWeights;
-use candle_core::{Layout, Result, Tensor, bail};
+use candle_core::{DType, Layout, Result, Tensor, bail};
 
 /// Integers of a loss whose targets stay on a device, of shape `()`, `(N)` or `(N, S)`: values that the host has checked,
 /// or a tensor that it has not read.
@@ -192,6 +192,14 @@ impl Input {
             Some(InputLayout::TimeMajor) => (row / self.batch, row % self.batch),
             Some(InputLayout::BatchMajor) => (row % self.frames, row / self.frames),
         }
+    }
+}
+
+/// The arithmetic type for a dtype of the input.
+pub(crate) fn real(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a loss adds to log-probabilities before it sums over paths.
 
 use crate::options::EmissionOptions;
-use crate::problem::plan::Input;
+use crate::problem::plan::{Input, real};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// The weights of the emissions of a loss, on the device of its input.
@@ -19,10 +19,7 @@ impl EmissionWeights {
             return Ok(None);
         }
         let (classes, device) = (sizes.classes, input.device());
-        let dtype = match input.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let dtype = real(input.dtype());
         check_number("blank_weight", blank_weight, dtype)?;
         check_number("delay_penalty", delay_penalty, dtype)?;
         let mut values = vec![0.0; classes + 1];

@@ -994,17 +994,7 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
         "written.tsv",
         &format!("{emissions}\tThe QUICK, brown fox!\n"),
     );
-    let tune_written = [
-        "tune",
-        "--manifest",
-        &written,
-        "--vocab",
-        &vocab,
-        "--lm",
-        &arpa,
-        "--unknown",
-        "-1",
-    ];
+    let tune_written = [&["tune", "--manifest", &written][..], &tune[3..]].concat();
     let point = ["--alphas", "0", "--betas", "-1", "--rounds", "0"];
     let printed = try_all(&[&tune_written[..], &point].concat()).unwrap();
     assert_eq!(printed.out, "0\t-1\t0.00\t0.00\n");

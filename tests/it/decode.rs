@@ -471,22 +471,8 @@ proptest! {
             let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             row[class] >= largest - relative && row[class] >= absolute
         });
-        // A model that says nothing, and is asked all the same.
-        struct Silent;
-        impl LanguageModel for Silent {
-            type State = ();
-            fn start(&self) -> Result<()> {
-                Ok(())
-            }
-            fn score(&self, _: &(), _: u32) -> Result<f64> {
-                Ok(0.0)
-            }
-            fn advance(&self, _: &(), _: u32) -> Result<()> {
-                Ok(())
-            }
-        }
         let got = match model {
-            true => beam_search_with(&log_probs, &Silent, opts).unwrap(),
+            true => beam_search_with(&log_probs, &OnlyEnd(0.0), opts).unwrap(),
             false => beam_search(&log_probs, opts).unwrap(),
         };
         prop_assert_eq!(got.len(), want.len());
@@ -1071,10 +1057,10 @@ fn stable_tokens_and_a_new_utterance_outlive_what_the_tree_drops() {
     }
 }
 
-/// A model whose score for the end is no score.
-struct BadEnd(f64);
+/// A model that is asked for every token, and has a score for the end alone.
+struct OnlyEnd(f64);
 
-impl LanguageModel for BadEnd {
+impl LanguageModel for OnlyEnd {
     type State = ();
 
     fn start(&self) -> Result<()> {
@@ -1103,7 +1089,7 @@ fn a_score_for_the_end_that_is_no_score_is_an_error_where_it_counts() {
             lm_weight,
             ..Default::default()
         };
-        beam_search_with(&input, &BadEnd(score), opts)
+        beam_search_with(&input, &OnlyEnd(score), opts)
     };
     for score in [f64::NAN, f64::INFINITY] {
         for end in [End::Required, End::Preferred] {

@@ -294,17 +294,20 @@ fn words_that_are_not_one_word_are_skipped_too() {
     }
 }
 
+/// Whether labels are one of so many spellings of "cat".
+fn spells_cat(vocabulary: &Vocabulary, spellings: usize, labels: &[u32]) -> bool {
+    let opts = LexiconOptions {
+        spellings,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(vocabulary, ["cat"], NoLanguageModel, opts).unwrap();
+    total(&lexicon, labels, true) == 0.0
+}
+
 #[test]
 fn a_vocabulary_of_pieces_spells_words() {
     let vocabulary = Vocabulary::from_tokens(["<blk>", "▁", "▁ca", "t", "a", "c", "▁cat"]).unwrap();
-    let finished = |spellings: usize, labels: &[u32]| {
-        let opts = LexiconOptions {
-            spellings,
-            ..Default::default()
-        };
-        let lexicon = Lexicon::new(&vocabulary, ["cat"], NoLanguageModel, opts).unwrap();
-        total(&lexicon, labels, true) == 0.0
-    };
+    let finished = |spellings: usize, labels: &[u32]| spells_cat(&vocabulary, spellings, labels);
     assert!(finished(1, &[6]) && finished(1, &[6, 6]));
     for labels in [&[2, 3][..], &[1, 5, 4, 3], &[6, 2, 3]] {
         assert!(!finished(1, labels) && finished(9, labels), "{labels:?}");
@@ -353,14 +356,8 @@ fn further_spellings_stand_in_every_place() {
     ] {
         let builder = Vocabulary::builder().word_mark(mark.clone());
         let vocabulary = builder.from_tokens(tokens(token)).unwrap();
-        let finished = |spellings: usize, labels: &[u32]| {
-            let opts = LexiconOptions {
-                spellings,
-                ..Default::default()
-            };
-            let lexicon = Lexicon::new(&vocabulary, ["cat"], NoLanguageModel, opts).unwrap();
-            total(&lexicon, labels, true) == 0.0
-        };
+        let finished =
+            |spellings: usize, labels: &[u32]| spells_cat(&vocabulary, spellings, labels);
         assert!(finished(1, &[1, 4]) && finished(2, &[1, 4]), "{mark:?}");
         for labels in [&[2, 3][..], &[1, 5, 3], &[2, 3, 5, 3, 4]] {
             assert!(!finished(1, labels), "{mark:?} {labels:?}");

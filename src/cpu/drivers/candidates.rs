@@ -15,8 +15,7 @@
 //! after the last change are common. So lattices are kept separate, and only equal candidates are shared.
 
 use crate::cpu::drivers::item::{both, item, loss_from};
-use crate::cpu::emissions::gather::Source;
-use crate::cpu::emissions::gather::{GatherScratch, LossInput};
+use crate::cpu::emissions::gather::{GatherScratch, LossInput, Source};
 use crate::cpu::emissions::table::{EmissionWindow, Table};
 use crate::cpu::lattice::scaled::{
     Allowance, FEWEST_INTERLEAVED, INTERLEAVED, Interleaved, Lane, ScaledLattice, Scratch, Track,

@@ -491,15 +491,9 @@ impl<L: LanguageModel> BeamSearch<L> {
                 seen[self.beam[child as usize].token as usize] = *visits;
                 child = next_child[child as usize];
             }
+            let bound = bound(&self.language_model, &self.tree, &self.opts, entry.node);
             // The most that a token can add to the score of the prefix.
-            let most = match self.language_model.is_constant() || self.opts.lm_weight == 0.0 {
-                true => self.opts.token_bonus,
-                false => {
-                    let state = self.tree.state(entry.node);
-                    let most = self.language_model.max_score_in(state);
-                    self.opts.lm_weight * most + self.opts.token_bonus
-                }
-            };
+            let most = self.opts.lm_weight * bound + self.opts.token_bonus;
             for &(emission, token) in tokens.iter() {
                 let score = entry.before(token) + emission;
                 if score + (entry.lm + most) < least || score == f64::NEG_INFINITY {
@@ -519,6 +513,7 @@ impl<L: LanguageModel> BeamSearch<L> {
                     &self.opts,
                     entry.node,
                     token,
+                    bound,
                 )?;
                 let lm = entry.lm + weight;
                 let rank = score + lm;
@@ -619,7 +614,9 @@ impl<L: LanguageModel> BeamSearch<L> {
             Some(node) => node,
             None => {
                 let (model, opts) = (&self.language_model, &self.opts);
-                let lm = parent.lm + weight(model, &self.tree, opts, parent.node, token)?;
+                let bound = bound(model, &self.tree, opts, parent.node);
+                let weight = weight(model, &self.tree, opts, parent.node, token, bound)?;
+                let lm = parent.lm + weight;
                 let state = self.tree.state(parent.node);
                 let state = self.language_model.advance(state, token)?;
                 self.tree.add_child(parent.node, token, lm, state)?
@@ -763,7 +760,24 @@ impl Entry {
     }
 }
 
-/// The contribution of `token` to the score of a prefix.
+/// The most that the language model says of a token behind a prefix; 0 if it is not asked.
+fn bound<L: LanguageModel>(
+    language_model: &L,
+    tree: &Tree<L::State>,
+    opts: &BeamOptions,
+    prefix: u32,
+) -> f64 {
+    match is_asked(language_model, opts) {
+        true => language_model.max_score_in(tree.state(prefix)),
+        false => 0.0,
+    }
+}
+
+fn is_asked<L: LanguageModel>(language_model: &L, opts: &BeamOptions) -> bool {
+    !language_model.is_constant() && opts.lm_weight != 0.0
+}
+
+/// The contribution of `token` to the score of a prefix, of which the language model says at most `bound`.
 #[inline]
 fn weight<L: LanguageModel>(
     language_model: &L,
@@ -771,19 +785,18 @@ fn weight<L: LanguageModel>(
     opts: &BeamOptions,
     prefix: u32,
     token: u32,
+    bound: f64,
 ) -> Result<f64> {
-    if language_model.is_constant() || opts.lm_weight == 0.0 {
+    if !is_asked(language_model, opts) {
         return Ok(opts.token_bonus);
     }
-    let state = tree.state(prefix);
-    let score = language_model.score(state, token)?;
+    let score = language_model.score(tree.state(prefix), token)?;
     if score.is_nan() || score == f64::INFINITY {
         bail!("beam_search: the language model gave {score} for token {token}")
     }
-    let most = language_model.max_score_in(state);
-    if score > most {
+    if score > bound {
         bail!(
-            "beam_search: the language model gave {score} for token {token}, but its max_score is {most}"
+            "beam_search: the language model gave {score} for token {token}, but its max_score is {bound}"
         )
     }
     Ok(opts.lm_weight * score + opts.token_bonus)

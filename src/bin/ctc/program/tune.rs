@@ -20,10 +20,6 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
         "there are no weights to tune: give --lm or --lexicon"
     );
     let (held_out, mut notes) = HeldOut::load(args, &model)?;
-    notes.extend(Knowledge::new(&files, &model.vocabulary, 1.0, 0.0)?.1);
-    for note in notes {
-        writeln!(console.err, "note: {note}")?;
-    }
     let alphas = match files.has_model() {
         true => Axis::new("--alphas", &args.alphas)?,
         false => Axis::new("--alphas", &[1.0])?,
@@ -42,7 +38,14 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
             {
                 continue;
             }
-            let (knowledge, _) = Knowledge::new(&files, &model.vocabulary, alpha, beta)?;
+            let (knowledge, of_files) = Knowledge::new(&files, &model.vocabulary, alpha, beta)?;
+            // Those of the files are the same for all weights.
+            if tried.is_empty() {
+                notes.extend(of_files);
+                for note in notes.drain(..) {
+                    writeln!(console.err, "note: {note}")?;
+                }
+            }
             let outcome = held_out.decode(&knowledge, alpha, beta)?;
             if console.progress {
                 writeln!(console.err, "tried {}", outcome.row())?;
