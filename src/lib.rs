@@ -56,7 +56,7 @@
 //!   [`LanguageModel`] is its hook for a language model or a lexicon.
 //! - [`NgramLm`] reads an n-gram model from an ARPA file. In a beam search it stands in a [`Lexicon`] of words, or in a
 //!   [`TokenNgram`] of tokens; [`Hotwords`] on top of any of these prefer words and phrases.
-//! - [`spot_keywords`] tells where given phrases stand and how sure that is, without a transcript.
+//! - [`spot_keywords`] and [`spot_keywords_batch`] tell where given phrases stand and how sure that is, without a transcript.
 //! - [`PrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
 //! # Text
@@ -194,7 +194,7 @@ pub use decode::{
     LanguageModel, Lexicon, LexiconOptions, LexiconState, NgramLm, NgramState, NoLanguageModel,
     PrefixScorer, PrefixScorerOptions, PrefixScores, PrefixState, SpotOptions, TokenNgram,
     WordModel, beam_search, beam_search_batch, beam_search_batch_with, beam_search_with,
-    greedy_decode, greedy_decode_batch, minimum_bayes_risk, spot_keywords,
+    greedy_decode, greedy_decode_batch, minimum_bayes_risk, spot_keywords, spot_keywords_batch,
 };
 pub use feasibility::{Feasibility, feasibility};
 pub use frame_confidence::{

@@ -175,7 +175,9 @@ impl Spans {
     pub fn push(&mut self, span: TokenSpan, before: u32) -> Result<u32> {
         let id = self.links.len();
         if id >= NONE as usize {
-            bail!("beam_search: more than {NONE} spans; choose a smaller beam_width")
+            bail!(
+                "there are more than {NONE} spans of tokens to keep; search a shorter stretch, or with a smaller beam_width"
+            )
         }
         self.links.push(Link { span, before });
         Ok(id as u32)

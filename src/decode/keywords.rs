@@ -15,6 +15,8 @@ use crate::cpu_input::{Rows, check_row, on_host, rows};
 use crate::distribution::{check_normalised, log_softmax};
 use crate::memory::room_for;
 use crate::options::{InputKind, InputLayout};
+use crate::problem::lengths::IntoLengths;
+use crate::problem::plan::Plan;
 use crate::problem::validate::{self, Call};
 use crate::spans::TokenSpan;
 use candle_core::{Result, Storage, Tensor, bail};
@@ -23,7 +25,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::{Deref, Range};
 
-/// The options of [`spot_keywords`].
+/// The options of [`spot_keywords`] and [`spot_keywords_batch`].
 ///
 /// ```
 /// use candle_ctc::SpotOptions;
@@ -42,6 +44,8 @@ pub struct SpotOptions {
     /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take
     /// longer. Default −1.
     pub threshold: f64,
+    /// Axis order, for [`spot_keywords_batch`]. Default [`InputLayout::TimeMajor`].
+    pub layout: InputLayout,
 }
 
 impl Default for SpotOptions {
@@ -51,7 +55,28 @@ impl Default for SpotOptions {
             input: InputKind::default(),
             normalised: true,
             threshold: -1.0,
+            layout: InputLayout::default(),
         }
+    }
+}
+
+impl SpotOptions {
+    /// The defaults with [`InputLayout::BatchMajor`].
+    pub fn batch_major() -> Self {
+        Self {
+            layout: InputLayout::BatchMajor,
+            ..Self::default()
+        }
+    }
+
+    fn call(&self, function: &'static str) -> Call {
+        Call::new(
+            function,
+            self.input,
+            self.normalised,
+            self.blank,
+            self.layout,
+        )
     }
 }
 
@@ -157,66 +182,117 @@ pub fn spot_keywords<S: AsRef<[u32]> + Sync>(
     phrases: &[S],
     opts: SpotOptions,
 ) -> Result<Vec<Vec<KeywordHit>>> {
-    let call = Call::new(
-        "spot_keywords",
-        opts.input,
-        opts.normalised,
-        opts.blank,
-        InputLayout::default(),
-    );
-    let instead = || "; each item of a batch takes a call of its own".to_owned();
-    let log_probs = validate::utterance_or(call.function, log_probs, instead)?;
-    let plan = validate::plan_for_phrases(call, &log_probs, phrases)?;
-    if opts.threshold.is_nan() || opts.threshold > 0.0 {
-        bail!(
-            "{}: threshold = {}; it is a log-likelihood ratio and must be at most 0",
-            call.function,
-            opts.threshold
-        )
-    }
-    check_normalised(&call, &plan, &log_probs, 0)?;
-    let host = on_host(&log_probs)?;
-    let frames = Frames::new(call, plan.input.classes, rows(&plan, &host), host.dim(0)?)?;
-    let hits = phrases.par_iter().map(|phrase| {
-        let labels = phrase.as_ref();
-        let least = opts.threshold * labels.len() as f64;
-        Lattice::new(&frames, labels, least).hits()
-    });
-    hits.collect()
+    let call = opts.call("spot_keywords");
+    let log_probs = validate::utterance(call.function, log_probs)?;
+    let plan = validate::plan_for_utterance(call, &log_probs)?;
+    Ok(spot(&call, &plan, &log_probs, phrases, opts.threshold)?.swap_remove(0))
 }
 
-/// The frames of the utterance.
-struct Frames<S> {
+/// [`spot_keywords`] for each utterance of a batch: the same phrases in each.
+///
+/// # Arguments
+///
+/// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)` for one item; otherwise as
+///   for [`spot_keywords`]. `T` and `N` may be 0.
+/// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+/// * `phrases`, `opts` - as for [`spot_keywords`].
+///
+/// # Returns
+///
+/// For each item, for each phrase, its hits, as [`spot_keywords`] returns them.
+///
+/// # Errors
+///
+/// As for [`spot_keywords`], and if lengths do not fit the batch; the message names the item and the frame.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{SpotOptions, spot_keywords_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let frame = |class: usize| (0..4).map(|c| if c == class { 0.7f32 } else { 0.1 }).collect::<Vec<_>>();
+/// let probs = Tensor::new(vec![vec![frame(1), frame(2), frame(3)], vec![frame(2), frame(3), frame(0)]], &Device::Cpu)?;
+/// // (N, T, C); of the second item, two frames.
+/// let hits = spot_keywords_batch(&probs.log()?, [3, 2], &[vec![2, 3]], SpotOptions::batch_major())?;
+/// assert_eq!((hits[0][0][0].range(), hits[1][0][0].range()), (1..3, 0..2));
+/// # Ok(())
+/// # }
+/// ```
+pub fn spot_keywords_batch<S: AsRef<[u32]> + Sync>(
+    log_probs: &Tensor,
+    input_lengths: impl IntoLengths,
+    phrases: &[S],
+    opts: SpotOptions,
+) -> Result<Vec<Vec<Vec<KeywordHit>>>> {
+    let call = opts.call("spot_keywords_batch");
+    let plan = validate::plan_for_decoding(call, log_probs, input_lengths)?;
+    spot(&call, &plan, log_probs, phrases, opts.threshold)
+}
+
+fn spot<S: AsRef<[u32]> + Sync>(
+    call: &Call,
+    plan: &Plan,
+    log_probs: &Tensor,
+    phrases: &[S],
+    threshold: f64,
+) -> Result<Vec<Vec<Vec<KeywordHit>>>> {
+    validate::check_phrases(*call, plan.input.classes, phrases)?;
+    if threshold.is_nan() || threshold > 0.0 {
+        bail!(
+            "{}: threshold = {threshold}; it is a log-likelihood ratio and must be at most 0",
+            call.function
+        )
+    }
+    check_normalised(call, plan, log_probs, 0)?;
+    let host = on_host(log_probs)?;
+    let rows = rows(plan, &host);
+    let items = (0..plan.input.batch).into_par_iter().map(|item| {
+        let frames = Frames::new(call, plan, &rows, item)?;
+        let hits = phrases.par_iter().map(|phrase| {
+            let labels = phrase.as_ref();
+            let least = threshold * labels.len() as f64;
+            Lattice::new(&frames, labels, least).hits()
+        });
+        hits.collect()
+    });
+    items.collect()
+}
+
+/// The frames of an utterance.
+struct Frames<'a, S> {
     call: Call,
     classes: usize,
-    rows: Rows<S>,
+    rows: &'a Rows<S>,
+    item: usize,
     /// The largest entry of each frame.
     largest: Vec<f64>,
 }
 
-impl<S: Deref<Target = Storage>> Frames<S> {
-    fn new(call: Call, classes: usize, rows: Rows<S>, frames: usize) -> Result<Self> {
+impl<'a, S: Deref<Target = Storage>> Frames<'a, S> {
+    fn new(call: &Call, plan: &Plan, rows: &'a Rows<S>, item: usize) -> Result<Self> {
+        let (classes, frames) = (plan.input.classes, plan.input_lengths[item]);
         let what = format!("{}: the largest entries of all frames", call.function);
         let mut largest = room_for(&what, &[frames])?;
         let mut row = vec![0.0; classes];
         for frame in 0..frames {
-            rows.read(0, frame, 0, &mut row);
-            check_row(&call, 0, frame, &row)?;
+            rows.read(item, frame, 0, &mut row);
+            check_row(call, item, frame, &row)?;
             // In vector code, as f64::max is not.
             let entries = row.iter().copied();
             largest.push(entries.fold(f64::NEG_INFINITY, |a, x| if x > a { x } else { a }));
         }
         Ok(Self {
-            call,
+            call: *call,
             classes,
             rows,
+            item,
             largest,
         })
     }
 
     /// How far a class is below the most probable one: at most 0, −inf for a class of probability 0.
     fn ratio(&self, frame: usize, class: usize) -> f64 {
-        match self.rows.entry(0, frame, class) {
+        match self.rows.entry(self.item, frame, class) {
             f64::NEG_INFINITY => f64::NEG_INFINITY,
             entry => entry - self.largest[frame],
         }
@@ -228,9 +304,9 @@ impl<S: Deref<Target = Storage>> Frames<S> {
         let mut row = vec![0.0; self.classes];
         let log_probs = frames.map(|frame| {
             if self.call.input == InputKind::LogProbs {
-                return self.rows.entry(0, frame, class);
+                return self.rows.entry(self.item, frame, class);
             }
-            self.rows.read(0, frame, 0, &mut row);
+            self.rows.read(self.item, frame, 0, &mut row);
             log_softmax(&mut row);
             row[class]
         });
@@ -287,7 +363,7 @@ impl End {
 struct Taken {
     score: f64,
     end: usize,
-    /// The frame up to which the ends behind the hit have no starts before it.
+    /// Up to this frame, the ends behind the hit were computed with starts behind it only.
     computed: usize,
 }
 
@@ -327,7 +403,7 @@ impl PartialOrd for Segment {
 
 /// The states of a phrase: its labels, and a blank between each two.
 struct Lattice<'a, S> {
-    frames: &'a Frames<S>,
+    frames: &'a Frames<'a, S>,
     labels: &'a [u32],
     /// The least score of a path.
     least: f64,
@@ -339,7 +415,7 @@ struct Lattice<'a, S> {
 }
 
 impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
-    fn new(frames: &'a Frames<S>, labels: &'a [u32], least: f64) -> Self {
+    fn new(frames: &'a Frames<'a, S>, labels: &'a [u32], least: f64) -> Self {
         Self {
             frames,
             labels,
@@ -501,8 +577,8 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
         Ok(())
     }
 
-    /// Computes the ends behind a hit up to a frame at least, with starts behind it only. At `next` another hit is
-    /// near, or the stretch ends.
+    /// Computes the ends behind a hit once more, with starts behind it only, up to `frame` at least. At `next` another
+    /// hit is near, or the stretch ends. The states of an earlier call are gone, so all of them are computed anew.
     fn compute_behind(
         &mut self,
         hit: &mut Taken,

@@ -8,14 +8,16 @@ use std::sync::Arc;
 /// The crate has [`TokenNgram`](crate::TokenNgram), [`Lexicon`](crate::Lexicon) and [`Hotwords`](crate::Hotwords),
 /// which goes on top of any model; others are written as below.
 ///
-/// The search calls [`score`](Self::score) for the tokens that may enter the beam and [`advance`](Self::advance) once
-/// for each prefix that did. The weight of a prefix is the sum of its tokens' scores, so it does not depend on the
+/// The search calls [`score`](Self::score) for the tokens that may enter the beam, and once a frame
+/// [`advance_all`](Self::advance_all) for the prefixes that did, which calls [`advance`](Self::advance) for each. The
+/// weight of a prefix is the sum of its tokens' scores, so it does not depend on the
 /// alignment.
 ///
 /// * A language model returns `ln P(token | history)`.
 /// * A lexicon returns 0 for a token that continues an entry and −inf for any other: a labelling with a score of −inf
 ///   never enters the beam.
-/// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state.
+/// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state. A neural
+///   model does so in `advance_all`, which gives it the whole beam as one batch.
 ///
 /// A model that is chosen at run time is a `Box<dyn LanguageModel<State = …>>`, for a batch `+ Sync`; one that several
 /// streams share is an `Arc`, for a batch `+ Send + Sync`.
@@ -64,6 +66,92 @@ pub trait LanguageModel {
     /// The state after `token`.
     fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State>;
 
+    /// The state after each of these tokens, each behind the prefix of its state. The search calls it at most once a
+    /// frame, for all new prefixes of the beam. Default: [`advance`](Self::advance) for each. A neural model overrides
+    /// it to run its network once:
+    ///
+    /// ```
+    /// use candle_core::{Device, Result, Tensor};
+    /// use candle_ctc::{BeamOptions, LanguageModel, beam_search_with};
+    /// use candle_nn::rnn::{GRU, GRUConfig, GRUState, RNN, gru};
+    /// use candle_nn::{Embedding, Linear, Module, VarBuilder, VarMap, embedding, linear};
+    ///
+    /// const HIDDEN: usize = 16;
+    ///
+    /// /// A recurrent model of tokens.
+    /// struct Recurrent {
+    ///     embedding: Embedding,
+    ///     cell: GRU,
+    ///     head: Linear,
+    /// }
+    ///
+    /// struct State {
+    ///     /// `(HIDDEN)`.
+    ///     hidden: Tensor,
+    ///     /// The log-probability of each token.
+    ///     next: Vec<f32>,
+    /// }
+    ///
+    /// impl Recurrent {
+    ///     /// A batch of steps: `(B, HIDDEN)` and `B` tokens.
+    ///     fn step(&self, hidden: Tensor, tokens: Vec<u32>) -> Result<Vec<State>> {
+    ///         let tokens = Tensor::new(tokens, hidden.device())?;
+    ///         let hidden = self.cell.step(&self.embedding.forward(&tokens)?, &GRUState { h: hidden })?.h;
+    ///         let next = candle_nn::ops::log_softmax(&self.head.forward(&hidden)?, 1)?.to_vec2()?;
+    ///         let states = next.into_iter().enumerate();
+    ///         states.map(|(item, next)| Ok(State { hidden: hidden.get(item)?, next })).collect()
+    ///     }
+    /// }
+    ///
+    /// impl LanguageModel for Recurrent {
+    ///     type State = State;
+    ///
+    ///     /// Class 0, the blank, stands for the beginning of the text.
+    ///     fn start(&self) -> Result<State> {
+    ///         let hidden = Tensor::zeros((1, HIDDEN), candle_core::DType::F32, &Device::Cpu)?;
+    ///         Ok(self.step(hidden, vec![0])?.remove(0))
+    ///     }
+    ///
+    ///     fn score(&self, state: &State, token: u32) -> Result<f64> {
+    ///         Ok(f64::from(state.next[token as usize]))
+    ///     }
+    ///
+    ///     fn advance(&self, state: &State, token: u32) -> Result<State> {
+    ///         Ok(self.advance_all(&[(state, token)])?.remove(0))
+    ///     }
+    ///
+    ///     fn advance_all(&self, prefixes: &[(&State, u32)]) -> Result<Vec<State>> {
+    ///         let hidden: Vec<&Tensor> = prefixes.iter().map(|(state, _)| &state.hidden).collect();
+    ///         self.step(Tensor::stack(&hidden, 0)?, prefixes.iter().map(|(_, token)| *token).collect())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<()> {
+    /// let (classes, weights) = (6, VarMap::new());
+    /// let vb = VarBuilder::from_varmap(&weights, candle_core::DType::F32, &Device::Cpu);
+    /// let model = Recurrent {
+    ///     embedding: embedding(classes, 8, vb.pp("embedding"))?,
+    ///     cell: gru(8, HIDDEN, GRUConfig::default(), vb.pp("cell"))?,
+    ///     head: linear(HIDDEN, classes, vb.pp("head"))?,
+    /// };
+    /// let logits = Tensor::randn(0f32, 3., (40, classes), &Device::Cpu)?;
+    /// let log_probs = candle_nn::ops::log_softmax(&logits, 1)?;
+    /// let best = beam_search_with(&log_probs, &model, BeamOptions { lm_weight: 0.5, ..Default::default() })?;
+    /// assert!(best[0].lm_score <= 0.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the search, and so does a number of states that is not that of the prefixes.
+    fn advance_all(&self, prefixes: &[(&Self::State, u32)]) -> Result<Vec<Self::State>> {
+        let states = prefixes.iter();
+        states
+            .map(|(state, token)| self.advance(state, *token))
+            .collect()
+    }
+
     /// The score of the end of the text after the prefix of `state`, in nats. Default 0. A lexicon returns −inf in the
     /// middle of a word.
     fn end(&self, _state: &Self::State) -> Result<f64> {
@@ -105,6 +193,10 @@ macro_rules! through_a_pointer {
 
             fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
                 (**self).advance(state, token)
+            }
+
+            fn advance_all(&self, prefixes: &[(&Self::State, u32)]) -> Result<Vec<Self::State>> {
+                (**self).advance_all(prefixes)
             }
 
             fn end(&self, state: &Self::State) -> Result<f64> {

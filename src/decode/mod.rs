@@ -15,7 +15,7 @@ pub use beam::{
     beam_search_with,
 };
 pub use greedy::{GreedyOptions, greedy_decode, greedy_decode_batch};
-pub use keywords::{KeywordHit, SpotOptions, spot_keywords};
+pub use keywords::{KeywordHit, SpotOptions, spot_keywords, spot_keywords_batch};
 pub use knowledge::{
     HotwordState, Hotwords, Lexicon, LexiconOptions, LexiconState, NgramLm, NgramState, TokenNgram,
     WordModel,

@@ -12,6 +12,7 @@
 //!
 //! All classes but the last label share `h`, so one pass over the emissions scores all of them.
 
+use super::language_model::LanguageModel;
 use super::log_add;
 use crate::cpu;
 use crate::cpu_input::rows;
@@ -152,6 +153,68 @@ pub struct PrefixScores {
     pub next: Vec<f64>,
     /// `ln P(prefix)` as a complete labelling: the score of the end of the sentence.
     pub end: f64,
+}
+
+impl PrefixScores {
+    /// Adds `weight` times the scores of a language model (shallow fusion): to each entry of `next` that of the token
+    /// behind the prefix of `state`, to `end` that of the end of the text. Entries of −inf stay, and the model is not
+    /// asked for them. The caller keeps the model's state of each prefix, and advances it.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_ctc::{LanguageModel, NgramLm, PrefixScorer, PrefixScorerOptions, TokenNgram};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// # let arpa = "\\data\\\nngram 1=5\nngram 2=1\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 a\n-1 b\n-2 <unk>\n\n\
+    /// #             \\2-grams:\n-0.1 a b\n\n\\end\\\n";
+    /// let model = NgramLm::from_arpa(arpa.as_bytes())?; // "b" is probable behind "a"
+    /// let model = TokenNgram::with_names(model, ["<blank>", "a", "b"])?;
+    /// let probs = [[0.2f32, 0.7, 0.1], [0.4, 0.35, 0.25]];
+    /// let scorer = PrefixScorer::new(&Tensor::new(&probs, &Device::Cpu)?.log()?, PrefixScorerOptions::default())?;
+    ///
+    /// let (empty, start) = (scorer.initial_state(), model.start()?);
+    /// let (a, behind_a) = (scorer.extend(&empty, 1)?, model.advance(&start, 1)?);
+    /// let mut scores = scorer.score(&[&a])?.remove(0);
+    /// assert!(scores.end > scores.next[2]);
+    /// scores.fuse(&model, &behind_a, 0.5)?;
+    /// assert!(scores.next[2] > scores.end);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the weight is negative or not finite, or if the model fails or gives NaN or +inf.
+    pub fn fuse<L: LanguageModel + ?Sized>(
+        &mut self,
+        model: &L,
+        state: &L::State,
+        weight: f64,
+    ) -> Result<()> {
+        if !weight.is_finite() || weight < 0.0 {
+            bail!("PrefixScores::fuse: weight = {weight}; it must be at least 0 and finite")
+        }
+        if weight == 0.0 {
+            return Ok(());
+        }
+        let next = self.next.iter_mut().zip(0u32..);
+        let next = next.map(|(score, token)| (score, Some(token)));
+        for (score, token) in next.chain([(&mut self.end, None)]) {
+            if *score == f64::NEG_INFINITY {
+                continue;
+            }
+            let given = match token {
+                Some(token) => model.score(state, token)?,
+                None => model.end(state)?,
+            };
+            if given.is_nan() || given == f64::INFINITY {
+                let of = token.map_or("the end of the text".to_owned(), |t| format!("token {t}"));
+                bail!("PrefixScores::fuse: the language model gave {given} for {of}")
+            }
+            *score += weight * given;
+        }
+        Ok(())
+    }
 }
 
 impl PrefixScorer {

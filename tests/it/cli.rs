@@ -897,6 +897,27 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         "{score} {emissions_alone}"
     );
 
+    // The same model in the form that is mapped, and once more rounded: there are only two values.
+    let (mapped, rounded) = (demo.path("lm.ngram"), demo.path("rounded.ngram"));
+    let written = run(&["ngram", &arpa, &mapped]).unwrap();
+    assert_eq!(written, format!("wrote {mapped}: order 1, 7 n-grams\n"));
+    let written = run(&["ngram", &mapped, &rounded, "--quantise"]).unwrap();
+    assert!(written.ends_with("7 n-grams, rounded\n"), "{written}");
+    for model in [&mapped, &rounded] {
+        let again = try_all(&[&decode[..], &["--lm", model, "--alpha", "0.5"]].concat()).unwrap();
+        assert_eq!((&again.out, &again.err), (&printed.out, &printed.err));
+    }
+    fails(&["ngram", "no.arpa", &mapped], &["no.arpa"]);
+    // "brown" stands nowhere in the text.
+    let text = demo.file("text.txt", "the quick brawn fox\n\nthe fox\n");
+    let written = run(&["ngram", &text, &mapped, "--estimate", "2"]).unwrap();
+    assert!(written.ends_with("order 2, 7 + 6 n-grams\n"), "{written}");
+    assert_eq!(first(&["--lm", &mapped]).1, "the quick brawn fox");
+    fails(
+        &["ngram", &text, &mapped, "--estimate", "0"],
+        &["order = 0"],
+    );
+
     let names = demo.file("names.txt", "box\t12\nzebra\n");
     let fox = demo.file("fox.txt", "fox\n");
     let shunned = first(&["--hotwords", &fox, "--boost", "-2"]);

@@ -5,8 +5,9 @@ use crate::common::oracle::collapse;
 use crate::common::views::VIEWS;
 use crate::common::{self, Rng, devices, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor};
+use candle_ctc::text::Vocabulary;
 use candle_ctc::{
-    BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, InputLayout, LanguageModel,
+    BeamOptions, BeamSearch, End, GreedyOptions, Hotwords, Hypothesis, InputLayout, LanguageModel,
     ScoreOptions, beam_search, beam_search_batch, beam_search_batch_with, beam_search_with,
     greedy_decode_batch, score_transcripts,
 };
@@ -735,6 +736,81 @@ fn a_language_model_that_fails_ends_the_search() {
     fails(run(-1.0), &["no more"]);
     // Its max_score is 0.
     fails(run(4.0), &["gave 4", "max_score is 0"]);
+}
+
+/// Advances all prefixes in one call, which it counts, or too few of them.
+struct AtOnce<'a> {
+    model: &'a Bigram,
+    calls: std::sync::atomic::AtomicUsize,
+    missing: usize,
+}
+
+impl LanguageModel for AtOnce<'_> {
+    type State = u32;
+
+    fn start(&self) -> Result<u32> {
+        self.model.start()
+    }
+
+    fn score(&self, state: &u32, token: u32) -> Result<f64> {
+        self.model.score(state, token)
+    }
+
+    fn advance(&self, _state: &u32, _token: u32) -> Result<u32> {
+        candle_core::bail!("one prefix alone")
+    }
+
+    fn advance_all(&self, prefixes: &[(&u32, u32)]) -> Result<Vec<u32>> {
+        assert!(!prefixes.is_empty());
+        self.calls
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let states = prefixes.iter().skip(self.missing);
+        states
+            .map(|(state, token)| self.model.advance(state, *token))
+            .collect()
+    }
+
+    fn end(&self, state: &u32) -> Result<f64> {
+        self.model.end(state)
+    }
+
+    fn max_score(&self) -> f64 {
+        self.model.max_score()
+    }
+}
+
+#[test]
+fn a_model_is_asked_once_a_frame_for_all_new_prefixes() {
+    let (frames, classes) = (30, 6);
+    let opts = BeamOptions {
+        beam_width: 12,
+        n_best: 12,
+        ..Default::default()
+    };
+    let mut rng = Rng::new(23);
+    let input = tensor(&distribution(&mut rng, frames, classes, 2.0, 0.0), classes);
+    let bigram = Bigram::random(&mut rng, classes, false);
+    let at_once = |missing| AtOnce {
+        model: &bigram,
+        calls: 0.into(),
+        missing,
+    };
+    let want = beam_search_with(&input, &bigram, opts).unwrap();
+    let model = at_once(0);
+    assert_eq!(beam_search_with(&input, &model, opts).unwrap(), want);
+    let calls = model.calls.into_inner();
+    assert!((2..=frames).contains(&calls), "{calls}");
+
+    // Through a pointer, and under hotwords.
+    let vocabulary = Vocabulary::from_tokens(["<blank>", "a", "b", "c", "d", "e"]).unwrap();
+    let none: [(&str, f64); 0] = [];
+    let hotwords = Hotwords::new(&vocabulary, none, Box::new(at_once(0))).unwrap();
+    assert_eq!(beam_search_with(&input, &hotwords, opts).unwrap(), want);
+
+    let error = beam_search_with(&input, &at_once(1), opts)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("advance_all gave"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,10 @@ use crate::common::views::VIEWS;
 use crate::common::{Rng, tensors};
 use crate::decode::{distribution, tensor};
 use candle_core::{DType, Device, Tensor};
-use candle_ctc::{GreedyOptions, InputKind, KeywordHit, SpotOptions, greedy_decode, spot_keywords};
+use candle_ctc::{
+    GreedyOptions, InputKind, InputLayout, KeywordHit, SpotOptions, greedy_decode, spot_keywords,
+    spot_keywords_batch,
+};
 use proptest::prelude::*;
 
 /// A segment with its score.
@@ -251,6 +254,70 @@ fn what_greedy_decoding_reads_scores_0() {
 }
 
 #[test]
+fn a_batch_has_the_hits_of_each_utterance() {
+    let mut rng = Rng::new(17);
+    let (items, frames, classes) = (4, 40, 5);
+    let values = rng.values(items * frames * classes, 4.0);
+    let logits = tensors::floats(&values, &[items, frames, classes], DType::F32, &Device::Cpu);
+    let lengths = [40, 0, 17, 33];
+    let phrases = [vec![1], vec![2, 3], vec![4, 4, 1]];
+    let opts = SpotOptions {
+        input: InputKind::Logits,
+        threshold: -2.0,
+        ..SpotOptions::batch_major()
+    };
+    let got = spot_keywords_batch(&logits, lengths, &phrases, opts).unwrap();
+    let mut found = 0;
+    for (item, got) in got.iter().enumerate() {
+        let alone = logits
+            .get(item)
+            .unwrap()
+            .narrow(0, 0, lengths[item])
+            .unwrap();
+        assert_eq!(*got, spot_keywords(&alone, &phrases, opts).unwrap());
+        found += got.iter().map(Vec::len).sum::<usize>();
+    }
+    assert!(found > 10);
+    let time_major = logits.transpose(0, 1).unwrap();
+    let opts = SpotOptions {
+        layout: InputLayout::TimeMajor,
+        ..opts
+    };
+    assert_eq!(
+        spot_keywords_batch(&time_major, lengths, &phrases, opts).unwrap(),
+        got
+    );
+
+    let refused = |lengths: [usize; 4], phrases: &[Vec<u32>]| {
+        let error = spot_keywords_batch(&time_major, lengths, phrases, opts).unwrap_err();
+        error.to_string()
+    };
+    let error = refused([40, 41, 0, 0], &phrases);
+    assert!(
+        error.contains("spot_keywords_batch") && error.contains("41"),
+        "{error}"
+    );
+    let error = refused(lengths, &[vec![1], vec![]]);
+    assert!(error.contains("phrase 1 has no labels"), "{error}");
+    let mut values = values;
+    values[(2 * frames + 5) * classes + 3] = f64::NAN;
+    let broken = tensors::floats(&values, &[items, frames, classes], DType::F32, &Device::Cpu);
+    let opts = SpotOptions {
+        layout: InputLayout::BatchMajor,
+        ..opts
+    };
+    let error = spot_keywords_batch(&broken, lengths, &phrases, opts)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("item 2") && error.contains("frame 5"),
+        "{error}"
+    );
+    // Behind the end of an item, nothing is read.
+    assert!(spot_keywords_batch(&broken, [40, 40, 5, 40], &phrases, opts).is_ok());
+}
+
+#[test]
 fn every_form_of_input_gives_the_same() {
     let mut rng = Rng::new(11);
     let (frames, classes) = (50, 6);
@@ -457,7 +524,7 @@ fn what_cannot_be_searched_is_an_error() {
         &batch,
         &phrases,
         opts,
-        "each item of a batch takes a call of its own",
+        "for a batch there is spot_keywords_batch",
     );
     let integers = Tensor::zeros((3, 4), DType::U32, &Device::Cpu).unwrap();
     refused(&integers, &phrases, opts, "dtype U32");

@@ -7,7 +7,7 @@ use crate::common::labellings::labellings;
 use crate::decode::{distribution, exact, tensor};
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{
-    BeamOptions, BeamSearch, End, Hypothesis, LanguageModel, NgramLm, TokenNgram,
+    BeamOptions, BeamSearch, End, Hypothesis, LanguageModel, NgramLm, TokenNgram, WordModel,
     beam_search_batch_with, beam_search_with,
 };
 use flate2::{Compression, write::GzEncoder};
@@ -204,6 +204,139 @@ proptest! {
         is_the_enumeration(&got, &values, classes, 0, score)?;
         a_bound_loses_nothing(&log_probs, &model, BeamOptions { beam_width: 3, n_best: 3, ..opts })?;
         in_chunks_as_at_once(&mut rng, &model)?;
+    }
+
+    #[test]
+    fn the_binary_form_is_the_same_model(
+        seed in any::<u64>(),
+        order in 1usize..=5,
+        unknown: bool,
+        normal: bool,
+        quantised: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let plain = RandomNgrams::new(&mut rng, &["a", "b", "ç"], order, unknown, normal);
+        let mut model = plain.model();
+        if quantised {
+            model = model.quantised().unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        model.save(&path).unwrap();
+        let mapped = NgramLm::from_path(&path).unwrap();
+        let read = NgramLm::from_binary(&std::fs::read(&path).unwrap()[..]).unwrap();
+        // Onto the file that it comes from.
+        mapped.save(&path).unwrap();
+        let again = NgramLm::from_path(&path).unwrap();
+        for other in [mapped, read, again] {
+            prop_assert_eq!(other.ngram_counts(), model.ngram_counts());
+            prop_assert_eq!(other.is_quantised(), quantised);
+            prop_assert!(other.words().eq(model.words()));
+            prop_assert_eq!(WordModel::max_score(&other), WordModel::max_score(&model));
+            for _ in 0..10 {
+                let text: Vec<&str> =
+                    (0..rng.below(9)).map(|_| ["a", "b", "ç", "other"][rng.below(4)]).collect();
+                prop_assert_eq!(other.score_words(&text), model.score_words(&text));
+            }
+        }
+    }
+
+    /// A file whose checksum is right and whose content is not: the worst that may happen is an error.
+    #[test]
+    fn a_binary_file_that_contradicts_itself_ends_no_program(
+        seed in any::<u64>(),
+        order in 1usize..=4,
+        quantised: bool,
+    ) {
+        let mut rng = Rng::new(seed);
+        let mut model = RandomNgrams::new(&mut rng, &["a", "b"], order, true, false).model();
+        if quantised {
+            model = model.quantised().unwrap();
+        }
+        let good = binary(&model);
+        for _ in 0..50 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + rng.below(2) {
+                // Before the checksum, and often in the header.
+                let end = if rng.below(3) == 0 { 8 * 20 } else { bytes.len() - 8 };
+                let at = 4 * rng.below(end / 4);
+                let value = [0, 1, u32::MAX, 1 << 31, rng.below(40) as u32, rng.below(1 << 30) as u32]
+                    [rng.below(6)];
+                bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            }
+            sign(&mut bytes);
+            if let Ok(model) = NgramLm::from_binary(&bytes[..]) {
+                prop_assert!(model.words().count() < 10);
+                let scores = model.score_words(&["a", "b", "x", "b", "a"]);
+                prop_assert!(scores.iter().all(|score| score.is_finite()), "{scores:?}");
+            }
+        }
+    }
+
+    /// From the definition, with plain counts.
+    #[test]
+    fn estimates_are_those_of_witten_and_bell(seed in any::<u64>(), order in 1usize..=4) {
+        let mut rng = Rng::new(seed);
+        let names = ["a", "b", "c", "d", "<unk>"];
+        // Half of the texts know "<unk>".
+        let known = if rng.below(2) == 0 { 5 } else { 4 };
+        let sentences: Vec<Vec<&str>> = (0..1 + rng.below(6))
+            .map(|_| (0..rng.below(7)).map(|_| names[rng.below(known)]).collect())
+            .collect();
+        let model = NgramLm::from_sentences(order, sentences.iter().map(|s| s.iter())).unwrap();
+        prop_assert_eq!(model.order(), order);
+
+        let marked: Vec<Vec<&str>> = sentences
+            .iter()
+            .map(|sentence| [&["<s>"][..], &sentence[..], &["</s>"]].concat())
+            .collect();
+        let count = |ngram: &[&str]| {
+            let windows = marked.iter().flat_map(|sentence| sentence.windows(ngram.len()));
+            windows.filter(|window| *window == ngram).count() as f64
+        };
+        let mut vocabulary: Vec<&str> = marked.concat();
+        vocabulary.retain(|word| *word != "<s>");
+        vocabulary.sort_unstable();
+        vocabulary.dedup();
+        let types = vocabulary.len() as f64;
+        if !vocabulary.contains(&"<unk>") {
+            vocabulary.push("<unk>");
+        }
+        fn prob(context: &[&str], word: &str, vocabulary: &[&str], types: f64, count: &dyn Fn(&[&str]) -> f64) -> f64 {
+            let followers = vocabulary.iter().map(|other| count(&[context, &[other]].concat()));
+            let followers: Vec<f64> = followers.collect();
+            let all: f64 = followers.iter().sum();
+            let different = followers.iter().filter(|count| **count > 0.0).count() as f64;
+            let own = count(&[context, &[word]].concat());
+            match context {
+                [] => (own + types / vocabulary.len() as f64) / (all + types),
+                [_, shorter @ ..] => {
+                    let shorter = prob(shorter, word, vocabulary, types, count);
+                    if all == 0.0 { shorter } else { (own + different * shorter) / (all + different) }
+                }
+            }
+        }
+        for _ in 0..5 {
+            let text: Vec<&str> =
+                (0..rng.below(5)).map(|_| vocabulary[rng.below(vocabulary.len())]).filter(|w| *w != "</s>").collect();
+            let mut history = vec!["<s>"];
+            let scores = model.score_words(&text);
+            for (word, score) in text.iter().chain(&["</s>"]).zip(scores) {
+                let context = &history[history.len().saturating_sub(order - 1)..];
+                let want = prob(context, word, &vocabulary, types, &count).ln();
+                prop_assert!((score - want).abs() < 1e-5, "{text:?} {word} {score} {want}");
+                history.push(word);
+            }
+            // Whatever stands before, the probabilities of all words and the end add up.
+            let all: f64 = vocabulary
+                .iter()
+                .map(|word| match *word {
+                    "</s>" => model.score_words(&text)[text.len()].exp(),
+                    word => model.score_words(&[&text[..], &[word]].concat())[text.len()].exp(),
+                })
+                .sum();
+            prop_assert!((all - 1.0).abs() < 1e-5, "{text:?} {all}");
+        }
     }
 
     #[test]
@@ -534,6 +667,153 @@ fn compressed_files_are_read_to_their_checksum() {
         refused(&wrong).contains("behind the end of the model"),
         "{}",
         refused(&wrong)
+    );
+}
+
+/// The bytes of the file of a model.
+fn binary(model: &NgramLm) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    model.save(&path).unwrap();
+    // Nothing else is left behind.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    std::fs::read(path).unwrap()
+}
+
+/// Puts the checksum of a binary file right.
+fn sign(bytes: &mut [u8]) {
+    let at = bytes.len() - 8;
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes[..at]);
+    bytes[at..].copy_from_slice(&u64::from(crc.sum()).to_ne_bytes());
+}
+
+#[test]
+fn a_binary_file_is_refused_with_the_reason() {
+    let good = binary(&NgramLm::from_arpa(GOOD.as_bytes()).unwrap());
+    let refused = |bytes: &[u8], expected: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        std::fs::write(&path, bytes).unwrap();
+        for error in [
+            NgramLm::from_binary(bytes).unwrap_err().to_string(),
+            NgramLm::from_path(&path).unwrap_err().to_string(),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+    };
+    for length in (16..good.len()).step_by(5) {
+        refused(&good[..length], "it is not complete");
+    }
+    refused(&good[..good.len() - 8], "it is not complete");
+    let mut longer = good.clone();
+    longer.push(0);
+    refused(&longer, "it is not complete");
+    for at in (8 * 13..good.len()).step_by(3) {
+        let mut changed = good.clone();
+        changed[at] ^= 4;
+        refused(&changed, "the checksum is wrong");
+    }
+    let mut other_order = good.clone();
+    other_order[8..16].reverse();
+    refused(&other_order, "another byte order");
+    let mut other_version = good.clone();
+    other_version[8..16].copy_from_slice(&7u64.to_ne_bytes());
+    refused(&other_version, "version 7");
+    let error = NgramLm::from_binary(GOOD.as_bytes())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("not in the binary form"), "{error}");
+    let error = NgramLm::from_arpa(&good[..]).unwrap_err().to_string();
+    assert!(error.contains("from_binary reads it"), "{error}");
+    let gone = std::path::Path::new("/no such folder/model");
+    let error = NgramLm::from_binary(&good[..])
+        .unwrap()
+        .save(gone)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("/no such folder/model"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_estimated_is_an_error() {
+    let refused = |order, sentences: &[&[&str]]| {
+        let sentences = sentences.iter().map(|sentence| sentence.iter());
+        NgramLm::from_sentences(order, sentences)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refused(0, &[&["a"]]).contains("order = 0"));
+    assert!(refused(256, &[&["a"]]).contains("from 1 to 255"));
+    assert!(refused(2, &[]).contains("no sentences"));
+    let error = refused(2, &[&["a"], &["b", "</s>"]]);
+    assert!(
+        error.contains("word 1 of sentence 1 is \"</s>\""),
+        "{error}"
+    );
+    assert!(refused(2, &[&["a", ""]]).contains("word 1 of sentence 0"));
+    // A sentence without words is one; an order that no sentence reaches has no n-grams.
+    let none: [&str; 0] = [];
+    let model = NgramLm::from_sentences(4, [none]).unwrap();
+    assert_eq!(model.ngram_counts(), [3, 1, 0, 0]);
+    let half = model.score_sentence(&none).exp();
+    assert!((half - (1.0 + 0.75) / 2.0).abs() < 1e-6, "{half}");
+    let again = NgramLm::from_binary(&binary(&model)[..]).unwrap();
+    assert_eq!(again.ngram_counts(), [3, 1, 0, 0]);
+}
+
+#[test]
+fn a_reader_of_the_binary_form_may_hesitate() {
+    let model = NgramLm::from_arpa(GOOD.as_bytes()).unwrap();
+    let bytes = binary(&model);
+    let read = NgramLm::from_binary(Hesitant {
+        bytes: &bytes,
+        interrupted: false,
+    });
+    assert_eq!(read.unwrap().score_words(&["a"]), model.score_words(&["a"]));
+}
+
+#[test]
+fn a_quantised_model_is_near_the_exact_one() {
+    let mut rng = Rng::new(5);
+    let names: Vec<String> = (0..40).map(|word| format!("w{word}")).collect();
+    let words: Vec<&str> = names.iter().map(String::as_str).collect();
+    let exact = RandomNgrams::new(&mut rng, &words, 2, true, true);
+    let model = exact.model();
+    // More than 256 of order 2, so some are rounded; fewer of order 1, so those are not.
+    assert!(model.ngram_counts()[1] > 600, "{:?}", model.ngram_counts());
+    let quantised = exact.model().quantised().unwrap();
+    let smaller = binary(&quantised).len() as f64 / binary(&model).len() as f64;
+    assert!(smaller < 0.95, "{smaller}");
+    let (mut largest, mut words_scored) = (0f64, 0);
+    for _ in 0..300 {
+        let text = [words[rng.below(40)], words[rng.below(40)]];
+        let scores = quantised
+            .score_words(&text)
+            .into_iter()
+            .zip(model.score_words(&text));
+        for (got, want) in scores {
+            largest = largest.max((got - want).abs());
+            words_scored += 1;
+        }
+    }
+    // Probabilities spread over 3 in log10, at most 4 to a group.
+    assert!(
+        largest > 1e-6 && largest < 0.15,
+        "{largest} of {words_scored}"
+    );
+    // Again, nothing changes.
+    let text = [words[3], words[7]];
+    let scores = quantised.score_words(&text);
+    assert_eq!(quantised.quantised().unwrap().score_words(&text), scores);
+    // Few values are kept as they are.
+    let few = RandomNgrams::new(&mut rng, &["a", "b"], 3, true, false);
+    let (exact, quantised) = (few.model(), few.model().quantised().unwrap());
+    assert_eq!(
+        quantised.score_words(&["a", "b", "b"]),
+        exact.score_words(&["a", "b", "b"])
     );
 }
 

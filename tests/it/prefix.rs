@@ -4,7 +4,7 @@ use crate::common::labellings::{Labelling, labellings};
 use crate::common::oracle::recursion;
 use crate::common::{Rng, tensors};
 use candle_core::{DType, Device, Tensor};
-use candle_ctc::{PrefixScorer, PrefixScorerOptions, PrefixState};
+use candle_ctc::{LanguageModel, PrefixScorer, PrefixScorerOptions, PrefixState};
 use proptest::prelude::*;
 
 const TOLERANCE: f64 = 1e-9;
@@ -206,4 +206,64 @@ fn wrong_input_is_an_error_that_names_it() {
     check(new(&[4, 3], 0), &["NaN", "frame 2", "class 1"]);
     check(new(&[4, 3], 3), &["blank = 3"]);
     check(new(&[2, 2, 3], 0), &["[2, 2, 3]", "(T, C)"]);
+}
+
+/// `ln P(token)` for each class, and that of the end.
+struct Unigram(Vec<f64>, f64);
+
+impl LanguageModel for Unigram {
+    type State = ();
+
+    fn start(&self) -> candle_core::Result<()> {
+        Ok(())
+    }
+
+    fn score(&self, (): &(), token: u32) -> candle_core::Result<f64> {
+        // Forbidden tokens are not asked for.
+        assert!(token > 0);
+        Ok(self.0[token as usize])
+    }
+
+    fn advance(&self, (): &(), _token: u32) -> candle_core::Result<()> {
+        Ok(())
+    }
+
+    fn end(&self, (): &()) -> candle_core::Result<f64> {
+        Ok(self.1)
+    }
+}
+
+#[test]
+fn a_language_model_is_added_to_the_scores() {
+    let mut rng = Rng::new(3);
+    let scorer = scorer(&distribution(&mut rng, 6, 4, 2.0), 4, 0);
+    let plain = scorer.score(&[&scorer.initial_state()]).unwrap().remove(0);
+    let model = Unigram(vec![0.0, -1.0, f64::NEG_INFINITY, -2.0], -0.5);
+    let mut fused = plain.clone();
+    fused.fuse(&model, &(), 0.0).unwrap();
+    assert_eq!(fused, plain);
+    fused.fuse(&model, &(), 0.25).unwrap();
+    let want = [
+        f64::NEG_INFINITY,
+        plain.next[1] - 0.25,
+        f64::NEG_INFINITY,
+        plain.next[3] - 0.5,
+    ];
+    assert_eq!((fused.next, fused.end), (want.to_vec(), plain.end - 0.125));
+
+    for weight in [-1.0, f64::NAN, f64::INFINITY] {
+        let error = plain.clone().fuse(&model, &(), weight).unwrap_err();
+        assert!(error.to_string().contains("weight"), "{error}");
+    }
+    for (broken, of) in [
+        (Unigram(vec![0.0, -1.0, f64::NAN, 0.0], 0.0), "token 2"),
+        (Unigram(vec![0.0; 4], f64::INFINITY), "the end of the text"),
+    ] {
+        let error = plain
+            .clone()
+            .fuse(&broken, &(), 1.0)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(of), "{error}");
+    }
 }

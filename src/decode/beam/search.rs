@@ -166,6 +166,10 @@ struct Work {
     tokens: Vec<(f64, u32)>,
     stays: Vec<Stay>,
     candidates: Vec<Candidate>,
+    /// For each candidate, its prefix in the tree.
+    nodes: Vec<u32>,
+    /// The prefixes that the tree does not have yet: the parent and the label.
+    new: Vec<(u32, u32)>,
     next: Vec<Entry>,
     /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
     first_child: Vec<u32>,
@@ -227,6 +231,8 @@ impl<L: LanguageModel> BeamSearch<L> {
                 tokens: Vec::new(),
                 stays: Vec::new(),
                 candidates: Vec::new(),
+                nodes: Vec::new(),
+                new: Vec::new(),
                 next: Vec::new(),
                 first_child: Vec::new(),
                 next_child: Vec::new(),
@@ -550,8 +556,58 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
     }
 
+    /// Finds the prefix of each candidate in the tree. New ones are added to it, and the language model advances all of
+    /// them in one call.
+    fn find_nodes(&mut self) -> Result<()> {
+        let Work {
+            candidates,
+            nodes,
+            new,
+            ..
+        } = &mut self.work;
+        nodes.clear();
+        new.clear();
+        for &Candidate { slot, step, .. } in candidates.iter() {
+            let parent = self.beam[slot as usize].node;
+            let node = match step {
+                0 => Some(parent),
+                step => self.tree.child(parent, step - 1),
+            };
+            nodes.push(node.unwrap_or(NONE));
+            if node.is_none() {
+                new.push((parent, step - 1));
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let prefixes = new
+            .iter()
+            .map(|&(parent, token)| (self.tree.state(parent), token));
+        let states = self
+            .language_model
+            .advance_all(&prefixes.collect::<Vec<_>>())?;
+        if states.len() != new.len() {
+            bail!(
+                "beam_search: the language model's advance_all gave {} states for {} prefixes",
+                states.len(),
+                new.len()
+            )
+        }
+        let added = nodes.iter_mut().filter(|node| **node == NONE);
+        for ((node, &(parent, token)), state) in added.zip(new.iter()).zip(states) {
+            let (model, opts) = (&self.language_model, &self.opts);
+            let bound = bound(model, &self.tree, opts, parent);
+            let weight = weight(model, &self.tree, opts, parent, token, bound)?;
+            let lm = self.tree.node(parent).lm + weight;
+            *node = self.tree.add_child(parent, token, lm, state)?;
+        }
+        Ok(())
+    }
+
     /// Builds the next beam from the candidates.
     fn build_beam(&mut self) -> Result<()> {
+        self.find_nodes()?;
         self.work.closed.clear();
         self.work.closed.resize(self.beam.len(), None);
         let mut next = std::mem::take(&mut self.work.next);
@@ -560,7 +616,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             let Candidate { slot, step, .. } = self.work.candidates[i];
             let entry = match step {
                 0 => self.stayed(slot as usize)?,
-                step => self.extended(slot as usize, step - 1)?,
+                step => self.extended(slot as usize, step - 1, self.work.nodes[i])?,
             };
             next.push(entry);
         }
@@ -608,20 +664,8 @@ impl<L: LanguageModel> BeamSearch<L> {
         })
     }
 
-    fn extended(&mut self, slot: usize, token: u32) -> Result<Entry> {
+    fn extended(&mut self, slot: usize, token: u32, node: u32) -> Result<Entry> {
         let parent = self.beam[slot];
-        let node = match self.tree.child(parent.node, token) {
-            Some(node) => node,
-            None => {
-                let (model, opts) = (&self.language_model, &self.opts);
-                let bound = bound(model, &self.tree, opts, parent.node);
-                let weight = weight(model, &self.tree, opts, parent.node, token, bound)?;
-                let lm = parent.lm + weight;
-                let state = self.tree.state(parent.node);
-                let state = self.language_model.advance(state, token)?;
-                self.tree.add_child(parent.node, token, lm, state)?
-            }
-        };
         let emission = self.work.row[token as usize];
         let label = parent.before(token) + emission;
         let mut best_label = self.enter(slot, token)?;

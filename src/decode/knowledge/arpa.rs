@@ -14,8 +14,10 @@
 //! \end\
 //! ```
 
-use super::ngram::{Entry, NgramLm, Table};
-use candle_core::{Result, bail};
+use super::ngram::NgramLm;
+use super::table::{Entry, Table};
+use super::trie::MOST_ORDERS;
+use candle_core::{Error, Result, bail};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -24,17 +26,18 @@ use std::path::Path;
 /// Longer lines are in no ARPA file.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// The orders that a file may have.
-const MOST_ORDERS: usize = 255;
-
 /// How a file begins that is compressed with gzip.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// How files begin that are not read, and what they are.
-const REFUSED: [(&[u8], &str); 4] = [
+const REFUSED: [(&[u8], &str); 5] = [
     (
         b"mmap lm http",
-        "KenLM's binary format; give the ARPA file that it was made from",
+        "in KenLM's binary format; give the ARPA file that it was made from",
+    ),
+    (
+        &NgramLm::BINARY_MAGIC,
+        "in the binary form of candle-ctc; from_binary reads it, and from_path",
     ),
     (
         b"BZh",
@@ -54,18 +57,17 @@ const REFUSED: [(&[u8], &str); 4] = [
 const LONGEST_MAGIC: u64 = REFUSED[0].0.len() as u64;
 
 impl NgramLm {
-    /// Reads a model from an ARPA file, plain or compressed with gzip, whatever its name. See [`Self::from_arpa`].
+    /// Reads a model from a file, whatever its name: ARPA, plain or compressed with gzip (see [`Self::from_arpa`]), or
+    /// the binary form that [`Self::save`] writes. The latter is mapped into memory, so nobody may change the file while
+    /// the model is in use; replacing it by another, as `save` does, is no change.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, and the errors of [`Self::from_arpa`]; the message names the file.
+    /// A file that cannot be read, and the errors of [`Self::from_arpa`] and [`Self::from_binary`]; the message names
+    /// the file.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let model = match File::open(path) {
-            Ok(file) => Self::from_arpa(file),
-            Err(error) => bail!("cannot read the n-gram model {}: {error}", path.display()),
-        };
-        match model {
+        match File::open(path).map_err(Error::wrap).and_then(from_file) {
             Ok(model) => Ok(model),
             Err(error) => bail!("cannot read the n-gram model {}: {error}", path.display()),
         }
@@ -119,6 +121,18 @@ impl NgramLm {
             ));
         }
         read(input)
+    }
+}
+
+fn from_file(mut file: File) -> Result<NgramLm> {
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(NgramLm::BINARY_MAGIC.len() as u64)
+        .read_to_end(&mut start)?;
+    match start == NgramLm::BINARY_MAGIC {
+        true => NgramLm::map(&file),
+        // The file may be a pipe, which cannot go back.
+        false => NgramLm::from_arpa(Cursor::new(start).chain(file)),
     }
 }
 

@@ -219,6 +219,20 @@ impl<L> Hotwords<L> {
     }
 }
 
+impl<L: LanguageModel> Hotwords<L> {
+    /// The state after a token, with that of the model.
+    fn behind(
+        &self,
+        state: &HotwordState<L::State>,
+        token: u32,
+        model: L::State,
+    ) -> Result<HotwordState<L::State>> {
+        let edges = self.symbols.edges("Hotwords", token)?;
+        let (node, _) = self.follow(state.node, Symbols::of(edges, token));
+        Ok(HotwordState { node, model })
+    }
+}
+
 impl<L: LanguageModel> LanguageModel for Hotwords<L> {
     type State = HotwordState<L::State>;
 
@@ -236,11 +250,16 @@ impl<L: LanguageModel> LanguageModel for Hotwords<L> {
     }
 
     fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
-        let edges = self.symbols.edges("Hotwords", token)?;
-        Ok(HotwordState {
-            node: self.follow(state.node, Symbols::of(edges, token)).0,
-            model: self.model.advance(&state.model, token)?,
-        })
+        self.behind(state, token, self.model.advance(&state.model, token)?)
+    }
+
+    fn advance_all(&self, prefixes: &[(&Self::State, u32)]) -> Result<Vec<Self::State>> {
+        let under = prefixes.iter().map(|(state, token)| (&state.model, *token));
+        let models = self.model.advance_all(&under.collect::<Vec<_>>())?;
+        let prefixes = prefixes.iter().zip(models);
+        prefixes
+            .map(|((state, token), model)| self.behind(state, *token, model))
+            .collect()
     }
 
     fn end(&self, state: &Self::State) -> Result<f64> {

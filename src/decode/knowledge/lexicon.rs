@@ -559,15 +559,17 @@ fn check_options(opts: &LexiconOptions) -> Result<()> {
             opts.lm_weight
         )
     }
-    if opts.word_bonus.is_nan() || opts.word_bonus.abs() > 1e100 {
+    // Beyond, rounding would exceed what the bound on scores allows for: see ROUNDING.
+    if opts.word_bonus.is_nan() || opts.word_bonus.abs() > 1e6 {
         bail!(
-            "Lexicon: word_bonus = {}; it must be from -1e100 to 1e100",
+            "Lexicon: word_bonus = {}; it must be from -1e6 to 1e6",
             opts.word_bonus
         )
     }
-    if opts.unknown_score.is_nan() || opts.unknown_score > 1e100 {
+    let forbids = opts.unknown_score == f64::NEG_INFINITY;
+    if !forbids && !(-1e9..=1e6).contains(&opts.unknown_score) {
         bail!(
-            "Lexicon: unknown_score = {}; it must be at most 1e100, and -inf forbids unknown words",
+            "Lexicon: unknown_score = {}; it must be from -1e9 to 1e6, or -inf, which forbids unknown words",
             opts.unknown_score
         )
     }

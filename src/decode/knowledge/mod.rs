@@ -1,17 +1,25 @@
 //! Language knowledge for the beam search: n-gram models, lexicons and hotwords, each a
 //! [`LanguageModel`](super::LanguageModel).
 //!
-//! `arpa.rs` reads an [`NgramLm`], which `ngram.rs` holds as a trie. [`TokenNgram`] scores tokens by it, [`Lexicon`]
+//! `ngram.rs` has the [`NgramLm`]: a `dictionary.rs` of its words and a `trie.rs` of its n-grams, in the arrays of
+//! `storage.rs`. `arpa.rs` reads one and `estimate.rs` counts one, both into `table.rs`; `binary.rs` writes and
+//! maps it. [`TokenNgram`] scores tokens by it, [`Lexicon`]
 //! words; `words.rs` has what a lexicon asks of a model. [`Hotwords`] stand on top of any model. For the last two
 //! `spelling.rs` turns labels into tokens and boundaries between words, and `tree.rs` shares their beginnings.
 
 mod arpa;
+mod binary;
+mod dictionary;
+mod estimate;
 mod hotwords;
 mod lexicon;
 mod ngram;
 mod spelling;
+mod storage;
+mod table;
 mod token_ngram;
 mod tree;
+mod trie;
 mod words;
 
 pub use hotwords::{HotwordState, Hotwords};

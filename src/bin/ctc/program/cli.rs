@@ -60,6 +60,12 @@ pub enum Command {
     /// cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
+    /// Writes an n-gram model, from an ARPA file or from a text, in a form that --lm opens at once.
+    ///
+    /// The file is mapped into memory: it is not parsed again, and several processes share it. It belongs to this
+    /// version of the program and to machines of this byte order; keep what it was made from.
+    #[command(after_help = NGRAM_EXAMPLES)]
+    Ngram(NgramArgs),
     /// Makes emissions and a vocabulary to try the other commands on.
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
@@ -285,6 +291,28 @@ pub struct TuneArgs {
     pub model: ModelArgs,
 }
 
+const NGRAM_EXAMPLES: &str = "\
+Examples:
+  ctc ngram 4gram.arpa.gz 4gram.ngram
+  ctc ngram 4gram.arpa.gz small.ngram --quantise
+  ctc ngram transcripts.txt 3gram.ngram --estimate 3";
+
+#[derive(Debug, Args)]
+pub struct NgramArgs {
+    /// A model in the ARPA format, plain or compressed with gzip, or one that this command has written; with --estimate, a
+    /// text with a sentence on each line.
+    pub input: PathBuf,
+    /// The file to write.
+    pub out: PathBuf,
+    /// Estimate a model of this order from the words of a text (Witten-Bell smoothing). Words are taken as they are: case
+    /// and punctuation should be those of the vocabulary.
+    #[arg(long, value_name = "ORDER")]
+    pub estimate: Option<usize>,
+    /// Round the probabilities and backoffs of each order to 256 values: the file has about 70 % of the size.
+    #[arg(long, visible_alias = "quantize")]
+    pub quantise: bool,
+}
+
 const DEMO_EXAMPLES: &str = "\
 Examples:
   ctc demo --out demo
@@ -352,8 +380,8 @@ pub struct KnowledgeArgs {
 /// What a beam search knows of the language.
 #[derive(Debug, Args)]
 pub struct KnowledgeFiles {
-    /// An n-gram model of words in the ARPA format, plain or compressed with gzip. Only its words are found, unless there is
-    /// a lexicon or a score for others.
+    /// An n-gram model of words in the ARPA format, plain or compressed with gzip, or from the command ngram. Only its
+    /// words are found, unless there is a lexicon or a score for others.
     #[arg(long, value_name = "FILE")]
     pub lm: Option<PathBuf>,
     /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have

@@ -42,7 +42,7 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
 /// What the search knows of the language. Prints what the user should know of its files.
 pub fn knowledge(args: &SearchArgs, model: &Model, console: &mut Console) -> Result<Knowledge> {
     let (args, vocabulary) = (&args.knowledge, &model.vocabulary);
-    let files = Files::read(&args.files, vocabulary)?;
+    let files = Files::read(&args.files, vocabulary, console.progress)?;
     let (knowledge, notes) = Knowledge::new(&files, vocabulary, args.alpha, args.beta)?;
     for note in notes {
         writeln!(console.err, "note: {note}")?;

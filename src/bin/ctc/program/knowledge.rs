@@ -2,6 +2,7 @@
 
 use super::cli::KnowledgeFiles;
 use super::input::{read_text, short};
+use super::ngram;
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::Tensor;
 use candle_ctc::text::Vocabulary;
@@ -24,7 +25,7 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn read(args: &KnowledgeFiles, vocabulary: &Vocabulary) -> Result<Self> {
+    pub fn read(args: &KnowledgeFiles, vocabulary: &Vocabulary, progress: bool) -> Result<Self> {
         let phrases = match &args.hotwords {
             Some(path) => lines(path, |line| phrase(line, args.boost))?,
             None => Vec::new(),
@@ -33,11 +34,11 @@ impl Files {
             Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?.concat()),
             None => None,
         };
-        let model = args.lm.as_ref().map(NgramLm::from_path).transpose();
+        let model = args.lm.as_ref().map(|path| ngram::read(path, progress));
         let files = Self {
             phrases,
             words,
-            model: model.map_err(short)?.map(Arc::new),
+            model: model.transpose()?.map(Arc::new),
             unknown: args.unknown,
         };
         ensure!(

@@ -10,6 +10,7 @@ mod demo;
 mod input;
 mod knowledge;
 mod manifest;
+mod ngram;
 mod output;
 mod picture;
 mod score;
@@ -34,6 +35,7 @@ pub fn run(cli: &Cli, console: &mut Console) -> Result<usize> {
         Command::Decode(args) => decode::run(args, console),
         Command::Tune(args) => tune::run(args, console),
         Command::Spot(args) => spot::run(args, console),
+        Command::Ngram(args) => ngram::run(args, console),
         Command::Demo(args) => {
             demo::write(&args.out, &args.text)?;
             writeln!(

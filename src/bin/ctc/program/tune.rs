@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
-    let files = Files::read(&args.files, &model.vocabulary)?;
+    let files = Files::read(&args.files, &model.vocabulary, console.progress)?;
     ensure!(
         files.has_words(),
         "there are no weights to tune: give --lm or --lexicon"
