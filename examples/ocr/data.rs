@@ -76,11 +76,26 @@ impl Lines {
         })
     }
 
-    /// Makes the line with this index.
-    pub fn line(&self, index: u64) -> Result<Line> {
+    /// The English words.
+    pub fn words(&self) -> &[&'static str] {
+        &self.words
+    }
+
+    /// The text of the line with this index, without its image.
+    pub fn text(&self, index: u64) -> String {
+        random_text(&self.words, &mut self.stream(index))
+    }
+
+    fn stream(&self, index: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         // Even streams are for training and odd ones are held out; no two lines share a stream.
         rng.set_stream(2 * index + u64::from(matches!(self.split, Split::HeldOut)));
+        rng
+    }
+
+    /// Makes the line with this index.
+    pub fn line(&self, index: u64) -> Result<Line> {
+        let mut rng = self.stream(index);
         let text = random_text(&self.words, &mut rng);
         let style = Style::random(&self.fonts, &mut rng);
         let image = render(&text, &style, &mut rng)?;

@@ -3,6 +3,7 @@
 //! Run it with `cargo run --release --example ocr`. See `examples/ocr/README.md`.
 
 mod data;
+mod language;
 mod model;
 mod optimisation;
 mod reading;
@@ -154,6 +155,17 @@ fn main() -> Result<()> {
         errors.characters,
         errors.lines - errors.wrong_lines,
     );
+    println!("\nThe same lines with a beam search that knows of the language:\n");
+    for reading in language::readings(&model, &train_lines, &held_out, final_count, &device)? {
+        println!(
+            "  character error rate {:.2} % ({} edits), {} of {} new words read: {}",
+            100.0 * reading.errors.rate(),
+            reading.errors.edits,
+            reading.right,
+            reading.new_words,
+            reading.knowledge,
+        );
+    }
     show(
         &model,
         &held_out.line(0)?,

@@ -57,11 +57,22 @@ pub struct Corpus {
     pub seen: Vec<Utterance>,
     /// Texts that are not in `train`, by a voice that is not.
     pub unseen: Vec<Utterance>,
+    /// Texts with names that are nowhere in `train`, by its voices.
+    pub names: Vec<Utterance>,
     /// Seconds from one frame of the features to the next.
     pub hop: f64,
 }
 
 impl Corpus {
+    /// The sentences that are not for training, and what they are.
+    pub fn held_out(&self) -> [(&'static str, &[Utterance]); 3] {
+        [
+            ("voices of the training", &self.seen),
+            ("a voice not heard before", &self.unseen),
+            ("names not heard before", &self.names),
+        ]
+    }
+
     /// Reads what `get.sh` has made, at most `limit` sentences of each split.
     pub fn load(folder: &Path, vocabulary: &Vocabulary, limit: usize) -> Result<Self> {
         let manifest = folder.join("manifest.jsonl");
@@ -113,6 +124,7 @@ impl Corpus {
             train: Vec::new(),
             seen: Vec::new(),
             unseen: Vec::new(),
+            names: Vec::new(),
             hop: log_mel.seconds(),
         };
         for (entry, utterance) in entries.iter().zip(utterances) {
@@ -120,6 +132,7 @@ impl Corpus {
                 "train" => corpus.train.push(utterance),
                 "seen" => corpus.seen.push(utterance),
                 "unseen" => corpus.unseen.push(utterance),
+                "names" => corpus.names.push(utterance),
                 other => bail!("{}: there is no split {other:?}", entry.file),
             }
         }

@@ -1,16 +1,15 @@
 //! What an application does with a trained model: texts, times, confidence, re-ranking.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 use candle_ctc::text::{ErrorRate, Vocabulary, Word, word_error_rate};
 use candle_ctc::{
-    AlignOptions, BeamOptions, ConfidenceOptions, GreedyOptions, Hypothesis, ScoreOptions,
-    WordConfidence, beam_search, forced_align, greedy_decode, rank_transcripts, token_confidence,
+    AlignOptions, ConfidenceOptions, GreedyOptions, Hypothesis, NgramLm, ScoreOptions,
+    WordConfidence, forced_align, greedy_decode, rank_transcripts, token_confidence,
 };
 use candle_nn::ops::log_softmax;
-use rayon::prelude::*;
 
 use crate::corpus::{Features, Utterance};
 use crate::model::Model;
@@ -30,20 +29,24 @@ pub fn emissions(model: &Model, utterances: &[Utterance]) -> Result<Vec<Tensor>>
     Ok(found)
 }
 
+/// The text along the best path of each utterance, as its only hypothesis.
+pub fn best_paths(emissions: &[Tensor]) -> Result<Vec<Vec<Hypothesis>>> {
+    let read = |log_probs| Ok(vec![greedy_decode(log_probs, GreedyOptions::default())?]);
+    emissions.iter().map(read).collect()
+}
+
 /// The words that are wrong along the best path.
 pub fn greedy_errors(
     utterances: &[Utterance],
     emissions: &[Tensor],
     vocabulary: &Vocabulary,
 ) -> Result<ErrorRate> {
-    let items = utterances.iter().zip(emissions);
-    items
-        .map(|(utterance, log_probs)| {
-            let found = greedy_decode(log_probs, GreedyOptions::default())?;
-            let text = vocabulary.decode(&found.tokens);
-            Ok(word_error_rate(&utterance.text, &text))
-        })
-        .sum()
+    let found = best_paths(emissions)?;
+    let items = utterances.iter().zip(&found);
+    let errors = items.map(|(utterance, found)| {
+        word_error_rate(&utterance.text, &vocabulary.decode(&found[0].tokens))
+    });
+    Ok(errors.sum())
 }
 
 /// The part of all frames whose most probable class is the blank.
@@ -57,106 +60,36 @@ pub fn share_of_blanks(emissions: &[Tensor], blank: u32) -> Result<f64> {
     Ok(blanks as f64 / frames as f64)
 }
 
-/// The best texts of each utterance, best first.
-pub fn search(emissions: &[Tensor]) -> Result<Vec<Vec<Hypothesis>>> {
-    let options = BeamOptions {
-        beam_width: 32,
-        n_best: 16,
-        ..Default::default()
-    };
-    let found = emissions.par_iter().map(|log_probs| {
-        let hypotheses = beam_search(log_probs, options)?;
-        ensure!(!hypotheses.is_empty(), "the search found nothing");
-        Ok(hypotheses)
-    });
-    found.collect()
-}
-
-/// The words that are wrong in the first of the hypotheses.
-pub fn search_errors(
-    utterances: &[Utterance],
-    found: &[Vec<Hypothesis>],
-    vocabulary: &Vocabulary,
-) -> ErrorRate {
-    let items = utterances.iter().zip(found);
-    items
-        .map(|(utterance, found)| {
-            word_error_rate(&utterance.text, &vocabulary.decode(&found[0].tokens))
-        })
-        .sum()
-}
-
-/// How often a word follows another: a language model from the training texts.
-pub struct Bigrams {
-    /// How often a word stands before another, and how often it does so before a given one. The empty word stands
-    /// before the first word and behind the last.
-    first: HashMap<String, usize>,
-    pairs: HashMap<(String, String), usize>,
-    words: usize,
-}
-
-impl Bigrams {
-    pub fn of(texts: &[Utterance]) -> Self {
-        let mut first = HashMap::new();
-        let mut pairs = HashMap::new();
-        for utterance in texts {
-            for (word, next) in pairs_of(&utterance.text) {
-                *first.entry(word.to_owned()).or_default() += 1;
-                *pairs.entry((word.to_owned(), next.to_owned())).or_default() += 1;
-            }
-        }
-        let words = first.len();
-        Self {
-            first,
-            pairs,
-            words,
-        }
-    }
-
-    /// The logarithm of the probability of a text. Each pair counts a tenth more often than it was seen, so that none
-    /// is impossible.
-    pub fn score(&self, text: &str) -> f64 {
-        const MORE: f64 = 0.1;
-        let pairs = pairs_of(text).map(|(word, next)| {
-            let pair = (word.to_owned(), next.to_owned());
-            let seen = self.pairs.get(&pair).copied().unwrap_or(0) as f64;
-            let all = self.first.get(word).copied().unwrap_or(0) as f64;
-            ((seen + MORE) / (all + MORE * self.words as f64)).ln()
-        });
-        pairs.sum()
-    }
-}
-
-fn pairs_of(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let words = || text.split(' ').filter(|word| !word.is_empty());
-    let edge = || std::iter::once("");
-    edge().chain(words()).zip(words().chain(edge()))
-}
-
-/// The words that are wrong after the hypotheses are ranked anew: by their likelihood over all alignments, plus
-/// `weight` times the score of the language model.
-pub fn reranked_errors(
-    utterances: &[Utterance],
+/// The hypotheses of each utterance in a new order: by their likelihood over all alignments, plus `weight` times the
+/// score of the language model.
+pub fn ranked(
     emissions: &[Tensor],
     found: &[Vec<Hypothesis>],
     vocabulary: &Vocabulary,
-    language: &Bigrams,
+    language: &NgramLm,
     weight: f64,
-) -> Result<ErrorRate> {
-    let items = utterances.iter().zip(emissions).zip(found);
+) -> Result<Vec<Vec<Hypothesis>>> {
+    let items = emissions.iter().zip(found);
     items
-        .map(|((utterance, log_probs), hypotheses)| {
+        .map(|(log_probs, hypotheses)| {
             let ranked = rank_transcripts(log_probs, hypotheses, ScoreOptions::default())?;
-            let scored = ranked.iter().map(|ranked| {
-                let text = vocabulary.decode(&hypotheses[ranked.index].tokens);
-                (ranked.log_likelihood + weight * language.score(&text), text)
-            });
-            let (_, text) = scored
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .context("there is no hypothesis")?;
-            Ok(word_error_rate(&utterance.text, &text))
+            let mut scored: Vec<(f64, Hypothesis)> = ranked
+                .iter()
+                .map(|ranked| {
+                    let hypothesis = &hypotheses[ranked.index];
+                    let text = vocabulary.decode(&hypothesis.tokens);
+                    let words: Vec<&str> = text.split_whitespace().collect();
+                    let score = language.score_sentence(&words);
+                    (ranked.log_likelihood + weight * score, hypothesis.clone())
+                })
+                .collect();
+            scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+            Ok(scored
+                .into_iter()
+                .map(|(_, hypothesis)| hypothesis)
+                .collect())
         })
-        .sum()
+        .collect()
 }
 
 /// The words of a known text, from the frames that its best path gives them.

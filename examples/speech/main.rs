@@ -5,6 +5,7 @@
 
 mod corpus;
 mod features;
+mod language;
 mod listening;
 mod model;
 #[path = "../ocr/optimisation.rs"]
@@ -17,15 +18,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use candle_ctc::beam_search;
-use candle_ctc::text::{ErrorRate, Vocabulary};
+use candle_ctc::text::Vocabulary;
+use candle_ctc::{Hypothesis, NgramLm, NoLanguageModel, beam_search};
 use candle_nn::{VarBuilder, VarMap};
 use clap::Parser;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::corpus::{Corpus, Utterance};
-use crate::listening::{Bigrams, median};
+use crate::language::{Language, Score};
+use crate::listening::median;
 use crate::model::Model;
 use crate::training::{Progress, TrainConfig};
 
@@ -74,7 +76,7 @@ fn main() -> Result<()> {
     let vocabulary = corpus::vocabulary()?;
     let limit = if args.smoke { 2 } else { usize::MAX };
     let corpus = Corpus::load(&args.corpus, &vocabulary, limit)?;
-    for (name, part) in [("seen", &corpus.seen), ("unseen", &corpus.unseen)] {
+    for (name, part) in corpus.held_out() {
         let repeated = listening::texts_in(&corpus.train, part);
         ensure!(
             repeated == 0,
@@ -86,10 +88,11 @@ fn main() -> Result<()> {
         format!("{} ({:.0} s)", part.len(), frames as f64 * corpus.hop)
     };
     println!(
-        "sentences: {} to train with, {} of these voices, {} of another; read in {:.1} s",
+        "sentences: {} to train with, {} of these voices, {} of another, {} with new names; read in {:.1} s",
         count(&corpus.train),
         count(&corpus.seen),
         count(&corpus.unseen),
+        count(&corpus.names),
         started.elapsed().as_secs_f64()
     );
 
@@ -161,45 +164,50 @@ fn main() -> Result<()> {
 fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, out: &Path) -> Result<()> {
     // Seconds from one frame of the model's output to the next.
     let frame = corpus.hop * model::STRIDE as f64;
-    let language = Bigrams::of(&corpus.train);
+    let trigrams = NgramLm::from_sentences(3, corpus.train.iter().map(|u| u.text.split(' ')))?;
+    let known = language::words_of(&corpus.train);
+    let names = language::words_of(&corpus.names)
+        .difference(&known)
+        .copied()
+        .collect();
+    let language = Language::new(&corpus.train, &trigrams, &names, vocabulary)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
-    for (name, part) in [
-        ("voices of the training", &corpus.seen),
-        ("a voice not heard before", &corpus.unseen),
-    ] {
+    for (name, part) in corpus.held_out() {
         let start = Instant::now();
         let emissions = listening::emissions(model, part)?;
         let heard_in = start.elapsed().as_secs_f64();
-        let found = listening::search(&emissions)?;
+        let found = language::search(&emissions, &NoLanguageModel)?;
         println!(
             "\n{} held-out sentences, {name}: emissions in {heard_in:.1} s, searched in {:.1} s",
             part.len(),
             start.elapsed().as_secs_f64() - heard_in
         );
-        let show = |what: &str, errors: ErrorRate| {
+        let show = |what: &str, score: Score| {
+            let Score {
+                words,
+                said,
+                found,
+                wrong,
+            } = score;
             println!(
-                "  word error rate {:5.2} % ({} of {} words)  {what}",
-                100.0 * errors.rate(),
-                errors.errors(),
-                errors.reference_length
+                "  word error rate {:5.2} % ({} of {} words), names found {found} of {said}, wrong ones {wrong}  {what}",
+                100.0 * words.rate(),
+                words.errors(),
+                words.reference_length
             );
         };
-        show(
-            "best path",
-            listening::greedy_errors(part, &emissions, vocabulary)?,
-        );
-        show(
-            "beam search",
-            listening::search_errors(part, &found, vocabulary),
-        );
+        let of = |found: &[Vec<Hypothesis>]| Score::new(part, found, vocabulary, &names);
+        show("best path", of(&listening::best_paths(&emissions)?));
+        show("beam search", of(&found));
         for (what, weight) in [
             ("16 best, ranked by likelihood", 0.0),
-            ("16 best, ranked by likelihood and word pairs", 0.5),
+            ("16 best, ranked by likelihood and word trigrams", 0.5),
         ] {
-            let errors = listening::reranked_errors(
-                part, &emissions, &found, vocabulary, &language, weight,
-            )?;
-            show(what, errors);
+            let ranked = listening::ranked(&emissions, &found, vocabulary, &trigrams, weight)?;
+            show(what, of(&ranked));
+        }
+        for (what, found) in language.search(&emissions)? {
+            show(what, of(&found));
         }
 
         let (starts, ends) = listening::boundary_distances(part, &emissions, vocabulary, frame)?;
@@ -270,7 +278,7 @@ fn show_sentence(
     out: &Path,
 ) -> Result<()> {
     let emissions = listening::emissions(model, std::slice::from_ref(utterance))?;
-    let found = listening::search(&emissions)?;
+    let found = language::search(&emissions, &NoLanguageModel)?;
     println!(
         "\n{:?}\n\n  heard       from    to  confidence",
         utterance.text

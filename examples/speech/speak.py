@@ -21,6 +21,9 @@ VOICES = [
 ]
 UNSEEN_VOICE = "en-us+f3"
 
+# In the sentences of "names" these stand in place of the people.
+NAMES = "adrian amelia beatrice dominic francesca gregory jonathan josephine natalie oliver theodore veronica".split()
+
 PEOPLE = "anna peter martin sarah david my|sister your|brother the|teacher the|doctor our|neighbour".split()
 ACTIONS = "opens closes takes brings moves paints finds watches cleans sells".split()
 COMMANDS = "open close take bring move paint find watch clean sell".split()
@@ -47,17 +50,17 @@ def plural(rng):
     return [rng.choice(NUMBERS), rng.choice(COLOURS), rng.choice("lamps doors tables chairs letters clocks boats".split())]
 
 
-def sentence(rng):
+def sentence(rng, people):
     """Words of one sentence."""
     what = thing(rng) if rng.random() < 0.75 else plural(rng)
     where = [rng.choice(PLACE_WORDS), "the", rng.choice(PLACES)] if rng.random() < 0.5 else []
     when = rng.choice(TIMES).split("|") if rng.random() < 0.5 else []
     form = rng.random()
     if form < 0.55:
-        return rng.choice(PEOPLE).split("|") + [rng.choice(ACTIONS)] + what + where + when
+        return rng.choice(people).split("|") + [rng.choice(ACTIONS)] + what + where + when
     if form < 0.85:
         return ["please"] * (rng.random() < 0.5) + [rng.choice(COMMANDS)] + what + where + when
-    return when + rng.choice(PEOPLE).split("|") + ["and"] + rng.choice(PEOPLE).split("|") + ["want"] + what
+    return when + rng.choice(people).split("|") + ["and"] + rng.choice(people).split("|") + ["want"] + what
 
 
 class Event(ctypes.Structure):
@@ -151,7 +154,7 @@ def main():
     parser.add_argument("--espeak", type=pathlib.Path, required=True, help="the folder that get.sh unpacked")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the corpus; made anew")
     parser.add_argument("--training", type=int, default=1600, help="sentences to train with")
-    parser.add_argument("--held-out", type=int, default=200, help="sentences for each of the two tests")
+    parser.add_argument("--held-out", type=int, default=200, help="sentences for each of the three tests")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -162,12 +165,14 @@ def main():
     args.out.mkdir(parents=True)
     said, joined, seconds, vocabulary = set(), 0, 0.0, set()
     with open(args.out / "manifest.jsonl", "w") as manifest:
-        for split, count in [("train", args.training), ("seen", args.held_out), ("unseen", args.held_out)]:
+        splits = {"train": args.training, "seen": args.held_out, "unseen": args.held_out, "names": args.held_out}
+        for split, count in splits.items():
             (args.out / split).mkdir()
             done = 0
             while done < count:
-                text = " ".join(sentence(rng))
-                if text in said:
+                words = sentence(rng, NAMES if split == "names" else PEOPLE)
+                text = " ".join(words)
+                if text in said or (split == "names" and not set(NAMES) & set(words)):
                     continue
                 voice = UNSEEN_VOICE if split == "unseen" else rng.choice(VOICES)
                 speed, pitch = rng.randint(130, 200), rng.randint(35, 65)
