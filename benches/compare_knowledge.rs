@@ -26,7 +26,9 @@ impl Bench {
             let found = self.inputs.iter().map(search).collect::<Result<Vec<_>>>()?;
             times.push(start.elapsed().as_secs_f64() / self.inputs.len() as f64);
             let text = |found: &Vec<candle_ctc::Hypothesis>| {
-                let best = found.first().map(|best| self.vocabulary.decode(&best.tokens));
+                let best = found
+                    .first()
+                    .map(|best| self.vocabulary.decode(&best.tokens));
                 best.unwrap_or_default().trim().to_owned()
             };
             texts = found.iter().map(text).collect();
@@ -44,15 +46,25 @@ fn main() -> Result<()> {
     let args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let args: Vec<String> = args.collect();
     let [arpa, words, boost, width, runs, few, many, files @ ..] = &args[..] else {
-        println!("usage: compare_knowledge ARPA WORDS BOOST WIDTH RUNS HOTWORDS100 HOTWORDS1000 FILE.npy...");
+        println!(
+            "usage: compare_knowledge ARPA WORDS BOOST WIDTH RUNS HOTWORDS100 HOTWORDS1000 FILE.npy..."
+        );
         return Ok(());
     };
     let letters = ('a'..='z').map(String::from);
-    let vocabulary =
-        Vocabulary::from_tokens(["<blank>".to_owned(), " ".to_owned()].into_iter().chain(letters))?;
+    let vocabulary = Vocabulary::from_tokens(
+        ["<blank>".to_owned(), " ".to_owned()]
+            .into_iter()
+            .chain(letters),
+    )?;
     let model = NgramLm::from_path(arpa)?;
     let words = std::fs::read_to_string(words)?;
-    let lexicon = Lexicon::new(&vocabulary, words.lines(), &model, LexiconOptions::default())?;
+    let lexicon = Lexicon::new(
+        &vocabulary,
+        words.lines(),
+        &model,
+        LexiconOptions::default(),
+    )?;
     let exact = BeamOptions {
         beam_width: width.parse().map_err(Error::wrap)?,
         ..Default::default()

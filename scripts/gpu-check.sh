@@ -4,6 +4,8 @@
 #
 #   scripts/gpu-check.sh build [DIR]     builds, strips and packs the programs into DIR (default: gpu-programs)
 #   scripts/gpu-check.sh run [DIR]       the tests, compute-sanitizer on part of them, then the benchmark
+#
+# CARGO_CONFIG is a file of settings for cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 action="${1:-}" programs="${2:-gpu-programs}"
@@ -11,7 +13,7 @@ action="${1:-}" programs="${2:-gpu-programs}"
 # executable NAME CARGO-ARGUMENTS...: builds, and copies the program NAME to $programs.
 executable() {
     local path
-    path=$(cargo "${@:2}" --locked --features cuda --message-format=json |
+    path=$(cargo ${CARGO_CONFIG:+--config "$CARGO_CONFIG"} "${@:2}" --locked --features cuda --message-format=json |
         sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
     [ -x "$path" ] || { echo "$1 was not built" >&2; exit 1; }
     strip -o "$programs/$1" "$path"

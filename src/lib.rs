@@ -180,6 +180,7 @@ mod score;
 mod spans;
 mod star;
 pub mod text;
+mod unchanged;
 
 pub use align::{AlignOptions, Alignment, forced_align, forced_align_batch};
 pub use batch::{conv_lengths, pad_targets};

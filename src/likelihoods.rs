@@ -3,11 +3,12 @@
 use crate::cpu::{self, Element, Real, SavedList};
 use crate::distribution::check_normalised;
 use crate::op;
-use crate::options::{GradientKind, InputLayout, Reduction};
+use crate::options::{GradientKind, InputKind, InputLayout, Reduction};
 use crate::problem::integers::is_on_gpu;
 use crate::problem::plan::{Input, LossProblem, Plan, Targets, frames_needed};
 use crate::problem::validate::{self, Call};
 use crate::score::ScoreOptions;
+use crate::unchanged::Sample;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
@@ -229,7 +230,7 @@ enum Saved {
 struct ListForward {
     list: Arc<List>,
     /// Filled by the forward pass; `None` if no gradient is wanted.
-    saved: Option<OnceLock<Arc<Saved>>>,
+    saved: Option<OnceLock<Arc<(Saved, Sample)>>>,
 }
 
 impl ListForward {
@@ -241,7 +242,8 @@ impl ListForward {
     ) -> Result<(CpuStorage, Shape)> {
         let plan = &self.list.plan;
         let keep = self.saved.is_some();
-        let solved = cpu::solve_list(plan, data, plan.input.strides(layout), keep)?;
+        let strides = plan.input.strides(layout);
+        let solved = cpu::solve_list(plan, data, strides, keep)?;
         let losses = solved.candidates.iter().map(|candidate| candidate.loss);
         let values: Vec<E::Real> = losses
             .enumerate()
@@ -249,7 +251,8 @@ impl ListForward {
             .collect();
         if let Some(cell) = &self.saved {
             // The cell is empty: candle runs the forward pass of an operation once.
-            let _ = cell.set(Arc::new(wrap(solved)));
+            let sample = Sample::new(plan, data, strides);
+            let _ = cell.set(Arc::new((wrap(solved), sample)));
         }
         let shape = Shape::from(values.len());
         Ok((E::Real::to_cpu_storage_owned(values), shape))
@@ -285,7 +288,7 @@ impl CustomOp1 for ListForward {
 
 struct ListBackward {
     list: Arc<List>,
-    saved: Arc<Saved>,
+    saved: Arc<(Saved, Sample)>,
 }
 
 impl ListBackward {
@@ -300,7 +303,11 @@ impl ListBackward {
         let weight = |k: usize| upstream[start + k * stride].widen() / self.list.divisor(k);
         let weights: Vec<f64> = (0..self.list.len()).map(weight).collect();
         let plan = &self.list.plan;
-        let input = (data, plan.input.strides(layout));
+        let strides = plan.input.strides(layout);
+        if plan.input.kind == InputKind::Logits {
+            self.saved.1.check(self.name(), data, strides)?;
+        }
+        let input = (data, strides);
         let gradient = cpu::list_gradient(plan, input, saved, &weights)?;
         Ok((E::to_cpu_storage_owned(gradient), layout.shape().clone()))
     }
@@ -319,7 +326,7 @@ impl CustomOp2 for ListBackward {
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let upstream = (upstream, upstream_layout);
-        match (input, &*self.saved) {
+        match (input, &self.saved.0) {
             (CpuStorage::F32(data), Saved::F32(saved)) => self.cpu((data, layout), saved, upstream),
             (CpuStorage::F64(data), Saved::F64(saved)) => self.cpu((data, layout), saved, upstream),
             (CpuStorage::F16(data), Saved::F32(saved)) => {

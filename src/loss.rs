@@ -51,6 +51,10 @@ use std::sync::Arc;
 /// [`Checks::Device`](crate::Checks::Device), an item whose lengths or labels are invalid has a loss and a gradient of NaN
 /// instead.
 ///
+/// `backward` fails if it reads the input again, as it does for logits and for
+/// [`GradientKind::Torch`](crate::GradientKind::Torch), and a variable that was the input has been set in between, by an
+/// optimiser or by [`Var::set`](candle_core::Var::set). On a GPU that is not checked.
+///
 /// # Examples
 ///
 /// The three examples of PyTorch's `CTCLoss` page. Padded targets:

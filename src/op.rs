@@ -12,6 +12,7 @@ use crate::gpu::simulator::{Memory, Simulator};
 use crate::problem::plan::LossProblem;
 use crate::problem::weights::EmissionWeights;
 use crate::reduce::reduce;
+use crate::unchanged::Sample;
 #[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
 use candle_core::DType;
 use candle_core::backend::BackendStorage;
@@ -84,14 +85,14 @@ enum Saved {
 struct CtcForward {
     problem: Arc<LossProblem>,
     /// Filled by the forward pass; `None` if no gradient is wanted.
-    saved: Option<OnceLock<Arc<Saved>>>,
+    saved: Option<OnceLock<Arc<(Saved, Sample)>>>,
 }
 
 impl CtcForward {
-    fn keep(&self, saved: Option<Saved>) {
+    fn keep(&self, saved: Option<Saved>, sample: impl FnOnce() -> Sample) {
         if let (Some(cell), Some(saved)) = (&self.saved, saved) {
             // The cell is empty: candle runs the forward pass of an operation once.
-            let _ = cell.set(Arc::new(saved));
+            let _ = cell.set(Arc::new((saved, sample())));
         }
     }
 
@@ -119,13 +120,14 @@ impl CtcForward {
         let plan = self.problem.plan()?;
         let weights = self.problem.weights.as_ref();
         let weights = weights.map(EmissionWeights::read).transpose()?;
+        let strides = plan.input.strides(layout);
         let input = cpu::LossInput {
             data,
-            strides: plan.input.strides(layout),
+            strides,
             weights: weights.as_deref(),
         };
         let (losses, saved) = cpu::forward(plan, input, self.saved.is_some())?;
-        self.keep(saved.map(wrap));
+        self.keep(saved.map(wrap), || Sample::new(plan, data, strides));
         let reduced = reduce::<E::Real>(&self.problem, plan, losses);
         let reduced = reduced.into_iter().map(E::Real::narrow).collect();
         Ok((E::Real::to_cpu_storage_owned(reduced), self.shape()))
@@ -140,7 +142,8 @@ impl CtcForward {
     ) -> Result<(B::Storage, Shape)> {
         let keep = self.saved.is_some();
         let (losses, saved) = gpu::forward(backend, &self.problem, storage, dtype, layout, keep)?;
-        self.keep(saved.map(wrap));
+        // Entries of a GPU's memory are not read: the host would wait for it.
+        self.keep(saved.map(wrap), Sample::default);
         Ok((losses, self.shape()))
     }
 }
@@ -191,7 +194,7 @@ impl CustomOp1 for CtcForward {
 
 struct CtcBackward {
     problem: Arc<LossProblem>,
-    saved: Arc<Saved>,
+    saved: Arc<(Saved, Sample)>,
 }
 
 impl CtcBackward {
@@ -210,7 +213,11 @@ impl CtcBackward {
         let upstream: Vec<E::Real> = (0..plan.input.batch)
             .map(|n| E::Real::narrow(upstream[start + n * stride].widen() * weight(n)))
             .collect();
-        let input = (data, plan.input.strides(layout));
+        let strides = plan.input.strides(layout);
+        if self.problem.reads_input_again() {
+            self.saved.1.check(self.name(), data, strides)?;
+        }
+        let input = (data, strides);
         let gradient = cpu::gradient(&self.problem, plan, input, saved, &upstream)?;
         Ok((E::to_cpu_storage_owned(gradient), layout.shape().clone()))
     }
@@ -229,7 +236,7 @@ impl CustomOp2 for CtcBackward {
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         #[cfg(ctc_softgpu)]
-        if let Saved::Simulated(saved) = &*self.saved {
+        if let Saved::Simulated(saved) = &self.saved.0 {
             let (storage, up) = (Memory::from_cpu(input)?, Memory::from_cpu(upstream)?);
             let input = (&storage, input.dtype(), layout);
             let gradient = gpu::gradient(
@@ -242,7 +249,7 @@ impl CustomOp2 for CtcBackward {
             return Ok((gradient.to_cpu()?, layout.shape().clone()));
         }
         let upstream = (upstream, upstream_layout);
-        match (input, &*self.saved) {
+        match (input, &self.saved.0) {
             (CpuStorage::F32(data), Saved::F32(saved)) => self.cpu((data, layout), saved, upstream),
             (CpuStorage::F64(data), Saved::F64(saved)) => self.cpu((data, layout), saved, upstream),
             (CpuStorage::F16(data), Saved::F32(saved)) => {
@@ -263,7 +270,7 @@ impl CustomOp2 for CtcBackward {
         upstream: &CudaStorage,
         upstream_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let Saved::Cuda(saved) = &*self.saved else {
+        let Saved::Cuda(saved) = &self.saved.0 else {
             bail!("ctc-loss: the forward pass did not run on a CUDA device")
         };
         let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));
@@ -279,7 +286,7 @@ impl CustomOp2 for CtcBackward {
         upstream: &MetalStorage,
         upstream_layout: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        let Saved::Metal(saved) = &*self.saved else {
+        let Saved::Metal(saved) = &self.saved.0 else {
             bail!("ctc-loss: the forward pass did not run on a Metal device")
         };
         let (storage, upstream) = ((input, input.dtype(), layout), (upstream, upstream_layout));

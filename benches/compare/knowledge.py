@@ -37,7 +37,7 @@ from flashlight.lib.text.decoder import (  # noqa: E402
     Trie,
 )
 from flashlight.lib.text.decoder.kenlm import KenLM  # noqa: E402
-from flashlight.lib.text.dictionary import create_word_dict  # noqa: E402
+from flashlight.lib.text.dictionary import Dictionary  # noqa: E402
 from pyctcdecode import build_ctcdecoder  # noqa: E402
 
 WORDS, SENTENCES, UTTERANCES, WIDTH, RUNS = 20000, 60000, 8, 50, 3
@@ -147,12 +147,25 @@ def log_likelihood(log_probs, text):
             one = np.concatenate([[-np.inf], alpha[:-1]])
             two = np.where(skip, np.concatenate([[-np.inf] * 2, alpha[:-2]])[: len(states)], -np.inf)
             alpha = np.logaddexp(np.logaddexp(alpha, one), two) + frame[states]
-    return np.logaddexp(alpha[-1], alpha[-2])
+    return np.logaddexp(alpha[-1], alpha[-2]) if len(states) > 1 else alpha[-1]
+
+
+def word_errors(reference, found):
+    """The word edit distance."""
+    row = list(range(len(found) + 1))
+    for i, word in enumerate(reference, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(found, 1):
+            before, row[j] = row[j], min(before + (word != other), row[j] + 1, row[j - 1] + 1)
+    return row[-1]
 
 
 def flashlight(arpa, words):
     lexicon = {word: [[*(LETTERS.index(c) + 1 for c in word), 1]] for word in words}
-    dictionary = create_word_dict({word: [list(word)] for word in words})
+    dictionary = Dictionary()
+    for word in [*words, "<unk>"]:
+        dictionary.add_entry(word)
+    dictionary.set_default_index(dictionary.get_index("<unk>"))
     model = KenLM(arpa, dictionary)
     trie = Trie(CLASSES, 1)
     start = model.start(False)
@@ -240,14 +253,10 @@ def main():
                 ours[name] = (float(rest[1]), [])
             else:
                 ours[name][1].append(rest[1])
-        wrong = lambda texts: sum(
-            sum(a != b for a, b in zip(text.split(), sentence)) + abs(len(text.split()) - len(sentence))
-            for text, sentence in zip(texts, said)
-        )
-
         def row(name, who, time_, beside, texts, hot=None):
             scores = total(texts)
             better = sum(a >= b - 1e-3 for a, b in zip(total(beside[1]), scores))
+            wrong = sum(word_errors(sentence, text.split()) for text, sentence in zip(texts, said))
             heard = ""
             if hot is not None:
                 hot = set(hot)
@@ -256,7 +265,7 @@ def main():
                 heard = f"{n_heard} of {n_said}"
             print(
                 f"| {name} | {who} | {time_:.1f} | {time_ / beside[0]:.1f} | {sum(scores) / len(scores):.2f} | "
-                f"{better} of {len(scores)} | {wrong(texts)} | {heard} |"
+                f"{better} of {len(scores)} | {wrong} | {heard} |"
             )
 
         frames = sum(len(log_probs) for log_probs in everything) / len(everything)
@@ -265,8 +274,8 @@ def main():
         print("|---|---|---:|---:|---:|---:|---:|---:|")
         name = "lexicon and trigrams"
         row(name, "candle-ctc", ours["exact"][0], ours["exact"], ours["exact"][1])
-        row("", "flashlight-text", *timed(flashlight(str(arpa), words), everything)[:1], ours["exact"],
-            timed(flashlight(str(arpa), words), everything)[1])
+        time_, texts = timed(flashlight(str(arpa), words), everything)
+        row("", "flashlight-text", time_, ours["exact"], texts)
         row("with pyctcdecode's thresholds", "candle-ctc", ours["pruned"][0], ours["pruned"], ours["pruned"][1])
         labels = ["", *LETTERS]
         decoder = build_ctcdecoder(

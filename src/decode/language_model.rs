@@ -17,7 +17,8 @@ use std::sync::Arc;
 /// * A lexicon returns 0 for a token that continues an entry and −inf for any other: a labelling with a score of −inf
 ///   never enters the beam.
 /// * A model that scores all tokens at once does so in `start` and `advance`, and keeps the row in its state. A neural
-///   model does so in `advance_all`, which gives it the whole beam as one batch.
+///   model does so in `advance_all`, which gives it the whole beam as one batch; words in a
+///   [`Lexicon`](crate::Lexicon) are scored one by one.
 ///
 /// A model that is chosen at run time is a `Box<dyn LanguageModel<State = …>>`, for a batch `+ Sync`; one that several
 /// streams share is an `Arc`, for a batch `+ Send + Sync`.

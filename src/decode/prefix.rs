@@ -184,7 +184,8 @@ impl PrefixScores {
     ///
     /// # Errors
     ///
-    /// If the weight is negative or not finite, or if the model fails or gives NaN or +inf.
+    /// If the weight is negative or not finite, or if the model fails or gives NaN or +inf: the scores are then as they
+    /// were.
     pub fn fuse<L: LanguageModel + ?Sized>(
         &mut self,
         model: &L,
@@ -197,9 +198,10 @@ impl PrefixScores {
         if weight == 0.0 {
             return Ok(());
         }
-        let next = self.next.iter_mut().zip(0u32..);
+        let mut fused = self.clone();
+        let next = fused.next.iter_mut().zip(0u32..);
         let next = next.map(|(score, token)| (score, Some(token)));
-        for (score, token) in next.chain([(&mut self.end, None)]) {
+        for (score, token) in next.chain([(&mut fused.end, None)]) {
             if *score == f64::NEG_INFINITY {
                 continue;
             }
@@ -213,6 +215,7 @@ impl PrefixScores {
             }
             *score += weight * given;
         }
+        *self = fused;
         Ok(())
     }
 }

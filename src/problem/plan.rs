@@ -100,6 +100,11 @@ impl LossProblem {
         }
     }
 
+    /// Whether the gradient has a term in the entries of the input themselves, beside the posteriors.
+    pub fn reads_input_again(&self) -> bool {
+        self.input().kind == InputKind::Logits || self.gradient == GradientKind::Torch
+    }
+
     /// The weight of the loss of item `n`: `1 / (max(U_n, 1) · N)` for [`Reduction::Mean`], else 1.
     pub fn weight(&self, plan: &Plan, n: usize) -> f64 {
         if self.reduction == Reduction::Mean {
@@ -126,6 +131,13 @@ pub(crate) struct Strides {
     pub frame: usize,
     pub item: usize,
     pub class: usize,
+}
+
+impl Strides {
+    /// The place of an entry in the storage.
+    pub fn place(&self, frame: usize, item: usize, class: usize) -> usize {
+        self.offset + frame * self.frame + item * self.item + class * self.class
+    }
 }
 
 impl Plan {

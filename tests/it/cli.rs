@@ -17,13 +17,18 @@ struct Printed {
 
 /// Runs a command line. An error is what stops the whole program.
 fn try_all(args: &[&str]) -> Result<Printed, String> {
+    on_console(args, false)
+}
+
+/// The same, on a terminal or not.
+fn on_console(args: &[&str], progress: bool) -> Result<Printed, String> {
     let cli = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(args))
         .map_err(|error| error.to_string())?;
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut console = program::Console {
         out: &mut out,
         err: &mut err,
-        progress: false,
+        progress,
     };
     let failed = program::run(&cli, &mut console).map_err(|error| format!("{error:#}"))?;
     Ok(Printed {
@@ -908,6 +913,21 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         assert_eq!((&again.out, &again.err), (&printed.out, &printed.err));
     }
     fails(&["ngram", "no.arpa", &mapped], &["no.arpa"]);
+    // On a terminal, a file and a pipe.
+    let decoded = |path: &str| {
+        let args = [&decode[..], &["--lm", path, "--alpha", "0.5"]].concat();
+        on_console(&args, true).unwrap().out
+    };
+    assert_eq!(decoded(&arpa), printed.out);
+    #[cfg(target_os = "linux")]
+    {
+        let pipe = demo.path("pipe");
+        crate::ngram::pipe(pipe.as_ref());
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::fs::copy(&arpa, &pipe).unwrap());
+            assert_eq!(decoded(&pipe), printed.out);
+        });
+    }
     // "brown" stands nowhere in the text.
     let text = demo.file("text.txt", "the quick brawn fox\n\nthe fox\n");
     let written = run(&["ngram", &text, &mapped, "--estimate", "2"]).unwrap();

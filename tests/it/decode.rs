@@ -807,6 +807,9 @@ fn a_model_is_asked_once_a_frame_for_all_new_prefixes() {
     let hotwords = Hotwords::new(&vocabulary, none, Box::new(at_once(0))).unwrap();
     assert_eq!(beam_search_with(&input, &hotwords, opts).unwrap(), want);
 
+    let mut search = BeamSearch::with_language_model(classes, at_once(1), opts).unwrap();
+    assert!(search.push(&input).is_err());
+    assert_eq!(search.frames(), 0);
     let error = beam_search_with(&input, &at_once(1), opts)
         .unwrap_err()
         .to_string();

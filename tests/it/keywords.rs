@@ -313,6 +313,19 @@ fn a_batch_has_the_hits_of_each_utterance() {
         error.contains("item 2") && error.contains("frame 5"),
         "{error}"
     );
+    // A batch without items, and an utterance as a batch.
+    let empty = Tensor::zeros((0, frames, classes), DType::F32, &Device::Cpu).unwrap();
+    let none: [usize; 0] = [];
+    assert!(
+        spot_keywords_batch(&empty, none, &phrases, opts)
+            .unwrap()
+            .is_empty()
+    );
+    let alone = logits.get(2).unwrap();
+    assert_eq!(
+        spot_keywords_batch(&alone, [17], &phrases, opts).unwrap(),
+        got[2..3]
+    );
     // Behind the end of an item, nothing is read.
     assert!(spot_keywords_batch(&broken, [40, 40, 5, 40], &phrases, opts).is_ok());
 }

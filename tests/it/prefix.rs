@@ -259,11 +259,9 @@ fn a_language_model_is_added_to_the_scores() {
         (Unigram(vec![0.0, -1.0, f64::NAN, 0.0], 0.0), "token 2"),
         (Unigram(vec![0.0; 4], f64::INFINITY), "the end of the text"),
     ] {
-        let error = plain
-            .clone()
-            .fuse(&broken, &(), 1.0)
-            .unwrap_err()
-            .to_string();
+        let mut scores = plain.clone();
+        let error = scores.fuse(&broken, &(), 1.0).unwrap_err().to_string();
+        assert_eq!(scores, plain);
         assert!(error.contains(of), "{error}");
     }
 }

@@ -58,8 +58,11 @@ const LONGEST_MAGIC: u64 = REFUSED[0].0.len() as u64;
 
 impl NgramLm {
     /// Reads a model from a file, whatever its name: ARPA, plain or compressed with gzip (see [`Self::from_arpa`]), or
-    /// the binary form that [`Self::save`] writes. The latter is mapped into memory, so nobody may change the file while
-    /// the model is in use; replacing it by another, as `save` does, is no change.
+    /// the binary form that [`Self::save`] writes.
+    ///
+    /// The latter is mapped into memory: while the model is in use, nobody may write into the file or shorten it, as
+    /// copying another file over it does. Scores would change, or the process would be ended by the system. Replacing the
+    /// file by another of the same name, as `save` does, is safe.
     ///
     /// # Errors
     ///
@@ -129,10 +132,15 @@ fn from_file(mut file: File) -> Result<NgramLm> {
     file.by_ref()
         .take(NgramLm::BINARY_MAGIC.len() as u64)
         .read_to_end(&mut start)?;
-    match start == NgramLm::BINARY_MAGIC {
-        true => NgramLm::map(&file),
-        // The file may be a pipe, which cannot go back.
-        false => NgramLm::from_arpa(Cursor::new(start).chain(file)),
+    let is_binary = start == NgramLm::BINARY_MAGIC;
+    if is_binary && file.metadata()?.is_file() {
+        return NgramLm::map(&file);
+    }
+    // The file may be a pipe, which cannot go back.
+    let whole = Cursor::new(start).chain(file);
+    match is_binary {
+        true => NgramLm::from_binary(whole),
+        false => NgramLm::from_arpa(whole),
     }
 }
 

@@ -18,10 +18,12 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use candle_core::{Result, bail};
 use flate2::Crc;
 use memmap2::Mmap;
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The version of the form.
 const VERSION: u64 = 1;
@@ -126,8 +128,8 @@ impl NgramLm {
     pub const BINARY_MAGIC: [u8; 8] = *b"ctcngram";
 
     /// The model with its probabilities and backoffs as one of 256 values for each order: 14 bytes for each n-gram in
-    /// place of 20, and 9 in place of 12 for each of the highest order. Of an order with more values, each is the mean
-    /// of a group of neighbours, of similar sizes.
+    /// place of 20, and 9 in place of 12 for each of the highest order. Of an order with more values, each is the mean of
+    /// a group of neighbours, of similar sizes; no group spans more than a 128th of the range.
     ///
     /// ```
     /// # use candle_ctc::NgramLm;
@@ -161,7 +163,7 @@ impl NgramLm {
     /// that reading the file once takes, its pages can be dropped when memory is short, and processes share them.
     ///
     /// The form belongs to the byte order of this machine and to this version of the crate: keep the ARPA file. The file
-    /// appears when it is complete, so a model may be saved to the file that it was mapped from.
+    /// appears when it is complete; on Unix, a model may be saved to the file that it was mapped from.
     ///
     /// ```
     /// # use candle_ctc::NgramLm;
@@ -182,21 +184,37 @@ impl NgramLm {
     /// If the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        match self.write_file(path) {
+            Ok(()) => Ok(()),
+            Err(error) => bail!("cannot write the n-gram model {}: {error}", path.display()),
+        }
+    }
+
+    fn write_file(&self, path: &Path) -> std::io::Result<()> {
+        // Where a link leads.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            // A pipe or a device cannot be replaced.
+            let mut out = BufWriter::new(File::create(path)?);
+            self.write(&mut out)?;
+            return out.flush();
+        }
+        static FILES: AtomicU64 = AtomicU64::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
         let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}.partial", std::process::id()));
-        let written = File::create(&partial)
+        partial.push(format!(".{}-{number}.partial", std::process::id()));
+        let written = File::create_new(&partial)
             .and_then(|file| {
                 let mut out = BufWriter::new(file);
                 self.write(&mut out)?;
                 out.into_inner()?.sync_all()
             })
             .and_then(|()| std::fs::rename(&partial, path));
-        if let Err(error) = written {
+        if written.is_err() {
             // There may be none.
             let _ = std::fs::remove_file(&partial);
-            bail!("cannot write the n-gram model {}: {error}", path.display())
         }
-        Ok(())
+        written
     }
 
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
@@ -244,28 +262,15 @@ impl NgramLm {
     /// complete or was changed; an input that cannot be read; or memory that runs out.
     pub fn from_binary(mut input: impl Read) -> Result<Self> {
         let mut image: Vec<u64> = Vec::new();
-        let mut bytes = 0;
-        loop {
-            if bytes == size_of_val(&image[..]) {
-                // Twice the room, as the length is not known.
-                let more = image.len().max(1 << 13);
-                if image.try_reserve_exact(more).is_err() {
-                    bail!("there is no memory for a model of more than {bytes} bytes")
-                }
-                image.resize(image.len() + more, 0);
-            }
-            let room: &mut [u8] = bytemuck::cast_slice_mut(&mut image);
-            match input.read(&mut room[bytes..]) {
-                Ok(0) => break,
-                Ok(more) => bytes += more,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => bail!("byte {bytes}: {error}"),
-            }
-        }
-        // A length that is no multiple is seen as a wrong one.
-        let length = bytes as u64;
-        image.truncate(bytes.div_ceil(ALIGNMENT));
-        open(Image::Read(image), length)
+        let bytes = fill(&mut image, HEADER, &mut input)?;
+        let header = header(&bytemuck::cast_slice(&image)[..bytes])?;
+        // A number of words: each part of the form is one.
+        let words = header.bytes / ALIGNMENT as u64;
+        let words = usize::try_from(words).unwrap_or(usize::MAX);
+        let bytes = bytes + fill(&mut image, words, &mut input)?;
+        let more = fill(&mut Vec::new(), 1, &mut input)?;
+        check_length(&header, (bytes + more) as u64)?;
+        open(Image::Read(image), &header)
     }
 
     /// Maps a file that [`Self::save`] has written.
@@ -277,8 +282,50 @@ impl NgramLm {
             Ok(map) => map,
             Err(error) => bail!("cannot map the file: {error}"),
         };
-        let length = map.len() as u64;
-        open(Image::Mapped(map), length)
+        let header = header(&map)?;
+        check_length(&header, map.len() as u64)?;
+        open(Image::Mapped(map), &header)
+    }
+}
+
+/// Reads into `image` until it has `words` words, and returns how many bytes came. The last word is filled up with zeros
+/// if the input ends within it.
+fn fill(image: &mut Vec<u64>, words: usize, input: &mut impl Read) -> Result<usize> {
+    let start = size_of_val(&image[..]);
+    let mut end = start;
+    loop {
+        if end == size_of_val(&image[..]) {
+            // In steps, as the header may be wrong about the length.
+            let more = (words - image.len()).min(image.len().max(1 << 20));
+            if more == 0 {
+                return Ok(end - start);
+            }
+            if image.try_reserve_exact(more).is_err() {
+                bail!("there is no memory for a model of {words} words of 8 bytes")
+            }
+            image.resize(image.len() + more, 0);
+        }
+        let room: &mut [u8] = bytemuck::cast_slice_mut(image);
+        match input.read(&mut room[end..]) {
+            Ok(0) => {
+                image.truncate(end.div_ceil(ALIGNMENT));
+                return Ok(end - start);
+            }
+            Ok(more) => end += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => bail!("byte {end}: {error}"),
+        }
+    }
+}
+
+fn check_length(header: &Header, length: u64) -> Result<()> {
+    match length.cmp(&header.bytes) {
+        Less => bail!(
+            "the model has {} bytes, but the file has {length}: it is not complete",
+            header.bytes
+        ),
+        Equal => Ok(()),
+        Greater => bail!("the model has {} bytes, but more follow", header.bytes),
     }
 }
 
@@ -300,9 +347,9 @@ impl<W: Write> Checked<W> {
     }
 }
 
-fn open(image: Image, length: u64) -> Result<NgramLm> {
+/// A model from an image of the length that its header tells.
+fn open(image: Image, header: &Header) -> Result<NgramLm> {
     let image = Arc::new(image);
-    let header = header(image.bytes(), length)?;
     let whole = image.bytes();
     let sum_at = whole.len() - size_of::<u64>();
     let mut crc = Crc::new();
@@ -310,15 +357,15 @@ fn open(image: Image, length: u64) -> Result<NgramLm> {
     if whole[sum_at..] != u64::from(crc.sum()).to_ne_bytes() {
         bail!("the checksum is wrong: the file was changed; write it again")
     }
-    let model = parts(&image, &header);
-    match model.and_then(|model| is_sound(&model, &header).then_some(model)) {
+    let model = parts(&image, header);
+    match model.and_then(|model| is_sound(&model, header).then_some(model)) {
         Some(model) => Ok(model),
         None => bail!("the file contradicts itself; write it again"),
     }
 }
 
-/// The header of a file of `length` bytes.
-fn header(bytes: &[u8], length: u64) -> Result<Header> {
+/// The header with which a file begins.
+fn header(bytes: &[u8]) -> Result<Header> {
     let number = |at: usize| {
         let bytes = bytes.get(ALIGNMENT * at..)?.first_chunk()?;
         Some(u64::from_ne_bytes(*bytes))
@@ -333,14 +380,14 @@ fn header(bytes: &[u8], length: u64) -> Result<Header> {
                 "the model was written on a machine of another byte order; write it here from its ARPA file"
             )
         }
-        version => bail!(
-            "the model is in version {} of the binary form, and this is version {VERSION}; write it again from its \
-             ARPA file",
-            version.unwrap_or(0)
+        Some(version) => bail!(
+            "the model is in version {version} of the binary form, and this is version {VERSION}; write it again from \
+             its ARPA file"
         ),
+        None => {}
     }
-    if bytes.len() < ALIGNMENT * (HEADER + 1) {
-        bail!("the file has {length} bytes, which end within its header: it is not complete")
+    if bytes.len() < ALIGNMENT * HEADER {
+        bail!("the file ends within its header: it is not complete")
     }
     let mut at = 1;
     let mut next = || {
@@ -364,14 +411,8 @@ fn header(bytes: &[u8], length: u64) -> Result<Header> {
     if header.orders == 0 || header.orders > MOST_ORDERS as u64 {
         bail!("the model has {} orders", header.orders)
     }
-    if header.size() != Some(header.bytes) {
+    if header.quantised > 1 || header.size() != Some(header.bytes) {
         bail!("the sizes of the model's parts contradict each other; write the file again")
-    }
-    if header.bytes != length {
-        bail!(
-            "the model has {} bytes, but the file has {length}: it is not complete",
-            header.bytes
-        )
     }
     Ok(header)
 }
@@ -456,9 +497,30 @@ impl<I: Iterator<Item = u64>> Rest<'_, I> {
 fn is_sound(model: &NgramLm, header: &Header) -> bool {
     let ids = [header.start, header.end, header.unknown];
     ids.iter().all(|id| *id < header.words)
-        && model.max_log10 >= 0.0
+        && (0.0..f64::INFINITY).contains(&model.max_log10)
+        && counts_are_sound(model)
         && words_are_sound(&model.words)
         && trie_is_sound(&model.trie, header.words)
+}
+
+/// The n-grams of each order are as many as its nodes; `<unk>` may have been added.
+fn counts_are_sound(model: &NgramLm) -> bool {
+    let Trie { starts, word, .. } = &model.trie;
+    let ends = starts
+        .iter()
+        .skip(1)
+        .map(|start| *start as usize)
+        .chain([word.len()]);
+    let nodes = starts
+        .iter()
+        .zip(ends)
+        .map(|(start, end)| end.checked_sub(*start as usize));
+    nodes
+        .zip(&model.counts)
+        .enumerate()
+        .all(|(at, (nodes, count))| {
+            nodes == Some(*count) || (at == 0 && nodes == count.checked_add(1))
+        })
 }
 
 fn words_are_sound(words: &Dictionary) -> bool {
@@ -518,6 +580,9 @@ fn trie_is_sound(trie: &Trie, words: u64) -> bool {
         && (1..nodes as u32).zip(&suffix[1..]).all(|(node, suffix)| {
             (*suffix as usize) < contexts && order(*suffix) < order(node)
         })
-        && (0..nodes as u32).all(|node| trie.prob.get(node, starts).is_finite())
+        && (0..nodes as u32).all(|node| {
+            let prob = trie.prob.get(node, starts);
+            prob.is_finite() && prob <= 0.0
+        })
         && (0..contexts as u32).all(|node| trie.backoff.get(node, starts).is_finite())
 }

@@ -1,6 +1,9 @@
 //! The words of an n-gram model and their numbers.
 
 use super::storage::Array;
+use super::trie::reserve;
+use candle_core::Result;
+use indexmap::IndexSet;
 
 /// Words in the order of their numbers, and a way from a word to its number.
 pub(super) struct Dictionary {
@@ -13,21 +16,26 @@ pub(super) struct Dictionary {
 }
 
 impl Dictionary {
-    pub fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut text, mut ends) = (Vec::new(), Vec::new());
+    /// Different words.
+    pub fn new(words: IndexSet<Box<str>>) -> Result<Self> {
+        let (mut text, mut ends, mut sorted) = (Vec::new(), Vec::new(), Vec::new());
+        let (count, bytes) = (words.len(), words.iter().map(|word| word.len()).sum());
+        reserve(&mut text, bytes, bytes)?;
+        reserve(&mut ends, count, count)?;
         for word in words {
             text.extend_from_slice(word.as_bytes());
             ends.push(text.len() as u64);
         }
+        reserve(&mut sorted, count, count)?;
+        sorted.extend(0..count as u32);
         let mut dictionary = Self {
             sorted: Vec::new().into(),
             text: text.into(),
             ends: ends.into(),
         };
-        let mut sorted: Vec<u32> = (0..dictionary.ends.len() as u32).collect();
         sorted.sort_unstable_by_key(|id| dictionary.bytes(*id));
         dictionary.sorted = sorted.into();
-        dictionary
+        Ok(dictionary)
     }
 
     pub fn len(&self) -> usize {

@@ -30,6 +30,8 @@ impl NgramLm {
     /// Estimates a model from sentences: of words, or of characters or tokens. Probabilities are smoothed by the method
     /// of Witten and Bell (1991, <https://doi.org/10.1109/18.87000>), interpolated.
     ///
+    /// The word `<unk>` may stand in a sentence, for words that the model shall not know.
+    ///
     /// It is meant for texts that fit into memory, such as the transcripts of a training set: each different n-gram
     /// takes some 100 bytes while they are counted. For billions of words, `lmplz` of KenLM writes an ARPA file.
     ///
@@ -134,11 +136,8 @@ impl Counts {
     fn model(&self, words: &IndexSet<Box<str>>) -> Result<NgramLm> {
         let mut table = Table::new(self.orders.len());
         let mut shorter: HashMap<&[u32], f64> = HashMap::new();
+        let mut contexts: HashMap<&[u32], Followers> = HashMap::new();
         for (at, counts) in self.orders.iter().enumerate() {
-            let contexts = match at {
-                0 => HashMap::new(),
-                _ => followers(counts),
-            };
             let behind = self.orders.get(at + 1).map(followers).unwrap_or_default();
             let backoff = |ngram: &[u32]| match behind.get(ngram) {
                 Some(Followers { all, different }) => {
@@ -186,6 +185,7 @@ impl Counts {
             // No n-gram stands there twice, so no line is asked for.
             table.finish_order(|_| 0)?;
             shorter = probs;
+            contexts = behind;
         }
         table.finish()
     }

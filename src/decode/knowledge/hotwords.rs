@@ -256,6 +256,13 @@ impl<L: LanguageModel> LanguageModel for Hotwords<L> {
     fn advance_all(&self, prefixes: &[(&Self::State, u32)]) -> Result<Vec<Self::State>> {
         let under = prefixes.iter().map(|(state, token)| (&state.model, *token));
         let models = self.model.advance_all(&under.collect::<Vec<_>>())?;
+        if models.len() != prefixes.len() {
+            bail!(
+                "Hotwords: the model's advance_all gave {} states for {} prefixes",
+                models.len(),
+                prefixes.len()
+            )
+        }
         let prefixes = prefixes.iter().zip(models);
         prefixes
             .map(|((state, token), model)| self.behind(state, *token, model))

@@ -80,7 +80,7 @@ impl NgramLm {
         self.counts.len()
     }
 
-    /// The number of n-grams of each order, from 1 on, as the file announces it.
+    /// The number of n-grams of each order, from 1 on, as the file announces it, or as they were counted.
     pub fn ngram_counts(&self) -> &[usize] {
         &self.counts
     }
@@ -90,7 +90,7 @@ impl NgramLm {
         self.words.id(word).is_some()
     }
 
-    /// The words in the order of the file, without `<s>`, `</s>` and `<unk>`.
+    /// The words in the order in which they were read, without `<s>`, `</s>` and `<unk>`.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         let others = [self.start, self.end, self.unknown];
         let words = self.words.words().zip(0..);

@@ -76,7 +76,7 @@ pub(super) enum Numbers {
 
 /// The numbers of each order as one of [`BINS`] values.
 pub(super) struct Quantised {
-    /// [`BINS`] for the root and each order, in ascending order.
+    /// [`BINS`] for the root and each order, in ascending order, and zeros behind them where there are fewer.
     pub values: Array<f32>,
     /// For each node, which of the values of its order.
     pub codes: Array<u8>,
@@ -105,8 +105,7 @@ impl Numbers {
         }
     }
 
-    /// The numbers of each order in [`BINS`] groups of similar size, each as its mean. A group has equal numbers only,
-    /// or none that another has.
+    /// The numbers of each order in groups of neighbours, each as its mean.
     pub fn quantised(self, starts: &[u32]) -> Result<Self> {
         if matches!(self, Self::Quantised(_)) {
             return Ok(self);
@@ -139,14 +138,22 @@ impl Numbers {
     }
 }
 
-/// At most [`BINS`] ranges of sorted numbers, none of which divides equal ones.
+/// At most [`BINS`] ranges of sorted numbers, none of which divides equal ones: one for each different number if these
+/// are few, else ranges with similar counts, none of which spans more than a 128th of all.
 fn groups(sorted: &[f32]) -> Vec<Range<usize>> {
+    let different = sorted.chunk_by(|a, b| a == b).take(BINS + 1).count();
+    let (most, span) = match (different > BINS, sorted) {
+        // Fewer than 128 groups end since they have enough numbers, and fewer than 128 since the next is too far off.
+        (true, &[first, .., last]) => (sorted.len().div_ceil(127), (last - first) / 128.0),
+        _ => (1, 0.0),
+    };
     let mut groups = Vec::with_capacity(BINS);
     let mut start = 0;
     while start < sorted.len() {
-        let wanted = (sorted.len() - start).div_ceil(BINS - groups.len());
-        let last = sorted[start + wanted - 1];
-        let end = start + sorted[start..].partition_point(|number| *number <= last);
+        let rest = &sorted[start..];
+        let near = rest.partition_point(|number| *number <= rest[0] + span);
+        let last = rest[near.min(most) - 1];
+        let end = start + rest.partition_point(|number| *number <= last);
         groups.push(start..end);
         start = end;
     }

@@ -298,7 +298,7 @@ impl Table {
             first_child: first_child.into(),
         };
         Ok(NgramLm {
-            words: Dictionary::new(self.words.iter().map(|word| &**word)),
+            words: Dictionary::new(self.words)?,
             start,
             end,
             unknown,

@@ -41,13 +41,15 @@ pub fn run(args: &NgramArgs, console: &mut Console) -> Result<usize> {
 
 /// A model from a file, with a bar if the file is parsed, which takes seconds for a large one.
 pub fn read(path: &Path, progress: bool) -> Result<NgramLm> {
+    // A pipe can be read only once, and has no length.
+    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
     let parsed = || -> std::io::Result<_> {
         let mut file = BufReader::new(File::open(path)?);
         let is_binary = file.fill_buf()?.starts_with(&NgramLm::BINARY_MAGIC);
         let length = file.get_ref().metadata()?.len();
-        Ok((!is_binary && length > 0).then_some((file, length)))
+        Ok((!is_binary).then_some((file, length)))
     };
-    let parsed = match progress {
+    let parsed = match progress && is_file {
         true => parsed().with_context(|| format!("cannot read {}", path.display()))?,
         false => None,
     };
