@@ -80,6 +80,13 @@ fn main() -> Result<()> {
         vocabulary,
     };
     bench.run("exact", &lexicon, exact)?;
+    for (name, parts) in [("half", 2), ("fifth", 5)] {
+        let narrower = BeamOptions {
+            beam_width: exact.beam_width / parts,
+            ..exact
+        };
+        bench.run(name, &lexicon, narrower)?;
+    }
     bench.run("pruned", &lexicon, pruned)?;
     let boost: f64 = boost.parse().map_err(Error::wrap)?;
     for (name, file) in [("hotwords100", few), ("hotwords1000", many)] {

@@ -276,6 +276,9 @@ def main():
         row(name, "candle-ctc", ours["exact"][0], ours["exact"], ours["exact"][1])
         time_, texts = timed(flashlight(str(arpa), words), everything)
         row("", "flashlight-text", time_, ours["exact"], texts)
+        for name, width in [("half", WIDTH // 2), ("fifth", WIDTH // 5)]:
+            row(f"width {width}", "candle-ctc", ours[name][0], ours[name], ours[name][1])
+            row("", "flashlight-text, as above", time_, ours[name], texts)
         row("with pyctcdecode's thresholds", "candle-ctc", ours["pruned"][0], ours["pruned"], ours["pruned"][1])
         labels = ["", *LETTERS]
         decoder = build_ctcdecoder(

@@ -13,11 +13,10 @@ use rayon::prelude::*;
 
 use crate::corpus::Utterance;
 
-/// The weight of word trigrams, the cost of a word that is in no training text, and the boost of a name. They were chosen
-/// before the first measurement, and not tuned.
+/// The weight of word trigrams, and the cost of a word that is in no training text. They were chosen before the first
+/// measurement, and not tuned.
 const WEIGHT: f64 = 0.5;
 const UNKNOWN: f64 = -5.0;
-const BOOST: f64 = 5.0;
 
 /// Language models of the training texts, and hotwords on top.
 pub struct Language<'a> {
@@ -31,21 +30,21 @@ pub struct Language<'a> {
 pub type Found = (&'static str, Vec<Vec<Hypothesis>>);
 
 impl<'a> Language<'a> {
-    /// `model` is a model of the training texts; `names` are words that may be in none of them.
+    /// `model` is a model of the training texts; `names` are words that may be in none of them, with a boost in nats.
     pub fn new(
         train: &[Utterance],
         model: &'a NgramLm,
-        names: &BTreeSet<&str>,
+        (names, boost): (&BTreeSet<&str>, f64),
         vocabulary: &Vocabulary,
     ) -> Result<Self> {
         let words = words_of(train);
-        let open = || lexicon(vocabulary, &words, model, UNKNOWN);
-        let boosted = names.iter().map(|name| (name, BOOST));
+        let open = |words| lexicon(vocabulary, words, model, UNKNOWN);
+        let boosted = names.iter().map(|name| (name, boost));
         Ok(Self {
             lexicon: lexicon(vocabulary, &words, NoLanguageModel, f64::NEG_INFINITY)?,
             trigrams: lexicon(vocabulary, &words, model, f64::NEG_INFINITY)?,
-            open: open()?,
-            with_names: Hotwords::new(vocabulary, boosted, open()?)?,
+            open: open(&words)?,
+            with_names: Hotwords::new(vocabulary, boosted, open(&(&words | names))?)?,
         })
     }
 
@@ -65,7 +64,7 @@ impl<'a> Language<'a> {
                 search(emissions, &self.open)?,
             ),
             (
-                "beam search, the same with names as hotwords",
+                "beam search, the same with names as words and hotwords",
                 search(emissions, &self.with_names)?,
             ),
         ])

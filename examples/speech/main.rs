@@ -62,6 +62,10 @@ struct Args {
     #[arg(long)]
     weights: Option<PathBuf>,
 
+    /// What a name that no training text has is worth to the search, in nats
+    #[arg(long, default_value_t = 20.0)]
+    boost: f64,
+
     /// A short run on few sentences, which fails unless the model learns them and a stream gives what the whole gives
     #[arg(long)]
     smoke: bool,
@@ -155,13 +159,13 @@ fn main() -> Result<()> {
     if args.smoke {
         return check(&model, &corpus, &trained.losses, &vocabulary);
     }
-    evaluate(&model, &corpus, &vocabulary, &args.out)?;
+    evaluate(&model, &corpus, &vocabulary, &args)?;
     println!("\nall of it took {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
 /// Prints what the model makes of the held-out sentences.
-fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, out: &Path) -> Result<()> {
+fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, args: &Args) -> Result<()> {
     // Seconds from one frame of the model's output to the next.
     let frame = corpus.hop * model::STRIDE as f64;
     let trigrams = NgramLm::from_sentences(3, corpus.train.iter().map(|u| u.text.split(' ')))?;
@@ -170,7 +174,7 @@ fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, out: &Path)
         .difference(&known)
         .copied()
         .collect();
-    let language = Language::new(&corpus.train, &trigrams, &names, vocabulary)?;
+    let language = Language::new(&corpus.train, &trigrams, (&names, args.boost), vocabulary)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for (name, part) in corpus.held_out() {
         let start = Instant::now();
@@ -258,7 +262,7 @@ fn evaluate(model: &Model, corpus: &Corpus, vocabulary: &Vocabulary, out: &Path)
         .unseen
         .first()
         .context("there is no held-out sentence")?;
-    show_sentence(model, utterance, vocabulary, frame, out)?;
+    show_sentence(model, utterance, vocabulary, frame, &args.out)?;
     let streams = compare_streams(model, &corpus.seen, vocabulary)?;
     println!(
         "\n{} of {} sentences have the same text as a stream; log-probabilities differ by {:.1e} at most",

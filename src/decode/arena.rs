@@ -30,10 +30,63 @@ pub(super) struct Node {
     pub lm: f64,
 }
 
-/// The prefixes, each with a language-model state.
+/// The tokens that a language model lets follow a prefix.
+#[derive(Debug, Default)]
+pub(super) enum Following {
+    /// The model was not asked yet.
+    #[default]
+    Unknown,
+    Any,
+    /// In ascending order, with what each adds to the score of the prefix.
+    Listed(Box<[(u32, Weight)]>),
+}
+
+impl Following {
+    pub fn new(tokens: &mut [u32]) -> Self {
+        tokens.sort_unstable();
+        let unknown = tokens.iter().map(|token| (*token, Weight(f64::NAN)));
+        Self::Listed(unknown.collect())
+    }
+
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+
+    /// The weight of a token in a list.
+    pub fn find(list: &mut [(u32, Weight)], token: u32) -> Option<&mut Weight> {
+        let at = list
+            .binary_search_by_key(&token, |(token, _)| *token)
+            .ok()?;
+        Some(&mut list[at].1)
+    }
+
+    pub fn list(&mut self) -> Option<&mut [(u32, Weight)]> {
+        match self {
+            Self::Listed(list) => Some(list),
+            _ => None,
+        }
+    }
+}
+
+/// What a token adds to the score of a prefix; NaN until it was computed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weight(f64);
+
+impl Weight {
+    #[inline]
+    pub fn get(&mut self, compute: impl FnOnce() -> Result<f64>) -> Result<f64> {
+        if self.0.is_nan() {
+            self.0 = compute()?;
+        }
+        Ok(self.0)
+    }
+}
+
+/// The prefixes, each with a language-model state and the tokens that may follow.
 pub(super) struct Tree<S> {
     nodes: Vec<Node>,
     states: Vec<S>,
+    following: Vec<Following>,
     children: HashMap<(u32, u32), u32>,
     limit: usize,
 }
@@ -50,6 +103,7 @@ impl<S> Tree<S> {
         Self {
             nodes: vec![root],
             states: vec![state],
+            following: vec![Following::Unknown],
             children: HashMap::new(),
             limit: KEEP,
         }
@@ -62,6 +116,14 @@ impl<S> Tree<S> {
 
     pub fn state(&self, id: u32) -> &S {
         &self.states[id as usize]
+    }
+
+    pub fn take_following(&mut self, id: u32) -> Following {
+        std::mem::take(&mut self.following[id as usize])
+    }
+
+    pub fn put_following(&mut self, id: u32, following: Following) {
+        self.following[id as usize] = following;
     }
 
     pub fn set_slot(&mut self, id: u32, slot: usize) {
@@ -85,6 +147,7 @@ impl<S> Tree<S> {
             lm,
         });
         self.states.push(state);
+        self.following.push(Following::Unknown);
         self.children.insert((parent, token), id as u32);
         Ok(id as u32)
     }
@@ -139,11 +202,13 @@ impl<S> Tree<S> {
                 }
                 self.nodes[kept] = node;
                 self.states.swap(kept, id);
+                self.following.swap(kept, id);
                 kept += 1;
             }
         }
         self.nodes.truncate(kept);
         self.states.truncate(kept);
+        self.following.truncate(kept);
         self.children = (1..kept as u32)
             .map(|id| ((self.node(id).parent, self.node(id).token), id))
             .collect();

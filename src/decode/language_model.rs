@@ -172,6 +172,22 @@ pub trait LanguageModel {
         self.max_score()
     }
 
+    /// Puts the tokens that may follow the prefix of `state` into `tokens`, which is empty, if they are at most `most`:
+    /// true if it has done so, and the search then asks for the scores of no others. They must all be there, in any order
+    /// and once each; a listed token may have a score of −inf, too. Default: false, so that any token may follow.
+    ///
+    /// Within a word of a lexicon only a few letters go on.
+    fn next_tokens(&self, _state: &Self::State, _most: usize, _tokens: &mut Vec<u32>) -> bool {
+        false
+    }
+
+    /// A number that only those states share which give the same scores to whatever follows: that of an n-gram's history,
+    /// for example. If prefixes have the same number and the same last token, the search can tell which of them can no
+    /// longer win, and makes room for others. Default `None`: no two states are known to be alike.
+    fn state_key(&self, _state: &Self::State) -> Option<u128> {
+        None
+    }
+
     /// Whether every score is 0.
     #[doc(hidden)]
     fn is_constant(&self) -> bool {
@@ -212,6 +228,14 @@ macro_rules! through_a_pointer {
                 (**self).max_score_in(state)
             }
 
+            fn next_tokens(&self, state: &Self::State, most: usize, tokens: &mut Vec<u32>) -> bool {
+                (**self).next_tokens(state, most, tokens)
+            }
+
+            fn state_key(&self, state: &Self::State) -> Option<u128> {
+                (**self).state_key(state)
+            }
+
             fn is_constant(&self) -> bool {
                 (**self).is_constant()
             }
@@ -241,6 +265,11 @@ impl LanguageModel for NoLanguageModel {
     #[inline]
     fn advance(&self, _state: &(), _token: u32) -> Result<()> {
         Ok(())
+    }
+
+    #[inline]
+    fn state_key(&self, _state: &()) -> Option<u128> {
+        Some(0)
     }
 
     #[inline]

@@ -2,7 +2,10 @@
 
 use crate::common::Rng;
 use crate::decode::{distribution, exact, tensor};
-use crate::ngram::{RandomNgrams, a_bound_loses_nothing, in_chunks_as_at_once, is_the_enumeration};
+use crate::ngram::{
+    RandomNgrams, a_bound_loses_nothing, equal_keys_have_equal_scores, in_chunks_as_at_once,
+    is_the_enumeration, keys_change_nothing_in_a_wide_beam,
+};
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{
     BeamOptions, End, Hotwords, LanguageModel, Lexicon, LexiconOptions, NoLanguageModel,
@@ -117,6 +120,8 @@ proptest! {
                 let score = |labels: &[u32]| 0.75 * (total(&model, labels) + case.boost(labels, &phrases));
                 is_the_enumeration(&got, &values, classes, 0, score)?;
                 a_bound_loses_nothing(&log_probs, &hotwords, narrow)?;
+                keys_change_nothing_in_a_wide_beam(&log_probs, &hotwords)?;
+                equal_keys_have_equal_scores(&mut rng, &hotwords)?;
                 in_chunks_as_at_once(&mut rng, &hotwords)?;
             }};
         }

@@ -2,11 +2,14 @@
 
 use crate::common::Rng;
 use crate::decode::{distribution, exact, tensor};
-use crate::ngram::{RandomNgrams, a_bound_loses_nothing, in_chunks_as_at_once, is_the_enumeration};
+use crate::ngram::{
+    RandomNgrams, Unhinted, a_bound_loses_nothing, equal_keys_have_equal_scores,
+    in_chunks_as_at_once, is_the_enumeration, keys_change_nothing_in_a_wide_beam,
+};
 use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
-    BeamOptions, End, LanguageModel, Lexicon, LexiconOptions, NoLanguageModel, WordModel,
-    beam_search_with,
+    BeamOptions, End, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
+    ScoreOptions, WordModel, beam_search_with, score_transcripts,
 };
 use proptest::prelude::*;
 
@@ -195,6 +198,8 @@ proptest! {
             let got = beam_search_with(&log_probs, &lexicon, beam).unwrap();
             is_the_enumeration(&got, &values, classes, 0, |labels| case.score(labels, opts, |_| 0.0))?;
             a_bound_loses_nothing(&log_probs, &lexicon, narrow)?;
+            keys_change_nothing_in_a_wide_beam(&log_probs, &lexicon)?;
+            equal_keys_have_equal_scores(&mut rng, &lexicon)?;
             in_chunks_as_at_once(&mut rng, &lexicon)?;
         } else {
             // The model does not know the last word.
@@ -207,9 +212,116 @@ proptest! {
             let score = |words: &[&str]| model.score_sentence(words);
             is_the_enumeration(&got, &values, classes, 0, |labels| case.score(labels, opts, score))?;
             a_bound_loses_nothing(&log_probs, &lexicon, narrow)?;
+            keys_change_nothing_in_a_wide_beam(&log_probs, &lexicon)?;
+            equal_keys_have_equal_scores(&mut rng, &lexicon)?;
             in_chunks_as_at_once(&mut rng, &lexicon)?;
         }
     }
+}
+
+/// Counts how often a model is asked for a score.
+struct Counting<'a, L>(&'a L, std::sync::atomic::AtomicUsize);
+
+impl<L: LanguageModel> LanguageModel for Counting<'_, L> {
+    type State = L::State;
+
+    fn start(&self) -> candle_core::Result<L::State> {
+        self.0.start()
+    }
+
+    fn score(&self, state: &L::State, token: u32) -> candle_core::Result<f64> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.score(state, token)
+    }
+
+    fn advance(&self, state: &L::State, token: u32) -> candle_core::Result<L::State> {
+        self.0.advance(state, token)
+    }
+
+    fn end(&self, state: &L::State) -> candle_core::Result<f64> {
+        self.0.end(state)
+    }
+
+    fn max_score_in(&self, state: &L::State) -> f64 {
+        self.0.max_score_in(state)
+    }
+
+    fn next_tokens(&self, state: &L::State, most: usize, tokens: &mut Vec<u32>) -> bool {
+        self.0.next_tokens(state, most, tokens)
+    }
+
+    fn state_key(&self, state: &L::State) -> Option<u128> {
+        self.0.state_key(state)
+    }
+}
+
+#[test]
+fn a_narrow_beam_finds_more_where_the_model_tells_which_prefixes_are_alike() {
+    let letters = "abcdefgh".chars().map(String::from);
+    let marks = ["<blank>", "|"].map(String::from).into_iter();
+    let vocabulary = Vocabulary::from_tokens(marks.chain(letters)).unwrap();
+    let classes = vocabulary.class_count();
+    let mut rng = Rng::new(11);
+    let mut words: Vec<String> = (0..60)
+        .map(|_| {
+            (0..2 + rng.below(4))
+                .map(|_| (b'a' + rng.below(8) as u8) as char)
+                .collect()
+        })
+        .collect();
+    words.sort();
+    words.dedup();
+    let sentence = |rng: &mut Rng, words: &[String]| -> Vec<String> {
+        // Each word has two favourite followers.
+        let mut at = rng.below(words.len());
+        let mut next = || {
+            let word = words[at].clone();
+            at = (at * 7 + 1 + rng.below(2)) % words.len();
+            word
+        };
+        (0..6).map(|_| next()).collect()
+    };
+    let sentences: Vec<Vec<String>> = (0..200).map(|_| sentence(&mut rng, &words)).collect();
+    let model = NgramLm::from_sentences(2, sentences.iter().map(|s| s.iter())).unwrap();
+    let lexicon = Lexicon::new(&vocabulary, &words, &model, LexiconOptions::default()).unwrap();
+    let opts = BeamOptions {
+        beam_width: 5,
+        ..Default::default()
+    };
+    let (mut better, mut worse, mut asked, mut asked_plainly) = (0, 0, 0, 0);
+    for _ in 0..60 {
+        let text = sentence(&mut rng, &words).join(" ");
+        let labels = vocabulary.encode(&text).unwrap();
+        let mut values = rng.values(2 * labels.len() * classes, 2.5);
+        for (at, label) in labels.iter().enumerate() {
+            values[2 * at * classes + *label as usize] += 3.0;
+            values[(2 * at + 1) * classes] += 3.0;
+        }
+        let log_probs = candle_nn::ops::log_softmax(&tensor(&values, classes), 1).unwrap();
+        let counting = Counting(&lexicon, 0.into());
+        let best = beam_search_with(&log_probs, &counting, opts)
+            .unwrap()
+            .remove(0);
+        asked += counting.1.into_inner();
+        let unhinted = Unhinted(&lexicon);
+        let counting = Counting(&unhinted, 0.into());
+        let plain = beam_search_with(&log_probs, &counting, opts)
+            .unwrap()
+            .remove(0);
+        asked_plainly += counting.1.into_inner();
+        // Over all alignments: what left the beam is missing in the search's own sums.
+        let texts = [&best.tokens, &plain.tokens];
+        let exact = score_transcripts(&log_probs, &texts, ScoreOptions::default()).unwrap();
+        assert!(best.score <= exact[0] + 1e-9, "{} {}", best.score, exact[0]);
+        let gain = (exact[0] + best.lm_score) - (exact[1] + plain.lm_score);
+        better += usize::from(gain > 1e-9);
+        worse += usize::from(gain < -1e-9);
+    }
+    assert!(
+        better >= 10 && worse <= better / 4,
+        "{better} better, {worse} worse"
+    );
+    assert!(asked < asked_plainly / 3, "{asked} {asked_plainly}");
 }
 
 /// The score of labels, with the end or without.

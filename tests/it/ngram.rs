@@ -203,6 +203,8 @@ proptest! {
         };
         is_the_enumeration(&got, &values, classes, 0, score)?;
         a_bound_loses_nothing(&log_probs, &model, BeamOptions { beam_width: 3, n_best: 3, ..opts })?;
+        keys_change_nothing_in_a_wide_beam(&log_probs, &model)?;
+        equal_keys_have_equal_scores(&mut rng, &model)?;
         in_chunks_as_at_once(&mut rng, &model)?;
     }
 
@@ -385,16 +387,88 @@ pub fn is_the_enumeration(
     Ok(())
 }
 
-/// A narrow beam finds the same whether the model bounds its scores or not.
+/// A narrow beam finds the same whether the model bounds its scores and lists the tokens that may follow, or not.
 pub fn a_bound_loses_nothing<L: LanguageModel>(
     log_probs: &candle_core::Tensor,
     model: &L,
     opts: BeamOptions,
 ) -> std::result::Result<(), TestCaseError> {
-    let bounded = beam_search_with(log_probs, model, opts).unwrap();
+    for opts in [
+        opts,
+        BeamOptions {
+            tokens_per_frame: 2,
+            ..opts
+        },
+        BeamOptions {
+            token_threshold: -1.5,
+            suppress: &[2],
+            ..opts
+        },
+    ] {
+        let hinted = beam_search_with(log_probs, model, opts).unwrap();
+        let plain = beam_search_with(log_probs, &Unhinted(model), opts).unwrap();
+        prop_assert_eq!(hinted, plain, "{:?}", opts);
+    }
+    Ok(())
+}
+
+/// Prefixes whose states have the same key have the same scores, whatever follows. For models over 4 classes, with blank
+/// 0. Returns how many pairs there were.
+pub fn equal_keys_have_equal_scores<L: LanguageModel>(
+    rng: &mut Rng,
+    model: &L,
+) -> std::result::Result<usize, TestCaseError> {
+    let mut seen: HashMap<u128, (Vec<u32>, L::State)> = HashMap::new();
+    let scores = |state: &L::State| -> Vec<u64> {
+        let next = (1..4).map(|token| model.score(state, token).unwrap().to_bits());
+        next.chain([model.end(state).unwrap().to_bits()]).collect()
+    };
+    let mut pairs = 0;
+    for _ in 0..40 {
+        let mut state = model.start().unwrap();
+        let mut prefix = Vec::new();
+        for _ in 0..rng.below(7) {
+            let token = 1 + rng.below(3) as u32;
+            if model.score(&state, token).unwrap() == f64::NEG_INFINITY {
+                break;
+            }
+            state = model.advance(&state, token).unwrap();
+            prefix.push(token);
+        }
+        let Some(key) = model.state_key(&state) else {
+            continue;
+        };
+        match seen.get(&key) {
+            Some((other, _)) if *other == prefix => {}
+            Some((other, alike)) => {
+                pairs += 1;
+                prop_assert_eq!(scores(&state), scores(alike), "{:?} {:?}", &prefix, other);
+                for token in 1..4 {
+                    if model.score(&state, token).unwrap() > f64::NEG_INFINITY {
+                        let behind = |state| model.advance(state, token).unwrap();
+                        prop_assert_eq!(scores(&behind(&state)), scores(&behind(alike)));
+                    }
+                }
+            }
+            None => drop(seen.insert(key, (prefix, state))),
+        }
+    }
+    Ok(pairs)
+}
+
+/// A search for one hypothesis makes room by the keys of states. While there is room, it changes nothing.
+pub fn keys_change_nothing_in_a_wide_beam<L: LanguageModel>(
+    log_probs: &candle_core::Tensor,
+    model: &L,
+) -> std::result::Result<(), TestCaseError> {
+    let opts = BeamOptions {
+        beam_width: 5000,
+        ..Default::default()
+    };
+    let keyed = beam_search_with(log_probs, model, opts).unwrap();
     prop_assert_eq!(
-        bounded,
-        beam_search_with(log_probs, &Unbounded(model), opts).unwrap()
+        keyed,
+        beam_search_with(log_probs, &Unhinted(model), opts).unwrap()
     );
     Ok(())
 }
@@ -408,7 +482,7 @@ pub fn in_chunks_as_at_once<L: LanguageModel + Sync>(
     let log_probs = tensor(&values, 4);
     let opts = BeamOptions {
         beam_width: 6,
-        n_best: 6,
+        n_best: if rng.below(2) == 0 { 1 } else { 6 },
         ..Default::default()
     };
     let at_once = beam_search_with(&log_probs, model, opts).unwrap();
@@ -428,10 +502,10 @@ pub fn in_chunks_as_at_once<L: LanguageModel + Sync>(
     Ok(())
 }
 
-/// A model without a bound on its scores.
-struct Unbounded<'a, L>(&'a L);
+/// A model that tells the search nothing but its scores.
+pub struct Unhinted<'a, L>(pub &'a L);
 
-impl<L: LanguageModel> LanguageModel for Unbounded<'_, L> {
+impl<L: LanguageModel> LanguageModel for Unhinted<'_, L> {
     type State = L::State;
 
     fn start(&self) -> candle_core::Result<L::State> {

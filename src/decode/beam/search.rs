@@ -21,7 +21,7 @@
 use super::options::{BeamOptions, End, check_options};
 use crate::cpu_input::on_host;
 use crate::cpu_input::{check_row, rows};
-use crate::decode::arena::{NONE, ROOT, Spans, Tree};
+use crate::decode::arena::{Following, NONE, ROOT, Spans, Tree};
 use crate::decode::language_model::{LanguageModel, NoLanguageModel};
 use crate::decode::{Hypothesis, log_add};
 use crate::distribution::{check_normalised, log_softmax};
@@ -35,8 +35,9 @@ use std::cmp::Ordering;
 /// A beam search that takes its frames in chunks, for streaming audio.
 ///
 /// The result is bit-identical for any division into chunks, and equals that of [`beam_search`](crate::beam_search) on
-/// all frames. Memory: about 100 bytes per prefix of the beam, and 70 bytes for each token and span that the prefixes of
-/// the beam lead back to; others are dropped from time to time.
+/// all frames. Memory: about 100 bytes per prefix of the beam, and 90 bytes for each token and span that the prefixes of
+/// the beam lead back to, with a lexicon also 16 for each token that may follow there; others are dropped from time to
+/// time.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -71,6 +72,9 @@ pub struct BeamSearch<L: LanguageModel = NoLanguageModel> {
     beam: Vec<Entry>,
     work: Work,
 }
+
+/// Longer lists of tokens that may follow a prefix are not kept with it.
+const LISTED: usize = 64;
 
 /// A prefix of the beam.
 #[derive(Debug, Clone, Copy)]
@@ -164,13 +168,21 @@ struct Work {
     row: Vec<f64>,
     /// The tokens that may extend a prefix, most probable first, with their log-probabilities.
     tokens: Vec<(f64, u32)>,
+    /// For each class the same, −inf for those that may not: filled if a language model is asked.
+    chosen: Vec<f64>,
     stays: Vec<Stay>,
     candidates: Vec<Candidate>,
+    /// The tokens that the language model lets follow a prefix.
+    next_tokens: Vec<u32>,
     /// For each candidate, its prefix in the tree.
     nodes: Vec<u32>,
     /// The prefixes that the tree does not have yet: the parent and the label.
     new: Vec<(u32, u32)>,
     next: Vec<Entry>,
+    /// The prefixes with a known state of the language model: its key, the last token, and the place in the beam.
+    alike: Vec<(u128, u32, u32)>,
+    /// For each prefix in the beam, whether it is to be dropped; false between frames.
+    beaten: Vec<bool>,
     /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
     first_child: Vec<u32>,
     next_child: Vec<u32>,
@@ -229,11 +241,15 @@ impl<L: LanguageModel> BeamSearch<L> {
             work: Work {
                 row: vec![0.0; classes],
                 tokens: Vec::new(),
+                chosen: vec![f64::NEG_INFINITY; classes],
                 stays: Vec::new(),
                 candidates: Vec::new(),
+                next_tokens: Vec::new(),
                 nodes: Vec::new(),
                 new: Vec::new(),
                 next: Vec::new(),
+                alike: Vec::new(),
+                beaten: Vec::new(),
                 first_child: Vec::new(),
                 next_child: Vec::new(),
                 seen: vec![0; classes],
@@ -373,6 +389,9 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.extend()?;
         self.choose_candidates();
         self.build_beam()?;
+        if self.opts.n_best == 1 && self.beam.len() == self.opts.beam_width {
+            self.drop_beaten();
+        }
         self.frames += 1;
         if self.tree.is_full() {
             let used = self.beam.iter_mut().map(|entry| &mut entry.node);
@@ -390,7 +409,13 @@ impl<L: LanguageModel> BeamSearch<L> {
 
     /// Lists the tokens that may extend a prefix, most probable first.
     fn choose_tokens(&mut self) {
-        let Work { row, tokens, .. } = &mut self.work;
+        let asked = is_asked(&self.language_model, &self.opts);
+        let Work {
+            row,
+            tokens,
+            chosen,
+            ..
+        } = &mut self.work;
         let opts = &self.opts;
         tokens.clear();
         let mut least = opts.token_threshold;
@@ -404,17 +429,22 @@ impl<L: LanguageModel> BeamSearch<L> {
             }
         }
         let mut most = opts.tokens_per_frame;
-        if self.language_model.is_constant() || opts.lm_weight == 0.0 {
+        if !asked {
             // Every prefix ranks its extensions in this order. At most `beam_width` of them are in the beam already,
             // and one is its own last label; the next `beam_width` fill the beam, so that no later one can enter it.
             most = most.min(opts.beam_width.saturating_mul(2).saturating_add(2));
         }
-        let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         if tokens.len() > most {
-            tokens.select_nth_unstable_by(most - 1, order);
+            tokens.select_nth_unstable_by(most - 1, most_probable);
             tokens.truncate(most);
         }
-        tokens.sort_unstable_by(order);
+        tokens.sort_unstable_by(most_probable);
+        if asked {
+            chosen.fill(f64::NEG_INFINITY);
+            for &(emission, token) in tokens.iter() {
+                chosen[token as usize] = emission;
+            }
+        }
     }
 
     /// Computes each prefix without a further label, and finds which prefixes are children of which.
@@ -473,23 +503,19 @@ impl<L: LanguageModel> BeamSearch<L> {
 
     /// Adds the prefixes with one more label that may enter the beam.
     fn extend(&mut self) -> Result<()> {
-        let width = self.opts.beam_width;
         let Work {
             tokens,
+            chosen,
             candidates,
+            next_tokens,
             first_child,
             next_child,
             seen,
             visits,
             ..
         } = &mut self.work;
-        // A candidate below this cannot be among the first `width`, or is too far below the best.
-        let ranks = candidates.iter().map(|candidate| candidate.rank);
-        let mut least = ranks.clone().fold(f64::NEG_INFINITY, f64::max) - self.opts.beam_threshold;
-        if candidates.len() >= width {
-            least = least.max(ranks.fold(f64::INFINITY, f64::min));
-        }
-        let room = width.saturating_mul(2).max(width.saturating_add(64));
+        let (model, opts, tree) = (&self.language_model, &self.opts, &mut self.tree);
+        let mut frontier = Frontier::new(candidates, opts);
         for (slot, entry) in self.beam.iter().enumerate() {
             *visits += 1;
             let mut child = first_child[slot];
@@ -497,45 +523,52 @@ impl<L: LanguageModel> BeamSearch<L> {
                 seen[self.beam[child as usize].token as usize] = *visits;
                 child = next_child[child as usize];
             }
-            let bound = bound(&self.language_model, &self.tree, &self.opts, entry.node);
-            // The most that a token can add to the score of the prefix.
-            let most = self.opts.lm_weight * bound + self.opts.token_bonus;
-            for &(emission, token) in tokens.iter() {
-                let score = entry.before(token) + emission;
-                if score + (entry.lm + most) < least || score == f64::NEG_INFINITY {
-                    if token == entry.token {
-                        // A repeat follows only the alignments that end in a blank, and ranks too low; other tokens
-                        // follow both kinds.
-                        continue;
+            let mut following = tree.take_following(entry.node);
+            if following.is_unknown() {
+                let allowed = &self.allowed;
+                following = list_following(model, tree, opts, entry.node, allowed, next_tokens);
+            }
+            let bound = || bound(model, tree, opts, entry.node);
+            let weigh = |token| weight(model, tree, opts, entry.node, token, bound());
+            let is_new = |token: u32| seen[token as usize] != *visits;
+            match following.list() {
+                Some(list) if list.len() < tokens.len() => {
+                    for (token, weight) in list {
+                        let score = entry.before(*token) + chosen[*token as usize];
+                        if score > f64::NEG_INFINITY && is_new(*token) {
+                            let weight = weight.get(|| weigh(*token))?;
+                            frontier.add(score + (entry.lm + weight), slot, *token);
+                        }
                     }
-                    break;
                 }
-                if seen[token as usize] == *visits {
-                    continue;
-                }
-                let weight = weight(
-                    &self.language_model,
-                    &self.tree,
-                    &self.opts,
-                    entry.node,
-                    token,
-                    bound,
-                )?;
-                let lm = entry.lm + weight;
-                let rank = score + lm;
-                if rank >= least && rank > f64::NEG_INFINITY {
-                    candidates.push(Candidate {
-                        rank,
-                        slot: slot as u32,
-                        step: token + 1,
-                    });
-                    if candidates.len() >= room {
-                        candidates.select_nth_unstable_by(width - 1, Candidate::order);
-                        candidates.truncate(width);
-                        least = least.max(candidates[width - 1].rank);
+                mut list => {
+                    // The most that a token can add to the score of the prefix.
+                    let most = entry.lm + (opts.lm_weight * bound() + opts.token_bonus);
+                    for &(emission, token) in tokens.iter() {
+                        let score = entry.before(token) + emission;
+                        if score + most < frontier.least || score == f64::NEG_INFINITY {
+                            if token == entry.token {
+                                // A repeat follows only the alignments that end in a blank, and ranks too low; other
+                                // tokens follow both kinds.
+                                continue;
+                            }
+                            break;
+                        }
+                        if !is_new(token) {
+                            continue;
+                        }
+                        let weight = match &mut list {
+                            None => weigh(token)?,
+                            Some(list) => match Following::find(list, token) {
+                                Some(weight) => weight.get(|| weigh(token))?,
+                                None => continue,
+                            },
+                        };
+                        frontier.add(score + (entry.lm + weight), slot, token);
                     }
                 }
             }
+            tree.put_following(entry.node, following);
         }
         Ok(())
     }
@@ -626,6 +659,47 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
         self.work.next = std::mem::replace(&mut self.beam, next);
         Ok(())
+    }
+
+    /// Drops the prefixes that are behind another with the same last token and an equal state of the language model, both
+    /// in the alignments that end in a blank and in those that end in the token: whatever follows, they stay behind.
+    fn drop_beaten(&mut self) {
+        if self.work.new.is_empty() || !is_asked(&self.language_model, &self.opts) {
+            return;
+        }
+        let alike = &mut self.work.alike;
+        alike.clear();
+        for (slot, entry) in (0..).zip(&self.beam) {
+            if let Some(key) = self.language_model.state_key(self.tree.state(entry.node)) {
+                alike.push((key, entry.token, slot));
+            }
+        }
+        alike.sort_unstable();
+        self.work.beaten.resize(self.beam.len(), false);
+        let mut beaten = 0;
+        for group in alike.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            // In the order of the beam, best first.
+            for (at, (.., slot)) in group.iter().enumerate().skip(1) {
+                let entry = self.beam[*slot as usize];
+                let is_behind = |(.., other): &(u128, u32, u32)| {
+                    let other = self.beam[*other as usize];
+                    entry.lm + entry.blank <= other.lm + other.blank
+                        && entry.lm + entry.label <= other.lm + other.label
+                };
+                if group[..at].iter().any(is_behind) {
+                    self.work.beaten[*slot as usize] = true;
+                    beaten += 1;
+                }
+            }
+        }
+        if beaten > 0 {
+            let mut slots = self.work.beaten.iter_mut();
+            self.beam
+                .retain(|_| !slots.next().is_some_and(std::mem::take));
+            for (slot, entry) in self.beam.iter().enumerate() {
+                self.tree.set_slot(entry.node, slot);
+            }
+        }
     }
 
     fn stayed(&mut self, slot: usize) -> Result<Entry> {
@@ -800,6 +874,77 @@ impl Entry {
             start,
             end,
             score: ((score - before) / (end - start) as f64) as f32,
+        }
+    }
+}
+
+/// The tokens that the language model lets follow a prefix, of those that a hypothesis may hold; `tokens` is scratch
+/// memory.
+fn list_following<L: LanguageModel>(
+    language_model: &L,
+    tree: &Tree<L::State>,
+    opts: &BeamOptions,
+    prefix: u32,
+    allowed: &[bool],
+    tokens: &mut Vec<u32>,
+) -> Following {
+    tokens.clear();
+    let listed = is_asked(language_model, opts)
+        && language_model.next_tokens(tree.state(prefix), LISTED, tokens);
+    if !listed {
+        return Following::Any;
+    }
+    tokens.retain(|token| allowed.get(*token as usize) == Some(&true));
+    Following::new(tokens)
+}
+
+/// The order of tokens with their log-probabilities: the most probable first, of equal ones the first class.
+fn most_probable(a: &(f64, u32), b: &(f64, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The candidates for the next beam while they are collected.
+struct Frontier<'a> {
+    candidates: &'a mut Vec<Candidate>,
+    /// A candidate below this cannot be among the first `width`, or is too far below the best.
+    least: f64,
+    width: usize,
+    /// The number of candidates from which those behind the first `width` are dropped.
+    room: usize,
+}
+
+impl<'a> Frontier<'a> {
+    fn new(candidates: &'a mut Vec<Candidate>, opts: &BeamOptions) -> Self {
+        let width = opts.beam_width;
+        let ranks = candidates.iter().map(|candidate| candidate.rank);
+        let mut least = ranks.clone().fold(f64::NEG_INFINITY, f64::max) - opts.beam_threshold;
+        if candidates.len() >= width {
+            least = least.max(ranks.fold(f64::INFINITY, f64::min));
+        }
+        Self {
+            candidates,
+            least,
+            width,
+            room: width.saturating_mul(2).max(width.saturating_add(64)),
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, rank: f64, slot: usize, token: u32) {
+        if rank < self.least || rank == f64::NEG_INFINITY {
+            return;
+        }
+        self.candidates.push(Candidate {
+            rank,
+            slot: slot as u32,
+            step: token + 1,
+        });
+        if self.candidates.len() >= self.room {
+            let last = self.width - 1;
+            self.candidates
+                .select_nth_unstable_by(last, Candidate::order);
+            self.candidates.truncate(self.width);
+            self.least = self.least.max(self.candidates[last].rank);
         }
     }
 }

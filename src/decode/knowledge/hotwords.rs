@@ -282,6 +282,16 @@ impl<L: LanguageModel> LanguageModel for Hotwords<L> {
     fn max_score_in(&self, state: &Self::State) -> f64 {
         self.model.max_score_in(&state.model) + self.max_boost
     }
+
+    fn state_key(&self, state: &Self::State) -> Option<u128> {
+        let under = self.model.state_key(&state.model)?;
+        let shifted = under << u32::BITS;
+        (shifted >> u32::BITS == under).then_some(shifted | u128::from(state.node))
+    }
+
+    fn next_tokens(&self, state: &Self::State, most: usize, tokens: &mut Vec<u32>) -> bool {
+        self.model.next_tokens(&state.model, most, tokens)
+    }
 }
 
 /// The symbols of a phrase with a boundary at each end that needs one.

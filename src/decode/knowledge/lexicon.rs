@@ -104,6 +104,10 @@ pub struct Lexicon<W = NoLanguageModel> {
     /// in the lexicon.
     gain: Vec<f64>,
     gain_unlisted: f64,
+    /// The tokens that may stand behind the last token of a word.
+    behind_words: Vec<u32>,
+    /// The tokens without text.
+    separators: Vec<u32>,
     max_score: f64,
     skipped: Vec<String>,
 }
@@ -217,6 +221,7 @@ impl<W: WordModel> Lexicon<W> {
     ) -> Result<Self> {
         check_options(&opts)?;
         let symbols = Symbols::new(vocabulary);
+        let (behind_words, separators) = (symbols.behind_words(), symbols.separators());
         let mut sequences = Vec::new();
         let mut first = None;
         for (word, labels) in spelled {
@@ -263,6 +268,8 @@ impl<W: WordModel> Lexicon<W> {
             expected_unknown: f64::NEG_INFINITY,
             gain: Vec::new(),
             gain_unlisted: 0.0,
+            behind_words,
+            separators,
             max_score: 0.0,
             skipped: Vec::new(),
         }
@@ -522,6 +529,52 @@ impl<W: WordModel> LanguageModel for Lexicon<W> {
                 }
         });
         most.fold(f64::NEG_INFINITY, f64::max) + ROUNDING
+    }
+
+    fn state_key(&self, state: &Self::State) -> Option<u128> {
+        let [reading] = &state.0[..] else {
+            return None;
+        };
+        let place = match reading.place {
+            Place::Inside(node) => node.checked_add(3)?,
+            Place::Between => 0,
+            Place::Unlisted => 1,
+            Place::Finished => 2,
+        };
+        let words = self.model.state_key(&reading.words)?;
+        Some(u128::from(place) << u64::BITS | u128::from(words))
+    }
+
+    fn next_tokens(&self, state: &Self::State, most: usize, tokens: &mut Vec<u32>) -> bool {
+        if self.allows_unlisted() {
+            return false;
+        }
+        for reading in &state.0 {
+            let start = tokens.len();
+            match reading.place {
+                Place::Inside(node) => tokens.extend_from_slice(self.tree.labels(node)),
+                Place::Finished if self.behind_words.len() <= most => {
+                    tokens.extend_from_slice(&self.behind_words);
+                }
+                Place::Between if self.tree.labels(ROOT).len() <= most => {
+                    tokens.extend_from_slice(self.tree.labels(ROOT));
+                    tokens.extend_from_slice(&self.separators);
+                }
+                _ => return false,
+            }
+            // Several readings go on with the same tokens now and then.
+            let mut at = start;
+            while start > 0 && at < tokens.len() {
+                match tokens[..start].contains(&tokens[at]) {
+                    true => drop(tokens.swap_remove(at)),
+                    false => at += 1,
+                }
+            }
+            if tokens.len() > most {
+                return false;
+            }
+        }
+        true
     }
 }
 

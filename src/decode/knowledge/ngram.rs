@@ -149,4 +149,8 @@ impl WordModel for NgramLm {
     fn max_score(&self) -> f64 {
         LN_10 * self.max_log10
     }
+
+    fn state_key(&self, state: &NgramState) -> Option<u64> {
+        Some(state.0.into())
+    }
 }

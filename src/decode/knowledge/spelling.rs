@@ -32,6 +32,20 @@ impl Symbols {
         }
     }
 
+    /// The tokens that may stand behind the last token of a word.
+    pub fn behind_words(&self) -> Vec<u32> {
+        let classes = (0..).zip(&self.edges);
+        let behind = classes.filter(|(_, edges)| edges.space_before || edges.unspaced);
+        behind.map(|(class, _)| class).collect()
+    }
+
+    /// The tokens without text.
+    pub fn separators(&self) -> Vec<u32> {
+        let classes = (0..).zip(&self.edges);
+        let separators = classes.filter(|(_, edges)| !edges.has_text);
+        separators.map(|(class, _)| class).collect()
+    }
+
     /// The symbols of a token: of " ab", which begins a word, the boundary and the token.
     pub fn of(edges: TokenEdges, token: u32) -> impl Iterator<Item = u32> {
         let before = edges.space_before.then_some(BOUNDARY);

@@ -114,4 +114,8 @@ impl<M: Borrow<NgramLm>> LanguageModel for TokenNgram<M> {
     fn max_score(&self) -> f64 {
         WordModel::max_score(self.model.borrow())
     }
+
+    fn state_key(&self, state: &NgramState) -> Option<u128> {
+        WordModel::state_key(self.model.borrow(), state).map(u128::from)
+    }
 }

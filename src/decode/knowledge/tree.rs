@@ -77,6 +77,12 @@ impl LabelTree {
         self.first_child[node as usize]..self.first_child[node as usize + 1]
     }
 
+    /// The labels of the children of a node.
+    pub fn labels(&self, node: u32) -> &[u32] {
+        let children = self.children(node);
+        &self.label[children.start as usize..children.end as usize]
+    }
+
     /// The numbers of the sequences that end in a node.
     pub fn entries(&self, node: u32) -> &[u32] {
         let range = self.first_entry[node as usize]..self.first_entry[node as usize + 1];
@@ -85,10 +91,8 @@ impl LabelTree {
 
     #[inline]
     pub fn child(&self, node: u32, label: u32) -> Option<u32> {
-        let children = self.children(node);
-        let labels = &self.label[children.start as usize..children.end as usize];
-        let at = labels.binary_search(&label).ok()?;
-        Some(children.start + at as u32)
+        let at = self.labels(node).binary_search(&label).ok()?;
+        Some(self.children(node).start + at as u32)
     }
 
     /// For each node the largest value of the sequences that begin with it and are longer, −inf where there are none.

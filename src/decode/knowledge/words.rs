@@ -43,6 +43,12 @@ pub trait WordModel {
     fn max_score(&self) -> f64 {
         0.0
     }
+
+    /// A number that only equal states share: see [`LanguageModel::state_key`](crate::LanguageModel::state_key). Default
+    /// `None`.
+    fn state_key(&self, _state: &Self::State) -> Option<u64> {
+        None
+    }
 }
 
 macro_rules! through_a_pointer {
@@ -77,6 +83,10 @@ macro_rules! through_a_pointer {
             fn max_score(&self) -> f64 {
                 (**self).max_score()
             }
+
+            fn state_key(&self, state: &Self::State) -> Option<u64> {
+                (**self).state_key(state)
+            }
         }
     )*};
 }
@@ -101,5 +111,9 @@ impl WordModel for NoLanguageModel {
 
     fn advance(&self, _state: &(), _word: Option<u32>) -> Result<()> {
         Ok(())
+    }
+
+    fn state_key(&self, _state: &()) -> Option<u64> {
+        Some(0)
     }
 }
