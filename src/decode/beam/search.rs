@@ -181,7 +181,8 @@ struct Work {
     next: Vec<Entry>,
     /// The prefixes with a known state of the language model: its key, the last token, and the place in the beam.
     alike: Vec<(u128, u32, u32)>,
-    /// For each prefix in the beam, whether it is to be dropped; false between frames.
+    /// For each prefix in the beam, whether another one continues it, and whether it is to be dropped.
+    continued: Vec<bool>,
     beaten: Vec<bool>,
     /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
     first_child: Vec<u32>,
@@ -249,6 +250,7 @@ impl<L: LanguageModel> BeamSearch<L> {
                 new: Vec::new(),
                 next: Vec::new(),
                 alike: Vec::new(),
+                continued: Vec::new(),
                 beaten: Vec::new(),
                 first_child: Vec::new(),
                 next_child: Vec::new(),
@@ -662,40 +664,56 @@ impl<L: LanguageModel> BeamSearch<L> {
     }
 
     /// Drops the prefixes that are behind another with the same last token and an equal state of the language model, both
-    /// in the alignments that end in a blank and in those that end in the token: whatever follows, they stay behind.
+    /// in the alignments that end in a blank and in those that end in the token: whatever follows, they stay behind. One
+    /// that a prefix of the beam continues is kept, as that one gathers from it.
     fn drop_beaten(&mut self) {
         if self.work.new.is_empty() || !is_asked(&self.language_model, &self.opts) {
             return;
         }
-        let alike = &mut self.work.alike;
+        let (tree, beam) = (&self.tree, &self.beam);
+        let Work {
+            alike,
+            continued,
+            beaten,
+            ..
+        } = &mut self.work;
+        continued.clear();
+        continued.resize(beam.len(), false);
+        for entry in beam.iter().filter(|entry| entry.token != NONE) {
+            let parent = tree.node(entry.node).parent;
+            let place = tree.node(parent).slot as usize;
+            if beam.get(place).is_some_and(|above| above.node == parent) {
+                continued[place] = true;
+            }
+        }
         alike.clear();
-        for (slot, entry) in (0..).zip(&self.beam) {
-            if let Some(key) = self.language_model.state_key(self.tree.state(entry.node)) {
+        for (slot, entry) in (0..).zip(beam) {
+            if let Some(key) = self.language_model.state_key(tree.state(entry.node)) {
                 alike.push((key, entry.token, slot));
             }
         }
         alike.sort_unstable();
-        self.work.beaten.resize(self.beam.len(), false);
-        let mut beaten = 0;
+        beaten.clear();
+        beaten.resize(beam.len(), false);
+        let mut any = false;
         for group in alike.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             // In the order of the beam, best first.
-            for (at, (.., slot)) in group.iter().enumerate().skip(1) {
-                let entry = self.beam[*slot as usize];
-                let is_behind = |(.., other): &(u128, u32, u32)| {
-                    let other = self.beam[*other as usize];
+            for (at, &(.., slot)) in group.iter().enumerate().skip(1) {
+                let entry = beam[slot as usize];
+                let is_behind = |&(.., other): &(u128, u32, u32)| {
+                    let other = beam[other as usize];
                     entry.lm + entry.blank <= other.lm + other.blank
                         && entry.lm + entry.label <= other.lm + other.label
                 };
-                if group[..at].iter().any(is_behind) {
-                    self.work.beaten[*slot as usize] = true;
-                    beaten += 1;
+                if !continued[slot as usize] && group[..at].iter().any(is_behind) {
+                    beaten[slot as usize] = true;
+                    any = true;
                 }
             }
         }
-        if beaten > 0 {
-            let mut slots = self.work.beaten.iter_mut();
-            self.beam
-                .retain(|_| !slots.next().is_some_and(std::mem::take));
+        if any {
+            let mut slots = beaten.iter();
+            self.beam.retain(|_| slots.next() == Some(&false));
             for (slot, entry) in self.beam.iter().enumerate() {
                 self.tree.set_slot(entry.node, slot);
             }
