@@ -43,8 +43,8 @@ impl Item<'_> {
             .any(|row| used.iter().any(|&class| bad(row[class])))
     }
 
-    /// The weighted entries with those at −inf that count as such; logits relative to the largest that the target uses, so that
-    /// they add up. `None` near a documented limit.
+    /// The weighted entries with those at −inf that count as such; logits relative to the largest that the target uses,
+    /// so that they add up. `None` near a documented limit.
     pub fn counted(&self) -> Option<Vec<f64>> {
         let used: Vec<bool> = (0..self.classes).map(|class| self.uses(class)).collect();
         let mut counted = self.weighted.to_vec();
