@@ -386,6 +386,19 @@ impl Batch {
         }
     }
 
+    /// How far a loss may be from the truth. Weighted emissions cancel, and then the rounding of each frame shows.
+    fn tolerance(&self) -> Tolerance {
+        let Tolerance { absolute, relative } = tolerance::loss(self.emissions.tensor.dtype());
+        let frames = match (&self.weights, self.emissions.tensor.dtype()) {
+            (None, _) | (_, DType::F64) => 0,
+            (Some(_), _) => self.emissions.frames,
+        };
+        Tolerance {
+            absolute: absolute + 2.0 * f64::from(f32::EPSILON) * frames as f64,
+            relative,
+        }
+    }
+
     /// The weight of an item in the loss.
     fn weight(&self, n: usize) -> f64 {
         match self.opts.reduction {
@@ -436,7 +449,6 @@ fn expected(batch: &Batch, n: usize) -> Expected {
 
 fn check_losses(batch: &Batch, wanted: &[Expected], loss: &Tensor) {
     let loss = tensors::read(loss);
-    let dtype = batch.emissions.tensor.dtype();
     if batch.opts.reduction == Reduction::None {
         for (n, want) in wanted.iter().enumerate() {
             let Some((want, _)) = want else { continue };
@@ -445,7 +457,7 @@ fn check_losses(batch: &Batch, wanted: &[Expected], loss: &Tensor) {
                 "loss of {target:?} in {} of {batch:?}",
                 batch.input_lengths[n]
             );
-            tolerance::loss(dtype).check(&what, &[loss[n]], &[*want]);
+            batch.tolerance().check(&what, &[loss[n]], &[*want]);
         }
         return;
     }
@@ -457,7 +469,7 @@ fn check_losses(batch: &Batch, wanted: &[Expected], loss: &Tensor) {
         .iter()
         .map(|x| if x.is_finite() { x.abs() } else { 0.0 })
         .sum();
-    let Tolerance { absolute, relative } = tolerance::loss(dtype);
+    let Tolerance { absolute, relative } = batch.tolerance();
     let tolerance = Tolerance {
         absolute: (absolute + relative * size) * losses.len() as f64,
         relative,
