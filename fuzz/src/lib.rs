@@ -6,8 +6,11 @@ pub mod common;
 
 pub mod best_path;
 pub mod knowledge;
+pub mod models;
+pub mod segments;
 mod source;
 mod truth;
+pub mod witten_bell;
 
 pub use source::{Emissions, Source};
 pub use truth::{Item, posterior_gradient};

@@ -5,6 +5,8 @@ use crate::common::lattice;
 /// One item: (frames, classes), as log-probabilities or logits.
 pub struct Item<'a> {
     pub values: &'a [f64],
+    /// The values with what a loss adds to them.
+    pub weighted: &'a [f64],
     pub classes: usize,
     pub target: &'a [usize],
     pub blank: usize,
@@ -41,11 +43,11 @@ impl Item<'_> {
             .any(|row| used.iter().any(|&class| bad(row[class])))
     }
 
-    /// The entries with those at −inf that count as such; logits relative to the largest that the target uses, so that
-    /// they add up. `None` near a documented limit.
+    /// The weighted entries with those at −inf that count as such; logits relative to the largest that the target uses,
+    /// so that they add up. `None` near a documented limit.
     pub fn counted(&self) -> Option<Vec<f64>> {
         let used: Vec<bool> = (0..self.classes).map(|class| self.uses(class)).collect();
-        let mut counted = self.values.to_vec();
+        let mut counted = self.weighted.to_vec();
         let mut depth = 0.0;
         for row in counted.chunks_exact_mut(self.classes) {
             let entries = row.iter_mut().zip(&used).filter(|(_, used)| **used);
@@ -84,16 +86,20 @@ impl Item<'_> {
         };
         let sums = item.sums();
         let loss = match self.logits && sums.loss.is_finite() {
-            true => sums.loss + self.rows().map(|row| self.surplus(row)).sum::<f64>(),
+            true => {
+                let weighted = self.weighted.chunks_exact(self.classes);
+                let rows = self.rows().zip(weighted);
+                sums.loss + rows.map(|(row, to)| self.surplus(row, to)).sum::<f64>()
+            }
             false => sums.loss,
         };
         Some((loss, sums.classes(&item)))
     }
 
-    /// The log-sum-exp of a row of logits, relative to the largest entry that the target uses.
-    fn surplus(&self, row: &[f64]) -> f64 {
+    /// The log-sum-exp of a row of logits, relative to the largest weighted entry that the target uses.
+    fn surplus(&self, row: &[f64], weighted: &[f64]) -> f64 {
         let used = (0..self.classes).filter(|&class| self.uses(class));
-        let largest_used = used.fold(f64::NEG_INFINITY, |most, class| most.max(row[class]));
+        let largest_used = used.fold(f64::NEG_INFINITY, |most, class| most.max(weighted[class]));
         let (largest, sum) = lattice::softmax_scale(row);
         (largest - largest_used) + sum.ln()
     }

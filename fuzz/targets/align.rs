@@ -140,6 +140,7 @@ fn check_path(
 ) {
     let item = Item {
         values,
+        weighted: values,
         classes,
         target: &[],
         blank: opts.blank,
@@ -304,6 +305,7 @@ fn confidences(
     let logits = opts.input == InputKind::Logits;
     let item = Item {
         values: &values,
+        weighted: &values,
         classes: emissions.classes,
         target,
         blank: opts.blank,

@@ -1,17 +1,21 @@
-//! The decoders: in chunks as all at once, scores below the exact ones, and language models that add up.
+//! The decoders: in chunks as all at once, scores below the exact ones, and language models that add up. Keywords: the
+//! hits of a table of all segments.
 
 #![no_main]
 
 use candle_core::{DType, Tensor};
 use candle_ctc::{
     BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, InputKind, LanguageModel,
-    NoLanguageModel, PrefixScorer, PrefixScorerOptions, ScoreOptions, TokenNgram,
-    beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
-    score_transcripts,
+    NoLanguageModel, PrefixScorer, PrefixScorerOptions, PrefixScores, ScoreOptions, SpotOptions,
+    TokenNgram, beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
+    score_transcripts, spot_keywords, spot_keywords_batch,
 };
 use candle_ctc_fuzz::common::{labellings, lattice};
+use candle_ctc_fuzz::models::{Advancing, Hashed, Way};
+use candle_ctc_fuzz::segments::{Segment, Utterance};
 use candle_ctc_fuzz::{Emissions, Source, knowledge};
 use libfuzzer_sys::fuzz_target;
+use std::cell::Cell;
 
 fuzz_target!(|data: &[u8]| run(&mut Source::new(data)));
 
@@ -46,6 +50,7 @@ fn run(source: &mut Source) {
     match source.below(8) {
         0 => greedy(source, &batch),
         1 => prefixes(source, &batch),
+        2 => keywords(source, &batch),
         _ => beams(source, &batch),
     }
 }
@@ -133,6 +138,147 @@ fn check_spans(found: &Hypothesis, frames: usize) {
     }
 }
 
+/// More frames than this are compared with all segments for one phrase only.
+const LONG: usize = 100;
+
+fn keywords(source: &mut Source, batch: &Batch) {
+    let emissions = &batch.emissions;
+    let classes = emissions.classes;
+    let blank = source.below(classes);
+    let mut opts = SpotOptions {
+        blank,
+        input: batch.input,
+        normalised: batch.normalised,
+        threshold: source.pick(&[0.0, -0.25, -1.0, -2.0, -5.0, -1e9, f64::NEG_INFINITY]),
+        layout: emissions.layout,
+    };
+    let mut phrases: Vec<Vec<u32>> = (0..1 + source.below(3))
+        .map(|_| {
+            let labels = source.target(5, classes, blank);
+            let first = usize::from(blank == 0);
+            let labels = if labels.is_empty() {
+                vec![first]
+            } else {
+                labels
+            };
+            labels.into_iter().map(|label| label as u32).collect()
+        })
+        .collect();
+    let bad = source.below(16);
+    match bad {
+        0 => opts.threshold = source.pick(&[f64::NAN, 1e-300, f64::INFINITY]),
+        1 => opts.blank = source.pick(&[classes, usize::MAX]),
+        2 => {
+            let label = source.pick(&[blank as u32, classes as u32, u32::MAX]);
+            let at = source.below(phrases.len());
+            phrases[at].push(label);
+        }
+        3 => phrases.push(Vec::new()),
+        _ => {}
+    }
+    let found = spot_keywords_batch(&emissions.tensor, &batch.input_lengths, &phrases, opts);
+    if bad < 4 {
+        assert!(found.is_err(), "{opts:?} {phrases:?}");
+    }
+    let mut undefined = false;
+    let one = source.below(emissions.items.max(1));
+    for n in 0..emissions.items {
+        let alone = spot_keywords(&batch.utterance(n), &phrases, opts);
+        if bad < 4 {
+            assert!(alone.is_err(), "{opts:?} {phrases:?}");
+            continue;
+        }
+        if let Ok(found) = &found {
+            assert_eq!(&found[n], alone.as_ref().unwrap(), "item {n} alone");
+        }
+        let log_probs = batch.log_probs(n);
+        undefined |= log_probs.is_none();
+        assert!(
+            alone.is_err() == log_probs.is_none() || batch.normalised,
+            "{alone:?}"
+        );
+        let (Ok(alone), Some(log_probs)) = (alone, log_probs) else {
+            continue;
+        };
+        let values = emissions.item(n, batch.input_lengths[n]);
+        let utterance = Utterance {
+            values: &values,
+            classes,
+            blank,
+        };
+        assert_eq!(alone.len(), phrases.len());
+        for (at, (hits, phrase)) in alone.iter().zip(&phrases).enumerate() {
+            for hit in hits {
+                utterance.check_spans(hit, phrase);
+                check_means(hit, &log_probs, classes);
+            }
+            if batch.input_lengths[n] <= LONG || (n == one && at == 0) {
+                let found = hits.iter().map(|hit| Segment {
+                    score: hit.score,
+                    start: hit.start,
+                    end: hit.end,
+                });
+                let want = utterance.hits(phrase, opts.threshold);
+                assert_eq!(found.collect::<Vec<_>>(), want, "{phrase:?} {opts:?}");
+            }
+        }
+    }
+    assert!(bad < 4 || found.is_err() == undefined || batch.normalised);
+}
+
+/// The score of a span is the mean of its log-probabilities.
+fn check_means(hit: &candle_ctc::KeywordHit, log_probs: &[f64], classes: usize) {
+    for span in &hit.spans {
+        let entries = span
+            .range()
+            .map(|t| log_probs[t * classes + span.token as usize]);
+        let mean = entries.sum::<f64>() / span.range().len() as f64;
+        let difference = (f64::from(span.score) - mean).abs();
+        assert!(
+            mean.abs() > 1e30 || difference <= 1e-5 * mean.abs().max(1.0),
+            "{mean} {hit:?}"
+        );
+    }
+}
+
+/// Scores with those of a language model: each is the sum, and nothing else changes.
+fn check_fused(next: &PrefixScores, model: &Hashed, prefix: u64, weight: f64) {
+    let mut fused = next.clone();
+    let result = fused.fuse(model, &prefix, weight);
+    if !weight.is_finite() || weight < 0.0 {
+        assert!(result.is_err(), "weight {weight}");
+        return;
+    }
+    let tokens = (0..next.next.len() as u32).map(|token| model.score(&prefix, token).unwrap());
+    let given = tokens.chain([model.end(&prefix).unwrap()]);
+    let before = next.next.iter().chain([&next.end]);
+    let pairs: Vec<(f64, f64)> = before.copied().zip(given).collect();
+    let none = f64::NEG_INFINITY;
+    let is_bad = |&(before, given): &(f64, f64)| {
+        before != none && weight != 0.0 && (given.is_nan() || given == f64::INFINITY)
+    };
+    if pairs.iter().any(is_bad) {
+        assert!(result.is_err(), "{pairs:?}");
+        return;
+    }
+    result.unwrap();
+    let sum = |&(before, given): &(f64, f64)| match before == none || weight == 0.0 {
+        true => before,
+        false => before + weight * given,
+    };
+    let want: Vec<f64> = pairs.iter().map(sum).collect();
+    let got: Vec<f64> = fused.next.iter().chain([&fused.end]).copied().collect();
+    assert_eq!(got, want, "{pairs:?} weight {weight}");
+}
+
+fn hashed(source: &mut Source, bad: Option<f64>) -> Hashed {
+    Hashed {
+        seed: source.below(1 << 16) as u64,
+        forbids: source.pick(&[2, 7, u64::MAX]),
+        bad,
+    }
+}
+
 fn prefixes(source: &mut Source, batch: &Batch) {
     if batch.emissions.items == 0 {
         return;
@@ -149,10 +295,19 @@ fn prefixes(source: &mut Source, batch: &Batch) {
     };
     let mut state = scorer.initial_state();
     let mut labels = Vec::new();
+    let bad = source.pick(&[None, None, Some(f64::NAN), Some(f64::INFINITY)]);
+    let model = hashed(source, bad);
+    let mut prefix = model.start().unwrap();
     for _ in 0..source.below(6) {
         let label = 1 + source.below(batch.emissions.classes - 1) as u32;
         let next = scorer.score(&[&state]).unwrap().remove(0);
         assert_eq!(next.end, state.end_score());
+        let weight = match source.below(8) {
+            0 => source.number(),
+            half => half as f64 / 2.0 - 0.5,
+        };
+        check_fused(&next, &model, prefix, weight);
+        prefix = model.advance(&prefix, label).unwrap();
         let longer = scorer.extend(&state, label).unwrap();
         let (a, b) = (next.next[label as usize], longer.score());
         assert!(a == b || (a - b).abs() <= 1e-9 * (1.0 + a.abs()), "{a} {b}");
@@ -239,6 +394,10 @@ fn beams(source: &mut Source, batch: &Batch) {
         _ => {}
     }
     match source.below(5) {
+        0 if source.flag() => {
+            let model = hashed(source, None);
+            search(source, batch, &model, opts);
+        }
         0 => search(source, batch, &NoLanguageModel, opts),
         1 => {
             let tokens: Vec<String> = vocabulary.tokens().to_vec();
@@ -283,6 +442,7 @@ fn search<L: LanguageModel + Sync>(
         assert_eq!(&together[n], found.as_ref().unwrap(), "item {n} alone");
     }
     let chunked = in_chunks(source, batch, n, &utterance, model, opts);
+    advanced_otherwise(source, &utterance, model, opts, &found);
     let Ok(found) = found else { return };
     // The check of three frames sees others where the input comes in parts.
     if !batch.normalised {
@@ -320,6 +480,31 @@ fn search<L: LanguageModel + Sync>(
         assert!(!one.tokens.iter().any(|token| opts.suppress.contains(token)));
     }
     exhaustive(batch, n, &utterance, model, opts);
+}
+
+/// How the prefixes of a beam are advanced changes nothing, unless a state is missing.
+fn advanced_otherwise<L: LanguageModel>(
+    source: &mut Source,
+    utterance: &Tensor,
+    model: &L,
+    opts: BeamOptions,
+    found: &candle_core::Result<Vec<Hypothesis>>,
+) {
+    let way = source.pick(&[Way::Each, Way::Together, Way::Together, Way::TooFew]);
+    let other = Advancing {
+        model,
+        way,
+        advanced: Cell::new(0),
+    };
+    let result = beam_search_with(utterance, &other, opts);
+    if way == Way::TooFew && other.advanced.get() > 0 {
+        assert!(result.is_err(), "a state is missing");
+        return;
+    }
+    match (found, result) {
+        (Ok(found), result) => assert_eq!(&result.unwrap(), found, "{way:?}"),
+        (Err(_), result) => assert!(result.is_err(), "{way:?}"),
+    }
 }
 
 /// What a model says of a labelling is the sum of what it says of its tokens.

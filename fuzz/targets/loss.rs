@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, GradientKind, InputKind, InputLayout, Reduction, ScoreOptions, ctc_loss,
-    ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits, ctc_loss_linear,
-    ctc_loss_with_logits, score_transcripts_batch, transcript_log_likelihoods,
+    CtcLoss, CtcLossOptions, EmissionOptions, GradientKind, InputKind, InputLayout, Reduction,
+    ScoreOptions, append_star, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
+    ctc_loss_linear, ctc_loss_with_logits, score_transcripts_batch, transcript_log_likelihoods,
 };
 use candle_ctc_fuzz::common::tolerance::{self, Tolerance};
 use candle_ctc_fuzz::common::{bits, tensors};
@@ -26,6 +26,66 @@ struct Batch {
     input_lengths: Vec<usize>,
     logits: bool,
     opts: CtcLossOptions,
+    weights: Option<Weights>,
+}
+
+/// The numbers of [`EmissionOptions`], which every float dtype holds exactly, and so does f32 their sums.
+#[derive(Debug, Clone)]
+struct Weights {
+    /// 0 without `class_weights`.
+    of_class: Vec<f64>,
+    class_weights: Option<Tensor>,
+    of_blank: f64,
+    delay: f64,
+}
+
+impl Weights {
+    fn new(source: &mut Source, classes: usize) -> Self {
+        let scale = source.pick(&[0.125, 0.5]);
+        let with_classes = source.flag();
+        let mut rng = source.rng();
+        let mut number = || scale * (rng.below(129) as f64 - 64.0);
+        let of_blank = number();
+        let of_class: Vec<f64> = match with_classes {
+            true => (0..classes).map(|_| number()).collect(),
+            false => vec![0.0; classes],
+        };
+        let dtype = source.dtype();
+        let tensor = || tensors::floats(&of_class, &[classes], dtype, &Device::Cpu);
+        Self {
+            class_weights: with_classes.then(tensor),
+            of_blank: if source.flag() { of_blank } else { 0.0 },
+            delay: source.pick(&[0.0, 0.0, 0.015625, 0.5, -0.25]),
+            of_class,
+        }
+    }
+
+    fn options(&self) -> EmissionOptions {
+        EmissionOptions {
+            class_weights: self.class_weights.clone(),
+            blank_weight: self.of_blank,
+            delay_penalty: self.delay,
+        }
+    }
+
+    /// The rows of an item with their weights, as a dtype in which sums are computed has them.
+    fn added_to(&self, rows: &[f64], blank: usize, dtype: DType) -> Vec<f64> {
+        let classes = self.of_class.len();
+        let weighted = rows.iter().enumerate().map(|(i, x)| {
+            let (t, class) = (i / classes, i % classes);
+            let of_kind = match class == blank {
+                true => self.of_blank,
+                false => -self.delay * t as f64,
+            };
+            x + (self.of_class[class] + of_kind)
+        });
+        let dtype = if dtype == DType::F64 {
+            dtype
+        } else {
+            DType::F32
+        };
+        tensors::rounded(&weighted.collect::<Vec<_>>(), dtype)
+    }
 }
 
 impl std::fmt::Debug for Batch {
@@ -42,10 +102,11 @@ impl std::fmt::Debug for Batch {
         let largest = finite.fold(0.0, |most: f64, x| most.max(x.abs()));
         write!(
             f,
-            "({frames}, {items}, {classes}) up to {largest:e}, {:?}, logits {}, {:?}",
+            "({frames}, {items}, {classes}) up to {largest:e}, {:?}, logits {}, {:?}, {:?}",
             tensor.dtype(),
             self.logits,
-            self.opts
+            self.opts,
+            self.weights
         )
     }
 }
@@ -83,6 +144,7 @@ fn batch(source: &mut Source, [entries, longest, cells]: [usize; 3]) -> Batch {
         input_lengths,
         logits: source.flag(),
         opts,
+        weights: None,
     }
 }
 
@@ -104,12 +166,18 @@ fn run(source: &mut Source) {
         0 => LARGE,
         _ => SMALL,
     };
-    let batch = batch(source, limits);
+    let mut batch = batch(source, limits);
     let targets = target_tensor(source, &batch);
-    match source.below(8) {
+    let part = source.below(8);
+    if part == 4 || part == 5 || (part == 1 && source.flag()) {
+        batch.weights = Some(Weights::new(source, batch.emissions.classes));
+    }
+    match part {
         0 => bad_arguments(source, &batch, &targets),
         1 => linear(source, &batch, &targets),
         2 => candidates(source, &batch),
+        3 => stars(source, &batch),
+        4 if source.below(4) == 0 => bad_weights(source, &batch, &targets),
         _ => losses(source, &batch, &targets),
     }
 }
@@ -167,39 +235,85 @@ fn bad_arguments(source: &mut Source, batch: &Batch, targets: &Tensor) {
     );
 }
 
-/// The loss and the gradient, together or by a backward pass.
-fn loss_and_gradient(
-    source: &mut Source,
-    batch: &Batch,
-    input: &Tensor,
-    targets: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    let lengths: Vec<usize> = batch.targets.iter().map(Vec::len).collect();
-    let (frames, opts) = (&batch.input_lengths, batch.opts);
-    match (source.flag(), batch.logits) {
-        (true, true) => ctc_loss_and_gradient_with_logits(input, targets, frames, &lengths, opts),
-        (true, false) => ctc_loss_and_gradient(input, targets, frames, &lengths, opts),
-        (false, logits) => {
-            let leaf = Var::from_tensor(input)?;
-            let call = if logits {
-                ctc_loss_with_logits
-            } else {
-                ctc_loss
-            };
-            let loss = call(&leaf, targets, frames, &lengths, opts)?;
-            let gradient = loss
-                .sum_all()?
-                .backward()?
-                .remove(&leaf)
-                .expect("the input is a variable");
-            Ok((loss, gradient))
+/// Weights that are no finite numbers for each class are an error.
+fn bad_weights(source: &mut Source, batch: &Batch, targets: &Tensor) {
+    let Some(weights) = &batch.weights else {
+        return;
+    };
+    let (emissions, mut numbers) = (&batch.emissions, weights.of_class.clone());
+    let mut opts = weights.options();
+    let dtype = emissions.tensor.dtype();
+    let bad = match dtype {
+        DType::F64 => source.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY]),
+        _ => source.pick(&[f64::NAN, f64::INFINITY, 1e39, -1e300]),
+    };
+    let tensor =
+        |numbers: &[f64], dtype| tensors::floats(numbers, &[numbers.len()], dtype, &Device::Cpu);
+    match source.below(5) {
+        0 => opts.blank_weight = bad,
+        1 => opts.delay_penalty = bad,
+        2 => {
+            let at = source.below(numbers.len());
+            numbers[at] = bad;
+            opts.class_weights = Some(tensor(&numbers, DType::F64));
+        }
+        3 => {
+            numbers.push(1.0);
+            opts.class_weights = Some(tensor(&numbers, source.dtype()));
+        }
+        _ => {
+            let integers = tensor(&numbers, DType::F32).to_dtype(DType::I64).unwrap();
+            opts.class_weights = Some(integers);
         }
     }
+    let criterion = CtcLoss::new(batch.opts).emissions(opts);
+    let lengths: Vec<usize> = batch.targets.iter().map(Vec::len).collect();
+    let (input, frames) = (&emissions.tensor, &batch.input_lengths);
+    let result = match batch.logits {
+        true => criterion.forward_with_logits(input, targets, frames, &lengths),
+        false => criterion.forward(input, targets, frames, &lengths),
+    };
+    assert!(result.is_err(), "{:?}", criterion);
+}
+
+/// The loss and the gradient of a batch or of one of its items, in one call, or by a backward pass.
+fn loss_and_gradient(
+    batch: &Batch,
+    in_one_call: bool,
+    input: &Tensor,
+    targets: &Tensor,
+    (frames, lengths): (&[usize], &[usize]),
+) -> Result<(Tensor, Tensor)> {
+    let opts = batch.opts;
+    if in_one_call && batch.weights.is_none() {
+        let call = match batch.logits {
+            true => ctc_loss_and_gradient_with_logits,
+            false => ctc_loss_and_gradient,
+        };
+        return call(input, targets, frames, lengths, opts);
+    }
+    let leaf = Var::from_tensor(input)?;
+    let weights = batch.weights.as_ref().map(Weights::options);
+    let loss = match (weights, batch.logits) {
+        (None, false) => ctc_loss(&leaf, targets, frames, lengths, opts),
+        (None, true) => ctc_loss_with_logits(&leaf, targets, frames, lengths, opts),
+        (Some(weights), logits) => {
+            let criterion = CtcLoss::new(opts).emissions(weights);
+            match logits {
+                false => criterion.forward(&leaf, targets, frames, lengths),
+                true => criterion.forward_with_logits(&leaf, targets, frames, lengths),
+            }
+        }
+    }?;
+    let gradient = loss.sum_all()?.backward()?.remove(&leaf);
+    Ok((loss, gradient.expect("the input is a variable")))
 }
 
 fn losses(source: &mut Source, batch: &Batch, targets: &Tensor) {
     let emissions = &batch.emissions;
-    let result = loss_and_gradient(source, batch, &emissions.tensor, targets);
+    let lengths: Vec<usize> = batch.targets.iter().map(Vec::len).collect();
+    let lengths = (&batch.input_lengths[..], &lengths[..]);
+    let result = loss_and_gradient(batch, source.flag(), &emissions.tensor, targets, lengths);
     if emissions.frames == 0 || emissions.items == 0 {
         assert!(result.is_err());
         return;
@@ -210,7 +324,10 @@ fn losses(source: &mut Source, batch: &Batch, targets: &Tensor) {
     if batch.opts.reduction == Reduction::None {
         item_alone(source, batch, &loss, &gradient);
     }
-    check_truth(batch, &loss, &gradient);
+    let wanted = all_expected(batch);
+    check_losses(batch, &wanted, &loss);
+    let tolerance = tolerance::gradient(emissions.tensor.dtype());
+    check_gradients(batch, &wanted, &gradient, tolerance);
 }
 
 /// An item has the bits that it has alone, and without the frames behind its length.
@@ -231,12 +348,8 @@ fn item_alone(source: &mut Source, batch: &Batch, loss: &Tensor, gradient: &Tens
     }
     let labels: Vec<i64> = batch.targets[n].iter().map(|&x| x as i64).collect();
     let labels = tensors::integers(&labels, &[labels.len()], DType::I64, &Device::Cpu);
-    let call = match batch.logits {
-        true => ctc_loss_and_gradient_with_logits,
-        false => ctc_loss_and_gradient,
-    };
-    let (own_loss, own_gradient) =
-        call(&item, &labels, frames, batch.targets[n].len(), batch.opts).unwrap();
+    let lengths = (&[frames][..], &[batch.targets[n].len()][..]);
+    let (own_loss, own_gradient) = loss_and_gradient(batch, true, &item, &labels, lengths).unwrap();
     assert_eq!(
         bits(&tensors::read(&own_loss))[0],
         bits(&tensors::read(loss))[n],
@@ -262,13 +375,27 @@ fn item_alone(source: &mut Source, batch: &Batch, loss: &Tensor, gradient: &Tens
 }
 
 impl Batch {
-    fn item<'a>(&'a self, n: usize, values: &'a [f64]) -> Item<'a> {
+    fn item<'a>(&'a self, n: usize, values: &'a [f64], weighted: &'a [f64]) -> Item<'a> {
         Item {
             values,
+            weighted,
             classes: self.emissions.classes,
             target: &self.targets[n],
             blank: self.opts.blank,
             logits: self.logits,
+        }
+    }
+
+    /// How far a loss may be from the truth. Weighted emissions cancel, and then the rounding of each frame shows.
+    fn tolerance(&self) -> Tolerance {
+        let Tolerance { absolute, relative } = tolerance::loss(self.emissions.tensor.dtype());
+        let frames = match (&self.weights, self.emissions.tensor.dtype()) {
+            (None, _) | (_, DType::F64) => 0,
+            (Some(_), _) => self.emissions.frames,
+        };
+        Tolerance {
+            absolute: absolute + 2.0 * f64::from(f32::EPSILON) * frames as f64,
+            relative,
         }
     }
 
@@ -283,10 +410,22 @@ impl Batch {
     }
 }
 
-/// The loss of each item, weighted, and the gradient of an item's rows; `None` where nothing exact is promised.
-fn expected(batch: &Batch, n: usize) -> Option<(f64, Vec<f64>)> {
+/// The part of an item in the loss of a batch, and the gradient of its rows; `None` where nothing exact is promised.
+type Expected = Option<(f64, Vec<f64>)>;
+
+fn all_expected(batch: &Batch) -> Vec<Expected> {
+    let items = 0..batch.emissions.items;
+    items.map(|n| expected(batch, n)).collect()
+}
+
+fn expected(batch: &Batch, n: usize) -> Expected {
     let values = batch.emissions.item(n, batch.input_lengths[n]);
-    let item = batch.item(n, &values);
+    let dtype = batch.emissions.tensor.dtype();
+    let weighted = match &batch.weights {
+        Some(weights) => weights.added_to(&values, batch.opts.blank, dtype),
+        None => values.clone(),
+    };
+    let item = batch.item(n, &values, &weighted);
     let (loss, posterior) = item.truth()?;
     // f32 results have no larger numbers.
     if loss.is_finite() && loss.abs() > 1e37 {
@@ -308,70 +447,221 @@ fn expected(batch: &Batch, n: usize) -> Option<(f64, Vec<f64>)> {
     Some((loss * weight, gradient))
 }
 
-fn check_truth(batch: &Batch, loss: &Tensor, gradient: &Tensor) {
-    let Emissions {
-        frames,
-        items,
-        classes,
-        ..
-    } = batch.emissions;
-    let dtype = batch.emissions.tensor.dtype();
+fn check_losses(batch: &Batch, wanted: &[Expected], loss: &Tensor) {
     let loss = tensors::read(loss);
+    if batch.opts.reduction == Reduction::None {
+        for (n, want) in wanted.iter().enumerate() {
+            let Some((want, _)) = want else { continue };
+            let target = &batch.targets[n];
+            let what = format!(
+                "loss of {target:?} in {} of {batch:?}",
+                batch.input_lengths[n]
+            );
+            batch.tolerance().check(&what, &[loss[n]], &[*want]);
+        }
+        return;
+    }
+    let losses = wanted.iter().map(|want| Some(want.as_ref()?.0));
+    let Some(losses) = losses.collect::<Option<Vec<f64>>>() else {
+        return;
+    };
+    let size: f64 = losses
+        .iter()
+        .map(|x| if x.is_finite() { x.abs() } else { 0.0 })
+        .sum();
+    let Tolerance { absolute, relative } = batch.tolerance();
+    let tolerance = Tolerance {
+        absolute: (absolute + relative * size) * losses.len() as f64,
+        relative,
+    };
+    tolerance.check("reduced loss", &loss, &[losses.iter().sum()]);
+}
+
+/// The gradient of each item's rows is the one that is wanted, and that of the rows behind them is 0.
+fn check_gradients(batch: &Batch, wanted: &[Expected], gradient: &Tensor, tolerance: Tolerance) {
     let gradient = match batch.opts.layout {
         InputLayout::TimeMajor => gradient.clone(),
         InputLayout::BatchMajor => gradient.transpose(0, 1).unwrap(),
     };
+    let (frames, items, classes) = gradient.dims3().unwrap();
     let gradient = tensors::read(&gradient.contiguous().unwrap());
-    let (mut losses, mut exact) = (Vec::new(), true);
-    for n in 0..items {
-        let Some((want, rows)) = expected(batch, n) else {
-            exact = false;
-            losses.push(f64::NAN);
-            continue;
-        };
-        losses.push(want);
-        if batch.opts.reduction == Reduction::None {
-            let target = &batch.targets[n];
-            let what = format!(
-                "loss of {target:?} in {} of {:?}",
-                batch.input_lengths[n], batch
-            );
-            tolerance::loss(dtype).check(&what, &[loss[n]], &[want]);
-        }
+    for (n, want) in wanted.iter().enumerate() {
+        let Some((_, rows)) = want else { continue };
         let mut got = Vec::with_capacity(frames * classes);
         (0..frames)
             .for_each(|t| got.extend_from_slice(&gradient[(t * items + n) * classes..][..classes]));
         let (used, behind) = got.split_at(rows.len());
-        check_gradient(batch, used, &rows);
+        check_gradient(batch, used, rows, tolerance);
         assert!(
             behind.iter().all(|x| *x == 0.0),
             "frames behind the length have a gradient"
         );
     }
-    if exact && batch.opts.reduction != Reduction::None {
-        let size: f64 = losses
-            .iter()
-            .map(|x| if x.is_finite() { x.abs() } else { 0.0 })
-            .sum();
-        let Tolerance { absolute, relative } = tolerance::loss(dtype);
-        let tolerance = Tolerance {
-            absolute: (absolute + relative * size) * items as f64,
-            relative,
-        };
-        tolerance.check("reduced loss", &loss, &[losses.iter().sum()]);
-    }
 }
 
 /// Entries that the dtype cannot hold, as `exp` of a large log-probability in PyTorch's gradient, are left out.
-fn check_gradient(batch: &Batch, got: &[f64], want: &[f64]) {
+fn check_gradient(batch: &Batch, got: &[f64], want: &[f64], tolerance: Tolerance) {
     let holds = |x: f64| !x.is_finite() || x.abs() < 6e4;
     let kept: Vec<usize> = (0..got.len().min(want.len()))
         .filter(|&i| holds(want[i]))
         .collect();
     let of = |values: &[f64]| kept.iter().map(|&i| values[i]).collect::<Vec<_>>();
     assert_eq!(got.len(), want.len());
-    let dtype = batch.emissions.tensor.dtype();
-    tolerance::gradient(dtype).check(&format!("gradient of {batch:?}"), &of(got), &of(want));
+    tolerance.check(&format!("gradient of {batch:?}"), &of(got), &of(want));
+}
+
+/// The losses of targets with stars, and their gradient at the log-probabilities that the star was appended to.
+fn stars(source: &mut Source, batch: &Batch) {
+    let emissions = &batch.emissions;
+    let (star, dtype) = (emissions.classes, emissions.tensor.dtype());
+    let penalty = source.below(129) as f64 / 8.0 - 4.0;
+    let mut rng = source.rng();
+    let often = source.pick(&[2, 4, 30]);
+    let targets = batch.targets.iter().map(|target| {
+        let mut starred = Vec::new();
+        for label in target.iter().map(|label| Some(*label)).chain([None]) {
+            if rng.below(often) == 0 {
+                starred.push(star);
+            }
+            starred.extend(label);
+        }
+        starred
+    });
+    let targets: Vec<Vec<usize>> = targets.collect();
+    let lengths: Vec<usize> = targets.iter().map(Vec::len).collect();
+    let leaf = Var::from_tensor(&emissions.tensor).unwrap();
+    let appended = append_star(&leaf, batch.opts.blank, penalty).unwrap();
+    let padded = tensors::padded(&targets, 0, 0, DType::I64, &Device::Cpu);
+    let opts = CtcLossOptions {
+        gradient: GradientKind::Exact,
+        ..batch.opts
+    };
+    let result = ctc_loss(&appended, &padded, &batch.input_lengths, &lengths, opts);
+    if emissions.frames == 0 || emissions.items == 0 {
+        assert!(result.is_err());
+        return;
+    }
+    let loss = result.unwrap();
+    let gradient = loss.sum_all().unwrap().backward().unwrap();
+    let gradient = gradient.get(&leaf).unwrap();
+
+    let time_major = match emissions.layout {
+        InputLayout::TimeMajor => appended.clone(),
+        InputLayout::BatchMajor => appended.transpose(0, 1).unwrap(),
+    };
+    let values = tensors::read(&time_major.detach().contiguous().unwrap());
+    let weights = |class: usize| if class == opts.blank { 0.0 } else { -penalty };
+    check_stars(&values, &emissions.values, star, weights, dtype);
+    let starred = Batch {
+        emissions: Emissions {
+            tensor: time_major,
+            values,
+            classes: star + 1,
+            ..*emissions
+        },
+        targets,
+        input_lengths: batch.input_lengths.clone(),
+        logits: false,
+        opts,
+        weights: None,
+    };
+    let mut wanted = all_expected(&starred);
+    check_losses(&starred, &wanted, &loss);
+    // How far a share of a star may be off, in the dtype in which it is computed.
+    let largest = emissions.values.iter().filter(|x| x.is_finite());
+    let largest = largest.fold(0.0, |most: f64, x| most.max(x.abs()));
+    let rounding = match dtype {
+        DType::F64 => f64::EPSILON,
+        _ => f64::from(f32::EPSILON),
+    } * 4.0
+        * (largest + (16 + star) as f64);
+    if rounding > 1e-2 {
+        return;
+    }
+    for (n, want) in wanted.iter_mut().enumerate() {
+        let Some((_, rows)) = want else { continue };
+        let plain = emissions.item(n, batch.input_lengths[n]);
+        *rows = shared_out(rows, &plain, star, weights);
+    }
+    let Tolerance { absolute, relative } = tolerance::gradient(dtype);
+    // Halves are rounded where a star's part is added, too.
+    let tolerance = Tolerance {
+        absolute: absolute + rounding,
+        relative: 4.0 * relative,
+    };
+    check_gradients(&starred, &wanted, gradient, tolerance);
+}
+
+/// `ln Σ e^(x + weight)`; NaN where a term is NaN or +inf.
+fn star_of(row: &[f64], weights: impl Fn(usize) -> f64) -> f64 {
+    let terms = row.iter().enumerate().map(|(class, x)| x + weights(class));
+    let terms: Vec<f64> = terms.collect();
+    if terms.iter().any(|x| x.is_nan() || *x == f64::INFINITY) {
+        return f64::NAN;
+    }
+    let largest = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if largest == f64::NEG_INFINITY {
+        return largest;
+    }
+    let sum: f64 = terms.iter().map(|x| (x - largest).exp()).sum();
+    largest + sum.ln()
+}
+
+/// Rows of so many classes are followed by their star, and are as they were.
+fn check_stars(
+    appended: &[f64],
+    plain: &[f64],
+    classes: usize,
+    weights: impl Fn(usize) -> f64 + Copy,
+    dtype: DType,
+) {
+    let unit = match dtype {
+        DType::F64 => 1e-13,
+        DType::F16 => 1e-3,
+        DType::BF16 => 1e-2,
+        _ => 1e-6,
+    };
+    let tolerance = Tolerance {
+        absolute: (2.0 + 0.1 * classes as f64) * unit,
+        relative: unit,
+    };
+    for (got, row) in appended
+        .chunks_exact(classes + 1)
+        .zip(plain.chunks_exact(classes))
+    {
+        let (got, star) = got.split_at(classes);
+        assert_eq!(bits(got), bits(row), "the classes beside a star");
+        let want = star_of(row, weights);
+        // Sums that the dtype may not hold.
+        let most = if dtype == DType::F16 { 6e4 } else { 1e37 };
+        if want.is_nan() {
+            let is_none = star[0].is_nan() || star[0] == f64::INFINITY;
+            assert!(is_none, "the star {} of {row:?}", star[0]);
+        } else if want == f64::NEG_INFINITY || want.abs() < most {
+            tolerance.check(&format!("the star of {row:?}"), star, &[want]);
+        }
+    }
+}
+
+/// The gradient of (T, C + 1) as that of (T, C): a star's part goes to the classes in proportion to their terms.
+fn shared_out(
+    gradient: &[f64],
+    plain: &[f64],
+    classes: usize,
+    weights: impl Fn(usize) -> f64 + Copy,
+) -> Vec<f64> {
+    let rows = gradient
+        .chunks_exact(classes + 1)
+        .zip(plain.chunks_exact(classes));
+    let rows = rows.flat_map(|(gradient, row)| {
+        let star = star_of(row, weights);
+        let part = move |class: usize| match gradient[classes] {
+            0.0 => 0.0,
+            upstream => upstream * (row[class] + weights(class) - star).exp(),
+        };
+        (0..classes).map(move |class| gradient[class] + part(class))
+    });
+    rows.collect()
 }
 
 /// Scores of several transcripts are −loss, and so are the differentiable ones.
@@ -434,7 +724,7 @@ fn truth_of(batch: &Batch, values: &[f64], target: &[u32]) -> Option<(f64, Vec<f
     let target: Vec<usize> = target.iter().map(|&x| x as usize).collect();
     let item = Item {
         target: &target,
-        ..batch.item(0, values)
+        ..batch.item(0, values, values)
     };
     item.truth()
         .filter(|(loss, _)| !loss.is_finite() || loss.abs() < 1e37)
@@ -466,7 +756,7 @@ fn likelihoods(
     }
     let mut want = vec![0.0; values.len()];
     for (weight, (loss, posterior)) in weights.iter().zip(truths) {
-        let rows = posterior_gradient(&batch.item(0, values), *loss, posterior);
+        let rows = posterior_gradient(&batch.item(0, values, values), *loss, posterior);
         want.iter_mut()
             .zip(rows)
             .for_each(|(sum, x)| *sum -= weight * x);
@@ -505,15 +795,15 @@ fn linear(source: &mut Source, batch: &Batch, targets: &Tensor) {
         ..batch.opts
     };
     let leaf = Var::from_tensor(&hidden.tensor).unwrap();
-    let result = ctc_loss_linear(
-        &leaf,
-        &weight,
-        bias.as_ref().map(|bias| bias.as_tensor()),
-        targets,
-        &batch.input_lengths,
-        &lengths,
-        opts,
-    );
+    let biases = bias.as_ref().map(|bias| bias.as_tensor());
+    let (input, counts) = (&batch.input_lengths, &lengths);
+    let result = match &batch.weights {
+        None => ctc_loss_linear(&leaf, &weight, biases, targets, input, counts, opts),
+        Some(weights) => {
+            let criterion = CtcLoss::new(opts).emissions(weights.options());
+            criterion.forward_linear(&leaf, &weight, biases, targets, input, counts)
+        }
+    };
     if frames == 0 || items == 0 {
         assert!(result.is_err());
         return;
@@ -549,13 +839,25 @@ fn linear(source: &mut Source, batch: &Batch, targets: &Tensor) {
         return;
     }
     let tensor = tensors::floats(&logits, &[frames, items, classes], dtype, &Device::Cpu);
-    let plain = CtcLossOptions {
-        layout: InputLayout::TimeMajor,
-        ..opts
+    let plain = Batch {
+        emissions: Emissions {
+            tensor,
+            layout: InputLayout::TimeMajor,
+            values: logits,
+            ..batch.emissions
+        },
+        logits: true,
+        opts: CtcLossOptions {
+            layout: InputLayout::TimeMajor,
+            ..opts
+        },
+        targets: batch.targets.clone(),
+        input_lengths: batch.input_lengths.clone(),
+        weights: batch.weights.clone(),
     };
-    let (want, gradient) =
-        ctc_loss_and_gradient_with_logits(&tensor, targets, &batch.input_lengths, &lengths, plain)
-            .unwrap();
+    let lengths = (&batch.input_lengths[..], &lengths[..]);
+    let input = &plain.emissions.tensor;
+    let (want, gradient) = loss_and_gradient(&plain, true, input, targets, lengths).unwrap();
     let close = Tolerance {
         absolute: 1e-8,
         relative: 1e-10,

@@ -10,19 +10,23 @@ use candle_ctc::{
     Hotwords, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel, TokenNgram,
     TokenSpan, fastq_qualities,
 };
-use candle_ctc_fuzz::Source;
-use flate2::{Compression, write::GzEncoder};
+use candle_ctc_fuzz::witten_bell::Counts;
+use candle_ctc_fuzz::{Source, knowledge};
+use flate2::{Compression, Crc, write::GzEncoder};
 use libfuzzer_sys::fuzz_target;
 use std::io::Write;
+use std::path::PathBuf;
 
 fuzz_target!(|data: &[u8]| run(&mut Source::new(data)));
 
 fn run(source: &mut Source) {
-    match source.below(4) {
-        0 => ngrams(source),
-        1 => knowledge(source),
-        2 => rates(source),
-        _ => vocabulary(source),
+    match source.below(16) {
+        0 | 4 | 8 => ngrams(source),
+        1 | 5 | 9 => phrases(source),
+        2 | 6 | 10 => rates(source),
+        3 | 7 | 11 => vocabulary(source),
+        12 | 13 => estimates(source),
+        _ => changed_file(source),
     }
 }
 
@@ -75,6 +79,207 @@ fn ngrams(source: &mut Source) {
         let labels: Vec<u32> = (1..names.len() as u32).collect();
         walk(&tokens, &labels);
     }
+    if cut % 4 == 0 {
+        let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        other_forms(model, &words);
+    }
+}
+
+/// A model of sentences is that of Witten and Bell, and is the same in its other forms.
+fn estimates(source: &mut Source) {
+    let order = match source.below(8) {
+        0 => source.pick(&[0, 255, 256, usize::MAX]),
+        order => order,
+    };
+    let others = text(source, 20);
+    let content = String::from_utf8_lossy(source.rest()).into_owned();
+    // Of an empty text there are no sentences, and words are never empty.
+    let sentences: Vec<Vec<&str>> = content
+        .lines()
+        .take(30)
+        .map(|line| line.split_whitespace().take(20).collect())
+        .collect();
+    let lines = sentences.iter().map(|sentence| sentence.iter());
+    let model = NgramLm::from_sentences(order, lines);
+    let is_mark = |word: &&str| ["<s>", "</s>"].contains(word);
+    let fits = (1..=255).contains(&order)
+        && !sentences.is_empty()
+        && !sentences.iter().flatten().any(is_mark);
+    assert_eq!(model.is_ok(), fits, "order {order} of {sentences:?}");
+    let Ok(model) = model else { return };
+    assert_eq!(model.order(), order);
+    let counts = Counts::new(&sentences);
+    let mut histories: Vec<Vec<&str>> = sentences.iter().take(3).cloned().collect();
+    histories.push(
+        others
+            .split_whitespace()
+            .filter(|word| !is_mark(word))
+            .collect(),
+    );
+    for history in &histories {
+        let scores = model.score_words(history);
+        for (at, score) in scores.iter().enumerate() {
+            let word = history.get(at).copied().unwrap_or("</s>");
+            let want = counts.prob(order, &history[..at], word).ln();
+            // Probabilities and backoffs are f32.
+            let slack = 1e-6 * (order.min(at + 2) as f64) + 1e-6 * want.abs();
+            assert!(
+                (score - want).abs() <= slack,
+                "{word:?} behind {:?}: {score}, by counts {want}; {sentences:?}",
+                &history[..at]
+            );
+        }
+        adds_up(&model, history);
+    }
+    let words: Vec<&str> = histories.concat();
+    for model in other_forms(model, &words) {
+        adds_up(&model, &words[..words.len().min(5)]);
+    }
+}
+
+/// Whatever stands before, the probabilities of all words and of the end are 1.
+fn adds_up(model: &NgramLm, history: &[&str]) {
+    let behind = |word: &str| model.score_words(&[history, &[word]].concat())[history.len()];
+    let words: Vec<&str> = model.words().take(101).collect();
+    if words.len() > 100 {
+        return;
+    }
+    let all: f64 = words.iter().map(|word| behind(word).exp()).sum();
+    let all = all + behind("<unk>").exp() + model.score_words(history)[history.len()].exp();
+    assert!((all - 1.0).abs() < 1e-5, "{all} behind {history:?}");
+}
+
+/// The model quantised and read from its binary form: one of few n-grams scores as the model does.
+fn other_forms(model: NgramLm, words: &[&str]) -> Vec<NgramLm> {
+    let known = |model: &NgramLm| {
+        let all: Vec<String> = model.words().map(String::from).collect();
+        let of_these: Vec<bool> = words.iter().map(|word| model.contains(word)).collect();
+        (all, of_these)
+    };
+    let (scores, names) = (model.score_words(words), known(&model));
+    let counts = model.ngram_counts().to_vec();
+    // With <unk>, which the model has in any case.
+    let exact = counts.iter().all(|count| *count < 256);
+    let read = NgramLm::from_binary(&file(&model)[..]).unwrap();
+    let quantised = model.quantised().unwrap();
+    let read_quantised = NgramLm::from_binary(&file(&quantised)[..]).unwrap();
+    assert!(!read.is_quantised() && quantised.is_quantised() && read_quantised.is_quantised());
+    let near = quantised.score_words(words);
+    assert_eq!(read_quantised.score_words(words), near);
+    if exact {
+        assert_eq!(near, scores, "quantised {words:?}");
+    }
+    assert!(near.iter().all(|score| score.is_finite()), "{near:?}");
+    assert_eq!(read.score_words(words), scores, "read {words:?}");
+    let forms = vec![read, quantised, read_quantised];
+    for form in &forms {
+        assert_eq!(form.ngram_counts(), counts);
+        assert_eq!(known(form), names);
+    }
+    forms
+        .into_iter()
+        .filter(|form| exact || !form.is_quantised())
+        .collect()
+}
+
+/// The bytes of a model's file.
+fn file(model: &NgramLm) -> Vec<u8> {
+    // In memory, where there is such a folder: a file is synced to its disk.
+    let folder = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
+    let folder = folder.unwrap_or_else(std::env::temp_dir);
+    let path = folder.join(format!("candle-ctc-fuzz-{}", std::process::id()));
+    model.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    bytes
+}
+
+/// A file that was changed and has a checksum that fits: it is refused, or is a model that scores.
+fn changed_file(source: &mut Source) {
+    let words: Vec<String> = ["a", "b", "ab", "ç"].map(String::from).into();
+    let words = &words[..1 + source.below(4)];
+    let mut model = match source.flag() {
+        true => knowledge::ngrams(source, words),
+        false => {
+            let sentence = words.iter().chain(words.first());
+            NgramLm::from_sentences(1 + source.below(4), [sentence]).unwrap()
+        }
+    };
+    if source.flag() {
+        model = model.quantised().unwrap();
+    }
+    let mut bytes = file(&model);
+    let header = 8 * 24;
+    for _ in 0..1 + source.below(8) {
+        let before = bytes.len() - 8;
+        let end = if source.flag() {
+            header.min(before)
+        } else {
+            before
+        };
+        match source.below(8) {
+            0 => bytes[source.below(end)] ^= 1 << source.below(8),
+            1 => {
+                let at = 8 * source.below(end / 8);
+                let value = source.pick(&[0, 1, u64::MAX, 1 << 63, 1 << 32, f64::NAN.to_bits()]);
+                bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+            }
+            // Neighbours change places.
+            2 => {
+                let at = 4 * source.below(end / 4 - 1);
+                bytes[at..at + 8].rotate_left(4);
+            }
+            // One more or one less.
+            3 | 4 => {
+                let at = 4 * source.below(end / 4);
+                let number = u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+                let number = number.wrapping_add_signed(source.pick(&[1, -1]));
+                bytes[at..at + 4].copy_from_slice(&number.to_ne_bytes());
+            }
+            5 => {
+                let length = 8 * (1 + source.below(bytes.len() / 8));
+                bytes.resize(length.max(8 * 4), 0);
+                // The size of the whole file.
+                let size = bytes.len() as u64;
+                bytes[16..24].copy_from_slice(&size.to_ne_bytes());
+            }
+            _ => {
+                let at = 4 * source.below(end / 4);
+                let value = source.pick(&[0, 1, 2, 7, u32::MAX, 1 << 31, f32::NAN.to_bits(), 0xff]);
+                bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+    }
+    sign(&mut bytes);
+    let Ok(model) = NgramLm::from_binary(&bytes[..]) else {
+        return;
+    };
+    let sentence: Vec<String> = model.words().take(50).map(String::from).collect();
+    let others = ["a", "b", "other", "ab", "a"].map(String::from);
+    let sentence = [&others[..], &sentence, &others].concat();
+    let scores = model.score_words(&sentence);
+    assert!(scores.iter().all(|score| score.is_finite()), "{scores:?}");
+    let known: Vec<bool> = sentence.iter().map(|word| model.contains(word)).collect();
+    let again = NgramLm::from_binary(&file(&model)[..]).unwrap();
+    assert_eq!(again.score_words(&sentence), scores);
+    let quantised = model.quantised().unwrap();
+    let scores = quantised.score_words(&sentence);
+    assert!(scores.iter().all(|score| score.is_finite()), "{scores:?}");
+    assert!(
+        sentence
+            .iter()
+            .map(|word| quantised.contains(word))
+            .eq(known)
+    );
+}
+
+/// Puts the checksum of a binary file right.
+fn sign(bytes: &mut [u8]) {
+    let at = bytes.len() - 8;
+    let mut crc = Crc::new();
+    crc.update(&bytes[..at]);
+    bytes[at..].copy_from_slice(&u64::from(crc.sum()).to_ne_bytes());
 }
 
 /// Follows a model along labels: no score is NaN or above the largest. The sum with the end.
@@ -114,7 +319,7 @@ fn marked(source: &mut Source) -> Vocabulary {
 }
 
 /// Words and phrases from lines.
-fn knowledge(source: &mut Source) {
+fn phrases(source: &mut Source) {
     let vocabulary = marked(source);
     let labels: Vec<u32> = (0..source.below(12))
         .map(|_| source.below(vocabulary.class_count() + 1) as u32)
