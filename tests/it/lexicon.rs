@@ -288,7 +288,8 @@ fn a_narrow_beam_finds_more_where_the_model_tells_which_prefixes_are_alike() {
         beam_width: 5,
         ..Default::default()
     };
-    let (mut better, mut worse, mut asked, mut asked_plainly) = (0, 0, 0, 0);
+    let (mut better, mut worse, mut gains) = (0, 0, 0.0);
+    let (mut asked, mut asked_plainly) = (0, 0);
     for _ in 0..60 {
         let text = sentence(&mut rng, &words).join(" ");
         let labels = vocabulary.encode(&text).unwrap();
@@ -316,10 +317,12 @@ fn a_narrow_beam_finds_more_where_the_model_tells_which_prefixes_are_alike() {
         let gain = (exact[0] + best.lm_score) - (exact[1] + plain.lm_score);
         better += usize::from(gain > 1e-9);
         worse += usize::from(gain < -1e-9);
+        gains += gain;
     }
+    // Not in each text: a beam that keeps other prefixes may lose the best one, too.
     assert!(
-        better >= 10 && worse <= better / 4,
-        "{better} better, {worse} worse"
+        better >= worse + 8 && gains > 5.0,
+        "{better} better, {worse} worse, {gains}"
     );
     assert!(asked < asked_plainly / 3, "{asked} {asked_plainly}");
 }
