@@ -53,7 +53,8 @@ use std::sync::Arc;
 ///
 /// `backward` fails if it reads the input again, as it does for logits and for
 /// [`GradientKind::Torch`](crate::GradientKind::Torch), and a variable that was the input has been set in between, by an
-/// optimiser or by [`Var::set`](candle_core::Var::set). On a GPU that is not checked.
+/// optimiser or by [`Var::set`](candle_core::Var::set). Eight entries are compared, so a change of a few others goes
+/// unnoticed; on a GPU none are.
 ///
 /// # Examples
 ///

@@ -42,8 +42,9 @@ pub(super) enum Following {
 }
 
 impl Following {
-    pub fn new(tokens: &mut [u32]) -> Self {
+    pub fn new(tokens: &mut Vec<u32>) -> Self {
         tokens.sort_unstable();
+        tokens.dedup();
         let unknown = tokens.iter().map(|token| (*token, Weight(f64::NAN)));
         Self::Listed(unknown.collect())
     }

@@ -181,9 +181,10 @@ pub trait LanguageModel {
         false
     }
 
-    /// A number that only those states share which give the same scores to whatever follows: that of an n-gram's history,
-    /// for example. If prefixes have the same number and the same last token, the search can tell which of them can no
-    /// longer win, and makes room for others. Default `None`: no two states are known to be alike.
+    /// A number that only those states share which give the same scores to whatever follows, the end of the text
+    /// included: that of an n-gram's history, for example. Of prefixes with the same number and the same last token, a
+    /// search for one hypothesis drops those that another one leaves behind, and makes room for others. Default `None`: no
+    /// two states are known to be alike.
     fn state_key(&self, _state: &Self::State) -> Option<u128> {
         None
     }

@@ -176,7 +176,7 @@ impl PrefixScores {
     /// let (a, behind_a) = (scorer.extend(&empty, 1)?, model.advance(&start, 1)?);
     /// let mut scores = scorer.score(&[&a])?.remove(0);
     /// assert!(scores.end > scores.next[2]);
-    /// scores.fuse(&model, &behind_a, 0.5)?;
+    /// scores.fuse(&model, &behind_a, 1.0)?;
     /// assert!(scores.next[2] > scores.end);
     /// # Ok(())
     /// # }

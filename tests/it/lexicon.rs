@@ -8,8 +8,8 @@ use crate::ngram::{
 };
 use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
-    BeamOptions, End, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
-    ScoreOptions, WordModel, beam_search_with, score_transcripts,
+    BeamOptions, End, Hotwords, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
+    ScoreOptions, TokenNgram, WordModel, beam_search_with, score_transcripts,
 };
 use proptest::prelude::*;
 
@@ -217,6 +217,31 @@ proptest! {
             in_chunks_as_at_once(&mut rng, &lexicon)?;
         }
     }
+}
+
+#[test]
+fn prefixes_share_keys_in_every_model() {
+    let mut rng = Rng::new(31);
+    let mut pairs = [0; 3];
+    for case in cases() {
+        let mut words: Vec<&str> = case.spelled.iter().map(|(word, _)| *word).collect();
+        words.dedup();
+        for order in 1..=3 {
+            let model = RandomNgrams::new(&mut rng, &words, order, true, true).model();
+            let spelled = case.spelled.clone();
+            let opts = LexiconOptions::default();
+            let lexicon = Lexicon::with_spellings(&case.vocabulary, spelled, &model, opts).unwrap();
+            pairs[0] += equal_keys_have_equal_scores(&mut rng, &lexicon).unwrap();
+            let phrases = [("a", 1.0), ("b", 0.5)];
+            if let Ok(hotwords) = Hotwords::new(&case.vocabulary, phrases, &lexicon) {
+                pairs[1] += equal_keys_have_equal_scores(&mut rng, &hotwords).unwrap();
+            }
+            let model = RandomNgrams::new(&mut rng, &["a", "b", "c"], order, true, true).model();
+            let tokens = TokenNgram::with_names(&model, ["<blank>", "a", "b", "c"]).unwrap();
+            pairs[2] += equal_keys_have_equal_scores(&mut rng, &tokens).unwrap();
+        }
+    }
+    assert!(pairs.iter().all(|pairs| *pairs > 20), "{pairs:?}");
 }
 
 /// Counts how often a model is asked for a score.

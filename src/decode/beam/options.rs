@@ -30,8 +30,9 @@ pub struct BeamOptions<'a> {
     /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
     /// The maximum number of hypotheses to return; at most `beam_width` are found. Default 1: then a full beam drops the
-    /// prefixes that another one keeps from winning, if the language model tells which are alike
-    /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)), and more different ones find room.
+    /// prefixes that another one leaves behind, if the language model tells which are alike
+    /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)). More different ones find room, and the hypothesis
+    /// may be another than the first of several.
     pub n_best: usize,
     /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
     /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.

@@ -21,7 +21,7 @@ use memmap2::Mmap;
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -199,19 +199,14 @@ impl NgramLm {
             self.write(&mut out)?;
             return out.flush();
         }
-        static FILES: AtomicU64 = AtomicU64::new(0);
-        let number = FILES.fetch_add(1, Ordering::Relaxed);
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}-{number}.partial", std::process::id()));
-        let written = File::create_new(&partial)
-            .and_then(|file| {
-                let mut out = BufWriter::new(file);
-                self.write(&mut out)?;
-                out.into_inner()?.sync_all()
-            })
+        let (file, partial) = beside(&path)?;
+        let mut out = BufWriter::new(file);
+        let written = self
+            .write(&mut out)
+            .and_then(|()| out.into_inner()?.sync_all())
             .and_then(|()| std::fs::rename(&partial, path));
         if written.is_err() {
-            // There may be none.
+            // The error that is told is the one above.
             let _ = std::fs::remove_file(&partial);
         }
         written
@@ -326,6 +321,22 @@ fn check_length(header: &Header, length: u64) -> Result<()> {
         ),
         Equal => Ok(()),
         Greater => bail!("the model has {} bytes, but more follow", header.bytes),
+    }
+}
+
+/// A new file beside another, which may be renamed to that.
+fn beside(path: &Path) -> std::io::Result<(File, PathBuf)> {
+    static FILES: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(format!(".{}-{number}.partial", std::process::id()));
+        match File::create_new(&partial) {
+            Ok(file) => return Ok((file, partial.into())),
+            // Of a process with the same number, in another container.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
