@@ -109,6 +109,14 @@ impl<L: LanguageModel> LanguageModel for Advancing<'_, L> {
         self.model.max_score_in(state)
     }
 
+    fn next_tokens(&self, state: &L::State, most: usize, tokens: &mut Vec<u32>) -> bool {
+        self.model.next_tokens(state, most, tokens)
+    }
+
+    fn state_key(&self, state: &L::State) -> Option<u128> {
+        self.model.state_key(state)
+    }
+
     fn is_constant(&self) -> bool {
         self.model.is_constant()
     }
