@@ -28,16 +28,12 @@ from flashlight.lib.text.decoder import (  # noqa: E402
     LexiconFreeDecoderOptions,
     ZeroLM,
 )
+from likelihood import log_likelihood, log_softmax  # noqa: E402
 from pyctcdecode import build_ctcdecoder  # noqa: E402
 
 FRAMES, CLASSES, WIDTH, RUNS = 1500, 32, 50, 5
 LABELS = "abcdefghijklmnopqrstuvwxyz01234"
 assert len(LABELS) == CLASSES - 1
-
-
-def log_softmax(logits):
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def peaky(rng):
@@ -54,19 +50,8 @@ def flat(rng):
     return log_softmax(rng.normal(0, 1, (FRAMES, CLASSES)))
 
 
-def log_likelihood(log_probs, text):
-    """`ln P` of a text, by the forward recursion over blank, label, blank, ..., label, blank."""
-    states = np.zeros(2 * len(text) + 1, dtype=int)
-    states[1::2] = [LABELS.index(c) + 1 for c in text]
-    skip = np.zeros(len(states), dtype=bool)
-    skip[3::2] = states[3::2] != states[1:-2:2]
-    alpha = np.full(len(states), -np.inf)
-    alpha[0] = 0.0
-    for frame in log_probs.astype(np.float64):
-        one = np.concatenate([[-np.inf], alpha[:-1]])
-        two = np.where(skip, np.concatenate([[-np.inf] * 2, alpha[:-2]])[: len(states)], -np.inf)
-        alpha = np.logaddexp(np.logaddexp(alpha, one), two) + frame[states]
-    return np.logaddexp(alpha[-1], alpha[-2]) if len(states) > 1 else alpha[-1]
+def text_log_likelihood(log_probs, text):
+    return log_likelihood(log_probs, [LABELS.index(c) + 1 for c in text])
 
 
 def median(run):
@@ -124,13 +109,13 @@ def main():
             figures = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)
             ours = {kind: float(figures[kind]) * 1e3 for kind in ["exact", "pruned"]}
             text = "".join(LABELS[int(token) - 1] for token in figures["tokens"].split())
-            likelihood = log_likelihood(log_probs, text)
+            likelihood = text_log_likelihood(log_probs, text)
             print(f"| {name} | candle-ctc | {ours['exact']:.1f} | 1 | {likelihood:.3f} |")
             print(f"| | with pyctcdecode's thresholds | {ours['pruned']:.1f} | | |")
             for other, decode in others.items():
                 theirs = median(lambda: decode(log_probs))
                 beside = ours["pruned" if other == "pyctcdecode" else "exact"]
-                likelihood = log_likelihood(log_probs, decode(log_probs).replace(" ", ""))
+                likelihood = text_log_likelihood(log_probs, decode(log_probs).replace(" ", ""))
                 print(f"| | {other} | {theirs:.0f} | {theirs / beside:.0f} | {likelihood:.3f} |")
 
 

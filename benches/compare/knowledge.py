@@ -38,6 +38,7 @@ from flashlight.lib.text.decoder import (  # noqa: E402
 )
 from flashlight.lib.text.decoder.kenlm import KenLM  # noqa: E402
 from flashlight.lib.text.dictionary import Dictionary  # noqa: E402
+from likelihood import log_likelihood, log_softmax  # noqa: E402
 from pyctcdecode import build_ctcdecoder  # noqa: E402
 
 WORDS, SENTENCES, UTTERANCES, WIDTH, RUNS = 20000, 60000, 8, 50, 3
@@ -129,25 +130,11 @@ def emissions(text, rng):
                 row[heard] += rng.uniform(6, 10)
                 row[label] += 4
             rows.append(row)
-    logits = np.array(rows)
-    logits -= logits.max(axis=1, keepdims=True)
-    return np.ascontiguousarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), dtype=np.float32)
+    return np.ascontiguousarray(log_softmax(np.array(rows)), dtype=np.float32)
 
 
-def log_likelihood(log_probs, text):
-    """`ln P` of a text, by the forward recursion over blank, letter, blank, ..., letter, blank."""
-    states = np.zeros(2 * len(text) + 1, dtype=int)
-    states[1::2] = [LETTERS.index(c) + 1 for c in text]
-    skip = np.zeros(len(states), dtype=bool)
-    skip[3::2] = states[3::2] != states[1:-2:2]
-    alpha = np.full(len(states), -np.inf)
-    alpha[0] = 0.0
-    with np.errstate(invalid="ignore"):
-        for frame in log_probs.astype(np.float64):
-            one = np.concatenate([[-np.inf], alpha[:-1]])
-            two = np.where(skip, np.concatenate([[-np.inf] * 2, alpha[:-2]])[: len(states)], -np.inf)
-            alpha = np.logaddexp(np.logaddexp(alpha, one), two) + frame[states]
-    return np.logaddexp(alpha[-1], alpha[-2]) if len(states) > 1 else alpha[-1]
+def text_log_likelihood(log_probs, text):
+    return log_likelihood(log_probs, [LETTERS.index(c) + 1 for c in text])
 
 
 def word_errors(reference, found):
@@ -236,7 +223,7 @@ def main():
         def total(texts):
             scores = []
             for text, log_probs in zip(texts, everything):
-                likelihood = max(log_likelihood(log_probs, text), log_likelihood(log_probs, text + " "))
+                likelihood = max(text_log_likelihood(log_probs, end) for end in (text, text + " "))
                 scores.append(likelihood + math.log(10) * model.score(text))
             return scores
 

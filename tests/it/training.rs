@@ -122,7 +122,7 @@ const RECIPES: [Recipe; 9] = [
 ];
 
 impl Recipe {
-    /// The loss as the recipe reduces it, then the mean of what is left.
+    /// A single loss: the mean over the items where the recipe does not reduce them.
     fn loss(&self, model: &[Linear; 2], batch: &Batch) -> Result<Tensor> {
         let hidden = model[0].forward(&batch.features)?.tanh()?;
         let output = model[1].forward(&hidden)?;

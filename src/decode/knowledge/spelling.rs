@@ -34,16 +34,20 @@ impl Symbols {
 
     /// The tokens that may stand behind the last token of a word.
     pub fn behind_words(&self) -> Vec<u32> {
-        let classes = (0..).zip(&self.edges);
-        let behind = classes.filter(|(_, edges)| edges.space_before || edges.unspaced);
-        behind.map(|(class, _)| class).collect()
+        self.tokens_with(|edges| edges.space_before || edges.unspaced)
     }
 
     /// The tokens without text.
     pub fn separators(&self) -> Vec<u32> {
-        let classes = (0..).zip(&self.edges);
-        let separators = classes.filter(|(_, edges)| !edges.has_text);
-        separators.map(|(class, _)| class).collect()
+        self.tokens_with(|edges| !edges.has_text)
+    }
+
+    fn tokens_with(&self, has: impl Fn(&TokenEdges) -> bool) -> Vec<u32> {
+        let tokens = (0..).zip(&self.edges);
+        tokens
+            .filter(|(_, edges)| has(edges))
+            .map(|(token, _)| token)
+            .collect()
     }
 
     /// The symbols of a token: of " ab", which begins a word, the boundary and the token.
