@@ -32,6 +32,8 @@ from likelihood import log_likelihood, log_softmax  # noqa: E402
 from pyctcdecode import build_ctcdecoder  # noqa: E402
 
 FRAMES, CLASSES, WIDTH, RUNS = 1500, 32, 50, 5
+# A pass of the program takes milliseconds; one of the others, up to seconds.
+PROGRAM_RUNS = 51
 LABELS = "abcdefghijklmnopqrstuvwxyz01234"
 assert len(LABELS) == CLASSES - 1
 
@@ -103,7 +105,7 @@ def main():
             path = pathlib.Path(folder) / f"{name}.npy"
             np.save(path, log_probs)
             out = subprocess.run(
-                [*program, str(path), str(WIDTH), str(RUNS)],
+                [*program, str(path), str(WIDTH), str(PROGRAM_RUNS)],
                 cwd=root, check=True, capture_output=True, text=True,
             ).stdout
             figures = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)

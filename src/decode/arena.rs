@@ -6,6 +6,7 @@
 
 use crate::spans::TokenSpan;
 use candle_core::{Result, bail};
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
 
 /// No node, label or span.
@@ -26,8 +27,6 @@ pub(super) struct Node {
     pub depth: u32,
     /// The index of the prefix in the beam; valid only if that entry of the beam refers back to this node.
     pub slot: u32,
-    /// The sum of the language model's scores for the prefix, including weights.
-    pub lm: f64,
 }
 
 /// The tokens that a language model lets follow a prefix.
@@ -88,7 +87,7 @@ pub(super) struct Tree<S> {
     nodes: Vec<Node>,
     states: Vec<S>,
     following: Vec<Following>,
-    children: HashMap<(u32, u32), u32>,
+    children: HashMap<(u32, u32), u32, RandomState>,
     limit: usize,
 }
 
@@ -99,13 +98,12 @@ impl<S> Tree<S> {
             token: NONE,
             depth: 0,
             slot: 0,
-            lm: 0.0,
         };
         Self {
             nodes: vec![root],
             states: vec![state],
             following: vec![Following::Unknown],
-            children: HashMap::new(),
+            children: HashMap::default(),
             limit: KEEP,
         }
     }
@@ -135,7 +133,7 @@ impl<S> Tree<S> {
         self.children.get(&(parent, token)).copied()
     }
 
-    pub fn add_child(&mut self, parent: u32, token: u32, lm: f64, state: S) -> Result<u32> {
+    pub fn add_child(&mut self, parent: u32, token: u32, state: S) -> Result<u32> {
         let id = self.nodes.len();
         if id >= NONE as usize {
             bail!("beam_search: more than {NONE} prefixes; choose a smaller beam_width")
@@ -145,7 +143,6 @@ impl<S> Tree<S> {
             token,
             depth: self.node(parent).depth + 1,
             slot: NONE,
-            lm,
         });
         self.states.push(state);
         self.following.push(Following::Unknown);

@@ -151,6 +151,8 @@ struct Stay {
 struct Candidate {
     /// Its score, including the language model.
     rank: f64,
+    /// What the language model adds to that.
+    lm: f64,
     /// The index in the beam of the prefix that it comes from.
     slot: u32,
     /// The label that it adds, plus 1; 0 if it adds none.
@@ -497,6 +499,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             if rank > f64::NEG_INFINITY {
                 candidates.push(Candidate {
                     rank,
+                    lm: entry.lm,
                     slot: slot as u32,
                     step: 0,
                 });
@@ -518,6 +521,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             ..
         } = &mut self.work;
         let (model, opts, tree) = (&self.language_model, &self.opts, &mut self.tree);
+        let asked = is_asked(model, opts);
         let mut frontier = Frontier::new(candidates, opts);
         for (slot, entry) in self.beam.iter().enumerate() {
             *visits += 1;
@@ -526,10 +530,13 @@ impl<L: LanguageModel> BeamSearch<L> {
                 seen[self.beam[child as usize].token as usize] = *visits;
                 child = next_child[child as usize];
             }
-            let mut following = tree.take_following(entry.node);
+            let mut following = match asked {
+                true => tree.take_following(entry.node),
+                false => Following::Any,
+            };
             if following.is_unknown() {
                 let allowed = &self.allowed;
-                following = list_following(model, tree, opts, entry.node, allowed, next_tokens);
+                following = list_following(model, tree, entry.node, allowed, next_tokens);
             }
             let bound = || bound(model, tree, opts, entry.node);
             let weigh = |token| weight(model, tree, opts, entry.node, token, bound());
@@ -540,7 +547,7 @@ impl<L: LanguageModel> BeamSearch<L> {
                         let score = entry.before(*token) + chosen[*token as usize];
                         if score > f64::NEG_INFINITY && is_new(*token) {
                             let weight = weight.get(|| weigh(*token))?;
-                            frontier.add(score + (entry.lm + weight), slot, *token);
+                            frontier.add(score, entry.lm + weight, slot, *token);
                         }
                     }
                 }
@@ -567,11 +574,13 @@ impl<L: LanguageModel> BeamSearch<L> {
                                 None => continue,
                             },
                         };
-                        frontier.add(score + (entry.lm + weight), slot, token);
+                        frontier.add(score, entry.lm + weight, slot, token);
                     }
                 }
             }
-            tree.put_following(entry.node, following);
+            if asked {
+                tree.put_following(entry.node, following);
+            }
         }
         Ok(())
     }
@@ -632,11 +641,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
         let added = nodes.iter_mut().filter(|node| **node == NONE);
         for ((node, &(parent, token)), state) in added.zip(new.iter()).zip(states) {
-            let (model, opts) = (&self.language_model, &self.opts);
-            let bound = bound(model, &self.tree, opts, parent);
-            let weight = weight(model, &self.tree, opts, parent, token, bound)?;
-            let lm = self.tree.node(parent).lm + weight;
-            *node = self.tree.add_child(parent, token, lm, state)?;
+            *node = self.tree.add_child(parent, token, state)?;
         }
         Ok(())
     }
@@ -649,10 +654,10 @@ impl<L: LanguageModel> BeamSearch<L> {
         let mut next = std::mem::take(&mut self.work.next);
         next.clear();
         for i in 0..self.work.candidates.len() {
-            let Candidate { slot, step, .. } = self.work.candidates[i];
-            let entry = match step {
-                0 => self.stayed(slot as usize)?,
-                step => self.extended(slot as usize, step - 1, self.work.nodes[i])?,
+            let candidate = self.work.candidates[i];
+            let entry = match candidate.step {
+                0 => self.stayed(candidate.slot as usize)?,
+                _ => self.extended(candidate, self.work.nodes[i])?,
             };
             next.push(entry);
         }
@@ -660,11 +665,13 @@ impl<L: LanguageModel> BeamSearch<L> {
         for (slot, entry) in next.iter().enumerate() {
             self.tree.set_slot(entry.node, slot);
         }
-        // What may follow is kept with the prefixes of the beam alone.
-        for entry in &self.beam {
-            let place = self.tree.node(entry.node).slot as usize;
-            if next.get(place).is_none_or(|kept| kept.node != entry.node) {
-                self.tree.take_following(entry.node);
+        if is_asked(&self.language_model, &self.opts) {
+            // What may follow is kept with the prefixes of the beam alone.
+            for entry in &self.beam {
+                let place = self.tree.node(entry.node).slot as usize;
+                if next.get(place).is_none_or(|kept| kept.node != entry.node) {
+                    self.tree.take_following(entry.node);
+                }
             }
         }
         self.work.next = std::mem::replace(&mut self.beam, next);
@@ -709,7 +716,8 @@ impl<L: LanguageModel> BeamSearch<L> {
         })
     }
 
-    fn extended(&mut self, slot: usize, token: u32, node: u32) -> Result<Entry> {
+    fn extended(&mut self, candidate: Candidate, node: u32) -> Result<Entry> {
+        let (slot, token) = (candidate.slot as usize, candidate.step - 1);
         let parent = self.beam[slot];
         let emission = self.work.row[token as usize];
         let label = parent.before(token) + emission;
@@ -718,7 +726,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         Ok(Entry {
             node,
             token,
-            lm: self.tree.node(node).lm,
+            lm: candidate.lm,
             blank: f64::NEG_INFINITY,
             label,
             total: label,
@@ -854,15 +862,12 @@ impl Entry {
 fn list_following<L: LanguageModel>(
     language_model: &L,
     tree: &Tree<L::State>,
-    opts: &BeamOptions,
     prefix: u32,
     allowed: &[bool],
     tokens: &mut Vec<u32>,
 ) -> Following {
     tokens.clear();
-    let listed = is_asked(language_model, opts)
-        && language_model.next_tokens(tree.state(prefix), LISTED, tokens);
-    if !listed {
+    if !language_model.next_tokens(tree.state(prefix), LISTED, tokens) {
         return Following::Any;
     }
     tokens.retain(|token| allowed.get(*token as usize) == Some(&true));
@@ -901,12 +906,14 @@ impl<'a> Frontier<'a> {
     }
 
     #[inline]
-    fn add(&mut self, rank: f64, slot: usize, token: u32) {
+    fn add(&mut self, score: f64, lm: f64, slot: usize, token: u32) {
+        let rank = score + lm;
         if rank < self.least || rank == f64::NEG_INFINITY {
             return;
         }
         self.candidates.push(Candidate {
             rank,
+            lm,
             slot: slot as u32,
             step: token + 1,
         });

@@ -173,7 +173,7 @@ mod tests {
             for &token in *labels {
                 node = match search.tree.child(node, token) {
                     Some(child) => child,
-                    None => search.tree.add_child(node, token, 0.0, ()).unwrap(),
+                    None => search.tree.add_child(node, token, ()).unwrap(),
                 };
             }
             search.tree.set_slot(node, search.beam.len());
