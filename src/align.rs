@@ -29,6 +29,7 @@ pub struct AlignOptions<'a> {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
     /// A wildcard label, for audio that the transcript leaves out. It may be a number beyond the classes; if it is a
     /// class, that class is not read (in logits it still takes part in the softmax). Default none.
@@ -107,7 +108,8 @@ pub struct Alignment {
     pub labels: Vec<u32>,
     /// The log-probability of that label at each frame.
     pub frame_scores: Vec<f32>,
-    /// The log-probability of the whole path: the sum of `frame_scores`, in f64.
+    /// The log-probability of the whole path: the sum in f64 of its frames' log-probabilities, before these are rounded
+    /// to f32 for `frame_scores`.
     pub score: f64,
     /// The frames of each label of the target, in order. A label that the path leaves out has no frames: it starts and
     /// ends where the label before it ends (at 0 if there is none), and its score is 0. CTM skips words without frames; for

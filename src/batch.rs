@@ -7,9 +7,10 @@ use candle_core::{Device, Result, Tensor, bail};
 ///
 /// # Returns
 ///
-/// The targets as `(N, S)` of u32 on `device`, where `S` is the longest length, and the length of each. That is the form
-/// which [`ctc_loss`](crate::ctc_loss) and the functions for batches take. The padding is 0; it is never read. `S` is at
-/// least 1: candle's tensors on a GPU cannot be empty, so there must be a target there, too.
+/// The targets as `(N, S)` of u32 on `device`, where `S` is the longest length, and the length of each.
+/// [`ctc_loss`](crate::ctc_loss) and the functions for batches take them in this form. The padding is 0; it is never
+/// read. `S` is at least 1, because candle has no empty tensors on a GPU; for the same reason `targets` must not be
+/// empty there.
 ///
 /// # Errors
 ///

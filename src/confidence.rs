@@ -115,7 +115,8 @@ pub fn word_confidence(tokens: &[TokenConfidence], separator: u32) -> Vec<WordCo
     words.filter_map(WordConfidence::of).collect()
 }
 
-/// The options of [`token_confidence`], [`state_posteriors`] and their forms for batches.
+/// The options of [`token_confidence`], [`state_posteriors`], [`frame_confidence`](crate::frame_confidence) and their
+/// forms for batches.
 ///
 /// ```
 /// use candle_ctc::{ConfidenceOptions, InputKind};
@@ -133,6 +134,7 @@ pub struct ConfidenceOptions {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
 }
 

@@ -272,7 +272,7 @@ pub fn span_confidence(
         .collect()
 }
 
-/// The Phred quality of a result that is right with this probability: `−10 log₁₀(1 − p)`. +inf for 1.
+/// The Phred quality of a result that is right with this probability: `−10 log₁₀(1 − p)`. +inf for 1, NaN above 1.
 ///
 /// ```
 /// assert!((candle_ctc::phred_quality(0.999) - 30.0).abs() < 1e-9);
@@ -282,7 +282,7 @@ pub fn phred_quality(probability: f64) -> f64 {
 }
 
 /// The qualities of a read as FASTQ writes them: a character for each probability of being right, from `!` (0) to `~`
-/// (93), rounded to the nearest whole [`phred_quality`]. NaN counts as 0.
+/// (93), rounded to the nearest whole [`phred_quality`]. NaN and a number above 1 give `!`.
 ///
 /// ```
 /// assert_eq!(candle_ctc::fastq_qualities([0.0, 0.9, 0.999, 1.0]), "!+?~");

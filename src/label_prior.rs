@@ -75,8 +75,8 @@ impl LabelPrior {
     ///
     /// # Errors
     ///
-    /// If shapes, dtypes or lengths do not fit together, if these are no log-probabilities, or if there were other
-    /// classes, another dtype or another device before.
+    /// If shapes, dtypes or lengths do not fit together, if these are no log-probabilities, or if earlier batches had
+    /// another number of classes, were on another device, or were f64 where these are not, or the other way round.
     pub fn observe(
         &mut self,
         log_probs: &Tensor,

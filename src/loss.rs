@@ -32,11 +32,11 @@ use std::sync::Arc;
 ///
 /// # Returns
 ///
-/// A tensor of shape `()`, or `(N)` with [`Reduction::None`](crate::Reduction::None) (`()` for one item), in nats; f64
-/// for f64 and f32 for all other dtypes. The gradient has the dtype of `log_probs`.
+/// A scalar, or with [`Reduction::None`](crate::Reduction::None) a tensor `(N)` (a scalar for input `(T, C)`), in nats;
+/// f64 for f64 and f32 for all other dtypes. The gradient has the dtype of `log_probs`.
 ///
 /// A target that does not fit into its frames has probability 0: its loss is +inf and its gradient 0. A NaN or +inf at
-/// the blank or at a label of the target, in a used frame, gives NaN. An entry more than 1.4e9 below the largest entry
+/// the blank or at a label of the target, in a used frame, gives NaN. An entry more than 1.49e9 below the largest entry
 /// that the target uses in its frame counts as −inf.
 ///
 /// The entries are used as they are. Passing logits or probabilities gives a wrong loss without an error; a negative
@@ -351,10 +351,11 @@ impl CtcLoss {
     /// Adds weights to the log-probabilities: of classes, such as a label prior, of the blank, or of labels that come
     /// late. Default: none.
     ///
-    /// The loss is `−log Σ` over the paths of `exp` of the sum of a path's weighted emissions, and its gradients are exact
-    /// on every backend. With weights it is no longer the logarithm of a probability, and may be negative. No tensor of
-    /// weighted log-probabilities is made. Use the weights in training alone: alignment, scoring and decoding take the
-    /// plain log-probabilities.
+    /// The loss is `−log Σ` over the paths of `exp` of the sum of a path's weighted emissions, and its gradients are
+    /// exact on every backend. With [`GradientKind::Torch`](crate::GradientKind::Torch) the gradient of `log_probs` is
+    /// `exp(log_probs) − posterior`: the weights change the posteriors only. With weights the loss is no longer the
+    /// logarithm of a probability, and may be negative. No tensor of weighted log-probabilities is made. Use the
+    /// weights in training alone: alignment, scoring and decoding take the plain log-probabilities.
     ///
     /// # Errors
     /// The `forward` methods fail if `class_weights` do not have the shape `(C)`, a float dtype and the device of the

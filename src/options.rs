@@ -138,7 +138,8 @@ impl CtcLossOptions {
 }
 
 /// What a loss adds to log-probabilities before it sums over paths: see [`CtcLoss::emissions`](crate::CtcLoss::emissions).
-/// The defaults add nothing.
+/// The defaults add nothing. [`ctc_loss_and_gradient`](crate::ctc_loss_and_gradient) and
+/// [`ctc_loss_and_gradient_with_logits`](crate::ctc_loss_and_gradient_with_logits) do not take them.
 ///
 /// In frame `t`, counted from 0, the blank counts as `log p(blank) + class_weights[blank] + blank_weight`, and
 /// a label `k` as `log p(k) + class_weights[k] − delay_penalty · t`. All are in nats. For logits, `log p` is their
@@ -151,6 +152,7 @@ pub struct EmissionOptions {
     /// the loss NaN or meaningless.
     pub class_weights: Option<Tensor>,
     /// Added to the log-probability of the blank. Below 0, labels take more frames. Default 0.
+    #[doc(alias = "blank penalty")]
     pub blank_weight: f64,
     /// Taken off a label in each of its frames, times the number of the frame. Above 0, a model learns to emit labels
     /// early, and few frames of each, which lowers the latency of streaming. What a label costs at the end of an item is
@@ -165,14 +167,15 @@ pub struct EmissionOptions {
 pub enum Wildcard {
     /// The same log-probability at every frame.
     Constant(f32),
-    /// The log-probability of the most probable class of the frame other than the blank and the star, less a penalty. So a
-    /// frame goes to the wildcard if its own label is less probable than the best by more than the penalty, and silence
-    /// does not. There must be such a class.
+    /// The log-probability of the best label of the frame, that is, of the most probable class but the blank and the
+    /// star, less a penalty. There must be such a class. A frame goes to the wildcard when its own label is more than
+    /// `penalty` nats less probable than the best label. Blank frames do not, because the blank is not compared and all
+    /// labels are improbable there.
     Largest {
         /// In nats.
         penalty: f32,
     },
-    /// The logarithm of the mean probability of these classes, less a penalty.
+    /// The logarithm of the mean probability of all classes but the blank and the star, less a penalty.
     Mean {
         /// In nats.
         penalty: f32,

@@ -28,6 +28,7 @@ pub struct ScoreOptions {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
     /// Divides each log-likelihood by the number of labels (at least 1), so that long and short transcripts are
     /// comparable. Default `false`.

@@ -64,7 +64,7 @@ impl WordSpan {
     }
 }
 
-/// Who gets the frames between two spans, which the path spends in blanks.
+/// How the blank frames between two spans are assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Gaps {

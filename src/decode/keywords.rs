@@ -40,6 +40,7 @@ pub struct SpotOptions {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
     /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take
     /// longer. Default −1.
@@ -118,8 +119,9 @@ impl KeywordHit {
 /// [`KeywordHit::score`]. Nothing outside the segment counts, and no language model is needed. It is exact: no path is
 /// pruned whose segment is above the threshold.
 ///
-/// A phrase stands wherever its labels do, also within words. Separators in a phrase must be there as well: with them,
-/// only whole words are found, but none at the ends of a recording. Pieces with a mark such as `▁` begin a word anyway.
+/// A phrase is found wherever its labels stand, also within words. If you put separators around a phrase, they must be
+/// in the audio too: only whole words match, and a word at the very start or end of the recording is missed. Pieces
+/// with a mark such as `▁` begin a word anyway.
 ///
 /// # Arguments
 ///

@@ -172,19 +172,19 @@ pub trait LanguageModel {
         self.max_score()
     }
 
-    /// Puts the tokens that may follow the prefix of `state` into `tokens`, which is empty, if they are at most `most`:
-    /// true if it has done so, and the search then asks for the scores of no others. They must all be there, in any order
-    /// and once each; a listed token may have a score of −inf, too. Default: false, so that any token may follow.
+    /// Lists the tokens that can follow a prefix: within a word of a lexicon, for example, only a few letters can.
     ///
-    /// Within a word of a lexicon only a few letters go on.
+    /// If at most `most` tokens can follow `state`, push all of them into `tokens`, which is empty, in any order and
+    /// once each, and return true; no other token is then scored. Otherwise return false. A listed token may still
+    /// score −inf. Default: false, so that any token may follow.
     fn next_tokens(&self, _state: &Self::State, _most: usize, _tokens: &mut Vec<u32>) -> bool {
         false
     }
 
-    /// A number that only those states share which give the same scores to whatever follows, the end of the text
-    /// included: that of an n-gram's history, for example. Of prefixes with the same number and the same last token, a
-    /// search for one hypothesis drops those that another one leaves behind, and makes room for others. Default `None`: no
-    /// two states are known to be alike.
+    /// A key of the state, such as the number of an n-gram's history. Return equal keys only for states that score
+    /// every continuation, including the end, identically. The search then drops one of two such prefixes with the same
+    /// last token if the other scores at least as well (only with [`BeamOptions::n_best`](crate::BeamOptions::n_best)
+    /// 1). Default `None`: no two states are known to be alike.
     fn state_key(&self, _state: &Self::State) -> Option<u128> {
         None
     }

@@ -44,6 +44,7 @@ pub struct PrefixScorerOptions {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
 }
 
@@ -156,9 +157,9 @@ pub struct PrefixScores {
 }
 
 impl PrefixScores {
-    /// Adds `weight` times the scores of a language model (shallow fusion): to each entry of `next` that of the token
-    /// behind the prefix of `state`, to `end` that of the end of the text. Entries of −inf stay, and the model is not
-    /// asked for them. The caller keeps the model's state of each prefix, and advances it.
+    /// Adds `weight` times the model's score of each token to `next[token]`, and `weight` times its end-of-text score
+    /// to `end` (shallow fusion). `state` is the model's state for the prefix; the caller keeps it and advances it.
+    /// Entries of −inf stay, and the model is not asked for them.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -186,6 +187,7 @@ impl PrefixScores {
     ///
     /// If the weight is negative or not finite, or if the model fails or gives NaN or +inf: the scores are then as they
     /// were.
+    #[doc(alias = "shallow fusion")]
     pub fn fuse<L: LanguageModel + ?Sized>(
         &mut self,
         model: &L,

@@ -26,9 +26,10 @@ const FUNCTION: &str = "ctc_loss_linear";
 /// The loss and its gradients are those of [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) behind a
 /// [`candle_nn::Linear`](https://docs.rs/candle-nn/latest/candle_nn/struct.Linear.html) layer, up to the rounding of the
 /// matrix products. That way keeps four to five tensors of (N, T, C) at a time: the logits, a copy with the bias, the
-/// gradient, zeros, and their sum. This function keeps two of a few items each. So memory grows with the classes only
-/// as the weight does, and of the frames behind an item's length few are multiplied, as zeros. Use it where there are
-/// many classes; with a few dozen it is slower than the layer and the loss.
+/// gradient, zeros, and their sum. This function keeps two tensors at a time, each covering only a few items (see
+/// [Memory](#memory)). So memory grows with `C` only through the weight and its gradient, unless a single item exceeds
+/// the limit of a group. Items of a group have similar lengths, so few frames of padding are multiplied. Use it where
+/// there are many classes; with a few dozen it is slower than the layer and the loss.
 ///
 /// With `T` frames, `N` items, `D` features and `C` classes (including the blank):
 ///
@@ -58,7 +59,7 @@ const FUNCTION: &str = "ctc_loss_linear";
 /// # Memory
 ///
 /// The logits of a group of items and their gradient: about 32 MiB each on the CPU and 256 MiB on a GPU, but at least one
-/// item and 256 frames. Beside that, the gradients, and of the weight's three at a time.
+/// item and 256 frames. In addition: the gradients, and up to three copies of the weight's gradient at once.
 ///
 /// # Errors
 ///

@@ -25,14 +25,15 @@ pub struct BeamOptions<'a> {
     pub input: InputKind,
     /// Whether to check that log-probabilities are normalised: see [`InputKind::LogProbs`]. Default
     /// `true`.
+    #[doc(alias = "normalized")]
     pub normalised: bool,
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
     /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
-    /// The maximum number of hypotheses to return; at most `beam_width` are found. Default 1: then a full beam drops the
-    /// prefixes that another one leaves behind, if the language model tells which are alike
-    /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)). More different ones find room, and the hypothesis
-    /// may be another than the first of several.
+    /// The maximum number of hypotheses to return; at most `beam_width` are found. With 1 (the default), a full beam
+    /// also drops a prefix when another with the same last token and language-model state
+    /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)) scores at least as well. This makes room for
+    /// other texts; the result may therefore differ from the first hypothesis of `n_best: 2`.
     pub n_best: usize,
     /// A token below this log-probability in a frame (after the log-softmax of logits) extends no prefix there. The
     /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
@@ -47,7 +48,9 @@ pub struct BeamOptions<'a> {
     pub tokens_per_frame: usize,
     /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
     pub beam_threshold: f64,
-    /// The weight of the language model's scores, at least 0. Default 1.
+    /// The weight of the language model's scores, at least 0. Default 1. With 0 no score of the model counts, not even
+    /// −inf: a lexicon restricts nothing, no hotword is preferred, and [`End::Required`] drops nothing. For a lexicon
+    /// without the scores of its word model, set [`LexiconOptions::lm_weight`](crate::LexiconOptions::lm_weight) to 0.
     pub lm_weight: f64,
     /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
     /// Default 0.

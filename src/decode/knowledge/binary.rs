@@ -145,6 +145,7 @@ impl NgramLm {
     /// # Errors
     ///
     /// If memory runs out.
+    #[doc(alias = "quantized")]
     pub fn quantised(self) -> Result<Self> {
         let trie = self.trie.quantised()?;
         Ok(Self {
@@ -155,6 +156,7 @@ impl NgramLm {
     }
 
     /// Whether [`Self::quantised`] made this model, or the one that its file came from.
+    #[doc(alias = "is_quantized")]
     pub fn is_quantised(&self) -> bool {
         matches!(self.trie.prob, Numbers::Quantised(_))
     }

@@ -13,9 +13,9 @@ use candle_core::{Result, bail};
 /// whole words, by the marks of the vocabulary; where nothing marks words, wherever its tokens stand. Its tokens are
 /// those of [`Vocabulary::encode`].
 ///
-/// The tokens of a phrase earn their shares of the boost one by one: the search keeps what may become the phrase.
-/// Where it does not, the next token gives them back, and so does the end of the text
-/// ([`End::Ignored`](crate::End::Ignored) leaves them). A boost below 0 counts at the end of the phrase alone.
+/// Each token of a phrase adds its share of the boost, so that a partial phrase stays in the beam. If the phrase is not
+/// completed, the next token, or the end of the text, takes the shares off again
+/// ([`End::Ignored`](crate::End::Ignored) leaves them). A boost below 0 counts only at the end of the phrase.
 ///
 /// The time that a token costs does not grow with the number of phrases: it is constant on average over a text, and at
 /// most that of the tokens of a phrase (Aho and Corasick 1975, <https://doi.org/10.1145/360825.360855>).

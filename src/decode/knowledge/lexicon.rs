@@ -23,7 +23,8 @@ const UNKNOWN: u32 = u32::MAX;
 /// lexicon as a whole; `lm_weight` here multiplies that of the word model alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LexiconOptions {
-    /// The weight of the word model's scores, at least 0. Default 1.
+    /// The weight of the word model's scores, at least 0. Default 1. With 0 the words of the lexicon are still the only
+    /// ones, or others cost `unknown_score`.
     pub lm_weight: f64,
     /// Added for each word. Default 0.
     pub word_bonus: f64,
@@ -31,8 +32,9 @@ pub struct LexiconOptions {
     /// there are no such words.
     pub unknown_score: f64,
     /// How many spellings of each word the vocabulary gives, at least 1: that of
-    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. Where a word
-    /// is spelled otherwise at the beginning of a text, it has so many for either place. Default 1.
+    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. A word that
+    /// the vocabulary spells differently at the start of a text gets up to this many spellings for each of the two
+    /// positions. Default 1.
     pub spellings: usize,
     /// Whether words that the vocabulary cannot spell, or not as one word, are left out; otherwise they are an error.
     /// Default `false`.
