@@ -318,7 +318,10 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         "nan.npy",
         &(zeros(&[4, 28], DType::F32) * f64::NAN).unwrap(),
     );
-    with_emissions(&nan, &["frame 0", "NaN"]);
+    with_emissions(&nan, &["frame 0 has NaN"]);
+    let probs = (zeros(&[4, 28], DType::F32) + 1.0 / 28.0).unwrap();
+    let probs = demo.npy("probs.npy", &probs);
+    with_emissions(&probs, &["frame 0 has probabilities", "their logarithms"]);
 
     let with_vocab = |path: &str, parts: &[&str]| {
         fails(&["decode", &emissions, "--vocab", path], parts);
@@ -971,6 +974,90 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         &[&decode[..], &["--greedy", "--lm", &arpa]].concat(),
         &["cannot be used with"],
     );
+}
+
+#[test]
+fn averaged_log_probabilities_are_normalised_on_demand() {
+    let demo = Demo::new(TEXT);
+    let vocab = demo.path("vocab.json");
+    let one = Tensor::read_npy(demo.path("emissions.npy")).unwrap();
+    let uniform = (one.zeros_like().unwrap() - 28f64.ln()).unwrap();
+    let average = ((one + uniform).unwrap() / 2.0).unwrap();
+    let sum = average
+        .exp()
+        .unwrap()
+        .sum(1)
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()[0];
+    let average = demo.npy("average.npy", &average);
+    let decode = ["decode", &average, "--vocab", &vocab];
+    let sum = format!("frame 0 sum to {sum:.4}, not to 1");
+    fails(&decode, &[&sum, "--logits", "average"]);
+    let out = run(&[&decode[..], &["--logits"]].concat()).unwrap();
+    assert!(out.ends_with(&format!("\t{TEXT}\n")), "{out}");
+}
+
+/// An ARPA file of 1-grams.
+fn unigrams(words: &str) -> String {
+    let lines: String = words
+        .split(' ')
+        .map(|word| format!("-1 {word}\n"))
+        .collect();
+    let count = lines.lines().count() + 2;
+    format!("\\data\\\nngram 1={count}\n\n\\1-grams:\n-99 <s>\n-1 </s>\n{lines}\\end\\\n")
+}
+
+#[test]
+fn errors_name_options_in_place_of_functions_of_the_library() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let frames = Tensor::zeros((30, 4), DType::F32, &Device::Cpu).unwrap();
+    let four = demo.npy("four.npy", &frames);
+    let file = |name: &str, content: &str| demo.file(name, content);
+    let no_blank = file("a.json", r#"["a", "b", "c"]"#);
+    let two_blanks = file("two.json", r#"["<blank>", "<BLANK>", "a"]"#);
+    let mixed = file("mixed.json", r#"["<pad>", "|", "a", "B"]"#);
+    let unmarked = file("unmarked.json", r#"["<pad>", "a", "b", "c"]"#);
+    let (names, words) = (file("names.txt", "fox!\n"), file("words.txt", "fox\n"));
+    let numbers = file("numbers.txt", "42\n");
+    let model = file("lm.arpa", &unigrams(TEXT));
+    let align = |vocab, text| vec!["align", &four, "--logits", "--vocab", vocab, text];
+    let decode = |more: &[&'static str], file| {
+        let args = ["decode", &emissions, "--vocab", &vocab];
+        [&args[..], more, &[file]].concat()
+    };
+    let cases: [(Vec<&str>, &str); 10] = [
+        (align(&no_blank, "a"), "Name the blank with --blank"),
+        (align(&two_blanks, "a"), "name it with --blank"),
+        (align(&mixed, "A"), "but \"a\" is one; --skip"),
+        (
+            align(&unmarked, "ab c"),
+            "take spaces out, or name the token between words with --separator; --skip",
+        ),
+        (
+            align(&unmarked, "a b"),
+            "each entry is a token: take spaces out",
+        ),
+        (decode(&["--hotwords"], &names), "of \"fox!\""),
+        (decode(&["--lexicon"], &numbers), "write numbers as words"),
+        (
+            decode(&["--beta=1e7", "--lexicon"], &words),
+            "--beta = 10000000;",
+        ),
+        (
+            decode(&["--unknown=1e7", "--lexicon"], &words),
+            "--unknown = 10000000;",
+        ),
+        (decode(&["--alpha=-1", "--lm"], &model), "--alpha = -1;"),
+    ];
+    for (args, part) in cases {
+        let message = run(&args).unwrap_err();
+        assert!(message.contains(part), "{message}");
+        for name in ["::", "encode_", "lm_weight", "word_bonus", "unknown_score"] {
+            assert!(!message.contains(name), "{message}");
+        }
+    }
 }
 
 #[test]

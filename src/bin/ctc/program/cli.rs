@@ -415,7 +415,7 @@ pub struct ModelArgs {
     /// Which tensor of a .safetensors file; not needed when there is only one.
     #[arg(long)]
     pub tensor: Option<String>,
-    /// The emissions are logits: apply a log-softmax.
+    /// Apply a log-softmax: the emissions are logits, or log-probabilities that do not sum to 1 in each frame.
     #[arg(long)]
     pub logits: bool,
     /// The blank, as a class if it is a number, else as a token. Default: the token with a known name, such as <blank>,

@@ -2,7 +2,8 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::{DecodeArgs, SearchArgs};
-use super::input::{Model, Source, short};
+use super::errors::short;
+use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::output;
 use anyhow::Result;

@@ -1,7 +1,8 @@
 //! What the beam search knows of the language: an n-gram model, a lexicon, hotwords, from files.
 
 use super::cli::KnowledgeFiles;
-use super::input::{read_text, short};
+use super::errors::short;
+use super::input::read_text;
 use super::ngram;
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::Tensor;

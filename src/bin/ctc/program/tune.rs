@@ -2,7 +2,8 @@
 
 use super::batch::Console;
 use super::cli::TuneArgs;
-use super::input::{Model, Source, short};
+use super::errors::short;
+use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
