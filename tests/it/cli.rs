@@ -111,6 +111,23 @@ fn decoding_finds_the_text_of_the_demo() {
 }
 
 #[test]
+fn json_has_the_score_of_the_table_beside_its_parts() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let fox = demo.file("fox.txt", "fox\t2\n");
+    let decode = ["decode", &emissions, "--vocab", &vocab, "--hotwords", &fox];
+    let table = run(&decode).unwrap();
+    let printed: f64 = table.split('\t').next().unwrap().parse().unwrap();
+    let json = run(&[&decode[..], &["--json"]].concat()).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let [score, lm_score, total] =
+        ["score", "lm_score", "total_score"].map(|key| json[0][key].as_f64().unwrap());
+    assert!((lm_score - 2.0).abs() < 1e-9, "{json}");
+    assert!((total - (score + lm_score)).abs() < 1e-9, "{json}");
+    assert!((total - printed).abs() < 1e-4, "{total} {table}");
+}
+
+#[test]
 fn scoring_ranks_the_right_text_first() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
@@ -123,7 +140,14 @@ fn scoring_ranks_the_right_text_first() {
     assert_eq!(lines.len(), 5);
     assert!(lines[1].ends_with(TEXT), "{out}");
     fails(&["score", &emissions, "--vocab", &vocab], &["<TEXTS>"]);
-    let none = demo.file("none.txt", "");
+    // Blank lines are no transcripts, which would have a share.
+    let file = demo.file(
+        "blank.txt",
+        "\nthe quick brown box\n \nthe thick brown fox\n\n",
+    );
+    let with_blanks = [&args[..args.len() - 1], &[&file]].concat();
+    assert_eq!(run(&with_blanks).unwrap(), out);
+    let none = demo.file("none.txt", "\n");
     fails(
         &["score", &emissions, "--vocab", &vocab, "--file", &none],
         &["no transcript"],

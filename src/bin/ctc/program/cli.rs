@@ -43,7 +43,10 @@ pub enum Command {
     Words(WordsArgs),
     /// The best transcripts, as score and text; with several files also the file, in front.
     ///
-    /// The score is the log-probability in nats, with what the language model, the lexicon and the hotwords add to it.
+    /// The table has no header. Its columns, separated by tabs: the score and the text; with several files also the
+    /// file, in front. The score is the log-probability in nats, with what the language model, the lexicon and the
+    /// hotwords add to it. With --json that sum is total_score; score is the log-probability alone, and lm_score what
+    /// they add.
     #[command(after_help = DECODE_EXAMPLES)]
     Decode(DecodeArgs),
     /// Where phrases stand, and how sure that is, in order of time; no transcript is needed.
@@ -55,9 +58,9 @@ pub enum Command {
     Spot(SpotArgs),
     /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
     ///
-    /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has alpha, beta,
-    /// and the percentages of wrong words and characters, the best weights first. Case, and text that the vocabulary
-    /// cannot spell, do not count.
+    /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has no header.
+    /// Its columns, separated by tabs: alpha, beta, the percentage of wrong words, and that of wrong characters; the
+    /// best weights come first. Case, and text that the vocabulary cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
     /// Writes an n-gram model, from an ARPA file or from a text, in a form that --lm opens at once.
@@ -91,10 +94,11 @@ pub struct ScoreArgs {
     /// The transcripts.
     #[arg(required_unless_present_any = ["file", "manifest"])]
     pub texts: Vec<String>,
-    /// A file with more transcripts, one a line.
+    /// A file with more transcripts, one a line. Blank lines are skipped.
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// Score many files: each line is a path of emissions, a tab and a transcript.
+    /// Score many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
+    /// directory, not to the list.
     #[arg(long, conflicts_with_all = ["emissions", "texts", "file"])]
     pub manifest: Option<PathBuf>,
     /// Rank by the log-likelihood of a token in place of that of the whole transcript.
@@ -128,8 +132,9 @@ pub struct AlignArgs {
     /// The transcript.
     #[arg(required_unless_present = "manifest", group = "transcript")]
     pub text: Option<String>,
-    /// Align many files: each line is a path of emissions, a tab and a transcript. Prints one line of JSON for each.
-    /// Outputs are then folders, with a file in them for each file of emissions.
+    /// Align many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
+    /// directory, not to the list. Prints one line of JSON for each. Outputs are then folders, with a file in them for
+    /// each file of emissions.
     #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
@@ -336,8 +341,9 @@ pub struct FitArgs {
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
         requires = "transcript")]
     pub partial: Option<f32>,
-    /// Text that the vocabulary cannot spell stands for any audio, and is named on standard error. A frame of it is
-    /// worth -PENALTY nats (-0.5 if none is given).
+    /// A star takes the place of text that the vocabulary cannot spell. It stands for any audio, so that the text has a
+    /// place in the result; each of its frames is worth -PENALTY nats (-0.5 if none is given). The text is named on
+    /// standard error. To leave it out instead: --skip.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
         requires = "transcript")]
     pub lossy: Option<f32>,

@@ -82,7 +82,7 @@ fn table(source: &Source, found: &[Hypothesis], file: &str) -> Result<String> {
     let mut table = String::new();
     for hypothesis in found {
         let text = source.vocabulary.decode(&hypothesis.tokens);
-        let score = hypothesis.score + hypothesis.lm_score;
+        let score = hypothesis.total_score();
         writeln!(table, "{file}{score:.4}\t{text}")?;
     }
     Ok(table)

@@ -58,7 +58,9 @@ fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
     }
     let mut texts = args.texts.clone();
     if let Some(file) = &args.file {
-        texts.extend(read_text(file)?.lines().map(str::to_owned));
+        let content = read_text(file)?;
+        let lines = content.lines().filter(|line| !line.trim().is_empty());
+        texts.extend(lines.map(str::to_owned));
     }
     ensure!(
         !texts.is_empty(),
