@@ -1,14 +1,14 @@
 //! The command line.
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Scores, aligns and decodes the output of a CTC model.
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
-/// something failed, 2 if the command line is wrong. Of several files, one that fails does not stop the others,
-/// except in tune.
+/// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
+/// read. Of several files, one that fails does not stop the others, except in tune.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -172,16 +172,20 @@ In list.tsv a line is a path, a tab and a transcript:
   a.npy\tthe quick brown fox
   b.npy\thello world";
 
+/// The options of a search for a transcript, which is not needed where one is given.
+const SEARCH: [&str; 5] = ["greedy", "beam", "lm", "lexicon", "hotwords"];
+
 #[derive(Debug, Args)]
 pub struct WordsArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): .npy or .safetensors files.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Vec<PathBuf>,
-    /// The transcript of all the files. Default: that of a beam search.
-    #[arg(long, group = "transcript")]
+    /// The transcript of all the files, in place of one that is searched for. Default: that of a beam search.
+    #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
     pub text: Option<String>,
-    /// Files with transcripts: each line is a path of emissions, a tab and a transcript.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
+    /// current directory, not to the list.
+    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript", conflicts_with_all = SEARCH)]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -259,8 +263,10 @@ In held_out.tsv a line is a path, a tab and a transcript:
   b.npy\thello world";
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("tuned").args(["lm", "lexicon"]).multiple(true).required(true))]
 pub struct TuneArgs {
-    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. All emissions are held in memory.
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
+    /// current directory, not to the list. All emissions are held in memory.
     #[arg(long)]
     pub manifest: PathBuf,
     /// The width of the beam.
@@ -378,6 +384,7 @@ pub struct KnowledgeArgs {
         long,
         value_name = "NATS",
         default_value_t = 0.0,
+        requires = "word_lists",
         allow_hyphen_values = true
     )]
     pub beta: f64,
@@ -385,13 +392,14 @@ pub struct KnowledgeArgs {
 
 /// What a beam search knows of the language.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("word_lists").args(["lm", "lexicon"]).multiple(true))]
 pub struct KnowledgeFiles {
     /// An n-gram model of words in the ARPA format, plain or compressed with gzip, or from the command ngram. Only its
     /// words are found, unless there is a lexicon or a score for others.
     #[arg(long, value_name = "FILE")]
     pub lm: Option<PathBuf>,
     /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
-    /// several lines.
+    /// several lines. Words without tokens that the vocabulary cannot spell are left out, and named on standard error.
     #[arg(long, value_name = "FILE")]
     pub lexicon: Option<PathBuf>,
     /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.
@@ -406,8 +414,15 @@ pub struct KnowledgeFiles {
         allow_hyphen_values = true
     )]
     pub boost: f64,
-    /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5.
-    #[arg(long, value_name = "NATS", allow_hyphen_values = true)]
+    /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5. The language
+    /// model's score of <unk> comes on top: without <unk> in the model it is -230, so that other words are hardly ever
+    /// found.
+    #[arg(
+        long,
+        value_name = "NATS",
+        requires = "word_lists",
+        allow_hyphen_values = true
+    )]
     pub unknown: Option<f64>,
 }
 
