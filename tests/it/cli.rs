@@ -111,6 +111,23 @@ fn decoding_finds_the_text_of_the_demo() {
 }
 
 #[test]
+fn json_has_the_score_of_the_table_beside_its_parts() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let fox = demo.file("fox.txt", "fox\t2\n");
+    let decode = ["decode", &emissions, "--vocab", &vocab, "--hotwords", &fox];
+    let table = run(&decode).unwrap();
+    let printed: f64 = table.split('\t').next().unwrap().parse().unwrap();
+    let json = run(&[&decode[..], &["--json"]].concat()).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let [score, lm_score, total] =
+        ["score", "lm_score", "total_score"].map(|key| json[0][key].as_f64().unwrap());
+    assert!((lm_score - 2.0).abs() < 1e-9, "{json}");
+    assert!((total - (score + lm_score)).abs() < 1e-9, "{json}");
+    assert!((total - printed).abs() < 1e-4, "{total} {table}");
+}
+
+#[test]
 fn scoring_ranks_the_right_text_first() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
@@ -123,7 +140,14 @@ fn scoring_ranks_the_right_text_first() {
     assert_eq!(lines.len(), 5);
     assert!(lines[1].ends_with(TEXT), "{out}");
     fails(&["score", &emissions, "--vocab", &vocab], &["<TEXTS>"]);
-    let none = demo.file("none.txt", "");
+    // Blank lines are no transcripts, which would have a share.
+    let file = demo.file(
+        "blank.txt",
+        "\nthe quick brown box\n \nthe thick brown fox\n\n",
+    );
+    let with_blanks = [&args[..args.len() - 1], &[&file]].concat();
+    assert_eq!(run(&with_blanks).unwrap(), out);
+    let none = demo.file("none.txt", "\n");
     fails(
         &["score", &emissions, "--vocab", &vocab, "--file", &none],
         &["no transcript"],
@@ -318,7 +342,10 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         "nan.npy",
         &(zeros(&[4, 28], DType::F32) * f64::NAN).unwrap(),
     );
-    with_emissions(&nan, &["frame 0", "NaN"]);
+    with_emissions(&nan, &["frame 0 has NaN"]);
+    let probs = (zeros(&[4, 28], DType::F32) + 1.0 / 28.0).unwrap();
+    let probs = demo.npy("probs.npy", &probs);
+    with_emissions(&probs, &["frame 0 has probabilities", "their logarithms"]);
 
     let with_vocab = |path: &str, parts: &[&str]| {
         fails(&["decode", &emissions, "--vocab", path], parts);
@@ -888,7 +915,10 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         "{}",
         printed.out
     );
-    assert!(printed.err.contains("cannot spell 1 words") && printed.err.contains("\"42\""));
+    assert_eq!(
+        printed.err,
+        "note: these words of the language model are left out, since the vocabulary cannot spell them: \"42\"\n"
+    );
     // Four words and the end, each of a tenth.
     let score: f64 = printed.out.split('\t').next().unwrap().parse().unwrap();
     let emissions_alone = first(&[
@@ -971,6 +1001,170 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         &[&decode[..], &["--greedy", "--lm", &arpa]].concat(),
         &["cannot be used with"],
     );
+}
+
+#[test]
+fn averaged_log_probabilities_are_normalised_on_demand() {
+    let demo = Demo::new(TEXT);
+    let vocab = demo.path("vocab.json");
+    let one = Tensor::read_npy(demo.path("emissions.npy")).unwrap();
+    let uniform = (one.zeros_like().unwrap() - 28f64.ln()).unwrap();
+    let average = ((one + uniform).unwrap() / 2.0).unwrap();
+    let sum = average
+        .exp()
+        .unwrap()
+        .sum(1)
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()[0];
+    let average = demo.npy("average.npy", &average);
+    let decode = ["decode", &average, "--vocab", &vocab];
+    let sum = format!("frame 0 sum to {sum:.4}, not to 1");
+    fails(&decode, &[&sum, "--logits", "average"]);
+    let out = run(&[&decode[..], &["--logits"]].concat()).unwrap();
+    assert!(out.ends_with(&format!("\t{TEXT}\n")), "{out}");
+}
+
+/// An ARPA file of 1-grams.
+fn unigrams(words: &str) -> String {
+    let lines: String = words
+        .split(' ')
+        .map(|word| format!("-1 {word}\n"))
+        .collect();
+    let count = lines.lines().count() + 2;
+    format!("\\data\\\nngram 1={count}\n\n\\1-grams:\n-99 <s>\n-1 </s>\n{lines}\\end\\\n")
+}
+
+#[test]
+fn a_note_tells_of_words_that_a_search_cannot_find() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let notes = |more: &[&str]| {
+        let args = [&["decode", &emissions, "--vocab", &vocab], more].concat();
+        try_all(&args).unwrap().err
+    };
+    let model = demo.file("lm.arpa", &unigrams(TEXT));
+    let lexicon = demo.file("words.txt", &TEXT.replace(' ', "\n"));
+    let names = "fox\nQuick BROWN\nbox\t3\nfox box\nanya\nzed\nyann\njo\t-2\n";
+    let names = demo.file("names.txt", names);
+    for (option, file, list) in [
+        ("--lm", &model, "language model"),
+        ("--lexicon", &lexicon, "lexicon"),
+    ] {
+        let printed = notes(&[option, file, "--hotwords", &names]);
+        let expected = format!(
+            "note: these hotwords cannot be found, since the {list} lacks words of theirs: \"box\", \"fox box\", \
+             \"anya\" and 2 more; --unknown lets the search find other words\n"
+        );
+        assert_eq!(printed, expected);
+        let known = demo.file("known.txt", "fox\nquick brown\n");
+        assert_eq!(notes(&[option, file, "--hotwords", &known]), "");
+    }
+    assert_eq!(notes(&["--hotwords", &names]), "");
+    assert_eq!(
+        notes(&[
+            "--lexicon",
+            &lexicon,
+            "--hotwords",
+            &names,
+            "--unknown",
+            "-1"
+        ]),
+        ""
+    );
+
+    // Unless the model knows <unk>, other words have -100 as their log10.
+    let unknown = ["--unknown", "-1", "--hotwords", &names];
+    let printed = notes(&[&["--lm", &model][..], &unknown].concat());
+    assert!(
+        printed.lines().count() == 1
+            && printed.contains("no <unk>")
+            && printed.contains("-230.3 nats"),
+        "{printed}"
+    );
+    assert_eq!(notes(&["--lm", &model]), "");
+    let open = demo.file("open.arpa", &unigrams(&format!("{TEXT} <unk>")));
+    assert_eq!(notes(&[&["--lm", &open][..], &unknown].concat()), "");
+}
+
+#[test]
+fn words_of_a_lexicon_that_cannot_be_spelled_are_left_out_with_a_note() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon"];
+    let note = |words: &str| {
+        format!(
+            "note: these words of the lexicon are left out, since the vocabulary cannot spell them: {words}\n"
+        )
+    };
+    let listed = demo.file("words.txt", "the\nquick\n4\nbrown\nfox\n3rd\n");
+    let printed = try_all(&[&decode[..], &[&listed]].concat()).unwrap();
+    assert!(
+        printed.out.ends_with(&format!("\t{TEXT}\n")),
+        "{}",
+        printed.out
+    );
+    assert_eq!(printed.err, note("\"4\", \"3rd\""));
+    let many = demo.file("many.txt", "1\n2\n3\n4\n5\nfox\n");
+    let printed = try_all(&[&decode[..], &[&many]].concat()).unwrap();
+    assert_eq!(printed.err, note("\"1\", \"2\", \"3\" and 2 more"));
+    let none = demo.file("none.txt", "4\n3rd\n");
+    fails(
+        &[&decode[..], &[&none]].concat(),
+        &[&none, "none of the words", "\"4\" at character 1"],
+    );
+}
+
+#[test]
+fn errors_name_options_in_place_of_functions_of_the_library() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let frames = Tensor::zeros((30, 4), DType::F32, &Device::Cpu).unwrap();
+    let four = demo.npy("four.npy", &frames);
+    let file = |name: &str, content: &str| demo.file(name, content);
+    let no_blank = file("a.json", r#"["a", "b", "c"]"#);
+    let two_blanks = file("two.json", r#"["<blank>", "<BLANK>", "a"]"#);
+    let mixed = file("mixed.json", r#"["<pad>", "|", "a", "B"]"#);
+    let unmarked = file("unmarked.json", r#"["<pad>", "a", "b", "c"]"#);
+    let (names, words) = (file("names.txt", "fox!\n"), file("words.txt", "fox\n"));
+    let numbers = file("numbers.txt", "42\n");
+    let model = file("lm.arpa", &unigrams(TEXT));
+    let align = |vocab, text| vec!["align", &four, "--logits", "--vocab", vocab, text];
+    let decode = |more: &[&'static str], file| {
+        let args = ["decode", &emissions, "--vocab", &vocab];
+        [&args[..], more, &[file]].concat()
+    };
+    let cases: [(Vec<&str>, &str); 10] = [
+        (align(&no_blank, "a"), "Name the blank with --blank"),
+        (align(&two_blanks, "a"), "name it with --blank"),
+        (align(&mixed, "A"), "but \"a\" is one; --skip"),
+        (
+            align(&unmarked, "ab c"),
+            "take spaces out, or name the token between words with --separator; --skip",
+        ),
+        (
+            align(&unmarked, "a b"),
+            "each entry is a token: take spaces out",
+        ),
+        (decode(&["--hotwords"], &names), "of \"fox!\""),
+        (decode(&["--lexicon"], &numbers), "write numbers as words"),
+        (
+            decode(&["--beta=1e7", "--lexicon"], &words),
+            "--beta = 10000000;",
+        ),
+        (
+            decode(&["--unknown=1e7", "--lexicon"], &words),
+            "--unknown = 10000000;",
+        ),
+        (decode(&["--alpha=-1", "--lm"], &model), "--alpha = -1;"),
+    ];
+    for (args, part) in cases {
+        let message = run(&args).unwrap_err();
+        assert!(message.contains(part), "{message}");
+        for name in ["::", "encode_", "lm_weight", "word_bonus", "unknown_score"] {
+            assert!(!message.contains(name), "{message}");
+        }
+    }
 }
 
 #[test]
@@ -1058,7 +1252,6 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
     let out = run(&[&lexicon[..], &["--betas", "0,2", "--rounds", "0"]].concat()).unwrap();
     assert_eq!(out, "1\t0\t0.00\t0.00\n1\t2\t0.00\t0.00\n");
 
-    fails(&tune[..5], &["--lm or --lexicon"]);
     fails(
         &[&tune[..], &["--alphas", "1,NaN"]].concat(),
         &["--alphas", "NaN"],
@@ -1183,7 +1376,23 @@ fn the_help_of_each_command_ends_with_examples_that_parse() {
 
 #[test]
 fn a_wrong_command_line_has_exit_code_2() {
-    let wrong: [&[&str]; 6] = [
+    let decode = ["decode", "a.npy", "--vocab", "v.json"];
+    let words = ["words", "a.npy", "--vocab", "v.json", "--text", "a"];
+    let list = ["words", "--manifest", "a.tsv", "--vocab", "v.json"];
+    let search: [&[&str]; 5] = [
+        &["--greedy"],
+        &["--beam", "9"],
+        &["--lm", "a.arpa"],
+        &["--lexicon", "a.txt"],
+        &["--hotwords", "a.txt"],
+    ];
+    // What a search takes is no use with a transcript.
+    let unused = search
+        .iter()
+        .flat_map(|more| [&words[..], &list].map(|args| [args, more].concat()));
+    let wordless = [["--beta", "1"], ["--unknown", "-1"]].map(|more| [&decode[..], &more].concat());
+    let wrong: [&[&str]; 7] = [
+        &["tune", "--manifest", "a.tsv", "--vocab", "v.json"],
         &["decode", "--vocab", "v.json"],
         &["decode", "a.npy", "--vocab", "v.json", "--hop", "-1"],
         &["align", "a.npy", "--vocab", "v.json"],
@@ -1191,8 +1400,36 @@ fn a_wrong_command_line_has_exit_code_2() {
         &["words", "a.npy", "--vocab", "v.json", "--partial"],
         &["score", "a.npy", "--vocab", "v.json"],
     ];
-    for args in wrong {
-        let error = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(args)).unwrap_err();
+    let wrong = wrong.into_iter().map(<[&str]>::to_vec);
+    for args in wrong.chain(unused).chain(wordless) {
+        let error = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(&args)).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{args:?}");
+    }
+    let message = |args: &[&str]| {
+        let args = std::iter::once(&"ctc").chain(args);
+        program::Cli::try_parse_from(args).unwrap_err().to_string()
+    };
+    let tune = ["tune", "--manifest", "a.tsv", "--vocab", "v.json"];
+    for args in [&tune[..], &[&decode[..], &["--beta", "1"]].concat()] {
+        let message = message(args);
+        assert!(
+            message.contains("--lm <FILE>|--lexicon <FILE>"),
+            "{message}"
+        );
+    }
+    // Each way to give words will do, and both.
+    for files in [
+        &["--lm", "a"][..],
+        &["--lexicon", "a"],
+        &["--lm", "a", "--lexicon", "b"],
+    ] {
+        let weights = ["--beta", "1", "--unknown", "-1"];
+        for args in [
+            [&decode[..], files, &weights].concat(),
+            [&tune[..], files].concat(),
+        ] {
+            let args = std::iter::once(&"ctc").chain(&args);
+            assert!(program::Cli::try_parse_from(args).is_ok(), "{files:?}");
+        }
     }
 }

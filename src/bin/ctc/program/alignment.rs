@@ -1,7 +1,8 @@
 //! The alignment of a transcript with an utterance.
 
 use super::cli::FitArgs;
-use super::input::{Source, short};
+use super::errors::short;
+use super::input::Source;
 use super::spelling::{Spelled, spell};
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};

@@ -1,14 +1,14 @@
 //! The command line.
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Scores, aligns and decodes the output of a CTC model.
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
-/// something failed, 2 if the command line is wrong. Of several files, one that fails does not stop the others,
-/// except in tune.
+/// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
+/// read. Of several files, one that fails does not stop the others, except in tune.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -43,7 +43,10 @@ pub enum Command {
     Words(WordsArgs),
     /// The best transcripts, as score and text; with several files also the file, in front.
     ///
-    /// The score is the log-probability in nats, with what the language model, the lexicon and the hotwords add to it.
+    /// The table has no header. Its columns, separated by tabs: the score and the text; with several files also the
+    /// file, in front. The score is the log-probability in nats, with what the language model, the lexicon and the
+    /// hotwords add to it. With --json that sum is total_score; score is the log-probability alone, and lm_score what
+    /// they add.
     #[command(after_help = DECODE_EXAMPLES)]
     Decode(DecodeArgs),
     /// Where phrases stand, and how sure that is, in order of time; no transcript is needed.
@@ -55,9 +58,9 @@ pub enum Command {
     Spot(SpotArgs),
     /// The weights --alpha and --beta with the fewest errors on transcribed files, for decode and words.
     ///
-    /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has alpha, beta,
-    /// and the percentages of wrong words and characters, the best weights first. Case, and text that the vocabulary
-    /// cannot spell, do not count.
+    /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has no header.
+    /// Its columns, separated by tabs: alpha, beta, the percentage of wrong words, and that of wrong characters; the
+    /// best weights come first. Case, and text that the vocabulary cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
     /// Writes an n-gram model, from an ARPA file or from a text, in a form that --lm opens at once.
@@ -91,10 +94,11 @@ pub struct ScoreArgs {
     /// The transcripts.
     #[arg(required_unless_present_any = ["file", "manifest"])]
     pub texts: Vec<String>,
-    /// A file with more transcripts, one a line.
+    /// A file with more transcripts, one a line. Blank lines are skipped.
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// Score many files: each line is a path of emissions, a tab and a transcript.
+    /// Score many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
+    /// directory, not to the list.
     #[arg(long, conflicts_with_all = ["emissions", "texts", "file"])]
     pub manifest: Option<PathBuf>,
     /// Rank by the log-likelihood of a token in place of that of the whole transcript.
@@ -128,8 +132,9 @@ pub struct AlignArgs {
     /// The transcript.
     #[arg(required_unless_present = "manifest", group = "transcript")]
     pub text: Option<String>,
-    /// Align many files: each line is a path of emissions, a tab and a transcript. Prints one line of JSON for each.
-    /// Outputs are then folders, with a file in them for each file of emissions.
+    /// Align many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
+    /// directory, not to the list. Prints one line of JSON for each. Outputs are then folders, with a file in them for
+    /// each file of emissions.
     #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
@@ -167,16 +172,20 @@ In list.tsv a line is a path, a tab and a transcript:
   a.npy\tthe quick brown fox
   b.npy\thello world";
 
+/// The options of a search for a transcript, which is not needed where one is given.
+const SEARCH: [&str; 5] = ["greedy", "beam", "lm", "lexicon", "hotwords"];
+
 #[derive(Debug, Args)]
 pub struct WordsArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): .npy or .safetensors files.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Vec<PathBuf>,
-    /// The transcript of all the files. Default: that of a beam search.
-    #[arg(long, group = "transcript")]
+    /// The transcript of all the files, in place of one that is searched for. Default: that of a beam search.
+    #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
     pub text: Option<String>,
-    /// Files with transcripts: each line is a path of emissions, a tab and a transcript.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
+    /// current directory, not to the list.
+    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript", conflicts_with_all = SEARCH)]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -254,8 +263,10 @@ In held_out.tsv a line is a path, a tab and a transcript:
   b.npy\thello world";
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("tuned").args(["lm", "lexicon"]).multiple(true).required(true))]
 pub struct TuneArgs {
-    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. All emissions are held in memory.
+    /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
+    /// current directory, not to the list. All emissions are held in memory.
     #[arg(long)]
     pub manifest: PathBuf,
     /// The width of the beam.
@@ -336,8 +347,9 @@ pub struct FitArgs {
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
         requires = "transcript")]
     pub partial: Option<f32>,
-    /// Text that the vocabulary cannot spell stands for any audio, and is named on standard error. A frame of it is
-    /// worth -PENALTY nats (-0.5 if none is given).
+    /// A star takes the place of text that the vocabulary cannot spell. It stands for any audio, so that the text has a
+    /// place in the result; each of its frames is worth -PENALTY nats (-0.5 if none is given). The text is named on
+    /// standard error. To leave it out instead: --skip.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
         requires = "transcript")]
     pub lossy: Option<f32>,
@@ -372,6 +384,7 @@ pub struct KnowledgeArgs {
         long,
         value_name = "NATS",
         default_value_t = 0.0,
+        requires = "word_lists",
         allow_hyphen_values = true
     )]
     pub beta: f64,
@@ -379,13 +392,14 @@ pub struct KnowledgeArgs {
 
 /// What a beam search knows of the language.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("word_lists").args(["lm", "lexicon"]).multiple(true))]
 pub struct KnowledgeFiles {
     /// An n-gram model of words in the ARPA format, plain or compressed with gzip, or from the command ngram. Only its
     /// words are found, unless there is a lexicon or a score for others.
     #[arg(long, value_name = "FILE")]
     pub lm: Option<PathBuf>,
     /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
-    /// several lines.
+    /// several lines. Words without tokens that the vocabulary cannot spell are left out, and named on standard error.
     #[arg(long, value_name = "FILE")]
     pub lexicon: Option<PathBuf>,
     /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.
@@ -400,8 +414,15 @@ pub struct KnowledgeFiles {
         allow_hyphen_values = true
     )]
     pub boost: f64,
-    /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5.
-    #[arg(long, value_name = "NATS", allow_hyphen_values = true)]
+    /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5. The language
+    /// model's score of <unk> comes on top: without <unk> in the model it is -230, so that other words are hardly ever
+    /// found.
+    #[arg(
+        long,
+        value_name = "NATS",
+        requires = "word_lists",
+        allow_hyphen_values = true
+    )]
     pub unknown: Option<f64>,
 }
 
@@ -415,7 +436,7 @@ pub struct ModelArgs {
     /// Which tensor of a .safetensors file; not needed when there is only one.
     #[arg(long)]
     pub tensor: Option<String>,
-    /// The emissions are logits: apply a log-softmax.
+    /// Apply a log-softmax: the emissions are logits, or log-probabilities that do not sum to 1 in each frame.
     #[arg(long)]
     pub logits: bool,
     /// The blank, as a class if it is a number, else as a token. Default: the token with a known name, such as <blank>,

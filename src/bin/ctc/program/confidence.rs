@@ -1,6 +1,7 @@
 //! The confidence in the tokens of an alignment, which may leave out parts of the utterance.
 
-use super::input::{Source, short};
+use super::errors::short;
+use super::input::Source;
 use anyhow::Result;
 use candle_ctc::{ConfidenceOptions, TokenConfidence, TokenSpan, token_confidence};
 

@@ -2,7 +2,8 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::{DecodeArgs, SearchArgs};
-use super::input::{Model, Source, short};
+use super::errors::short;
+use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::output;
 use anyhow::Result;
@@ -81,7 +82,7 @@ fn table(source: &Source, found: &[Hypothesis], file: &str) -> Result<String> {
     let mut table = String::new();
     for hypothesis in found {
         let text = source.vocabulary.decode(&hypothesis.tokens);
-        let score = hypothesis.score + hypothesis.lm_score;
+        let score = hypothesis.total_score();
         writeln!(table, "{file}{score:.4}\t{text}")?;
     }
     Ok(table)

@@ -1,7 +1,8 @@
 //! Vocabularies and emissions from files.
 
 use super::cli::ModelArgs;
-use anyhow::{Context, Result, bail, ensure};
+use super::errors::short;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_ctc::text::{Vocabulary, WordMark};
 use std::path::Path;
@@ -95,14 +96,38 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     // The most common mistake is to forget --logits: log-probabilities sum to 1 in each frame.
     let sums = tensor.exp()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
     for (frame, sum) in sums.to_vec1::<f64>()?.into_iter().enumerate() {
-        // Loose enough for half precision.
-        ensure!(
-            (sum - 1.0).abs() < 0.05,
-            "the probabilities of frame {frame} sum to {sum:.4}, not to 1; if these are logits, \
-             add --logits"
-        );
+        if !is_about_one(sum, 0.05) {
+            let row = tensor.get(frame)?.to_dtype(DType::F64)?.to_vec1()?;
+            return Err(not_log_probs(&row, frame, sum));
+        }
     }
     Ok(tensor)
+}
+
+/// Tolerances are such that half precision passes.
+fn is_about_one(sum: f64, tolerance: f64) -> bool {
+    (sum - 1.0).abs() < tolerance
+}
+
+/// The error for a frame whose exponentials have another sum than 1.
+fn not_log_probs(row: &[f64], frame: usize, sum: f64) -> anyhow::Error {
+    let total: f64 = row.iter().sum();
+    if total.is_nan() {
+        return anyhow!("frame {frame} has NaN");
+    }
+    if is_about_one(total, 0.1) && row.iter().all(|value| (0.0..=1.0).contains(value)) {
+        return anyhow!(
+            "frame {frame} has probabilities, which sum to {total:.4}; give their logarithms"
+        );
+    }
+    let sum = match sum {
+        sum if (1e-2..1e6).contains(&sum) => format!("{sum:.4}"),
+        sum => format!("{sum:.3e}"),
+    };
+    anyhow!(
+        "the probabilities of frame {frame} sum to {sum}, not to 1; --logits normalises logits, and log-probabilities \
+         whose sum is not 1, such as the average of two models'"
+    )
 }
 
 fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
@@ -129,10 +154,4 @@ pub fn read_text(path: &Path) -> Result<String> {
         Some(rest) => rest.to_owned(),
         None => content,
     })
-}
-
-/// The first line of an error: candle may add a backtrace behind it.
-pub fn short(error: candle_core::Error) -> anyhow::Error {
-    let text = error.to_string();
-    anyhow::anyhow!("{}", text.lines().next().unwrap_or("unknown error"))
 }

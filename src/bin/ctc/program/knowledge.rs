@@ -1,14 +1,15 @@
 //! What the beam search knows of the language: an n-gram model, a lexicon, hotwords, from files.
 
 use super::cli::KnowledgeFiles;
-use super::input::{read_text, short};
+use super::errors::short;
+use super::input::read_text;
 use super::ngram;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{
-    BeamOptions, Hotwords, Hypothesis, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
-    beam_search, beam_search_with,
+    BeamOptions, Hotwords, Hypothesis, LanguageModel, Lexicon, LexiconOptions, NgramLm,
+    NoLanguageModel, WordModel, beam_search, beam_search_with,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,13 @@ pub struct Files {
     words: Option<Vec<Spelled>>,
     model: Option<Arc<NgramLm>>,
     unknown: Option<f64>,
+    /// What the user should know of the files.
+    notes: Vec<String>,
 }
+
+/// A word that a language model lacks is hardly ever found at a score below this, in nats. A model without `<unk>`
+/// gives -230.
+const LEAST_UNKNOWN: f64 = -100.0;
 
 impl Files {
     pub fn read(args: &KnowledgeFiles, vocabulary: &Vocabulary, progress: bool) -> Result<Self> {
@@ -30,27 +37,70 @@ impl Files {
             Some(path) => lines(path, |line| phrase(line, args.boost))?,
             None => Vec::new(),
         };
+        let mut notes = Vec::new();
         let words = match &args.lexicon {
-            Some(path) => Some(lines(path, |line| spelled(line, vocabulary))?.concat()),
+            Some(path) => Some(words(path, vocabulary, &mut notes)?),
             None => None,
         };
         let model = args.lm.as_ref().map(|path| ngram::read(path, progress));
-        let files = Self {
+        let model = model.transpose()?.map(Arc::new);
+        if let (Some(_), Some(model)) = (args.unknown, &model) {
+            let score = model.estimate(None).map_err(short)?;
+            if score < LEAST_UNKNOWN {
+                notes.push(format!(
+                    "the language model has no <unk>, or an improbable one: each word that it lacks scores {score:.1} \
+                     nats times alpha, and --unknown on top, so that such words are hardly ever found; ctc ngram \
+                     --estimate writes models with <unk>"
+                ));
+            }
+        }
+        Ok(Self {
             phrases,
             words,
-            model: model.transpose()?.map(Arc::new),
+            model,
             unknown: args.unknown,
-        };
-        ensure!(
-            files.unknown.is_none() || files.has_words(),
-            "--unknown is about words: it needs --lm or --lexicon"
-        );
-        Ok(files)
+            notes,
+        })
     }
 
-    /// Whether there are words, which have a weight.
-    pub fn has_words(&self) -> bool {
-        self.has_model() || self.words.is_some()
+    /// A lexicon under the hotwords. A note names those that cannot be found.
+    fn under_hotwords<W: WordModel>(
+        &self,
+        lexicon: Lexicon<W>,
+        vocabulary: &Vocabulary,
+        notes: &mut Vec<String>,
+    ) -> candle_core::Result<Hotwords<Lexicon<W>>> {
+        let phrases = self.phrases.clone();
+        let lost = self.not_in(&lexicon, vocabulary)?;
+        if !lost.is_empty() {
+            let list = match self.words {
+                Some(_) => "lexicon",
+                None => "language model",
+            };
+            notes.push(format!(
+                "these hotwords cannot be found, since the {list} lacks words of theirs: {}; --unknown lets the search \
+                 find other words",
+                listing(&lost)
+            ));
+        }
+        Hotwords::new(vocabulary, phrases, lexicon)
+    }
+
+    /// The hotwords to prefer that are no words of a lexicon.
+    fn not_in<W: WordModel>(
+        &self,
+        lexicon: &Lexicon<W>,
+        vocabulary: &Vocabulary,
+    ) -> candle_core::Result<Vec<&str>> {
+        let mut lost = Vec::new();
+        for (phrase, boost) in &self.phrases {
+            // `Hotwords` has the error for a phrase that cannot be spelled.
+            let labels = vocabulary.encode(phrase).unwrap_or_default();
+            if *boost > 0.0 && !allows(lexicon, &labels)? {
+                lost.push(phrase.as_str());
+            }
+        }
+        Ok(lost)
     }
 
     pub fn has_model(&self) -> bool {
@@ -74,10 +124,6 @@ impl Knowledge {
         alpha: f64,
         beta: f64,
     ) -> Result<(Self, Vec<String>)> {
-        ensure!(
-            beta == 0.0 || files.has_words(),
-            "--beta is about words: it needs --lm or --lexicon"
-        );
         let opts = LexiconOptions {
             lm_weight: alpha,
             word_bonus: beta,
@@ -85,15 +131,14 @@ impl Knowledge {
             skip_unspellable: true,
             ..Default::default()
         };
-        let mut notes = Vec::new();
-        let (phrases, listed) = (files.phrases.clone(), files.words.clone());
-        let knowledge = match (files.model.clone(), listed) {
-            (None, None) if phrases.is_empty() => Ok(Self::Nothing),
-            (None, None) => Hotwords::new(vocabulary, phrases, NoLanguageModel)
+        let mut notes = files.notes.clone();
+        let knowledge = match (files.model.clone(), files.words.clone()) {
+            (None, None) if files.phrases.is_empty() => Ok(Self::Nothing),
+            (None, None) => Hotwords::new(vocabulary, files.phrases.clone(), NoLanguageModel)
                 .map(|model| Self::Phrases(Box::new(model))),
             (None, Some(words)) => {
                 Lexicon::with_spellings(vocabulary, words, NoLanguageModel, opts)
-                    .and_then(|lexicon| Hotwords::new(vocabulary, phrases, lexicon))
+                    .and_then(|lexicon| files.under_hotwords(lexicon, vocabulary, &mut notes))
                     .map(|model| Self::Words(Box::new(model)))
             }
             (Some(model), words) => match words {
@@ -104,13 +149,8 @@ impl Knowledge {
                 }
             }
             .and_then(|lexicon| {
-                if let [first, ..] = lexicon.skipped() {
-                    let count = lexicon.skipped().len();
-                    notes.push(format!(
-                        "the vocabulary cannot spell {count} words of the language model, such as {first:?}"
-                    ));
-                }
-                Hotwords::new(vocabulary, phrases, lexicon)
+                notes.extend(left_out("language model", lexicon.skipped()));
+                files.under_hotwords(lexicon, vocabulary, &mut notes)
             })
             .map(|model| Self::WordsWithModel(Box::new(model))),
         };
@@ -146,21 +186,83 @@ fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     Ok(entries)
 }
 
+/// Whether a text of these labels can be found with a lexicon.
+fn allows<W: WordModel>(lexicon: &Lexicon<W>, labels: &[u32]) -> candle_core::Result<bool> {
+    let mut state = lexicon.start()?;
+    for &label in labels {
+        if lexicon.score(&state, label)? == f64::NEG_INFINITY {
+            return Ok(false);
+        }
+        state = lexicon.advance(&state, label)?;
+    }
+    Ok(lexicon.end(&state)? > f64::NEG_INFINITY)
+}
+
+/// The words of a lexicon. A note names those that the vocabulary cannot spell.
+fn words(path: &Path, vocabulary: &Vocabulary, notes: &mut Vec<String>) -> Result<Vec<Spelled>> {
+    let (mut spelled, mut skipped, mut reason) = (Vec::new(), Vec::new(), None);
+    for (word, spellings) in lines(path, |line| word(line, vocabulary))? {
+        match spellings {
+            Ok(spellings) => {
+                spelled.extend(spellings.into_iter().map(|labels| (word.clone(), labels)))
+            }
+            Err(error) => {
+                skipped.push(word);
+                reason.get_or_insert(error);
+            }
+        }
+    }
+    if let (true, Some(error)) = (spelled.is_empty(), reason) {
+        bail!(
+            "{}: the vocabulary can spell none of the words: {}",
+            path.display(),
+            short(error)
+        )
+    }
+    notes.extend(left_out("lexicon", &skipped));
+    Ok(spelled)
+}
+
+/// A word with its spellings, or the error if the vocabulary has none.
+type Word = (String, candle_core::Result<Vec<Vec<u32>>>);
+
 /// A word as it is spelled at the beginning of a text and behind another word, or a word and its tokens.
-fn spelled(line: &str, vocabulary: &Vocabulary) -> Result<Vec<Spelled>> {
-    let spelled = |word: &str, labels: &[u32]| (word.to_owned(), labels.to_vec());
+fn word(line: &str, vocabulary: &Vocabulary) -> Result<Word> {
     let Some((word, tokens)) = line.split_once(char::is_whitespace) else {
-        let first = vocabulary.encode(line).map_err(short)?;
-        // A vocabulary without a mark of words has no space.
-        let twice = vocabulary.encode(&format!("{line} {line}")).ok();
-        let second = twice
-            .as_deref()
-            .and_then(|twice| twice.strip_prefix(&first[..]));
-        let places = [Some(&first[..]), second].into_iter().flatten();
-        return Ok(places.map(|labels| spelled(line, labels)).collect());
+        return Ok((line.to_owned(), spellings(line, vocabulary)));
     };
     let labels = vocabulary.encode_tokens(tokens).map_err(short)?;
-    Ok(vec![spelled(word, &labels)])
+    Ok((word.to_owned(), Ok(vec![labels])))
+}
+
+fn spellings(word: &str, vocabulary: &Vocabulary) -> candle_core::Result<Vec<Vec<u32>>> {
+    let first = vocabulary.encode(word)?;
+    // A vocabulary without a mark of words has no space.
+    let twice = vocabulary.encode(&format!("{word} {word}")).ok();
+    let second = twice.and_then(|twice| Some(twice.strip_prefix(&first[..])?.to_vec()));
+    Ok([Some(first), second].into_iter().flatten().collect())
+}
+
+/// The note on words that the vocabulary cannot spell, if there are any.
+fn left_out(list: &str, words: &[String]) -> Option<String> {
+    (!words.is_empty()).then(|| {
+        format!(
+            "these words of the {list} are left out, since the vocabulary cannot spell them: {}",
+            listing(words)
+        )
+    })
+}
+
+/// The first of some words, and how many more there are.
+fn listing(words: &[impl AsRef<str>]) -> String {
+    const MOST: usize = 3;
+    let shown = words.iter().take(MOST);
+    let shown: Vec<String> = shown.map(|word| format!("{:?}", word.as_ref())).collect();
+    let shown = shown.join(", ");
+    match words.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// A phrase, or a phrase, a tab and its boost.

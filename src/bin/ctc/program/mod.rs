@@ -7,6 +7,7 @@ mod cli;
 mod confidence;
 mod decode;
 mod demo;
+mod errors;
 mod input;
 mod knowledge;
 mod manifest;

@@ -2,7 +2,8 @@
 
 use super::batch::Console;
 use super::cli::NgramArgs;
-use super::input::{read_text, short};
+use super::errors::short;
+use super::input::read_text;
 use anyhow::{Context, Result};
 use candle_ctc::NgramLm;
 use indicatif::{ProgressBar, ProgressStyle};

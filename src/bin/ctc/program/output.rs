@@ -37,6 +37,7 @@ pub fn hypotheses(source: &Source, found: &[Hypothesis]) -> Value {
             "text": source.vocabulary.decode(&found.tokens),
             "score": found.score,
             "lm_score": found.lm_score,
+            "total_score": found.total_score(),
             "tokens": tokens(source, &found.spans),
         })
     };

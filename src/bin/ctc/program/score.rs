@@ -2,7 +2,8 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::ScoreArgs;
-use super::input::{Model, Source, read_text, short};
+use super::errors::short;
+use super::input::{Model, Source, read_text};
 use super::manifest;
 use super::spelling::spell;
 use anyhow::{Context, Result, ensure};
@@ -57,7 +58,9 @@ fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
     }
     let mut texts = args.texts.clone();
     if let Some(file) = &args.file {
-        texts.extend(read_text(file)?.lines().map(str::to_owned));
+        let content = read_text(file)?;
+        let lines = content.lines().filter(|line| !line.trim().is_empty());
+        texts.extend(lines.map(str::to_owned));
     }
     ensure!(
         !texts.is_empty(),

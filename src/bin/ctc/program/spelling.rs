@@ -1,7 +1,7 @@
 //! From the text of a transcript to its labels.
 
-use super::input::short;
-use anyhow::{Result, anyhow};
+use super::errors::{short, with_hint};
+use anyhow::Result;
 use candle_ctc::text::{Unspellable, Unspelled, Vocabulary};
 
 /// The labels of a transcript.
@@ -52,10 +52,4 @@ fn beginning(text: &str) -> String {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     }
-}
-
-/// The error names what an option of the command line does, in place of a function of the library.
-fn with_hint(error: candle_core::Error, hint: &str) -> anyhow::Error {
-    let text = short(error).to_string();
-    anyhow!(text.replace("encode_lossy leaves it out or puts a star for it", hint))
 }

@@ -2,7 +2,8 @@
 
 use super::batch::{self, Console, Findings};
 use super::cli::SpotArgs;
-use super::input::{Model, Source, read_text, short};
+use super::errors::short;
+use super::input::{Model, Source, read_text};
 use super::output;
 use super::spelling::spell;
 use anyhow::{Result, ensure};

@@ -2,7 +2,8 @@
 
 use super::batch::Console;
 use super::cli::TuneArgs;
-use super::input::{Model, Source, short};
+use super::errors::short;
+use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
@@ -15,10 +16,6 @@ use std::path::PathBuf;
 pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
     let files = Files::read(&args.files, &model.vocabulary, console.progress)?;
-    ensure!(
-        files.has_words(),
-        "there are no weights to tune: give --lm or --lexicon"
-    );
     let (held_out, mut notes) = HeldOut::load(args, &model)?;
     let alphas = match files.has_model() {
         true => Axis::new("--alphas", &args.alphas)?,

@@ -1,0 +1,46 @@
+//! Errors of the library in the words of the command line.
+
+use anyhow::anyhow;
+
+/// How an error for text that cannot be spelled ends.
+const LOSSY: &str = "; encode_lossy leaves it out or puts a star for it";
+
+/// What errors of the library name, and what the command line has for it.
+const OPTIONS: [(&str, &str); 8] = [
+    (LOSSY, ""),
+    ("Vocabulary::builder().blank(...)", "--blank"),
+    (
+        "set VocabularyBuilder::word_mark",
+        "name the token between words with --separator",
+    ),
+    (": see VocabularyBuilder::case", ""),
+    (
+        "use encode_tokens, or set WordMark::EachToken",
+        "take spaces out",
+    ),
+    ("Lexicon: lm_weight", "--alpha"),
+    ("Lexicon: word_bonus", "--beta"),
+    ("Lexicon: unknown_score", "--unknown"),
+];
+
+/// The first line of an error: candle may add a backtrace behind it.
+pub fn short(error: candle_core::Error) -> anyhow::Error {
+    anyhow!(in_options(first_line(error)))
+}
+
+/// The same. An error for text that cannot be spelled ends in `hint`.
+pub fn with_hint(error: candle_core::Error, hint: &str) -> anyhow::Error {
+    let text = first_line(error).replace(LOSSY, &format!("; {hint}"));
+    anyhow!(in_options(text))
+}
+
+fn first_line(error: candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or("unknown error").to_owned()
+}
+
+fn in_options(text: String) -> String {
+    OPTIONS.iter().fold(text, |text, (of_library, option)| {
+        text.replace(of_library, option)
+    })
+}
