@@ -74,9 +74,10 @@ impl AlignOptions<'_> {
         }
     }
 
-    fn omissions(&self) -> cpu::Omissions<'_> {
+    /// `optional` are the labels of the option of that name, sorted.
+    fn omissions<'a>(&self, optional: &'a [u32]) -> cpu::Omissions<'a> {
         cpu::Omissions {
-            optional: self.optional,
+            optional,
             free_ends: self.free_ends,
         }
     }
@@ -215,17 +216,17 @@ pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> R
     let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
     match align(&call, &opts, plan, &log_probs)?.swap_remove(0) {
         Ok(alignment) => Ok(alignment),
-        Err(Unaligned::TooLong) if opts.omissions().is_empty() => bail!(
+        Err(Unaligned::TooLong { needed }) if needed == frames_needed(target) => bail!(
             "forced_align: the target needs {} frames ({} labels, {} of them equal to the one \
              before), but there are {}",
-            frames_needed(target),
+            needed,
             target.len(),
-            frames_needed(target) - target.len(),
+            needed - target.len(),
             log_probs.dim(0)?
         ),
-        Err(Unaligned::TooLong) => bail!(
+        Err(Unaligned::TooLong { needed }) => bail!(
             "forced_align: the target needs {} frames without its optional labels, but there are {}",
-            opts.omissions().frames_needed(target),
+            needed,
             log_probs.dim(0)?
         ),
         Err(Unaligned::Impossible) => bail!(
@@ -289,7 +290,7 @@ pub fn forced_align_batch(
 /// Why an item has no alignment.
 enum Unaligned {
     /// The target does not fit into the frames.
-    TooLong,
+    TooLong { needed: usize },
     /// Every path has probability 0.
     Impossible,
 }
@@ -300,14 +301,25 @@ fn align(
     plan: Plan,
     log_probs: &Tensor,
 ) -> Result<Vec<std::result::Result<Alignment, Unaligned>>> {
+    if u32::try_from(opts.blank).is_err() {
+        bail!(
+            "{}: blank = {}; labels are numbers of 32 bits, and it is returned as one",
+            call.function,
+            opts.blank
+        )
+    }
     let wildcards = wildcards(call, opts, plan.input.classes)?;
-    check_optional(call, opts, &plan)?;
-    let omissions = opts.omissions();
+    let mut optional = opts.optional.to_vec();
+    optional.sort_unstable();
+    check_optional(call, opts, &optional, &plan)?;
+    let omissions = opts.omissions(&optional);
     check_normalised(call, &plan, log_probs, 0)?;
     // A target that does not fit is not computed: its item gets no frames.
-    let fits: Vec<bool> = (0..plan.input.batch)
-        .map(|n| plan.input_lengths[n] >= omissions.frames_needed(plan.target(n)))
+    let needed: Vec<usize> = (0..plan.input.batch)
+        .map(|n| omissions.frames_needed(plan.target(n)))
         .collect();
+    let lengths = plan.input_lengths.iter().zip(&needed);
+    let fits: Vec<bool> = lengths.map(|(frames, needed)| frames >= needed).collect();
     let mut fitting = plan.clone();
     for (frames, fits) in fitting.input_lengths.iter_mut().zip(&fits) {
         *frames *= usize::from(*fits);
@@ -354,7 +366,7 @@ fn align(
         }
     };
     let items = paths.into_iter().enumerate().map(|(n, path)| match path {
-        _ if !fits[n] => Ok(Err(Unaligned::TooLong)),
+        _ if !fits[n] => Ok(Err(Unaligned::TooLong { needed: needed[n] })),
         Ok(path) => Ok(Ok(alignment(&plan, n, path))),
         Err(NoPath::Impossible) => Ok(Err(Unaligned::Impossible)),
         Err(NoPath::Undefined { frame, class }) => bail!(
@@ -405,7 +417,7 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
 }
 
 /// Checks that optional labels are labels, and that not too many stand in a row.
-fn check_optional(call: &Call, opts: &AlignOptions, plan: &Plan) -> Result<()> {
+fn check_optional(call: &Call, opts: &AlignOptions, optional: &[u32], plan: &Plan) -> Result<()> {
     let Call { function, .. } = call;
     for &label in opts.optional {
         let class = label as usize;
@@ -417,7 +429,7 @@ fn check_optional(call: &Call, opts: &AlignOptions, plan: &Plan) -> Result<()> {
             )
         }
     }
-    let optional = |label: &u32| opts.optional.contains(label);
+    let optional = |label: &u32| optional.binary_search(label).is_ok();
     for n in 0..plan.input.batch {
         let mut start = 0;
         for run in plan.target(n).chunk_by(|a, b| optional(a) == optional(b)) {

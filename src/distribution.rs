@@ -102,23 +102,25 @@ pub(crate) fn check_normalised(
     if places.is_empty() {
         return Ok(());
     }
-    let picked = places.iter().map(|&(item, frame)| match plan.input.layout {
+    let row = |&(item, frame): &(usize, usize)| match plan.input.layout {
         None => input.i(frame),
         Some(InputLayout::TimeMajor) => input.i((frame, item)),
         Some(InputLayout::BatchMajor) => input.i((item, frame)),
-    });
-    let what = format!("{}: rows to check", call.function);
-    check_room::<f64>(&what, &[places.len(), plan.input.classes])?;
-    // One small copy from a GPU, and the conversion on the host: Metal has no f64.
-    let picked = Tensor::stack(&picked.collect::<Result<Vec<_>>>()?, 0)?;
-    let picked = on_host(&picked)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    };
     let star = call.star.map(|star| star as usize);
     let most = most(plan.input.classes, input.dtype());
-    let rows: Vec<((usize, usize), RowSums)> = places
-        .into_iter()
-        .zip(&picked)
-        .filter_map(|(place, row)| Some((place, RowSums::of(row, star)?)))
-        .collect();
+    let mut rows: Vec<((usize, usize), RowSums)> = Vec::new();
+    // A batch of thousands of items is read in parts, so that the copies stay small.
+    for places in places.chunks(AT_ONCE) {
+        let what = format!("{}: rows to check", call.function);
+        check_room::<f64>(&what, &[3, places.len(), plan.input.classes])?;
+        // One small copy from a GPU, and the conversion on the host: Metal has no f64.
+        let picked = places.iter().map(row).collect::<Result<Vec<_>>>()?;
+        let picked = on_host(&Tensor::stack(&picked, 0)?)?;
+        let picked = picked.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        let sums = places.iter().zip(&picked);
+        rows.extend(sums.filter_map(|(place, row)| Some((*place, RowSums::of(row, star)?))));
+    }
     for item in rows.chunk_by(|a, b| a.0.0 == b.0.0) {
         let high = item.iter().find(|(_, row)| row.exponentials > most);
         let low = item
@@ -130,6 +132,9 @@ pub(crate) fn check_normalised(
     }
     Ok(())
 }
+
+/// Rows that are read at a time.
+const AT_ONCE: usize = 4096;
 
 /// The smallest valid sum of exponentials in a row without masks.
 const LEAST: f64 = 0.1;

@@ -4,6 +4,7 @@
 use crate::confidence::ConfidenceOptions;
 use crate::cpu_input::{check_row, on_host, rows};
 use crate::distribution::{check_normalised, log_softmax};
+use crate::memory::room_for;
 use crate::options::InputKind;
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::Plan;
@@ -196,16 +197,18 @@ fn confidences(
     let of_item = |item: usize| {
         let rows = rows(plan, &host);
         let mut row = vec![0.0; plan.input.classes];
-        (0..plan.input_lengths[item])
-            .map(|frame| {
-                rows.read(item, frame, 0, &mut row);
-                check_row(call, item, frame, &row)?;
-                if call.input == InputKind::Logits {
-                    log_softmax(&mut row);
-                }
-                Ok(measure.of(&row))
-            })
-            .collect()
+        let frames = plan.input_lengths[item];
+        let what = format!("{}: the confidences of item {item}", call.function);
+        let mut confidences = room_for(&what, &[frames])?;
+        for frame in 0..frames {
+            rows.read(item, frame, 0, &mut row);
+            check_row(call, item, frame, &row)?;
+            if call.input == InputKind::Logits {
+                log_softmax(&mut row);
+            }
+            confidences.push(measure.of(&row));
+        }
+        Ok(confidences)
     };
     (0..plan.input.batch).into_par_iter().map(of_item).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::cpu_input::on_host;
 use crate::distribution::check_normalised;
+use crate::memory::check_cpu_room;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::real;
@@ -99,6 +100,11 @@ impl LabelPrior {
                 Some(InputLayout::TimeMajor) => log_probs.get_on_dim(1, item)?,
                 Some(InputLayout::BatchMajor) => log_probs.get(item)?,
             };
+            let (what, shape) = (
+                format!("{OBSERVE}: the probabilities of item {item}"),
+                [frames, plan.input.classes],
+            );
+            check_cpu_room(&log_probs, &what, 2, &shape)?;
             let probabilities = log_probs
                 .narrow(0, 0, frames)?
                 .to_dtype(real(log_probs.dtype()))?

@@ -175,6 +175,7 @@ mod likelihoods;
 mod linear;
 mod loss;
 mod memory;
+mod memory_needed;
 mod op;
 mod options;
 mod precomputed;
@@ -213,6 +214,7 @@ pub use loss::{
     CtcLoss, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
     ctc_loss_with_logits,
 };
+pub use memory_needed::{MemoryNeeded, memory_needed};
 pub use options::{
     Checks, CtcLossOptions, EmissionOptions, GradientKind, InputKind, InputLayout, Reduction,
     Wildcard,

@@ -2,7 +2,7 @@
 //! the process if memory runs out.
 
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
-use candle_core::{Result, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use std::mem::MaybeUninit;
 
 /// An empty vector with capacity for a tensor of `shape`. If memory runs out, the error names `what` it was for.
@@ -63,6 +63,25 @@ pub(crate) fn check_room<T>(what: &str, shape: &[usize]) -> Result<()> {
     {
         Some(..=ALWAYS) => Ok(()),
         _ => room_for::<T>(what, shape).map(drop),
+    }
+}
+
+/// An error if candle, which would end the process, has no memory for `count` tensors of `shape` on the CPU, beside `like`
+/// and in its dtype, or in f32 if that is a shorter one.
+pub(crate) fn check_cpu_room(
+    like: &Tensor,
+    what: &str,
+    count: usize,
+    shape: &[usize],
+) -> Result<()> {
+    let shape = match count {
+        1 => shape.to_vec(),
+        _ => [&[count], shape].concat(),
+    };
+    match (like.device(), like.dtype()) {
+        (Device::Cpu, DType::F64) => check_room::<f64>(what, &shape),
+        (Device::Cpu, _) => check_room::<f32>(what, &shape),
+        _ => Ok(()),
     }
 }
 

@@ -27,9 +27,9 @@ impl TokenSpan {
         (self.start as f64 * hop, self.end as f64 * hop)
     }
 
-    /// The number of frames.
+    /// The number of frames; 0 if the end is before the start.
     pub fn frames(&self) -> usize {
-        self.end - self.start
+        self.end.saturating_sub(self.start)
     }
 
     /// The frames.
@@ -104,8 +104,9 @@ pub fn fill_gaps(spans: &[TokenSpan], gaps: Gaps) -> Vec<TokenSpan> {
                 Gaps::Right => end,
                 Gaps::Half => end + (start - end) / 2,
             };
-            filled[i].start = border;
             filled[before].end = border;
+            filled[i].start = border;
+            filled[i].end = filled[i].end.max(border);
             // Those between the two have no frames.
             for span in &mut filled[before + 1..i] {
                 (span.start, span.end) = (border, border);
@@ -152,11 +153,44 @@ pub(crate) fn range_of(spans: &[TokenSpan]) -> Option<Range<usize>> {
 
 /// The mean log-probability over the frames of spans, 0 for none.
 pub(crate) fn mean_score(spans: &[TokenSpan]) -> f32 {
-    let frames: usize = spans.iter().map(TokenSpan::frames).sum();
+    let of = |span: &TokenSpan| span.frames() as f64;
+    let frames: f64 = spans.iter().map(of).sum();
     let sum: f64 = spans
         .iter()
         .filter(|span| span.frames() > 0)
-        .map(|span| f64::from(span.score) * span.frames() as f64)
+        .map(|span| f64::from(span.score) * of(span))
         .sum();
-    (sum / frames.max(1) as f64) as f32
+    (sum / frames.max(1.0)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: usize, end: usize) -> TokenSpan {
+        TokenSpan {
+            token: 1,
+            start,
+            end,
+            score: -1.0,
+        }
+    }
+
+    #[test]
+    fn spans_that_overlap_stay_in_order() {
+        for gaps in [Gaps::Left, Gaps::Right, Gaps::Half] {
+            let filled = fill_gaps(&[span(0, 10), span(3, 5), span(7, 12)], gaps);
+            let ranges: Vec<_> = filled.iter().map(TokenSpan::range).collect();
+            assert_eq!(ranges, [0..10, 10..10, 10..12], "{gaps:?}");
+        }
+    }
+
+    #[test]
+    fn a_span_that_ends_before_it_starts_has_no_frames() {
+        let spans = [span(5, 3), span(6, 8), span(0, usize::MAX)];
+        assert_eq!(spans[0].frames(), 0);
+        assert_eq!(mean_score(&spans), -1.0);
+        assert_eq!(fill_gaps(&spans, Gaps::Left).len(), 3);
+        assert_eq!(group_words(&spans, 9)[0].tokens, [1, 1, 1]);
+    }
 }

@@ -1,5 +1,6 @@
 //! The star of a loss: a label that stands for any labels, as one more class.
 
+use crate::memory::check_cpu_room;
 use crate::precomputed;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, D, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -68,11 +69,17 @@ pub fn append_star(log_probs: &Tensor, blank: usize, penalty: f64) -> Result<Ten
     if !(penalty as f32).is_finite() {
         bail!("append_star: penalty is {penalty}; expected a number of nats that is finite in f32")
     }
-    if log_probs.elem_count() == 0 {
-        let mut dims = log_probs.dims().to_vec();
-        dims[log_probs.rank() - 1] += 1;
+    let mut dims = log_probs.dims().to_vec();
+    dims[log_probs.rank() - 1] += 1;
+    if dims.contains(&0) {
         return Tensor::zeros(dims, dtype, log_probs.device());
     }
+    check_cpu_room(
+        log_probs,
+        "append_star: log-probabilities with a star",
+        3,
+        &dims,
+    )?;
     let mut weights = vec![-penalty; classes];
     weights[blank] = 0.0;
     // Metal converts no f64.

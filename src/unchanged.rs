@@ -27,10 +27,14 @@ impl Sample {
         let classes = plan.input.classes;
         let items = plan.input_lengths.len();
         let entry = |at: usize| {
-            let item = at * items / ENTRIES;
+            // In u128: views of stride 0 have any number of frames and classes.
+            let part = |size: usize, share: usize, of: usize| {
+                (size as u128 * share as u128 / of as u128) as usize
+            };
+            let item = part(items, at, ENTRIES);
             let frames = *plan.input_lengths.get(item)?;
-            let frame = (2 * at + 1) * frames / (2 * ENTRIES);
-            let class = (2 * at + 1) * classes / (2 * ENTRIES);
+            let frame = part(frames, 2 * at + 1, 2 * ENTRIES);
+            let class = part(classes, 2 * at + 1, 2 * ENTRIES);
             let value = *data.get(strides.place(frame, item, class))?;
             (frame < frames).then_some(Entry {
                 frame,

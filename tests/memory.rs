@@ -11,7 +11,8 @@ mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, InputKind, Reduction, ScoreOptions, ctc_loss_linear, transcript_log_likelihoods,
+    CtcLossOptions, InputKind, Reduction, ScoreOptions, ctc_loss_linear, memory_needed,
+    transcript_log_likelihoods,
 };
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
@@ -285,6 +286,81 @@ fn a_training_step_takes_the_same_memory_however_sure_a_model_is() {
         let bound = BYTES_OF_A_STATE * shape.states() + NOISE;
         assert!(most <= bound, "{shape:?}: {peaks:?} bytes of {bound}");
     }
+}
+
+#[test]
+fn a_loss_takes_what_was_announced_and_not_much_less() {
+    let _turn = turn();
+    warm_up(Entry::ALL[0], &targets());
+    for (frames, batch, classes, labels) in [
+        (4000, 4, 20, 40),
+        (4001, 3, 100, 60),
+        (3000, 2, 16, 300),
+        (50000, 3, 20, 0),
+        (4096, 1, 3, 200),
+    ] {
+        assert!(frames * batch * (2 * labels + 1) > SHORT);
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            for entry in Entry::ALL {
+                let mut rng = Rng::new(93);
+                let values = rng.values(frames * batch * classes, 2.0);
+                let input =
+                    tensors::floats(&values, &[frames, batch, classes], dtype, &Device::Cpu);
+                // As many classes as there can be.
+                let target: Vec<usize> = (0..labels).map(|i| 1 + i % (classes - 1)).collect();
+                let targets = tensors::padded(&vec![target; batch], 0, 0, DType::U32, &Device::Cpu);
+                let leaf = Var::from_tensor(&input).unwrap();
+                let input_kind = match entry {
+                    Entry::Logits => InputKind::Logits,
+                    Entry::LogProbs => InputKind::LogProbs,
+                };
+                let needed =
+                    memory_needed((frames, batch, classes), labels, dtype, input_kind).unwrap();
+                let what =
+                    format!("{frames} {batch} {classes} {labels} {dtype:?} {entry:?}: {needed:?}");
+                let loss = |leaf: &Var| {
+                    let opts = CtcLossOptions::default();
+                    let lengths = (vec![frames; batch], vec![labels; batch]);
+                    entry
+                        .loss(leaf, &targets, &lengths.0, &lengths.1, opts)
+                        .unwrap()
+                };
+                drop(loss(&leaf));
+                let before = live();
+                let graph = loss(&leaf);
+                let kept = (live() - before) as u64;
+                assert!(
+                    kept <= needed.kept + NOISE as u64 && kept + NOISE as u64 >= needed.kept,
+                    "{what}: {kept} kept"
+                );
+                drop(graph);
+                let gradient = frames * batch * classes * dtype.size_in_bytes();
+                let peak = peak_without(gradient, || {
+                    loss(&leaf).backward().unwrap();
+                });
+                assert!(peak as u64 <= needed.training, "{what}: {peak} at the peak");
+                assert!(
+                    needed.training <= 4 * (peak as u64 + (1 << 20)),
+                    "{what}: {peak} at the peak"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn announced_memory_of_no_input_or_of_too_much_is_an_error() {
+    let _turn = turn();
+    let needed = |shape, labels, dtype| memory_needed(shape, labels, dtype, InputKind::Logits);
+    assert!(needed((1, 1, 0), 1, DType::F32).is_err());
+    assert!(needed((1, 1, 2), 1, DType::U32).is_err());
+    for size in [usize::MAX, 1 << 62] {
+        let error = needed((size, size, 5), size, DType::F64)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("more than 2^64 bytes"), "{error}");
+    }
+    assert_eq!(needed((0, 0, 1), 0, DType::F16).unwrap().kept, 0);
 }
 
 /// Bytes of scratch memory of losses and scores, at most, however many frames there are.

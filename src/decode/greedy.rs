@@ -158,7 +158,7 @@ pub fn greedy_decode_batch(
 fn best_paths(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesis>> {
     let log_probs = log_probs.detach();
     check_normalised(call, plan, &log_probs, 0)?;
-    if log_probs.device().is_cpu() || log_probs.elem_count() == 0 {
+    if log_probs.device().is_cpu() || log_probs.dims().contains(&0) {
         on_host(call, plan, &log_probs.to_device(&Device::Cpu)?)
     } else {
         on_device(call, plan, &log_probs)

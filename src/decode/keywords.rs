@@ -19,7 +19,7 @@ use crate::problem::lengths::IntoLengths;
 use crate::problem::plan::Plan;
 use crate::problem::validate::{self, Call};
 use crate::spans::TokenSpan;
-use candle_core::{Result, Storage, Tensor, bail};
+use candle_core::{Error, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -514,11 +514,7 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
             let alive = self.reached > 0;
             if alive || !ends.is_empty() {
                 if ends.try_reserve(1).is_err() {
-                    let Call { function, .. } = self.frames.call;
-                    bail!(
-                        "{function}: no memory for a stretch of {} frames; choose a higher threshold",
-                        ends.len() + 1
-                    )
+                    return Err(self.no_room(ends.len() + 1));
                 }
                 ends.push(self.end());
             }
@@ -530,6 +526,14 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
             }
         }
         Ok(hits)
+    }
+
+    fn no_room(&self, frames: usize) -> Error {
+        let Call { function, .. } = self.frames.call;
+        Error::Msg(format!(
+            "{function}: no memory for a stretch of {frames} frames; choose a higher threshold"
+        ))
+        .bt()
     }
 
     /// Adds the hits in a stretch of frames, of which `first` is the first.
@@ -544,7 +548,12 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
             end: frame + 1,
         };
         let all = (first..).zip(&*ends).filter(|(_, end)| end.is_hit());
-        let mut queue: BinaryHeap<Segment> = all.map(|(at, end)| segment(at, *end)).collect();
+        let mut queue = Vec::new();
+        if queue.try_reserve_exact(all.clone().count()).is_err() {
+            return Err(self.no_room(ends.len()));
+        }
+        queue.extend(all.map(|(at, end)| segment(at, *end)));
+        let mut queue = BinaryHeap::from(queue);
         let mut taken: BTreeMap<usize, Taken> = BTreeMap::new();
         while let Some(best) = queue.pop() {
             let frame = best.end - 1;

@@ -1,6 +1,6 @@
 //! The hook for a language model or a lexicon in a beam search.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use std::sync::Arc;
 
 /// A language model or a lexicon: it scores each token that extends a prefix.
@@ -245,6 +245,15 @@ macro_rules! through_a_pointer {
 }
 
 through_a_pointer!(&L, Box<L>, Arc<L>);
+
+/// Checks the weight of a language model. The weighted sum over the tokens of a text stays finite.
+pub(super) fn check_weight(function: &str, name: &str, weight: f64) -> Result<()> {
+    const MOST: f64 = 1e100;
+    if !(0.0..=MOST).contains(&weight) {
+        bail!("{function}: {name} = {weight}; it must be from 0 to {MOST:e}")
+    }
+    Ok(())
+}
 
 /// No language model: every labelling has a weight of 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

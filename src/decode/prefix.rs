@@ -12,7 +12,7 @@
 //!
 //! All classes but the last label share `h`, so one pass over the emissions scores all of them.
 
-use super::language_model::LanguageModel;
+use super::language_model::{LanguageModel, check_weight};
 use super::log_add;
 use crate::cpu;
 use crate::cpu_input::rows;
@@ -194,9 +194,7 @@ impl PrefixScores {
         state: &L::State,
         weight: f64,
     ) -> Result<()> {
-        if !weight.is_finite() || weight < 0.0 {
-            bail!("PrefixScores::fuse: weight = {weight}; it must be at least 0 and finite")
-        }
+        check_weight("PrefixScores::fuse", "weight", weight)?;
         if weight == 0.0 {
             return Ok(());
         }

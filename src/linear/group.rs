@@ -3,7 +3,7 @@
 use super::FUNCTION;
 use super::loss::Layer;
 use crate::cpu_input::on_host;
-use crate::memory::check_room;
+use crate::memory::check_cpu_room;
 use crate::options::InputLayout;
 use crate::problem::plan::{Input, LossProblem, Plan, Targets};
 use candle_core::{DType, Device, Result, Tensor};
@@ -43,21 +43,6 @@ pub(super) fn groups(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
         }
     }
     groups
-}
-
-/// An error if there is no memory for `counts` tensors of `shape` on the CPU, where candle would end the process.
-pub(super) fn check_cpu_room(
-    like: &Tensor,
-    what: &str,
-    counts: &[usize],
-    shape: &[usize],
-) -> Result<()> {
-    let (what, shape) = (format!("{FUNCTION}: {what}"), [counts, shape].concat());
-    match (like.device(), like.dtype()) {
-        (Device::Cpu, DType::F64) => check_room::<f64>(&what, &shape),
-        (Device::Cpu, _) => check_room::<f32>(&what, &shape),
-        _ => Ok(()),
-    }
 }
 
 /// Losses on the device, read to the host at the end, and their items.
@@ -124,10 +109,15 @@ impl Group {
     /// there is not read: 0 times a NaN would be a NaN in the gradient of the weight.
     pub fn rows(&self, layer: &Layer) -> Result<Tensor> {
         let (plan, dtype) = (self.problem.plan()?, layer.weight.dtype());
-        let mut rows = Vec::with_capacity(self.items.len());
+        let (items, features) = (self.items.len(), layer.weight.dims()[1]);
+        let shape = [items, plan.input.frames, features];
+        let what = format!("{FUNCTION}: hidden of a group of items");
+        check_cpu_room(&layer.hidden, &what, 2, &shape)?;
+        let mut rows = Vec::with_capacity(items);
         for (&item, &length) in self.items.iter().zip(&plan.input_lengths) {
             let padding = plan.input.frames - length;
-            let used = layer.hidden.get(item)?.narrow(0, 0, length)?;
+            let used = layer.hidden.narrow(0, item, 1)?.squeeze(0)?;
+            let used = used.narrow(0, 0, length)?;
             rows.push(used.pad_with_zeros(0, 0, padding)?);
         }
         Tensor::stack(&rows, 0)?.to_dtype(dtype)
@@ -136,12 +126,8 @@ impl Group {
     /// (n, frames, C).
     pub fn logits(&self, layer: &Layer, rows: &Tensor) -> Result<Tensor> {
         let shape = self.problem.input().shape();
-        check_cpu_room(
-            rows,
-            "the logits of a group of items and their gradient",
-            &[2],
-            &shape,
-        )?;
+        let what = format!("{FUNCTION}: the logits of a group of items and their gradient");
+        check_cpu_room(rows, &what, 2, &shape)?;
         let products = rows.flatten_to(1)?.matmul(&layer.weight.t()?)?;
         let logits = match &layer.bias {
             Some(bias) => products.broadcast_add(bias)?,

@@ -1,7 +1,9 @@
 //! The losses of all items, and the gradients of the layer.
 
-use super::group::{Group, GroupLosses, check_cpu_room, groups};
+use super::FUNCTION;
+use super::group::{Group, GroupLosses, groups};
 use super::op::LinearLossOp;
+use crate::memory::check_cpu_room;
 use crate::op;
 use crate::options::InputLayout;
 use crate::problem::plan::LossProblem;
@@ -66,6 +68,8 @@ impl LinearLoss {
 
     pub fn layer(&self, hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Layer> {
         let (dtype, hidden) = (self.dtype, hidden.detach());
+        let what = format!("{FUNCTION}: weight");
+        check_cpu_room(weight, &what, 1, weight.dims())?;
         Ok(Layer {
             hidden: match self.problem.input().layout {
                 None => hidden.unsqueeze(0)?,
@@ -130,18 +134,9 @@ impl LinearLoss {
         wanted: Wanted,
     ) -> Result<(Vec<f64>, Gradients)> {
         let plan = self.problem.plan()?;
-        check_cpu_room(
-            &layer.hidden,
-            "the gradient of hidden",
-            &[],
-            layer.hidden.dims(),
-        )?;
-        check_cpu_room(
-            &layer.weight,
-            "the gradient of weight",
-            &[],
-            layer.weight.dims(),
-        )?;
+        let what = |of: &str| format!("{FUNCTION}: the gradient of {of}");
+        check_cpu_room(&layer.hidden, &what("hidden"), 1, layer.hidden.dims())?;
+        check_cpu_room(&layer.weight, &what("weight"), 1, layer.weight.dims())?;
         let mut losses = GroupLosses::default();
         let mut of_hidden = Vec::with_capacity(plan.input.batch);
         let (mut of_weight, mut of_bias) = (None, None);

@@ -47,7 +47,8 @@ fn values(tensor: &Tensor) -> Result<Vec<i64>> {
     fn read<T: candle_core::WithDType + Into<i64>>(flat: &Tensor) -> Result<Vec<i64>> {
         Ok(flat.to_vec1::<T>()?.into_iter().map(Into::into).collect())
     }
-    if tensor.elem_count() == 0 {
+    // Not `elem_count`, which wraps for views of stride 0.
+    if tensor.dims().contains(&0) {
         return Ok(Vec::new());
     }
     // A view of stride 0 may have any size. Check the allocation here, since candle's copy would abort the process.

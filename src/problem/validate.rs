@@ -127,6 +127,12 @@ fn checked(
     target_lengths: Lengths,
 ) -> Result<Plan> {
     check_int(targets, &format!("{}: targets", call.function))?;
+    for (name, lengths) in [
+        ("input_lengths", &input_lengths),
+        ("target_lengths", &target_lengths),
+    ] {
+        check_tensor_count(call.function, name, lengths, dims)?;
+    }
     // Read everything on a GPU at once.
     let tensors: Vec<&Tensor> = tensors(targets, &input_lengths, &target_lengths).collect();
     let mut values = int_values(&tensors)?.into_iter();
@@ -203,6 +209,14 @@ pub(crate) fn plan_for_decoding(
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
     check_rows(call.function, call.input_name(), dims.classes)?;
+    const MOST: u64 = 1 << 32;
+    if dims.classes as u64 > MOST {
+        bail!(
+            "{}: C = {} classes; at most {MOST} are taken, since labels are numbers of 32 bits",
+            call.function,
+            dims.classes
+        )
+    }
     let input_lengths = frames_given(call, dims, input_lengths)?;
     Ok(without_targets(call, dims, input_lengths))
 }
@@ -465,6 +479,7 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
 /// Converts the frames of each item, reads them if they are a tensor, and checks them.
 fn frames_given(call: Call, dims: Dims, input_lengths: impl IntoLengths) -> Result<Vec<usize>> {
     let lengths = input_lengths_given(call, dims, input_lengths)?;
+    check_tensor_count(call.function, "input_lengths", &lengths, dims)?;
     input_lengths_of(call, read(lengths)?, dims)
 }
 
@@ -551,6 +566,14 @@ fn check_count(function: &str, name: &str, entries: usize, dims: Dims) -> Result
     }
     let hint = layout_hint(dims, entries == dims.frames);
     bail!("{function}: {name} has {entries} entries, but the batch has N = {batch} items{hint}")
+}
+
+/// The same for a tensor with a dimension before it is read, since a view of stride 0 may have any number of entries.
+fn check_tensor_count(function: &str, name: &str, lengths: &Lengths, dims: Dims) -> Result<()> {
+    match lengths.tensor().map(Tensor::dims) {
+        Some(&[entries]) => check_count(function, name, entries, dims),
+        _ => Ok(()),
+    }
 }
 
 /// The hint for an error that a wrong layout may have caused, because the argument would `fit` if frames and items were

@@ -1,5 +1,6 @@
 //! What a loss adds to log-probabilities before it sums over paths.
 
+use crate::memory::check_room;
 use crate::options::EmissionOptions;
 use crate::problem::plan::{Input, real};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -22,6 +23,11 @@ impl EmissionWeights {
         let dtype = real(input.dtype());
         check_number("blank_weight", blank_weight, dtype)?;
         check_number("delay_penalty", delay_penalty, dtype)?;
+        if let Some(weights) = &opts.class_weights {
+            check_tensor(weights, input, classes)?;
+        }
+        // A view of stride 0 may have any number of classes.
+        check_room::<f64>("EmissionOptions: the weights of the classes", &[4, classes])?;
         let mut values = vec![0.0; classes + 1];
         values[sizes.blank] = blank_weight;
         values[classes] = delay_penalty;
@@ -29,7 +35,6 @@ impl EmissionWeights {
         let values = Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?;
         let mut values = values.to_device(device)?;
         if let Some(weights) = &opts.class_weights {
-            check_tensor(weights, input, classes)?;
             let weights = weights.detach().to_dtype(dtype)?;
             values = (values + weights.pad_with_zeros(0, 0, 1)?)?;
         }

@@ -1433,3 +1433,29 @@ fn a_wrong_command_line_has_exit_code_2() {
         }
     }
 }
+
+#[test]
+fn an_array_that_is_larger_than_its_file_is_an_error() {
+    let demo = Demo::new(TEXT);
+    for shape in [
+        "(35184372088832, 4)",
+        "(4611686018427387905, 4)",
+        "(1, 9, 1000)",
+    ] {
+        let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((text.len() as u16).to_le_bytes());
+        file.extend(text.bytes());
+        file.extend([0; 64]);
+        let path = demo.path("short.npy");
+        std::fs::write(&path, file).unwrap();
+        let vocab = demo.path("vocab.json");
+        fails(
+            &["decode", &path, "--vocab", &vocab],
+            &[
+                "short.npy",
+                &format!("its shape is {shape}, but it has only"),
+            ],
+        );
+    }
+}

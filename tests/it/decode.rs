@@ -701,6 +701,10 @@ fn wrong_input_is_an_error_that_names_it() {
         &["relative_token_threshold = NaN"],
     );
     fails(wrong(|o| o.lm_weight = f64::INFINITY), &["lm_weight = inf"]);
+    fails(
+        wrong(|o| o.lm_weight = 1e308),
+        &["lm_weight = 1", "it must be from 0 to 1e100"],
+    );
     fails(wrong(|o| o.token_bonus = f64::NAN), &["token_bonus = NaN"]);
     for bad in [f64::NAN, f64::INFINITY] {
         values[(6 * 3 + 2) * 5 + 4] = bad;

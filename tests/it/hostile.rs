@@ -3,10 +3,12 @@
 use crate::common::{self, Entry, Rng, devices, for_confidence, holds, tensors};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    AlignOptions, BeamOptions, BeamSearch, Checks, CtcLossOptions, GradientKind, GreedyOptions,
-    InputKind, InputLayout, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions, Wildcard,
-    beam_search, ctc_loss, ctc_loss_with_logits, forced_align, forced_align_batch,
-    greedy_decode_batch, score_transcripts, state_posteriors_batch, token_confidence_batch,
+    AlignOptions, BeamOptions, BeamSearch, Checks, ConfidenceMeasure, ConfidenceOptions, CtcLoss,
+    CtcLossOptions, EmissionOptions, GradientKind, GreedyOptions, InputKind, InputLayout,
+    LabelPrior, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions, Wildcard, append_star,
+    beam_search, ctc_loss, ctc_loss_linear, ctc_loss_with_logits, feasibility, forced_align,
+    forced_align_batch, frame_confidence, greedy_decode_batch, score_transcripts,
+    state_posteriors_batch, token_confidence_batch,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -643,4 +645,137 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         let loss = ctc_loss(&x, &target, [4], [1], CtcLossOptions::default()).unwrap();
         assert!(loss.to_vec0::<f32>().unwrap().is_finite());
     }
+}
+
+/// A log-probability that stands for any number of frames or classes.
+fn view(shape: (usize, usize, usize), dtype: DType) -> Tensor {
+    let one = Tensor::full(-(4f32.ln()), (1, 1, 1), &Device::Cpu).unwrap();
+    let one = one.to_dtype(dtype).unwrap();
+    one.broadcast_as(shape).unwrap()
+}
+
+fn refused<T>(what: &str, result: Result<T>) {
+    let error = result.err().expect(what).to_string();
+    assert!(
+        error.contains("bytes, which could not be allocated"),
+        "{what}: {error}"
+    );
+}
+
+#[test]
+fn layers_that_fit_no_memory_are_an_error() {
+    let target = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::F16, DType::F64] {
+        for (frames, features, few) in [(1 << 50, 3, false), (4, 1 << 45, true)] {
+            let hidden = view((frames, 1, features), dtype);
+            let weight = view((1, 5, features), dtype).squeeze(0).unwrap();
+            let lengths = [if few { 4 } else { frames }];
+            for reduction in [Reduction::None, Reduction::Mean] {
+                let opts = CtcLossOptions {
+                    reduction,
+                    ..Default::default()
+                };
+                let what = format!("{dtype:?} {frames} {features} {reduction:?}");
+                let loss = ctc_loss_linear(&hidden, &weight, None, &target, lengths, [1], opts);
+                refused(&what, loss);
+            }
+        }
+        // Frames that no item uses are not copied.
+        let hidden = view((1 << 50, 1, 3), dtype);
+        let weight = view((1, 5, 3), dtype).squeeze(0).unwrap();
+        let opts = CtcLossOptions::default();
+        let loss = ctc_loss_linear(&hidden, &weight, None, &target, [4], [1], opts).unwrap();
+        let loss = loss.to_dtype(DType::F32).unwrap();
+        assert!(loss.to_scalar::<f32>().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn a_star_or_weights_that_fit_no_memory_are_an_error() {
+    let target = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::BF16, DType::F64] {
+        for shape in [(1 << 45, 1, 4), (1, 1, 1 << 46), (1 << 62, 1, 4)] {
+            refused("star", append_star(&view(shape, dtype), 0, 2.0));
+        }
+    }
+    let loss = CtcLoss::new(CtcLossOptions::default()).emissions(EmissionOptions {
+        blank_weight: -0.5,
+        ..Default::default()
+    });
+    let many = view((4, 1, 1 << 46), DType::F32);
+    refused("weights", loss.forward(&many, &target, [4], [1]));
+}
+
+#[test]
+fn probabilities_and_confidences_that_fit_no_memory_are_an_error() {
+    let frames = 1usize << 45;
+    let input = view((frames, 1, 4), DType::F32);
+    let mut prior = LabelPrior::new();
+    refused(
+        "prior",
+        prior.observe(&input, [frames], InputLayout::TimeMajor),
+    );
+    assert!(prior.log_prior().unwrap().is_none());
+    let opts = ConfidenceOptions::default();
+    let measure = ConfidenceMeasure::Probability;
+    let input = input.squeeze(1).unwrap();
+    refused("confidence", frame_confidence(&input, measure, opts));
+}
+
+#[test]
+fn sizes_whose_product_wraps_are_an_error() {
+    let one = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    for shape in [(2, 1 << 63), (1 << 32, 1 << 32), (1 << 33, 1 << 40)] {
+        let targets = one.broadcast_as(shape).unwrap();
+        let lengths = vec![5usize; 2];
+        assert!(feasibility(&targets, lengths.as_slice(), [1, 1]).is_err());
+        let input = view((5, 2, 4), DType::F32);
+        let opts = CtcLossOptions::default();
+        assert!(ctc_loss(&input, &targets, [5, 5], [1, 1], opts).is_err());
+    }
+    // Lengths that are not as many as the items are not read.
+    let many = Tensor::new(&[5i64], &Device::Cpu).unwrap();
+    let many = many.broadcast_as(1usize << 45).unwrap();
+    let input = view((5, 1, 4), DType::F32);
+    let results = [
+        ctc_loss(&input, &one, &many, [1], CtcLossOptions::default()).map(drop),
+        ctc_loss(&input, &one, [5], &many, CtcLossOptions::default()).map(drop),
+        greedy_decode_batch(&input, &many, GreedyOptions::default()).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("so many lengths").to_string();
+        assert!(error.contains("but the batch has N = 1 items"), "{error}");
+    }
+}
+
+#[test]
+fn more_classes_than_labels_can_name_are_an_error_where_labels_come_out() {
+    let target = Tensor::new(&[[1u32, 1]], &Device::Cpu).unwrap();
+    let align = |classes: usize| {
+        let opts = AlignOptions {
+            blank: classes - 1,
+            normalised: false,
+            ..Default::default()
+        };
+        forced_align_batch(&view((3, 1, classes), DType::F32), &target, [3], [2], opts)
+    };
+    let labels = align(1 << 32).unwrap().remove(0).unwrap().labels;
+    assert_eq!(labels, [1, u32::MAX, 1]);
+    let error = align((1 << 32) + 2).unwrap_err().to_string();
+    assert!(
+        error.contains("blank = 4294967297; labels are numbers of 32 bits"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_gradient_of_a_wide_view_is_an_error_or_right() {
+    let one = Tensor::full(-1f32, (1, 1, 1), &Device::Cpu).unwrap();
+    let leaf = Var::from_tensor(&one).unwrap();
+    let wide = leaf.as_tensor().broadcast_as((4, 1, 1usize << 61)).unwrap();
+    let target = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    let loss = ctc_loss(&wide, &target, [4], [1], CtcLossOptions::default()).unwrap();
+    // Ten paths of four frames.
+    assert!((loss.to_scalar::<f32>().unwrap() - (4.0 - 10f32.ln())).abs() < 1e-5);
+    refused("gradient", loss.backward());
 }

@@ -251,10 +251,11 @@ impl<'a, E: Element> Source<'a, E> {
     /// Whether any entry is NaN or +inf; for logits, in whole rows.
     pub fn is_poisoned(&self) -> bool {
         const AT_ONCE: usize = 16;
-        let mut entries = vec![[E::Real::ZERO; BLOCK_FRAMES]; AT_ONCE * self.entries()];
+        let count = self.blocks.count();
+        let mut entries = vec![[E::Real::ZERO; BLOCK_FRAMES]; AT_ONCE.min(count) * self.entries()];
         let mut buffers = RowBuffers::default();
-        (0..self.blocks.count()).step_by(AT_ONCE).any(|first| {
-            let blocks = first..(first + AT_ONCE).min(self.blocks.count());
+        (0..count).step_by(AT_ONCE).any(|first| {
+            let blocks = first..(first + AT_ONCE).min(count);
             let mut stats = self.no_stats(self.blocks.frames_of(blocks.clone()).len());
             let entries = &mut entries[..blocks.len() * self.entries()];
             self.gather(blocks, entries, &mut stats, false, &mut buffers);

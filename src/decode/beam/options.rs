@@ -1,5 +1,6 @@
 //! What a caller of the beam search chooses.
 
+use crate::decode::language_model::check_weight;
 use crate::options::{InputKind, InputLayout};
 use crate::problem::validate::{Call, check_rows};
 use candle_core::{Result, bail};
@@ -161,12 +162,7 @@ pub(super) fn check_options(
             bail!("{function}: {name} = {value}; it must be at least 0")
         }
     }
-    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
-        bail!(
-            "{function}: lm_weight = {}; it must be at least 0 and finite",
-            opts.lm_weight
-        )
-    }
+    check_weight(function, "lm_weight", opts.lm_weight)?;
     // The sum over the tokens of a text stays finite.
     if opts.token_bonus.is_nan() || opts.token_bonus.abs() > 1e100 {
         bail!(

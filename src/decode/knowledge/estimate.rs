@@ -56,7 +56,8 @@ impl NgramLm {
     ///
     /// # Errors
     ///
-    /// An order of 0 or above 255; no sentences; a word that is empty, `<s>` or `</s>`; or memory that runs out.
+    /// An order of 0 or above 255; no sentences; a word that is empty, `<s>` or `</s>`; or memory that runs
+    /// out while the model is built from its counts.
     pub fn from_sentences<S: AsRef<str>>(
         order: usize,
         sentences: impl IntoIterator<Item = impl IntoIterator<Item = S>>,

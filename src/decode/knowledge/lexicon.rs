@@ -3,7 +3,7 @@
 use super::spelling::{BOUNDARY, Symbols};
 use super::tree::{LabelTree, ROOT};
 use super::words::WordModel;
-use crate::decode::language_model::{LanguageModel, NoLanguageModel};
+use crate::decode::language_model::{LanguageModel, NoLanguageModel, check_weight};
 use crate::text::{TokenEdges, Vocabulary};
 use candle_core::{Result, bail};
 use std::collections::HashMap;
@@ -608,12 +608,7 @@ fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Ve
 }
 
 fn check_options(opts: &LexiconOptions) -> Result<()> {
-    if !opts.lm_weight.is_finite() || opts.lm_weight < 0.0 {
-        bail!(
-            "Lexicon: lm_weight = {}; it must be at least 0 and finite",
-            opts.lm_weight
-        )
-    }
+    check_weight("Lexicon", "lm_weight", opts.lm_weight)?;
     // Beyond, rounding would exceed what the bound on scores allows for: see ROUNDING.
     if opts.word_bonus.is_nan() || opts.word_bonus.abs() > 1e6 {
         bail!(

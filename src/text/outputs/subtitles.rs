@@ -147,7 +147,7 @@ fn cues(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result
         if open.lines.is_empty() || !fits || !open.add(&text, word.space_before, &opts) {
             open.close(&mut cues);
             open.start = span.0;
-            open.lines.push(text);
+            open.begin_line(text);
         }
         open.words += 1;
         open.end = span.1;
@@ -167,27 +167,34 @@ struct OpenCue {
     start: f64,
     end: f64,
     lines: Vec<String>,
+    /// Of the last line.
+    characters: usize,
     words: usize,
 }
 
 impl OpenCue {
     /// Adds a word if there is room.
     fn add(&mut self, text: &str, space: bool, opts: &SubtitleOptions) -> bool {
-        let count = |text: &str| text.graphemes(true).count();
-        let lines = self.lines.len();
+        let (lines, added) = (self.lines.len(), usize::from(space) + characters(text));
         let Some(line) = self.lines.last_mut() else {
             return false;
         };
-        if count(line) + usize::from(space) + count(text) <= opts.characters {
+        if self.characters + added <= opts.characters {
             line.push_str(if space { " " } else { "" });
             line.push_str(text);
+            self.characters += added;
             return true;
         }
         let room = lines < opts.lines;
         if room {
-            self.lines.push(text.to_owned());
+            self.begin_line(text.to_owned());
         }
         room
+    }
+
+    fn begin_line(&mut self, text: String) {
+        self.characters = characters(&text);
+        self.lines.push(text);
     }
 
     fn close(&mut self, cues: &mut Vec<Cue>) {
@@ -205,6 +212,10 @@ impl OpenCue {
         self.lines.clear();
         self.words = 0;
     }
+}
+
+fn characters(text: &str) -> usize {
+    text.graphemes(true).count()
 }
 
 fn time(milliseconds: u64, decimal: char) -> String {

@@ -457,7 +457,7 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 
 fn duration(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
-        _ => Err("it must be a number of seconds above 0".to_owned()),
+        Ok(seconds) if seconds.is_finite() && seconds >= 1e-9 => Ok(seconds),
+        _ => Err("it must be a number of seconds, at least 1e-9".to_owned()),
     }
 }

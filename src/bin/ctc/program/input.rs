@@ -5,6 +5,7 @@ use super::errors::short;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_ctc::text::{Vocabulary, WordMark};
+use std::io::Read;
 use std::path::Path;
 
 /// The model that emissions come from: how to read them.
@@ -70,7 +71,10 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     // For a plain message when the file is missing; candle's readers wrap it in their own.
     std::fs::File::open(path).context("cannot read it")?;
     let tensor = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("npy") => Tensor::read_npy(path).map_err(short),
+        Some("npy") => {
+            check_npy(path)?;
+            Tensor::read_npy(path).map_err(short)
+        }
         Some("safetensors") => from_safetensors(path, args.tensor.as_deref()),
         _ => bail!("emissions must be a .npy or .safetensors file"),
     };
@@ -102,6 +106,35 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
         }
     }
     Ok(tensor)
+}
+
+/// An error if the header of a .npy file names more entries than the file has bytes: candle would ask for memory for all of
+/// them. Whatever else is wrong with a header, candle's reader says.
+fn check_npy(path: &Path) -> Result<()> {
+    let file = std::fs::File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let mut header = Vec::new();
+    file.take(1 << 16).read_to_end(&mut header)?;
+    let header = String::from_utf8_lossy(&header);
+    let shape = header
+        .split_once("'shape':")
+        .and_then(|(_, rest)| rest.split_once('('))
+        .and_then(|(_, rest)| rest.split_once(')'));
+    let Some((shape, _)) = shape else {
+        return Ok(());
+    };
+    let sizes = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|size| !size.is_empty());
+    let count = sizes
+        .filter_map(|size| size.parse().ok())
+        .fold(1u128, |count, size: u64| count.saturating_mul(size.into()));
+    ensure!(
+        count <= bytes.into(),
+        "its header says that its shape is ({shape}), but it has only {bytes} bytes"
+    );
+    Ok(())
 }
 
 /// Tolerances are such that half precision passes.

@@ -9,6 +9,7 @@ use super::spelling::spell;
 use anyhow::{Context, Result, ensure};
 use candle_ctc::text::Unspellable;
 use candle_ctc::{ScoreOptions, rank_transcripts};
+use indexmap::IndexMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -41,20 +42,14 @@ pub fn run(args: &ScoreArgs, console: &mut Console) -> Result<usize> {
 
 fn candidates(args: &ScoreArgs) -> Result<Vec<Candidates>> {
     if let Some(path) = &args.manifest {
-        let mut items: Vec<Candidates> = Vec::new();
+        let mut texts: IndexMap<PathBuf, Vec<String>> = IndexMap::new();
         for entry in manifest::read(path)? {
-            match items
-                .iter_mut()
-                .find(|item| item.emissions == entry.emissions)
-            {
-                Some(item) => item.texts.push(entry.text),
-                None => items.push(Candidates {
-                    emissions: entry.emissions,
-                    texts: vec![entry.text],
-                }),
-            }
+            texts.entry(entry.emissions).or_default().push(entry.text);
         }
-        return Ok(items);
+        let items = texts.into_iter();
+        return Ok(items
+            .map(|(emissions, texts)| Candidates { emissions, texts })
+            .collect());
     }
     let mut texts = args.texts.clone();
     if let Some(file) = &args.file {

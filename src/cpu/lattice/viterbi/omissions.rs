@@ -29,7 +29,7 @@ pub(crate) const MOST_OMITTED: usize = 12;
 /// What paths may leave out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Omissions<'a> {
-    /// These labels, wherever they stand.
+    /// These labels, wherever they stand, in ascending order.
     pub optional: &'a [u32],
     /// Any number of labels at either end.
     pub free_ends: bool,
@@ -47,7 +47,7 @@ impl Omissions<'_> {
         }
         let optional: Vec<bool> = target
             .iter()
-            .map(|label| self.optional.contains(label))
+            .map(|label| self.optional.binary_search(label).is_ok())
             .collect();
         if target.is_empty() || !(self.free_ends || optional.contains(&true)) {
             return None;
