@@ -6,7 +6,7 @@ use crate::distribution::{self, check_normalised};
 use crate::gpu;
 use crate::options::{InputKind, InputLayout, Wildcard};
 use crate::problem::lengths::IntoLengths;
-use crate::problem::plan::{Plan, frames_needed};
+use crate::problem::plan::Plan;
 use crate::problem::validate::{self, Call, check_rows};
 use crate::spans::TokenSpan;
 use candle_core::{Result, Tensor, bail};
@@ -216,7 +216,7 @@ pub fn forced_align(log_probs: &Tensor, target: &[u32], opts: AlignOptions) -> R
     let (log_probs, plan) = validate::utterance_and_target(call, log_probs, target)?;
     match align(&call, &opts, plan, &log_probs)?.swap_remove(0) {
         Ok(alignment) => Ok(alignment),
-        Err(Unaligned::TooLong { needed }) if needed == frames_needed(target) => bail!(
+        Err(Unaligned::TooLong { needed }) if opts.optional.is_empty() && !opts.free_ends => bail!(
             "forced_align: the target needs {} frames ({} labels, {} of them equal to the one \
              before), but there are {}",
             needed,

@@ -1,0 +1,448 @@
+"""Mutation testing in one build: every mutant is compiled into the crate at once, behind a switch.
+
+    python tools/mutants/mutants.py WORK FILE.rs...      paths below src/, or folders
+
+Instruments a copy of the crate in the folder WORK, builds its tests once, and finds out which test reaches which
+mutant. Each mutant is then switched on in turn, and the tests that reach it are run, the fastest first, until one
+fails. WORK/mutants.tsv has a line for each mutant: killed, survived or unreached, its key, and its line. A survivor
+whose key stands in tests/faults/mutants.txt is explained there. Exits with 1 if another one survives.
+
+Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on; BUDGET is the
+number of seconds that the tests of one mutant may take, 60 unless told; JOBS is the number of programs at a time.
+"""
+
+import collections
+import concurrent.futures
+import itertools
+import json
+import mmap
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import tree_sitter
+import tree_sitter_rust
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXPLAINED = ROOT / "tests/faults/mutants.txt"
+# Tests of text, not of behaviour, and tests that look at the sources.
+LEFT_OUT = re.compile(r"^(boundaries|cli)::")
+
+BINARY = {
+    "+": ["-"],
+    "-": ["+"],
+    "*": ["/"],
+    "/": ["*"],
+    "%": ["/"],
+    "==": ["!="],
+    "!=": ["=="],
+    "<": ["<=", ">"],
+    "<=": ["<", ">"],
+    ">": [">=", "<"],
+    ">=": [">", "<"],
+    "&&": ["||"],
+    "||": ["&&"],
+    "&": ["|"],
+    "|": ["&"],
+    "<<": [">>"],
+    ">>": ["<<"],
+}
+ASSIGNED = {"+=": "-=", "-=": "+=", "*=": "/=", "/=": "*=", "|=": "&=", "&=": "|="}
+
+# What a function returns at once, by its type.
+VALUES = {
+    "bool": ["true", "false"],
+    "f64": ["0.0", "1.0"],
+    "f32": ["0.0", "1.0"],
+    "String": ["String::new()"],
+    "()": ["()"],
+    **{name: ["0", "1"] for name in ["usize", "u8", "u16", "u32", "u64", "u128", "i32", "i64"]},
+}
+
+SWITCH = """
+//! Which mutant is on; written by tools/mutants.
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+const UNKNOWN: u32 = u32::MAX;
+const TRACED: u32 = u32::MAX - 1;
+static CURRENT: AtomicU32 = AtomicU32::new(UNKNOWN);
+static REACHED: OnceLock<usize> = OnceLock::new();
+#[inline]
+pub(crate) fn on(mutant: u32) -> bool {
+    let current = CURRENT.load(Relaxed);
+    current == mutant || current >= TRACED && find(mutant)
+}
+#[cold]
+#[inline(never)]
+fn find(mutant: u32) -> bool {
+    if CURRENT.load(Relaxed) == UNKNOWN {
+        if let Ok(path) = std::env::var("MUTANT_TRACE") {
+            REACHED.get_or_init(|| {
+                let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+                let map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+                Box::leak(Box::new(map)).as_mut_ptr() as usize
+            });
+            CURRENT.store(TRACED, Relaxed);
+        } else {
+            let own = std::env::var("MUTANT").ok().and_then(|text| text.parse().ok());
+            CURRENT.store(own.unwrap_or(0), Relaxed);
+            return on(mutant);
+        }
+    }
+    let first = *REACHED.get().unwrap();
+    unsafe { (*((first + mutant as usize) as *const AtomicU8)).store(1, Relaxed) };
+    false
+}
+"""
+
+
+class Mutant:
+    def __init__(self, key, place):
+        self.key, self.place = key, place
+        self.number = None
+
+
+def values_of(text):
+    """What a function with this return type may return in place of its result."""
+    text = re.sub(r"\s+", " ", text.strip())
+    if text in VALUES:
+        return VALUES[text]
+    inner = re.fullmatch(r"(?:candle_core::|CandleResult|)?(?:Candle)?Result<(.*)>", text)
+    if inner and "," not in re.sub(r"<[^<>]*>|\([^()]*\)", "", inner[1]):
+        return [f"Ok({value})" for value in values_of(inner[1])]
+    if text.startswith("Option<"):
+        return ["None"]
+    if text.startswith("Vec<"):
+        return ["Vec::new()"]
+    return []
+
+
+class File:
+    """A source file and its mutants."""
+
+    def __init__(self, path, dropped, sampled=lambda: True):
+        self.path, self.dropped, self.sampled = path, dropped, sampled
+        self.source = (ROOT / path).read_bytes()
+        self.mutants = []
+        self.seen = collections.Counter()
+        self.function = ""
+
+    def text(self, node):
+        return self.source[node.start_byte : node.end_byte].decode()
+
+    def add(self, node, change):
+        """A new mutant, or None if it is not in the sample or known not to compile."""
+        line = " ".join(self.text(node).split())
+        key = f"{self.path}: {self.function}: {change} in `{line[:70]}`"
+        self.seen[key] += 1
+        if self.seen[key] > 1:
+            key += f" #{self.seen[key]}"
+        if not self.sampled() or key in self.dropped:
+            return None
+        mutant = Mutant(key, f"{self.path}:{node.start_point[0] + 1}")
+        self.mutants.append(mutant)
+        return mutant
+
+    def instrument(self, parser):
+        tree = parser.parse(self.source)
+        return self.visit(tree.root_node)
+
+    def skips(self, node):
+        if node.type in (
+            "macro_invocation", "macro_definition", "attribute_item", "inner_attribute_item", "const_item",
+            "static_item", "use_declaration", "line_comment", "block_comment", "array_type", "type_arguments",
+            "string_literal", "const_block",
+        ):  # fmt: skip
+            return True
+        if node.type == "mod_item":
+            before = node.prev_named_sibling
+            while before is not None and before.type in ("attribute_item", "line_comment"):
+                if "cfg(test)" in self.text(before) or "cfg(all(test" in self.text(before):
+                    return True
+                before = before.prev_named_sibling
+        if node.type == "function_item":
+            head = self.source[node.start_byte : node.child_by_field_name("body").start_byte].decode()
+            return " const fn " in f" {head}"
+        return False
+
+    def visit(self, node):
+        """The text of a node with its mutants in it."""
+        if self.skips(node):
+            return self.text(node)
+        outer = self.function
+        if node.type == "function_item":
+            self.function = self.text(node.child_by_field_name("name"))
+        out, at = [], node.start_byte
+        for child in node.children:
+            out.append(self.source[at : child.start_byte].decode())
+            out.append(self.visit(child))
+            at = child.end_byte
+        out.append(self.source[at : node.end_byte].decode())
+        whole = "".join(out)
+        whole = self.mutate(node, whole)
+        self.function = outer
+        return whole
+
+    def mutate(self, node, whole):
+        kind = node.type
+        if kind == "block" and node.parent.type == "function_item":
+            type_ = node.parent.child_by_field_name("return_type")
+            values = values_of(self.text(type_)) if type_ else ["()"]
+            switches = ""
+            if node.named_child_count:
+                for value in values:
+                    mutant = self.add(node.parent, f"returns {value}")
+                    if mutant:
+                        switches += f" if crate::mutants::on({{{id(mutant)}}}) {{ return {value}; }}"
+            return "{" + switches + whole[1:] if switches else whole
+        if kind == "binary_expression":
+            operator = node.child_by_field_name("operator")
+            name = self.text(operator)
+            before = self.source[node.start_byte : operator.start_byte].decode()
+            after = self.source[operator.end_byte : node.end_byte].decode()
+            for other in BINARY.get(name, []):
+                mutant = self.add(node, f"{name} to {other}")
+                if mutant:
+                    whole = self.choose(mutant, f"({before}) {other} ({after})", whole)
+        elif kind == "compound_assignment_expr":
+            operator = node.child_by_field_name("operator")
+            name = self.text(operator)
+            before = self.source[node.start_byte : operator.start_byte].decode()
+            after = self.source[operator.end_byte : node.end_byte].decode()
+            if name in ASSIGNED:
+                mutant = self.add(node, f"{name} to {ASSIGNED[name]}")
+                if mutant:
+                    whole = self.choose(mutant, before + ASSIGNED[name] + after, whole)
+        elif kind == "unary_expression":
+            sign = self.text(node.children[0])
+            if sign in "!-" and node.children[1].type not in ("integer_literal", "float_literal"):
+                mutant = self.add(node, f"without {sign}")
+                if mutant:
+                    whole = self.choose(mutant, self.text(node.children[1]), whole)
+        elif kind == "expression_statement":
+            what = node.children[0].type
+            if what in ("call_expression", "try_expression") and whole.endswith(";"):
+                mutant = self.add(node, "left out")
+                if mutant:
+                    whole = f"if !crate::mutants::on({{{id(mutant)}}}) {{ {whole} }}"
+        return whole
+
+    def choose(self, mutant, changed, whole):
+        # In parentheses, so that it may stand in any expression, and begin with any.
+        return f"(if crate::mutants::on({{{id(mutant)}}}) {{ ({changed}) }} else {{ ({whole}) }})"
+
+
+def copy(work):
+    """The crate's files, as git knows them, and what is changed in the working tree."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in names.split("\n"):
+        if name and (ROOT / name).is_file():
+            target = work / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists() or target.read_bytes() != (ROOT / name).read_bytes():
+                shutil.copyfile(ROOT / name, target)
+                shutil.copymode(ROOT / name, target)
+
+
+def write(work, paths, dropped):
+    """Writes the instrumented files; the mutants with their numbers."""
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_rust.language()))
+    mutants = []
+    number, of = map(int, os.environ.get("SAMPLE", "0/1").split("/"))
+    count = itertools.count()
+    for path in paths:
+        file = File(path, dropped, lambda: next(count) % of == number)
+        text = file.instrument(parser)
+        for mutant in file.mutants:
+            mutants.append(mutant)
+            mutant.number = len(mutants)
+            text = text.replace("{%d}" % id(mutant), str(mutant.number))
+        if path == "src/lib.rs":
+            text += "\nmod mutants;\n"
+        target = work / path
+        if target.read_text() != text:
+            target.write_text(text)
+    lib = work / "src/lib.rs"
+    if "mod mutants;" not in lib.read_text():
+        lib.write_text(lib.read_text() + "\nmod mutants;\n")
+    (work / "src/mutants.rs").write_text(SWITCH)
+    return mutants
+
+
+# The quickest build of the tests.
+CONFIG = ["--config", str(ROOT / ".ci/simulated.toml")]
+CARGO = ["--locked", "--features", "cli", "--message-format=json"]
+ENV = {**os.environ, "CARGO_INCREMENTAL": "0"}
+
+
+def errors(work):
+    """The lines of the instrumented files that do not compile."""
+    run = subprocess.run(["cargo", *CONFIG, "check", "--lib", *CARGO], cwd=work, env=ENV, capture_output=True, text=True)
+    found = []
+    for line in run.stdout.splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-message" and message["message"]["level"] == "error":
+            for span in message["message"]["spans"]:
+                if span["is_primary"]:
+                    found.append((span["file_name"], span["byte_start"], message["message"]["message"]))
+    if run.returncode and not found:
+        sys.exit(run.stderr)
+    return found
+
+
+def guilty(work, mutants, found):
+    """The mutants in whose switches the errors stand."""
+    by_number = {mutant.number: mutant for mutant in mutants}
+    bad = set()
+    for name, at, message in found:
+        text = (work / name).read_bytes()
+        # The innermost switch before the error that is still open there.
+        best = None
+        for switch in re.finditer(rb"crate::mutants::on\((\d+)\)\) \{|crate::mutants::on\((\d+)\) \{", text[: at + 1]):
+            depth, end = 0, switch.end() - 1
+            while end < len(text):
+                depth += {b"{": 1, b"}": -1}.get(text[end : end + 1], 0)
+                end += 1
+                if depth == 0:
+                    break
+            if end > at:
+                best = int(switch[1] or switch[2])
+        if best is None:
+            # Both values of a choice have another type: take the nearest one.
+            numbers = re.findall(rb"crate::mutants::on\((\d+)\)", text[: at + 40])
+            best = int(numbers[-1]) if numbers else None
+        if best not in by_number:
+            sys.exit(f"{name}: {message}: no mutant is to blame")
+        bad.add(by_number[best].key)
+    return bad
+
+
+def programs(work):
+    run = subprocess.run(
+        ["cargo", *CONFIG, "test", "--no-run", "--lib", "--test", "it", "--test", "golden_bits", *CARGO],
+        cwd=work, env=ENV, capture_output=True, text=True,
+    )  # fmt: skip
+    if run.returncode:
+        sys.exit(run.stderr)
+    found = []
+    for line in run.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["profile"]["test"]:
+            found.append(message["executable"])
+    return found
+
+
+def tests_of(program, work):
+    out = subprocess.run([program, "--list", "--format=terse"], cwd=work, capture_output=True, text=True).stdout
+    names = [line.removesuffix(": test") for line in out.splitlines() if line.endswith(": test")]
+    return [(program, name) for name in names if not LEFT_OUT.match(name)]
+
+
+def limit():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+
+
+def run_tests(work, tests, seconds, **env):
+    """Whether these tests of one program pass."""
+    program = tests[0][0]
+    try:
+        done = subprocess.run(
+            [program, "--exact", "--test-threads=1", *(name for _, name in tests)],
+            cwd=work, env={**ENV, "CARGO_MANIFEST_DIR": str(work), **env}, timeout=seconds, preexec_fn=limit,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def trace(work, test, count, number):
+    """The time of a test, and the mutants that it reaches; None if it fails on the crate as it is."""
+    path = work / f"trace-{number}"
+    path.write_bytes(bytes(count + 1))
+    start = time.time()
+    passed = run_tests(work, [test], 600, MUTANT_TRACE=str(path))
+    took = time.time() - start
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as reached:
+        found = [mutant for mutant in range(1, count + 1) if reached[mutant]]
+    path.unlink()
+    return (took, found) if passed else None
+
+
+def judge(work, mutant, tests, times, budget):
+    """Whether a mutant is killed, survives, or is reached by no test."""
+    if not tests:
+        return "unreached"
+    tests = sorted(tests, key=times.get)
+    spent = 0.0
+    at, size = 0, 1
+    while at < len(tests) and spent < budget:
+        some = [test for test in tests[at : at + size] if test[0] == tests[at][0]]
+        at += len(some)
+        size = min(2 * size, 16)
+        expected = sum(times[test] for test in some)
+        spent += expected
+        if not run_tests(work, some, 10 + 5 * expected, MUTANT=str(mutant.number)):
+            return "killed"
+    return "survived"
+
+
+def main():
+    work = pathlib.Path(sys.argv[1]).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    copy(work)
+    paths = []
+    for name in sys.argv[2:]:
+        path = ROOT / name
+        paths += sorted(path.rglob("*.rs")) if path.is_dir() else [path]
+    paths = [str(path.relative_to(ROOT)) for path in paths]
+    dropped = set()
+    while True:
+        mutants = write(work, paths, dropped)
+        found = errors(work)
+        if not found:
+            break
+        bad = guilty(work, mutants, found)
+        dropped |= bad
+        print(f"{len(mutants)} mutants, {len(bad)} do not compile", flush=True)
+    jobs = int(os.environ.get("JOBS", os.cpu_count()))
+    print(f"{len(mutants)} mutants in {len(paths)} files; the tests are built", flush=True)
+    tests = [test for program in programs(work) for test in tests_of(program, work)]
+    reached_by = collections.defaultdict(list)
+    times = {}
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        traced = pool.map(lambda x: trace(work, x[1], len(mutants), x[0]), enumerate(tests))
+        for test, result in zip(tests, traced):
+            if result is None:
+                print(f"left out, since it fails here: {test[1]}", flush=True)
+                continue
+            times[test] = result[0]
+            for number in result[1]:
+                reached_by[number].append(test)
+        print(f"{len(times)} tests, {sum(times.values()):.0f} s", flush=True)
+        budget = float(os.environ.get("BUDGET", 60))
+        judged = pool.map(lambda m: judge(work, m, reached_by[m.number], times, budget), mutants)
+        explained = set()
+        if EXPLAINED.exists():
+            explained = {line.split(" -- ")[0].strip() for line in EXPLAINED.read_text().splitlines()}
+        counts = collections.Counter()
+        unexplained = 0
+        with open(work / "mutants.tsv", "w") as out:
+            for mutant, verdict in zip(mutants, judged):
+                if verdict != "killed" and mutant.key in explained:
+                    verdict = "explained"
+                counts[verdict] += 1
+                unexplained += verdict in ("survived", "unreached")
+                print(verdict, mutant.key, mutant.place, sep="\t", file=out, flush=True)
+    print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    sys.exit(unexplained > 0)
+
+
+if __name__ == "__main__":
+    main()
