@@ -615,7 +615,6 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         ctc_loss_with_logits(&x, &target, [4], [1], CtcLossOptions::default()).map(drop),
         scored(score(InputKind::Logits, true)),
         scored(score(InputKind::LogProbs, true)),
-        transcript_log_likelihoods(&x, &[[1u32]], score(InputKind::LogProbs, false)).map(drop),
         confidence(score(InputKind::Logits, true)),
         confidence(score(InputKind::LogProbs, true)),
         forced_align(&x, &[1], align).map(drop),
@@ -645,6 +644,10 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
     if !cfg!(ctc_softgpu) {
         let loss = ctc_loss(&x, &target, [4], [1], CtcLossOptions::default()).unwrap();
         assert!(loss.to_vec0::<f32>().unwrap().is_finite());
+        // Log-likelihoods do not: their gradient holds rows.
+        let opts = score(InputKind::LogProbs, false);
+        let values = transcript_log_likelihoods(&x, &[[1u32]], opts);
+        refused("log-likelihoods", values);
     }
 }
 
