@@ -36,8 +36,8 @@ pub struct LossyEncoding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unspelled {
-    /// The text: one or more characters in a row, or the whole word where the vocabulary has tokens for words or its
-    /// rules know words only.
+    /// The text: characters in a row, or the whole word where the vocabulary has tokens for words or its rules know words
+    /// only. Empty where only the mark of a word is missing.
     pub text: String,
     /// Its first byte in the whole text.
     pub start: usize,
