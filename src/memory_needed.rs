@@ -90,3 +90,22 @@ pub fn memory_needed(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_uses_at_most_all_classes() {
+        let kept = |labels, input| {
+            let needed = memory_needed((8, 1, 3), labels, DType::F32, input).unwrap();
+            needed.kept
+        };
+        // Entries of f32 in 8 frames for the labels and the blank, and a byte for the block.
+        assert_eq!(kept(1, InputKind::LogProbs), 8 * 2 * 4 + 1);
+        for labels in [2, 3, 10] {
+            assert_eq!(kept(labels, InputKind::LogProbs), 8 * 3 * 4 + 1);
+            assert_eq!(kept(labels, InputKind::Logits), 8 * 3 * 4 + 1 + 8 * 16);
+        }
+    }
+}

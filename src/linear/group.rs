@@ -153,6 +153,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_logits_of_a_group_take_32_mib_within_bounds() {
+        let frames = |classes, dtype| frames_at_a_time(classes, dtype, &Device::Cpu);
+        assert_eq!(frames(1024, DType::F32), 8192);
+        assert_eq!(frames(1024, DType::F64), 4096);
+        assert_eq!(frames(1 << 20, DType::F32), 256);
+        assert_eq!(frames(32, DType::F16), 4096);
+    }
+
+    #[test]
     fn groups_have_all_items_once_and_similar_lengths() {
         let lengths = [100, 3, 0, 100, 88, 87, 100, 3, 1, 100];
         let cuts: [(usize, &[&[usize]]); 4] = [

@@ -8,7 +8,7 @@ use candle_ctc::{
     LabelPrior, PrefixScorer, PrefixScorerOptions, Reduction, ScoreOptions, Wildcard, append_star,
     beam_search, ctc_loss, ctc_loss_linear, ctc_loss_with_logits, feasibility, forced_align,
     forced_align_batch, frame_confidence, greedy_decode_batch, score_transcripts,
-    state_posteriors_batch, token_confidence_batch,
+    state_posteriors_batch, token_confidence_batch, transcript_log_likelihoods,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -647,6 +647,10 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
     if !cfg!(ctc_softgpu) {
         let loss = ctc_loss(&x, &target, [4], [1], CtcLossOptions::default()).unwrap();
         assert!(loss.to_vec0::<f32>().unwrap().is_finite());
+        // Log-likelihoods do not: their gradient holds rows.
+        let opts = score(InputKind::LogProbs, false);
+        let values = transcript_log_likelihoods(&x, &[[1u32]], opts);
+        refused("log-likelihoods", values);
     }
 }
 
@@ -690,6 +694,11 @@ fn layers_that_fit_no_memory_are_an_error() {
         let loss = ctc_loss_linear(&hidden, &weight, None, &target, [4], [1], opts).unwrap();
         let loss = loss.to_dtype(DType::F32).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap() > 0.0);
+        // Their gradient takes memory all the same.
+        let leaf = Var::from_tensor(&view((1, 1, 3), dtype)).unwrap();
+        let hidden = leaf.as_tensor().broadcast_as((1 << 50, 1, 3)).unwrap();
+        let loss = ctc_loss_linear(&hidden, &weight, None, &target, [4], [1], opts);
+        refused("the gradient of hidden", loss);
     }
 }
 

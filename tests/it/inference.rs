@@ -425,6 +425,25 @@ fn logits_and_probabilities_in_place_of_log_probabilities_are_errors() {
 }
 
 #[test]
+fn a_sum_of_a_tenth_is_let_through_and_less_is_not() {
+    let first = std::hint::black_box(0.099f64).ln();
+    let sum = |second: f64| first.exp() + second.exp();
+    // In steps that are smaller than what the sum is rounded to.
+    let mut second = 0.001f64.ln() - 1e-12;
+    while sum(second) < 0.1 {
+        second = second.next_up();
+    }
+    assert_eq!(sum(second), 0.1);
+    let input = |second: f64| {
+        // Entries that do not count in the sum, and are no masks.
+        let rows = [first, second, -49.0, -49.0, -49.0].repeat(7);
+        tensors::floats(&rows, &[7, 5], DType::F64, &Device::Cpu)
+    };
+    accepted(&input(second));
+    refused(&input(second - 1e-9), &["look like logits", "0.100"]);
+}
+
+#[test]
 fn what_is_not_quite_a_distribution_is_let_through() {
     let mut rng = Rng::new(4);
     let (frames, classes) = (9, 40);

@@ -434,6 +434,19 @@ fn words_that_are_not_one_word_are_skipped_too() {
     }
 }
 
+#[test]
+fn a_token_of_two_words_is_in_no_unlisted_word() {
+    let vocabulary = Vocabulary::from_tokens(["<blk>", "▁a", "▁b", "▁a▁b"]).unwrap();
+    let opts = LexiconOptions {
+        unknown_score: -1.0,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(&vocabulary, ["a"], NoLanguageModel, opts).unwrap();
+    assert_eq!(total(&lexicon, &[1], true), 0.0);
+    assert!(total(&lexicon, &[2], true).is_finite());
+    assert_eq!(total(&lexicon, &[3], true), f64::NEG_INFINITY);
+}
+
 /// Whether labels are one of so many spellings of "cat".
 fn spells_cat(vocabulary: &Vocabulary, spellings: usize, labels: &[u32]) -> bool {
     let opts = LexiconOptions {

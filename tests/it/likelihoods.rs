@@ -447,6 +447,21 @@ fn an_utterance_without_frames_has_its_scores() {
 }
 
 #[test]
+fn logits_of_one_frame_are_those_of_their_softmax() {
+    let opts = ScoreOptions {
+        input: InputKind::Logits,
+        ..Default::default()
+    };
+    for logit in [0.0, 7.0] {
+        let logits = tensors::floats(&[logit; 2], &[1, 2], DType::F64, &Device::Cpu);
+        let values = transcript_log_likelihoods(&logits, &[vec![1u32], vec![]], opts).unwrap();
+        for value in tensors::read(&values) {
+            assert!((value + 2f64.ln()).abs() < 1e-12, "{logit}: {value}");
+        }
+    }
+}
+
+#[test]
 fn arguments_that_do_not_fit_are_errors() {
     let log_probs = Case::new(15, 6, 4, InputKind::LogProbs).input(DType::F32, &Device::Cpu);
     let error = |input: &Tensor, list: &[Vec<u32>], opts: ScoreOptions| {

@@ -99,6 +99,8 @@ fn lists_may_hold_brackets_spaces_numbers_and_an_empty_token() {
         ["[PAD]", "[UNK]", "a", "##b"]
     );
     assert_eq!(read("{\n}\n<blank>\n").tokens(), ["{", "}", "<blank>"]);
+    let bracket = Vocabulary::builder().blank(1).from_bytes(b"{").unwrap();
+    assert_eq!(bracket.tokens(), ["{", "<blank>"]);
     assert_eq!(read("<blank>\n \n0\n1\n").encode("0 1").unwrap(), [2, 1, 3]);
     let empty = read("a\n\nb\n\n\n");
     assert_eq!(
@@ -143,6 +145,8 @@ fn faulty_files_are_errors_that_say_what_is_wrong() {
     fails("<blk> 0\na 1\nb\n", &["line 3", "\"b\"", "2 of 3"]);
     fails("<blk>\t0\na\t-1.5\nb\n", &["line 3", "score"]);
     fails("<blk>\t0\na\t-1.5\nb\tnan\n", &["line 3", "score"]);
+    // Half of the lines have a score.
+    fails("<blk>\t0\na\t-1.5\nb\nc\n", &["line 3", "score"]);
     fails("<pad>\na\nb\na\n", &["\"a\"", "class 1", "class 3"]);
     fails(
         "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}}}",
@@ -274,6 +278,12 @@ fn a_blank_can_be_chosen() {
         .blank(3)
         .from_bytes(b"<unk>\t0\n\xe2\x96\x81a\t-1\n\xe2\x96\x81\t-0.5\n");
     assert_eq!(scored.unwrap().encode("a").unwrap(), [1]);
+    // A blank marks no words, whatever its name.
+    let bar = Vocabulary::builder()
+        .blank("|")
+        .from_tokens(["|", "a", "b"])
+        .unwrap();
+    assert_eq!(bar.word_mark(), &WordMark::None);
     let other = tokens(&["<pad>", "|", "a"]).with_blank("a").unwrap();
     assert_eq!((other.blank(), other.encode("a").is_err()), (2, true));
 
@@ -308,7 +318,7 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
         first_word,
     };
     let separator = |token: &str| WordMark::Separator(token.into());
-    let cases: [(&[&str], WordMark); 17] = [
+    let cases: [(&[&str], WordMark); 19] = [
         (&["<pad>", "|", "a"], separator("|")),
         (&["<pad>", " ", "|", "a"], separator(" ")),
         (&["<pad>", "<space>", " ", "a"], separator("<space>")),
@@ -330,6 +340,9 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
         (&["<pad>", "HH", "AH", "L"], WordMark::EachToken),
         (&["<pad>", "yes", "no"], WordMark::EachToken),
         (&["<pad>", "a", "b"], WordMark::None),
+        // A quarter of the tokens are units of several characters, and less than a quarter.
+        (&["<pad>", "ab", "c", "d", "e"], WordMark::EachToken),
+        (&["<pad>", "ab", "c", "d", "e", "f"], WordMark::None),
         (&["<pad>", "東京", "大", "阪"], WordMark::None),
         (&["<pad>", "the", " cat"], WordMark::None),
         // All that a keyboard has: the bar is one of them.
@@ -480,6 +493,9 @@ fn chinese_has_words_of_a_character_and_needs_no_mark() {
     );
     let json: Value = serde_json::from_str(&to_json(&words, 0.1).unwrap()).unwrap();
     assert_eq!(json["text"], "你好 HELLO WORLD");
+    // A token of a character with a mark takes the space.
+    let marked = tokens(&["<blk>", "▁你", "▁a"]);
+    assert_eq!(marked.encode("a 你").unwrap(), [2, 1]);
 }
 
 #[test]
@@ -494,6 +510,9 @@ fn what_is_not_text_is_not_printed_and_spells_nothing() {
         "A <unk> [noise]"
     );
     assert_eq!(vocabulary.decode(&[5, 99]), "A\u{fffd}");
+    // Brackets around what is no name.
+    let brackets = tokens(&["<pad>", "|", "<3>", "[!!]"]);
+    assert_eq!(brackets.encode("<3> [!!]").unwrap(), [2, 1, 3]);
 }
 
 // ---- Spelling
@@ -567,6 +586,14 @@ fn errors_name_the_character_its_place_and_what_to_do() {
     fails("क\u{93f}", &["U+0915 U+093F"]);
     let long = format!("{}!", "a".repeat(200));
     fails(&long, &["character 201", "…"]);
+    // No advice where there is none to give: a character that is part of a token only, and an accent alone.
+    let pair = tokens(&["<pad>", "|", "ab"]);
+    for text in ["b", "\u{301}"] {
+        self::fails(
+            pair.encode(text),
+            &["at character 1 of", "\"; encode_lossy"],
+        );
+    }
 
     let none = tokens(&["<pad>", "a", "b"]);
     self::fails(
@@ -719,6 +746,28 @@ fn lossy_encodings_say_what_they_leave_out() {
 }
 
 #[test]
+fn lossy_encodings_name_each_gap_once_and_in_order() {
+    // No token begins a word with b. Between words that gap shows only when the word before it is left out; at the
+    // start of the text it shows both times.
+    let vocabulary = tokens(&["<pad>", "▁a", "b"]);
+    let cases = [
+        ("b 7", vec![2u32], vec![("", 0usize), ("7", 2)]),
+        ("a x b", vec![1, 2], vec![("x", 2), (" ", 3)]),
+        ("a x b y", vec![1, 2], vec![("x", 2), (" ", 3), ("y", 6)]),
+    ];
+    for (text, labels, unspelled) in cases {
+        let encoding = vocabulary.encode_lossy(text, Unspellable::Skip).unwrap();
+        let found: Vec<_> = encoding
+            .unspelled
+            .iter()
+            .map(|part| (part.text.as_str(), part.start))
+            .collect();
+        assert_eq!(encoding.labels, labels, "{text:?}");
+        assert_eq!(found, unspelled, "{text:?}");
+    }
+}
+
+#[test]
 fn bytes_stand_for_characters_without_a_token() {
     let file = "<unk>\t0\n<0xC3>\t0\n<0xA9>\t0\n▁a\t-2\n▁\t-3\na\t-3\né\t-9\n<blk>\t0\n";
     let vocabulary = read(file);
@@ -729,6 +778,22 @@ fn bytes_stand_for_characters_without_a_token() {
     assert_eq!(without.decode(&[3, 1, 2]), "aé");
     assert_eq!(without.decode(&[3, 1]), "a\u{fffd}");
     fails(without.encode("ab"), &["\"b\"", "character 2"]);
+    // All bytes beside the ranks of a BPE model, which then spells by them.
+    let bytes: String = (0..=255u8)
+        .map(|byte| format!("<0x{byte:02X}>\t0\n"))
+        .collect();
+    let merges = read(&format!("<blk>\t0\n{bytes}▁a\t0\n▁\t-1\na\t-2\n"));
+    assert_eq!(merges.encode("aé").unwrap(), [257, 0xc3 + 1, 0xa9 + 1]);
+}
+
+#[test]
+fn of_spellings_with_equal_scores_the_longest_token_is_taken() {
+    let vocabulary = Vocabulary::builder()
+        .word_mark(WordMark::None)
+        .scores([("a", -0.5), ("b", -0.5), ("ab", -1.0)])
+        .from_tokens(["<blk>", "a", "b", "ab"])
+        .unwrap();
+    assert_eq!(vocabulary.encode("ab").unwrap(), [3]);
 }
 
 #[test]
@@ -841,6 +906,35 @@ fn a_tokenizer_json_spells_by_its_own_rules_and_hides_nothing() {
         .encode_lossy("ab\u{f8}out", Unspellable::Skip)
         .unwrap();
     assert_eq!(unigram.decode(&lossy.labels), "about");
+}
+
+#[test]
+fn a_tokenizer_json_tells_which_tokens_are_special_and_which_is_unknown() {
+    let mut file = json("wordpiece.json");
+    let added = |id: u32, content: &str, special: bool| {
+        serde_json::json!({
+            "id": id, "content": content, "special": special, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false
+        })
+    };
+    // Names that tell nothing by themselves.
+    file["added_tokens"] = Value::Array(vec![
+        added(0, "[PAD]", true),
+        added(160, "hmm", true),
+        added(161, "cough", false),
+    ]);
+    file["model"]["unk_token"] = "??".into();
+    let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+    vocab.remove("[UNK]");
+    vocab.insert("??".to_owned(), 1.into());
+    let vocabulary = Vocabulary::from_bytes(file.to_string().as_bytes()).unwrap();
+    assert_eq!(vocabulary.class_count(), 162);
+    let (a, unknown) = (vocabulary.class_of("a").unwrap(), 1);
+    assert_eq!(vocabulary.decode(&[a, 160, 161]), "a cough");
+    // An unknown word is left out, and not spelled by the token for it.
+    assert_eq!(vocabulary.decode(&[unknown]), "??");
+    fails(vocabulary.encode("a 東"), &["\"東\"", "character 3"]);
+    assert_eq!(vocabulary.encode("a").unwrap(), [a]);
 }
 
 /// Options that are for training would cut a text, fill it up with blanks, or spell it at random.
@@ -1155,9 +1249,13 @@ fn sample() -> Vec<Word> {
 fn json_is_read_back() {
     let mut words = sample();
     words[0].score = f32::NEG_INFINITY;
+    words[1].score = -0.1;
     let json: Value = serde_json::from_str(&to_json(&words, 0.1).unwrap()).unwrap();
     assert_eq!(json["text"], "say \"<b>& -->");
     assert_eq!(json["words"][0]["score"], Value::Null);
+    // Rounded: the f32 nearest to -0.1 has more digits in f64.
+    assert_eq!(json["words"][1]["score"].as_f64(), Some(-0.1));
+    assert_eq!(json["words"][1]["tokens"][0]["score"].as_f64(), Some(-0.5));
     assert_eq!(json["words"][1]["text"], "\"<b>&");
     assert_eq!(
         (
@@ -1359,6 +1457,15 @@ item []:
         &["ends at frame 10", "9 frames"],
     );
     fails(to_textgrid(&words, 0.1, 0), &["0 frames"]);
+    // To the last frame.
+    let full = to_textgrid(&words, 0.1, 10).unwrap();
+    assert!(full.ends_with("xmax = 1\n            text = \"&\"\n"));
+    // A token of two words is one interval, once the caller has shared its frames between the words.
+    let mut shared = tokens(&["<blk>", "a b", "c"]).words(&spans(&[1, 2]));
+    fails(to_textgrid(&shared, 0.1, 5), &["word", "starts at frame 0"]);
+    (shared[0].end, shared[1].start) = (1, 1);
+    let grid = to_textgrid(&shared, 0.1, 5).unwrap();
+    assert_eq!(grid.matches("text = \"a b\"").count(), 1);
     let mut empty = words.clone();
     empty[1].start = empty[1].end;
     fails(to_textgrid(&empty, 0.1, 12), &["no frames", "word"]);

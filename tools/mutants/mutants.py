@@ -332,7 +332,8 @@ def programs(work):
     for line in run.stdout.splitlines():
         message = json.loads(line)
         if message.get("executable") and message["profile"]["test"]:
-            found.append(message["executable"])
+            # A copy: another build may put its own in that place.
+            found.append(shutil.copy(message["executable"], work))
     return found
 
 

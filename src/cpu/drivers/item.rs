@@ -527,6 +527,47 @@ mod tests {
     }
 
     #[test]
+    fn a_probability_above_1_counts_as_1_only_within_rounding() {
+        use InputKind::{LogProbs, Logits};
+        let loss = |log_p, kind| loss_from(log_p, 100, kind, f64::EPSILON);
+        let rounding = 200.0 * f64::EPSILON;
+        assert_eq!(loss(rounding, LogProbs), 0.0);
+        assert_eq!(loss(2.0 * rounding, LogProbs), -2.0 * rounding);
+        assert_eq!(loss(1.0, Logits), 0.0);
+        for kind in [LogProbs, Logits] {
+            assert_eq!(loss(-3.0, kind), 3.0);
+            assert_eq!(loss(f64::NEG_INFINITY, kind), f64::INFINITY);
+            assert!(loss(f64::NAN, kind).is_nan());
+            assert_eq!(loss(0.0, kind).to_bits(), 0.0f64.to_bits());
+        }
+    }
+
+    #[test]
+    fn an_item_without_a_path_needs_no_lattice() {
+        let _held = crate::cpu::simd::isa::tests::held();
+        let alone = |frames: usize, target: &[u32], entry: f64| {
+            let (plan, used) = (plan(frames, 2, target), Classes::new(target));
+            let strides = Strides {
+                offset: 0,
+                frame: 2,
+                item: 0,
+                class: 1,
+            };
+            let data = vec![entry; 2 * frames];
+            let problem = Problem::new(&plan, &data, strides, 0, &used, false);
+            let loss = problem.loss_alone(&mut Buffers::default()).unwrap();
+            (problem.has_lattice(), loss)
+        };
+        assert_eq!(alone(0, &[], 0.0), (false, 0.0));
+        assert_eq!(alone(0, &[1], 0.0), (false, f64::INFINITY));
+        assert_eq!(alone(2, &[1, 1], -1.0), (false, f64::INFINITY));
+        let (lattice, poisoned) = alone(2, &[1, 1], f64::NAN);
+        assert!(!lattice && poisoned.is_nan());
+        let (lattice, loss) = alone(2, &[], -1.0);
+        assert!(lattice && (loss - 2.0).abs() < 1e-12);
+    }
+
+    #[test]
     fn levels_agree_at_every_edge_of_a_tile() {
         let mut random = random();
         for labels in [
