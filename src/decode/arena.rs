@@ -322,3 +322,55 @@ fn renumber<'a>(
     }
     (numbers, used)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(mut following: Following) -> Vec<u32> {
+        let list = following.list().unwrap();
+        list.iter().map(|(token, _)| *token).collect()
+    }
+
+    #[test]
+    fn compaction_keeps_the_state_and_the_following_tokens_of_each_prefix() {
+        // The state of a prefix is its labels.
+        let mut tree: Tree<Vec<u32>> = Tree::new(Vec::new());
+        let add = |tree: &mut Tree<Vec<u32>>, parent: u32, token: u32| {
+            let labels = [&tree.state(parent)[..], &[token]].concat();
+            tree.add_child(parent, token, labels).unwrap()
+        };
+        let one = add(&mut tree, ROOT, 1);
+        let two = add(&mut tree, ROOT, 2);
+        add(&mut tree, one, 5);
+        let first = add(&mut tree, two, 3);
+        let second = add(&mut tree, two, 4);
+        tree.put_following(first, Following::new(&mut vec![7]));
+        tree.put_following(second, Following::new(&mut vec![9, 8]));
+
+        let mut used = [second, first];
+        tree.compact(used.iter_mut());
+        let [second, first] = used;
+        // The root, "2", "2 3" and "2 4".
+        assert_eq!(tree.len(), 4);
+        assert_eq!(tree.child(ROOT, 1), None);
+        for (node, labels) in [(first, vec![2, 3]), (second, vec![2, 4])] {
+            assert_eq!(tree.tokens(node), labels);
+            assert_eq!(*tree.state(node), labels);
+        }
+        let two = tree.child(ROOT, 2).unwrap();
+        assert_eq!(tree.child(two, 4), Some(second));
+        assert_eq!(*tree.state(two), [2]);
+        assert_eq!(listed(tree.take_following(first)), [7]);
+        assert_eq!(listed(tree.take_following(second)), [8, 9]);
+
+        let next = add(&mut tree, second, 6);
+        assert_eq!(*tree.state(next), [2, 4, 6]);
+        assert!(tree.take_following(next).is_unknown());
+    }
+
+    #[test]
+    fn a_token_that_a_model_lists_twice_counts_once() {
+        assert_eq!(listed(Following::new(&mut vec![3, 1, 3])), [1, 3]);
+    }
+}

@@ -360,6 +360,22 @@ mod tests {
     }
 
     #[test]
+    fn the_gpu_code_path_takes_as_many_classes_as_f32_tells_apart() {
+        const MOST: usize = 1 << 24;
+        let call = call(InputKind::LogProbs);
+        let plan = |input: &Tensor| validate::plan_for_decoding(call, input, [1]).unwrap();
+        // The last class is the largest.
+        let most = Tensor::arange(0f32, MOST as f32, &Device::Cpu).unwrap();
+        let most = most.reshape((1, 1, MOST)).unwrap();
+        let found = on_device(&call, &plan(&most), &most).unwrap();
+        assert_eq!(found[0].tokens, [MOST as u32 - 1]);
+        let more = Tensor::zeros((1, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let more = more.broadcast_as((1, 1, MOST + 1)).unwrap();
+        let error = on_device(&call, &plan(&more), &more).unwrap_err();
+        assert!(error.to_string().contains("at most 2^24"), "{error}");
+    }
+
+    #[test]
     fn both_ways_refuse_nan_within_the_length_only() {
         for (frame, fails) in [(32, true), (33, false)] {
             let mut values = vec![-1f32; 3 * 40 * 5];

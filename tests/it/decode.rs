@@ -409,6 +409,52 @@ fn thresholds_leave_out_what_they_say() {
         ..exact(0)
     });
     assert_eq!(by_score.len(), 1);
+    // A new prefix leaves the one behind that it comes from: ln 3 is above 1.
+    let values = [0.25f64.ln(), 0.75f64.ln()];
+    for (beam_threshold, count) in [(1.0, 1), (1.2, 2)] {
+        let opts = BeamOptions {
+            beam_threshold,
+            ..exact(0)
+        };
+        let found = beam_search(&tensor(&values, 2), opts).unwrap();
+        assert_eq!((found.len(), &found[0].tokens[..]), (count, &[1][..]));
+    }
+}
+
+#[test]
+fn of_equally_good_alignments_spans_begin_and_end_early() {
+    let best = |second: [f64; 2]| {
+        let values = [0.5f64.ln(), 0.5f64.ln(), second[0].ln(), second[1].ln()];
+        let mut search = BeamSearch::new(2, BeamOptions::default()).unwrap();
+        search.push(&tensor(&values, 2)).unwrap();
+        let found = search.hypotheses().unwrap().remove(0);
+        assert_eq!(found.tokens, [1]);
+        (found.spans[0].range(), search.trailing_blanks())
+    };
+    // "1 1" is as good as "blank 1".
+    assert_eq!(best([0.25, 0.75]), (0..2, 0));
+    // "1 1" is as good as "1 blank".
+    assert_eq!(best([0.5, 0.5]), (0..1, 1));
+}
+
+#[test]
+fn the_token_bonus_is_taken_up_to_its_limits() {
+    let input = tensor(&[-(3f64.ln()); 6], 3);
+    let with = |token_bonus| {
+        let opts = BeamOptions {
+            token_bonus,
+            ..Default::default()
+        };
+        beam_search(&input, opts)
+    };
+    for (token_bonus, tokens) in [(1e100, 2), (-1e100, 0)] {
+        let best = with(token_bonus).unwrap().remove(0);
+        assert_eq!(best.tokens.len(), tokens);
+        assert_eq!(best.lm_score, token_bonus * tokens as f64);
+    }
+    for token_bonus in [1.01e100, -1.01e100] {
+        fails(with(token_bonus), &["it must be from -1e100 to 1e100"]);
+    }
 }
 
 /// All prefixes with their probabilities, where only these tokens of a frame may make a new prefix.
@@ -740,6 +786,76 @@ fn a_language_model_that_fails_ends_the_search() {
     fails(run(-1.0), &["no more"]);
     // Its max_score is 0.
     fails(run(4.0), &["gave 4", "max_score is 0"]);
+}
+
+/// A model that allows token 1 alone, and fails if it is asked for what the search has to leave out.
+struct OneToken {
+    /// The tokens that it lists; `None` if any may follow.
+    listed: Option<Vec<u32>>,
+    /// Whether it has a score for other tokens: that they are forbidden.
+    forbids: bool,
+}
+
+impl LanguageModel for OneToken {
+    type State = ();
+
+    fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn score(&self, _: &(), token: u32) -> Result<f64> {
+        match token {
+            1 => Ok(0.0),
+            _ if self.forbids => Ok(f64::NEG_INFINITY),
+            _ => candle_core::bail!("asked for a score of token {token}"),
+        }
+    }
+
+    fn advance(&self, _: &(), token: u32) -> Result<()> {
+        match token {
+            1 => Ok(()),
+            _ => candle_core::bail!("asked for the state behind token {token}"),
+        }
+    }
+
+    fn next_tokens(&self, _: &(), _most: usize, tokens: &mut Vec<u32>) -> bool {
+        tokens.extend(self.listed.iter().flatten());
+        self.listed.is_some()
+    }
+}
+
+#[test]
+fn a_model_is_not_asked_for_tokens_that_cannot_enter_the_beam() {
+    let found = |p: &[f64], model: &OneToken, opts| -> Vec<Vec<u32>> {
+        let values: Vec<f64> = p.iter().map(|p| p.ln()).collect();
+        let found = beam_search_with(&tensor(&values, p.len()), model, opts).unwrap();
+        found.into_iter().map(|found| found.tokens).collect()
+    };
+    let mut model = OneToken {
+        listed: None,
+        forbids: false,
+    };
+    // A token of probability 0, and one less probable than the last prefix of a full beam.
+    let narrow = BeamOptions {
+        beam_width: 1,
+        ..Default::default()
+    };
+    let empty: [u32; 0] = [];
+    assert_eq!(found(&[0.5, 0.25, 0.25], &model, narrow), [empty]);
+    assert_eq!(found(&[0.0, 1.0, 0.0], &model, exact(0)), [[1]]);
+    // Forbidden tokens enter no beam, however wide.
+    model.forbids = true;
+    assert_eq!(
+        found(&[0.25, 0.5, 0.25], &model, exact(0)),
+        [vec![1], vec![]]
+    );
+    // In a list: a token twice, the blank, and one that is no class.
+    let model = OneToken {
+        listed: Some(vec![1, 9, 1, 0]),
+        forbids: false,
+    };
+    let p = [0.125, 0.375, 0.125, 0.125, 0.125, 0.125];
+    assert_eq!(found(&p, &model, exact(0)), [vec![1], vec![]]);
 }
 
 /// Advances all prefixes in one call, which it counts, or too few of them.

@@ -253,3 +253,19 @@ fn hotwords_refuse_what_they_cannot_hold() {
             .contains("token 7 is no class")
     );
 }
+
+#[test]
+fn without_a_model_prefixes_in_which_no_phrase_goes_on_are_alike() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let hotwords = Hotwords::new(&vocabulary, [("ab", 1.0)], NoLanguageModel).unwrap();
+    let key = |labels: &[u32]| {
+        let start = hotwords.start().unwrap();
+        let behind = labels.iter().fold(start, |state, label| {
+            hotwords.advance(&state, *label).unwrap()
+        });
+        hotwords.state_key(&behind)
+    };
+    assert!(key(&[3]).is_some());
+    assert_eq!(key(&[3]), key(&[3, 3]));
+    assert_ne!(key(&[3]), key(&[2]));
+}

@@ -612,6 +612,90 @@ fn a_word_has_a_number_that_is_none_of_the_lexicons_own() {
     );
 }
 
+#[test]
+fn an_expectation_that_is_no_score_is_an_error() {
+    #[derive(Debug)]
+    struct Expects(f64);
+    impl WordModel for Expects {
+        type State = ();
+        fn word_id(&self, _: &str) -> Option<u32> {
+            Some(0)
+        }
+        fn start(&self) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
+            Ok(0.0)
+        }
+        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn estimate(&self, _: Option<u32>) -> candle_core::Result<f64> {
+            Ok(self.0)
+        }
+    }
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    for bad in [f64::NAN, f64::INFINITY] {
+        refused(
+            Lexicon::new(&vocabulary, ["ab"], Expects(bad), LexiconOptions::default()),
+            &format!("expects a score of {bad} for a word"),
+        );
+    }
+}
+
+#[test]
+fn what_may_follow_is_listed_once_each_if_it_is_not_too_much() {
+    for case in cases() {
+        let spelled = case.spelled.clone();
+        let opts = LexiconOptions::default();
+        let lexicon =
+            Lexicon::with_spellings(&case.vocabulary, spelled, NoLanguageModel, opts).unwrap();
+        let mut states = vec![lexicon.start().unwrap()];
+        for _ in 0..4 {
+            let mut longer = Vec::new();
+            for state in &states {
+                let list = |most: usize| {
+                    let mut tokens = Vec::new();
+                    let listed = lexicon.next_tokens(state, most, &mut tokens);
+                    tokens.sort_unstable();
+                    listed.then_some(tokens)
+                };
+                let all = list(usize::MAX).unwrap();
+                assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+                assert_eq!(list(all.len()).as_ref(), Some(&all));
+                if let Some(fewer) = all.len().checked_sub(1) {
+                    assert_eq!(list(fewer), None);
+                }
+                for token in 1..4 {
+                    let score = lexicon.score(state, token).unwrap();
+                    // Without a model of words nothing adds to the score, neither a word nor its beginning.
+                    assert!(score == 0.0 || score == f64::NEG_INFINITY, "{score}");
+                    if score == 0.0 {
+                        assert!(all.contains(&token), "{token} {all:?}");
+                        longer.push(lexicon.advance(state, token).unwrap());
+                    }
+                }
+            }
+            states = longer;
+        }
+    }
+}
+
+#[test]
+fn a_token_with_a_name_is_in_no_word_that_the_lexicon_lacks() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "<unk>"]).unwrap();
+    let opts = LexiconOptions {
+        unknown_score: -1.0,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(&vocabulary, ["aa"], NoLanguageModel, opts).unwrap();
+    assert_eq!(total(&lexicon, &[2], true), -1.0);
+    for labels in [&[3][..], &[2, 3], &[2, 2, 3], &[2, 1, 3]] {
+        let score = total(&lexicon, labels, false);
+        assert_eq!(score, f64::NEG_INFINITY, "{labels:?}");
+    }
+}
+
 #[track_caller]
 fn refused<W: WordModel + std::fmt::Debug>(lexicon: candle_core::Result<Lexicon<W>>, part: &str) {
     let error = lexicon.unwrap_err().to_string();

@@ -692,6 +692,30 @@ fn a_malformed_file_is_an_error_with_line_and_reason() {
 }
 
 #[test]
+fn limits_of_a_file_are_taken_and_no_more() {
+    let padded = |bytes: usize| format!("{}\n{GOOD}", "x".repeat(bytes - 1));
+    NgramLm::from_arpa(padded(1 << 20).as_bytes()).unwrap();
+    let reason = refused(padded((1 << 20) + 1).as_bytes());
+    assert!(
+        reason.contains("line 1: the line has more than 1048576 bytes"),
+        "{reason}"
+    );
+    let of_order = |orders: usize| {
+        let mut arpa = String::from("\\data\\\nngram 1=3\n");
+        (2..=orders).for_each(|order| arpa += &format!("ngram {order}=0\n"));
+        arpa += "\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 a\n";
+        (2..=orders).for_each(|order| arpa += &format!("\\{order}-grams:\n"));
+        arpa + "\\end\\\n"
+    };
+    let model = NgramLm::from_arpa(of_order(255).as_bytes()).unwrap();
+    let again = NgramLm::from_binary(&binary(&model)[..]).unwrap();
+    assert_eq!((model.order(), again.order()), (255, 255));
+    assert_eq!(again.score_words(&["a"]), [-LN_10, -LN_10]);
+    let reason = refused(of_order(256).as_bytes());
+    assert!(reason.contains("the order 256 is above 255"), "{reason}");
+}
+
+#[test]
 fn what_kenlm_reads_is_read() {
     let words = ["a", "a", "x"];
     let want = NgramLm::from_arpa(GOOD.as_bytes())
@@ -809,6 +833,63 @@ fn a_binary_file_is_refused_with_the_reason() {
         error.to_string().contains("/no such folder/model"),
         "{error}"
     );
+}
+
+/// A binary file with these bytes at these places, and the right checksum, is refused.
+#[track_caller]
+fn contradicts_itself(good: &[u8], changes: &[(usize, &[u8])]) {
+    let mut changed = good.to_vec();
+    for (at, bytes) in changes {
+        assert_ne!(changed[*at..][..bytes.len()], **bytes);
+        changed[*at..][..bytes.len()].copy_from_slice(bytes);
+    }
+    sign(&mut changed);
+    let error = NgramLm::from_binary(&changed[..]).unwrap_err().to_string();
+    assert!(error.contains("the file contradicts itself"), "{error}");
+}
+
+#[test]
+fn sizes_in_a_binary_file_have_to_agree() {
+    // The counts of n-grams begin at the 14th number.
+    let three_orders = binary(&NgramLm::from_arpa(GOOD.as_bytes()).unwrap());
+    contradicts_itself(&three_orders, &[(8 * 13, &5u64.to_ne_bytes())]);
+    contradicts_itself(&three_orders, &[(8 * 14, &2u64.to_ne_bytes())]);
+
+    let arpa = "\\data\\\nngram 1=4\nngram 2=0\nngram 3=0\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 a\n-2 <unk>\n\n\
+                \\2-grams:\n\n\\3-grams:\n\n\\end\\\n";
+    let words_alone = binary(&NgramLm::from_arpa(arpa.as_bytes()).unwrap());
+    // The 2-grams begin before the 1-grams, with as many of both as these bounds say.
+    contradicts_itself(
+        &words_alone,
+        &[
+            (8 * 13, &u64::MAX.to_ne_bytes()),
+            (8 * 14, &5u64.to_ne_bytes()),
+            (8 * 17, &0u64.to_ne_bytes()),
+        ],
+    );
+    // The last word is a child of the first. The first children begin behind 19 numbers, the ends of the 4 words, their
+    // order, and the words and suffixes of 5 nodes: 32, 16, 24 and 24 bytes.
+    let second_first_child = 8 * 19 + 32 + 16 + 24 + 24 + 4;
+    assert_eq!(words_alone[second_first_child..][..4], 5u32.to_ne_bytes());
+    contradicts_itself(&words_alone, &[(second_first_child, &4u32.to_ne_bytes())]);
+}
+
+/// Fails when it is read.
+struct Unreadable;
+
+impl Read for Unreadable {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("read too far"))
+    }
+}
+
+#[test]
+fn behind_a_binary_model_no_more_is_read_than_that_more_follows() {
+    let bytes = binary(&NgramLm::from_arpa(GOOD.as_bytes()).unwrap());
+    let more = [0u8; 8];
+    let input = bytes.as_slice().chain(more.as_slice()).chain(Unreadable);
+    let error = NgramLm::from_binary(input).unwrap_err().to_string();
+    assert!(error.contains("but more follow"), "{error}");
 }
 
 #[test]
@@ -1038,7 +1119,10 @@ fn a_model_of_tokens_says_what_it_does_not_know() {
     );
     let others = Vocabulary::from_tokens(["<pad>", "x", "y"]).unwrap();
     let error = TokenNgram::new(&*model, &others).unwrap_err().to_string();
-    assert!(error.contains("knows none of the 3 tokens"), "{error}");
+    assert!(
+        error.contains("knows none of the 3 tokens, such as \"<pad>\""),
+        "{error}"
+    );
     assert_eq!(
         format!("{model:?}"),
         "NgramLm { ngram_counts: [4, 3, 1], .. }"

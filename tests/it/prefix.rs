@@ -168,6 +168,18 @@ fn scores_do_not_depend_on_the_other_hypotheses() {
 }
 
 #[test]
+fn states_with_the_same_numbers_are_equal_and_others_are_not() {
+    let values = distribution(&mut Rng::new(4), 5, 3, 2.0);
+    let (one, same) = (scorer(&values, 3, 0), scorer(&values, 3, 0));
+    assert_eq!((one.frames(), one.classes()), (5, 3));
+    assert_eq!(one.initial_state(), same.initial_state());
+    // With another blank the empty prefix has the same score, and other alignments.
+    let other = scorer(&values, 3, 1).initial_state();
+    assert_eq!(other.score(), one.initial_state().score());
+    assert_ne!(other, one.initial_state());
+}
+
+#[test]
 fn wrong_input_is_an_error_that_names_it() {
     let check = |message: String, parts: &[&str]| {
         for part in parts {

@@ -198,6 +198,15 @@ mod tests {
     fn of_prefixes_that_are_alike_one_that_is_behind_is_dropped() {
         // Behind in both kinds of alignment.
         assert_eq!(kept(&[(&[1, 3], 0.2, 0.1), (&[2, 3], 0.1, 0.1)]), [[1, 3]]);
+        // They need not be neighbours in the beam.
+        assert_eq!(
+            kept(&[
+                (&[1, 3], 0.2, 0.1),
+                (&[5, 4], 0.15, 0.1),
+                (&[2, 3], 0.1, 0.1)
+            ]),
+            [[1, 3], [5, 4]]
+        );
         // In one kind alone, or with another last label: both may win.
         let labels: [&[u32]; 2] = [&[1, 3], &[2, 3]];
         assert_eq!(
