@@ -43,12 +43,12 @@ impl Item<'_> {
             .any(|row| used.iter().any(|&class| bad(row[class])))
     }
 
-    /// The weighted entries with those at −inf that count as such; logits relative to the largest that the target uses,
-    /// so that they add up. `None` near a documented limit.
-    pub fn counted(&self) -> Option<Vec<f64>> {
+    /// The weighted entries relative to the largest of their frame that the target uses, so that they add up, with those
+    /// at −inf that count as such; and the sum of these largest. `None` near a documented limit.
+    pub fn counted(&self) -> Option<(Vec<f64>, f64)> {
         let used: Vec<bool> = (0..self.classes).map(|class| self.uses(class)).collect();
         let mut counted = self.weighted.to_vec();
-        let mut depth = 0.0;
+        let (mut depth, mut sum) = (0.0, 0.0);
         for row in counted.chunks_exact_mut(self.classes) {
             let entries = row.iter_mut().zip(&used).filter(|(_, used)| **used);
             let mut entries: Vec<&mut f64> = entries.map(|(x, _)| x).collect();
@@ -63,13 +63,16 @@ impl Item<'_> {
                 } else if below > lowest {
                     lowest = below;
                 }
-                if self.logits && largest.is_finite() {
+                if largest.is_finite() {
                     **x -= largest;
                 }
             }
+            if largest.is_finite() {
+                sum += largest;
+            }
             depth += lowest;
         }
-        (depth < LOWEST).then_some(counted)
+        (depth < LOWEST).then_some((counted, sum))
     }
 
     /// The loss and, for each entry, the posterior of its class; `None` where nothing exact is promised.
@@ -77,7 +80,7 @@ impl Item<'_> {
         if self.is_undefined() {
             return Some((f64::NAN, vec![f64::NAN; self.values.len()]));
         }
-        let counted = self.counted()?;
+        let (counted, largest) = self.counted()?;
         let item = lattice::Item {
             log_probs: &counted,
             classes: self.classes,
@@ -85,13 +88,14 @@ impl Item<'_> {
             blank: self.blank,
         };
         let sums = item.sums();
-        let loss = match self.logits && sums.loss.is_finite() {
-            true => {
+        let loss = match (sums.loss.is_finite(), self.logits) {
+            (true, true) => {
                 let weighted = self.weighted.chunks_exact(self.classes);
                 let rows = self.rows().zip(weighted);
                 sums.loss + rows.map(|(row, to)| self.surplus(row, to)).sum::<f64>()
             }
-            false => sums.loss,
+            (true, false) => sums.loss - largest,
+            (false, _) => sums.loss,
         };
         Some((loss, sums.classes(&item)))
     }

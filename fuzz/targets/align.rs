@@ -344,7 +344,8 @@ fn confidences(
     if item.is_undefined() {
         return;
     }
-    let Some(counted) = item.counted() else {
+    // Posteriors are the same whatever is added to all entries of a frame.
+    let Some((counted, _)) = item.counted() else {
         return;
     };
     let plain = lattice::Item {
