@@ -29,7 +29,7 @@ import tree_sitter_rust
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPLAINED = ROOT / "tests/faults/mutants.txt"
-# Tests of text, not of behaviour, and tests that look at the sources.
+# The first reads the sources; the second takes long, and is about the program alone.
 LEFT_OUT = re.compile(r"^(boundaries|cli)::")
 
 BINARY = {
