@@ -7,8 +7,9 @@ mutant. Each mutant is then switched on in turn, and the tests that reach it are
 fails. WORK/mutants.tsv has a line for each mutant: killed, survived or unreached, its key, and its line. A survivor
 whose key stands in tests/faults/mutants.txt is explained there. Exits with 1 if another one survives.
 
-Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on; BUDGET is the
-number of seconds that the tests of one mutant may take, 60 unless told; JOBS is the number of programs at a time.
+Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on, ONLY=FILE those of lines
+of an earlier mutants.tsv; BUDGET is the number of seconds that the tests of one mutant may take, 60 unless told; JOBS is
+the number of programs at a time.
 """
 
 import collections
@@ -124,8 +125,8 @@ def values_of(text):
 class File:
     """A source file and its mutants."""
 
-    def __init__(self, path, dropped, sampled=lambda: True):
-        self.path, self.dropped, self.sampled = path, dropped, sampled
+    def __init__(self, path, dropped, wanted=lambda key: True):
+        self.path, self.dropped, self.wanted = path, dropped, wanted
         self.source = (ROOT / path).read_bytes()
         self.mutants = []
         self.seen = collections.Counter()
@@ -135,13 +136,13 @@ class File:
         return self.source[node.start_byte : node.end_byte].decode()
 
     def add(self, node, change):
-        """A new mutant, or None if it is not in the sample or known not to compile."""
+        """A new mutant, or None if it is not wanted or known not to compile."""
         line = " ".join(self.text(node).split())
         key = f"{self.path}: {self.function}: {change} in `{line[:70]}`"
         self.seen[key] += 1
         if self.seen[key] > 1:
             key += f" #{self.seen[key]}"
-        if not self.sampled() or key in self.dropped:
+        if not self.wanted(key) or key in self.dropped:
             return None
         mutant = Mutant(key, f"{self.path}:{node.start_point[0] + 1}")
         self.mutants.append(mutant)
@@ -254,8 +255,14 @@ def write(work, paths, dropped):
     mutants = []
     number, of = map(int, os.environ.get("SAMPLE", "0/1").split("/"))
     count = itertools.count()
+    if "ONLY" in os.environ:
+        lines = pathlib.Path(os.environ["ONLY"]).read_text().splitlines()
+        only = {line.split("\t")[1] for line in lines}
+        wanted = only.__contains__
+    else:
+        wanted = lambda key: next(count) % of == number
     for path in paths:
-        file = File(path, dropped, lambda: next(count) % of == number)
+        file = File(path, dropped, wanted)
         text = file.instrument(parser)
         for mutant in file.mutants:
             mutants.append(mutant)
