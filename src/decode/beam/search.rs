@@ -477,13 +477,11 @@ impl<L: LanguageModel> BeamSearch<L> {
                 let emission = row[entry.token as usize];
                 label = entry.label + emission;
                 let node = self.tree.node(entry.node).parent;
-                let place = self.tree.node(node).slot;
-                if let Some(above) = beam.get(place as usize)
-                    && above.node == node
-                {
+                if let Some(place) = place_of(&self.tree, beam, node) {
                     parent = place;
                     next_child[slot] = first_child[place as usize];
                     first_child[place as usize] = slot as u32;
+                    let above = &beam[place as usize];
                     label = log_add(label, above.before(entry.token) + emission);
                 }
             }
@@ -668,8 +666,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         if is_asked(&self.language_model, &self.opts) {
             // What may follow is kept with the prefixes of the beam alone.
             for entry in &self.beam {
-                let place = self.tree.node(entry.node).slot as usize;
-                if next.get(place).is_none_or(|kept| kept.node != entry.node) {
+                if place_of(&self.tree, &next, entry.node).is_none() {
                     self.tree.take_following(entry.node);
                 }
             }
@@ -855,6 +852,13 @@ impl Entry {
             score: ((score - before) / (end - start) as f64) as f32,
         }
     }
+}
+
+/// The place of a prefix in a beam, if it is there.
+#[inline]
+fn place_of<S>(tree: &Tree<S>, beam: &[Entry], prefix: u32) -> Option<u32> {
+    let place = tree.node(prefix).slot;
+    (beam.get(place as usize)?.node == prefix).then_some(place)
 }
 
 /// The tokens that the language model lets follow a prefix, of those that a hypothesis may hold; `tokens` is scratch

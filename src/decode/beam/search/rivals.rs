@@ -1,6 +1,6 @@
 //! Prefixes that are alike to the language model: the ones that are behind make room.
 
-use super::{BeamSearch, Entry, is_asked};
+use super::{BeamSearch, Entry, is_asked, place_of};
 use crate::decode::arena::NONE;
 use crate::decode::language_model::LanguageModel;
 use std::ops::Range;
@@ -47,9 +47,8 @@ impl<L: LanguageModel> BeamSearch<L> {
             beaten,
         } = &mut self.work.rivals;
         let parent_of = |entry: &Entry| {
-            let node = tree.node(entry.node).parent;
-            let place = (entry.token != NONE).then(|| tree.node(node).slot)?;
-            (beam.get(place as usize)?.node == node).then_some(place)
+            let parent = (entry.token != NONE).then(|| tree.node(entry.node).parent)?;
+            place_of(tree, beam, parent)
         };
         family.clear();
         family.extend(beam.iter().map(|entry| Family {
