@@ -1,5 +1,6 @@
 //! The memory of a loss, known before it is computed.
 
+use crate::cpu::{BLOCK_FRAMES, PAIRS};
 use crate::options::InputKind;
 use candle_core::{DType, Result, bail};
 
@@ -12,12 +13,6 @@ pub struct MemoryNeeded {
     /// The most that a training step takes at a time, `kept` among it.
     pub training: u64,
 }
-
-/// Frames of a block, to which each item's frames are rounded up.
-const BLOCK: u64 = 8;
-
-/// Pairs of a blank and a label of which the lattice has whole numbers, and so a target without labels, too.
-const TILE: u64 = 8;
 
 /// Beside the posteriors, a training step takes at most this for each frame and state of the batch.
 const BYTES_OF_A_STATE: u64 = 2;
@@ -67,8 +62,10 @@ pub fn memory_needed(
         let [frames, batch, classes, labels] = [frames, batch, classes, labels].map(|n| n as u64);
         // Of the classes, those of a target and the blank.
         let entries = labels.min(classes - 1).checked_add(1)?;
-        let blocks = frames.div_ceil(BLOCK);
-        let posteriors = blocks.checked_mul(BLOCK)?.checked_mul(entries)?;
+        // Each item's frames are rounded up to whole blocks, and its pairs of a blank and a label to whole tiles.
+        let (block, tile) = (BLOCK_FRAMES as u64, PAIRS as u64);
+        let blocks = frames.div_ceil(block);
+        let posteriors = blocks.checked_mul(block)?.checked_mul(entries)?;
         let of_rows = match input {
             InputKind::LogProbs => 0,
             // The maximum of the row and the sum of its exponentials.
@@ -76,8 +73,8 @@ pub fn memory_needed(
         };
         let of_an_item = posteriors.checked_mul(real)?.checked_add(blocks)?;
         let kept = of_an_item.checked_add(of_rows)?.checked_mul(batch)?;
-        let states = (labels / TILE + 1)
-            .checked_mul(2 * TILE)?
+        let states = (labels / tile + 1)
+            .checked_mul(2 * tile)?
             .checked_mul(frames)?;
         let scratch = states.checked_mul(batch)?.checked_mul(BYTES_OF_A_STATE)?;
         let training = kept.checked_add(scratch)?.checked_add(BYTES_OF_ANY)?;

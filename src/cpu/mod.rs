@@ -17,10 +17,12 @@ pub(crate) use drivers::nbest::solve_list;
 pub(crate) use drivers::state_posteriors::{Occupancy, occupancy, state_posteriors};
 pub(crate) use emissions::log_sums::log_sums;
 pub(crate) use gradient::{Saved, gradient};
+pub(crate) use lattice::scaled::PAIRS;
 pub(crate) use lattice::viterbi::{MOST_OMITTED, NoPath, Omissions, Path, Wildcards, viterbi};
 pub(crate) use nbest_gradient::{SavedList, list_gradient};
 pub use simd::isa::Isa;
 pub(crate) use simd::real::{Element, Real};
+pub(crate) use time::BLOCK_FRAMES;
 
 use crate::problem::plan::Plan;
 use candle_core::Result;
