@@ -360,18 +360,24 @@ fn a_loss_takes_what_was_announced_and_not_much_less() {
 #[test]
 fn a_gpu_takes_what_was_announced() {
     let _turn = turn();
-    const CLASSES: usize = 4;
-    // Edges in shared memory and beyond it, one tile and several.
-    for (frames, batch, labels) in [(300, 2, 30), (400, 3, 100), (200, 1, 700), (64, 40, 0)] {
+    for (frames, batch, classes, labels) in [
+        (300, 2, 4, 30),
+        (400, 3, 4, 100),
+        (64, 40, 4, 0),
+        // Many emissions.
+        (400, 3, 200, 150),
+        // Edges beyond shared memory.
+        (30, 40, 4, 700),
+    ] {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
             for (entry, kind) in [
                 (Entry::Logits, InputKind::Logits),
                 (Entry::LogProbs, InputKind::LogProbs),
             ] {
-                let values = Rng::new(94).values(frames * batch * CLASSES, 2.0);
-                let shape = [frames, batch, CLASSES];
+                let values = Rng::new(94).values(frames * batch * classes, 2.0);
+                let shape = [frames, batch, classes];
                 let input = tensors::floats(&values, &shape, dtype, &Device::Cpu);
-                let target: Vec<usize> = (0..labels).map(|i| 1 + i % (CLASSES - 1)).collect();
+                let target: Vec<usize> = (0..labels).map(|i| 1 + i % (classes - 1)).collect();
                 let targets = tensors::padded(&vec![target; batch], 0, 0, DType::U32, &Device::Cpu);
                 let leaf = Var::from_tensor(&input).unwrap();
                 let loss = || {
@@ -382,9 +388,9 @@ fn a_gpu_takes_what_was_announced() {
                         .unwrap()
                 };
                 drop(loss());
-                let shape = (frames, batch, CLASSES);
+                let shape = (frames, batch, classes);
                 let needed = memory_needed(shape, labels, dtype, kind, &Device::Cpu).unwrap();
-                let what = format!("{frames} {batch} {labels} {dtype:?} {entry:?}: {needed:?}");
+                let what = format!("{shape:?} {labels} {dtype:?} {entry:?}: {needed:?}");
                 let before = live();
                 let graph = loss();
                 let kept = (live() - before) as u64;
@@ -394,7 +400,7 @@ fn a_gpu_takes_what_was_announced() {
                 );
                 drop(graph);
                 // Beside these, the copy of the input that stands for the GPU's, and the report of a launch.
-                let copied = frames * batch * CLASSES * dtype.size_in_bytes();
+                let copied = frames * batch * classes * dtype.size_in_bytes();
                 let peak = peak_without(copied, || drop(loss())) as u64;
                 assert!(
                     peak.abs_diff(needed.training) <= 4 * NOISE as u64,
@@ -403,8 +409,18 @@ fn a_gpu_takes_what_was_announced() {
             }
         }
     }
+    for shape in [(1 << 31, 1, 5), (1, 1, 1 << 32), (1 << 20, 1 << 60, 5)] {
+        let kind = InputKind::LogProbs;
+        let error = memory_needed(shape, 3, DType::F32, kind, &Device::Cpu).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("a GPU takes fewer") || error.contains("does not fit any memory"),
+            "{error}"
+        );
+    }
 }
 
+#[cfg(not(ctc_softgpu))]
 #[test]
 fn announced_memory_of_no_input_or_of_too_much_is_an_error() {
     let _turn = turn();
