@@ -23,8 +23,8 @@ const UNKNOWN: u32 = u32::MAX;
 /// lexicon as a whole; `lm_weight` here multiplies that of the word model alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LexiconOptions {
-    /// The weight of the word model's scores, at least 0. Default 1. With 0 the words of the lexicon are still the only
-    /// ones, or others cost `unknown_score`.
+    /// The weight of the word model's scores, from 0 to 1e100. Default 1. With 0 the words of the lexicon are still the
+    /// only ones, or others cost `unknown_score`.
     pub lm_weight: f64,
     /// Added for each word. Default 0.
     pub word_bonus: f64,
