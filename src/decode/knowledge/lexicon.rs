@@ -156,8 +156,9 @@ impl<W: WordModel> Lexicon<W> {
     ///
     /// # Errors
     ///
-    /// A word that the vocabulary cannot spell (see [`LexiconOptions::skip_unspellable`]), that has a space in it or no
-    /// text, no words, words that the model knows none of, invalid options, and errors of the model.
+    /// A word that the vocabulary cannot spell, or that has a space in it or no text: with
+    /// [`LexiconOptions::skip_unspellable`] only if there is no other word. No words, words that the model knows none
+    /// of, invalid options, and errors of the model.
     pub fn new<S: AsRef<str>>(
         vocabulary: &Vocabulary,
         words: impl IntoIterator<Item = S>,
@@ -187,6 +188,12 @@ impl<W: WordModel> Lexicon<W> {
                     "Lexicon: the word {word:?} cannot be spelled: {error}; skip_unspellable leaves such words out"
                 ),
             }
+        }
+        if let ([], [first, ..]) = (&spelled[..], &skipped[..]) {
+            bail!(
+                "Lexicon: the vocabulary can spell none of the words, of which there are {}, such as {first:?}",
+                skipped.len()
+            )
         }
         let mut lexicon = Self::with_spellings(vocabulary, spelled, model, opts)?;
         lexicon.skipped = skipped;
