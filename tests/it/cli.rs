@@ -1004,6 +1004,35 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
 }
 
 #[test]
+fn an_entry_that_no_distribution_has_is_named_with_its_frame_and_class() {
+    let demo = Demo::new("a");
+    let vocab = demo.file("three.txt", "<pad>\n|\na\n");
+    let good = [0.5f32.ln(), 0.25f32.ln(), 0.25f32.ln()];
+    let (inf, none) = (f32::INFINITY, f32::NEG_INFINITY);
+    for (bad, part) in [
+        ([0.0, 0.0, f32::NAN], "NaN at class 2"),
+        ([0.0, inf, 0.0], "inf at class 1"),
+        ([none, inf, 0.0], "inf at class 1"),
+        ([none; 3], "-inf at every class"),
+    ] {
+        let frames = Tensor::new(&[good, bad], &Device::Cpu).unwrap();
+        let emissions = demo.npy("bad.npy", &frames);
+        let decode = ["decode", &emissions, "--vocab", &vocab];
+        for logits in [&["--logits"][..], &[]] {
+            let args = [&decode[..], logits].concat();
+            fails(&args, &["bad.npy", &format!("frame 1 has {part}; expected a number")]);
+        }
+    }
+    // -inf beside numbers is no error.
+    let sure = Tensor::new(&[[none, none, 0.0]], &Device::Cpu).unwrap();
+    let emissions = demo.npy("sure.npy", &sure);
+    for logits in [&["--logits"][..], &[]] {
+        let args = [&["decode", &emissions, "--vocab", &vocab], logits].concat();
+        assert!(run(&args).unwrap().ends_with("\ta\n"));
+    }
+}
+
+#[test]
 fn averaged_log_probabilities_are_normalised_on_demand() {
     let demo = Demo::new(TEXT);
     let vocab = demo.path("vocab.json");
@@ -1112,6 +1141,12 @@ fn words_of_a_lexicon_that_cannot_be_spelled_are_left_out_with_a_note() {
     fails(
         &[&decode[..], &[&none]].concat(),
         &[&none, "none of the words", "\"4\" at character 1"],
+    );
+    // A model of another language.
+    let russian = demo.file("russian.arpa", &unigrams("быстрая лиса"));
+    fails(
+        &["decode", &emissions, "--vocab", &vocab, "--lm", &russian],
+        &["can spell none of the words, of which there are 2"],
     );
 }
 
