@@ -863,6 +863,19 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
             refused.err
         );
     }
+    // A vocabulary that cannot mark the word.
+    let frames = Tensor::zeros((9, 5), DType::F32, &Device::Cpu).unwrap();
+    let uniform = demo.npy("uniform.npy", &frames);
+    let pieces = demo.file("pieces.json", r#"["<blk>", "▁the", "c", "a", "t"]"#);
+    let align = ["align", &uniform, "--vocab", &pieces, "cat"];
+    let unmarked = [&align[..], &["--logits", "--skip"]].concat();
+    let printed = try_all(&unmarked).unwrap();
+    assert_eq!(
+        printed.err,
+        format!(
+            "note: {uniform}: no token of the vocabulary begins or ends a word at character 1 of \"cat\"\n"
+        )
+    );
     // Of a long text, a note has the beginning alone.
     let long = format!("the!{}", " fox".repeat(300));
     let printed = try_all(&[&command("score")[..], &[&long, "--skip"]].concat()).unwrap();
@@ -1020,7 +1033,10 @@ fn an_entry_that_no_distribution_has_is_named_with_its_frame_and_class() {
         let decode = ["decode", &emissions, "--vocab", &vocab];
         for logits in [&["--logits"][..], &[]] {
             let args = [&decode[..], logits].concat();
-            fails(&args, &["bad.npy", &format!("frame 1 has {part}; expected a number")]);
+            fails(
+                &args,
+                &["bad.npy", &format!("frame 1 has {part}; expected a number")],
+            );
         }
     }
     // -inf beside numbers is no error.
@@ -1291,7 +1307,19 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
         &[&tune[..], &["--alphas", "1,NaN"]].concat(),
         &["--alphas", "NaN"],
     );
+    // The options of this command are named, and before any emissions are read.
     let missing = demo.file("missing.tsv", "no.npy\tthe\n");
+    for (option, value, range) in [
+        ("--alphas", "-1", "from 0.0 to 1e100"),
+        ("--alphas", "1e101", "from 0.0 to 1e100"),
+        ("--betas", "2e6", "from -1000000.0 to 1000000.0"),
+    ] {
+        let args = ["tune", "--manifest", &missing, option, value];
+        fails(
+            &[&args, &tune[3..]].concat(),
+            &[&format!("{option}: there is"), range],
+        );
+    }
     fails(
         &[&["tune", "--manifest", &missing][..], &tune[3..]].concat(),
         &["no.npy", "cannot read"],
