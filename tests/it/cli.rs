@@ -1128,6 +1128,31 @@ fn a_note_tells_of_words_that_a_search_cannot_find() {
         "{printed}"
     );
     assert_eq!(notes(&["--lm", &model]), "");
+    // At a small weight they cost little.
+    for alpha in ["0", "0.4"] {
+        let weighted = ["--lm", &model, "--alpha", alpha];
+        assert_eq!(notes(&[&weighted[..], &unknown].concat()), "");
+    }
+    // Tuning tells of it once, however many weights it tries, and whichever comes first.
+    let list = demo.file("list.tsv", &format!("{emissions}\t{TEXT}\n"));
+    let tune = |alphas: &str| {
+        let files = ["--manifest", &list, "--vocab", &vocab, "--lm", &model];
+        let grid = [
+            "--unknown",
+            "-1",
+            "--alphas",
+            alphas,
+            "--betas",
+            "0,1",
+            "--rounds",
+            "0",
+        ];
+        try_all(&[&["tune"][..], &files, &grid].concat())
+            .unwrap()
+            .err
+    };
+    assert_eq!(tune("0,0.4"), "");
+    assert_eq!(tune("0,1,2"), printed);
     let open = demo.file("open.arpa", &unigrams(&format!("{TEXT} <unk>")));
     assert_eq!(notes(&[&["--lm", &open][..], &unknown].concat()), "");
 }

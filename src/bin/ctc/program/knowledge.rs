@@ -27,8 +27,8 @@ pub struct Files {
     notes: Vec<String>,
 }
 
-/// A word that a language model lacks is hardly ever found at a score below this, in nats. A model without `<unk>`
-/// gives -230.
+/// A word that a language model lacks is hardly ever found if its weighted score is below this, in nats. A model without
+/// `<unk>` gives -230 times the weight.
 const LEAST_UNKNOWN: f64 = -100.0;
 
 impl Files {
@@ -43,24 +43,27 @@ impl Files {
             None => None,
         };
         let model = args.lm.as_ref().map(|path| ngram::read(path, progress));
-        let model = model.transpose()?.map(Arc::new);
-        if let (Some(_), Some(model)) = (args.unknown, &model) {
-            let score = model.estimate(None).map_err(short)?;
-            if score < LEAST_UNKNOWN {
-                notes.push(format!(
-                    "the language model has no <unk>, or an improbable one: each word that it lacks scores {score:.1} \
-                     nats times alpha, and --unknown on top, so that such words are hardly ever found; ctc ngram \
-                     --estimate writes models with <unk>"
-                ));
-            }
-        }
         Ok(Self {
             phrases,
             words,
-            model,
+            model: model.transpose()?.map(Arc::new),
             unknown: args.unknown,
             notes,
         })
+    }
+
+    /// The note on words that a language model of this weight lacks, if they are hardly ever found.
+    fn improbable_unknown(&self, alpha: f64) -> Result<Option<String>> {
+        let (Some(model), Some(_)) = (&self.model, self.unknown) else {
+            return Ok(None);
+        };
+        let score = model.estimate(None).map_err(short)?;
+        let note = format!(
+            "the language model has no <unk>, or an improbable one: each word that it lacks scores {score:.1} nats \
+             times alpha, and --unknown on top, so that such words are hardly ever found; ctc ngram --estimate writes \
+             models with <unk>"
+        );
+        Ok((alpha * score < LEAST_UNKNOWN).then_some(note))
     }
 
     /// A lexicon under the hotwords. A note names those that cannot be found.
@@ -117,7 +120,7 @@ pub enum Knowledge {
 }
 
 impl Knowledge {
-    /// The notes are what the user should know of the files.
+    /// The notes are what the user should know of the files, and of their use with these weights.
     pub fn new(
         files: &Files,
         vocabulary: &Vocabulary,
@@ -132,6 +135,7 @@ impl Knowledge {
             ..Default::default()
         };
         let mut notes = files.notes.clone();
+        notes.extend(files.improbable_unknown(alpha)?);
         let knowledge = match (files.model.clone(), files.words.clone()) {
             (None, None) if files.phrases.is_empty() => Ok(Self::Nothing),
             (None, None) => Hotwords::new(vocabulary, files.phrases.clone(), NoLanguageModel)

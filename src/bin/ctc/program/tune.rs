@@ -26,6 +26,9 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
         betas: Axis::new("--betas", &args.betas, -1e6..=1e6)?,
     };
     let (held_out, mut notes) = HeldOut::load(args, &model)?;
+    for note in &notes {
+        writeln!(console.err, "note: {note}")?;
+    }
     let mut tried: Vec<Outcome> = Vec::new();
     let mut points = grid.points();
     for round in 0..=args.rounds {
@@ -37,11 +40,11 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
                 continue;
             }
             let (knowledge, of_files) = Knowledge::new(&files, &model.vocabulary, alpha, beta)?;
-            // Those of the files are the same for all weights.
-            if tried.is_empty() {
-                notes.extend(of_files);
-                for note in notes.drain(..) {
+            // Most of these are the same for all weights.
+            for note in of_files {
+                if !notes.contains(&note) {
                     writeln!(console.err, "note: {note}")?;
+                    notes.push(note);
                 }
             }
             let outcome = held_out.decode(&knowledge, alpha, beta)?;
