@@ -1098,8 +1098,8 @@ fn a_note_tells_of_words_that_a_search_cannot_find() {
     ] {
         let printed = notes(&[option, file, "--hotwords", &names]);
         let expected = format!(
-            "note: these hotwords cannot be found, since the {list} lacks words of theirs: \"box\", \"fox box\", \
-             \"anya\" and 2 more; --unknown lets the search find other words\n"
+            "note: these hotwords cannot be found, since the {list} lacks words of theirs in this spelling: \"box\", \
+             \"fox box\", \"anya\" and 2 more; --unknown lets the search find other words\n"
         );
         assert_eq!(printed, expected);
         let known = demo.file("known.txt", "fox\nquick brown\n");
@@ -1155,6 +1155,32 @@ fn a_note_tells_of_words_that_a_search_cannot_find() {
     assert_eq!(tune("0,1,2"), printed);
     let open = demo.file("open.arpa", &unigrams(&format!("{TEXT} <unk>")));
     assert_eq!(notes(&[&["--lm", &open][..], &unknown].concat()), "");
+}
+
+#[test]
+fn no_note_names_a_hotword_that_a_search_can_find() {
+    let demo = Demo::new("a");
+    let notes = |tokens: &[&str], words: &str, names: &str| {
+        let vocab = demo.file("tokens.txt", &tokens.join("\n"));
+        let frames = Tensor::zeros((9, tokens.len()), DType::F32, &Device::Cpu).unwrap();
+        let emissions = demo.npy("uniform.npy", &frames);
+        let (words, names) = (demo.file("words.txt", words), demo.file("names.txt", names));
+        let decode = ["decode", &emissions, "--logits", "--vocab", &vocab];
+        let files = ["--lexicon", &words, "--hotwords", &names];
+        try_all(&[&decode[..], &files].concat()).unwrap().err
+    };
+    // It stands within a word.
+    assert_eq!(notes(&["<pad>", "王", "小", "明"], "王小明", "小明"), "");
+    // It stands behind another word.
+    let marked = ["<pad>", "fox", "Ġfox", "dog"];
+    assert_eq!(notes(&marked, "dog\nfox Ġfox", "fox"), "");
+    // The lexicon has the word, but not as the search for hotwords spells it.
+    let letters = ["<pad>", "|", "r", "e", "a", "d", "iy"];
+    let printed = notes(&letters, "read r iy d\nred", "read\nred");
+    assert!(
+        printed.contains("since the lexicon lacks words of theirs in this spelling: \"read\"; "),
+        "{printed}"
+    );
 }
 
 #[test]

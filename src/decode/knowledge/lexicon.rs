@@ -295,6 +295,50 @@ impl<W: WordModel> Lexicon<W> {
         &self.model
     }
 
+    /// Whether a text of this lexicon can contain a phrase, so that [`Hotwords`](crate::Hotwords) can prefer it. It
+    /// cannot if the lexicon lacks a word of it in the vocabulary's spelling, that of
+    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode). A phrase in which nothing marks words, such as a Chinese
+    /// one, can stand within longer words: for these the answer is always true.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    /// use candle_ctc::{Lexicon, LexiconOptions, NoLanguageModel};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "c", "r", "t"])?;
+    /// let lexicon = Lexicon::new(&vocabulary, ["cat", "car"], NoLanguageModel, LexiconOptions::default())?;
+    /// assert!(lexicon.can_contain(&vocabulary, "car cat")?);
+    /// assert!(!lexicon.can_contain(&vocabulary, "cart")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A phrase that the vocabulary cannot spell, a vocabulary of more classes than that of the lexicon, and errors of
+    /// the model.
+    pub fn can_contain(&self, vocabulary: &Vocabulary, phrase: &str) -> Result<bool> {
+        for labels in vocabulary.spell_words(phrase)? {
+            let is_unspaced = |label: &u32| self.symbols.is_unspaced(*label);
+            if labels.iter().any(is_unspaced) || self.allows(&labels)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the search can find a text of these labels.
+    fn allows(&self, labels: &[u32]) -> Result<bool> {
+        let mut state = self.start()?;
+        for &label in labels {
+            if self.score(&state, label)? == f64::NEG_INFINITY {
+                return Ok(false);
+            }
+            state = self.advance(&state, label)?;
+        }
+        Ok(self.end(&state)? > f64::NEG_INFINITY)
+    }
+
     /// Computes what is expected of words before they end, and the bound on scores that follows.
     fn with_expectations(mut self) -> Result<Self> {
         let mut expected = HashMap::new();

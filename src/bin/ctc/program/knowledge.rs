@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{
-    BeamOptions, Hotwords, Hypothesis, LanguageModel, Lexicon, LexiconOptions, NgramLm,
-    NoLanguageModel, WordModel, beam_search, beam_search_with,
+    BeamOptions, Hotwords, Hypothesis, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
+    WordModel, beam_search, beam_search_with,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -73,23 +73,23 @@ impl Files {
         vocabulary: &Vocabulary,
         notes: &mut Vec<String>,
     ) -> candle_core::Result<Hotwords<Lexicon<W>>> {
-        let phrases = self.phrases.clone();
-        let lost = self.not_in(&lexicon, vocabulary)?;
+        let hotwords = Hotwords::new(vocabulary, self.phrases.clone(), lexicon)?;
+        let lost = self.not_in(hotwords.model(), vocabulary)?;
         if !lost.is_empty() {
             let list = match self.words {
                 Some(_) => "lexicon",
                 None => "language model",
             };
             notes.push(format!(
-                "these hotwords cannot be found, since the {list} lacks words of theirs: {}; --unknown lets the search \
-                 find other words",
+                "these hotwords cannot be found, since the {list} lacks words of theirs in this spelling: {}; --unknown \
+                 lets the search find other words",
                 listing(&lost)
             ));
         }
-        Hotwords::new(vocabulary, phrases, lexicon)
+        Ok(hotwords)
     }
 
-    /// The hotwords to prefer that are no words of a lexicon.
+    /// The hotwords to prefer that no text of a lexicon contains.
     fn not_in<W: WordModel>(
         &self,
         lexicon: &Lexicon<W>,
@@ -97,9 +97,7 @@ impl Files {
     ) -> candle_core::Result<Vec<&str>> {
         let mut lost = Vec::new();
         for (phrase, boost) in &self.phrases {
-            // `Hotwords` has the error for a phrase that cannot be spelled.
-            let labels = vocabulary.encode(phrase).unwrap_or_default();
-            if *boost > 0.0 && !allows(lexicon, &labels)? {
+            if *boost > 0.0 && !lexicon.can_contain(vocabulary, phrase)? {
                 lost.push(phrase.as_str());
             }
         }
@@ -188,18 +186,6 @@ fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
         .collect::<Result<_>>()?;
     ensure!(!entries.is_empty(), "{shown} has no lines");
     Ok(entries)
-}
-
-/// Whether a text of these labels can be found with a lexicon.
-fn allows<W: WordModel>(lexicon: &Lexicon<W>, labels: &[u32]) -> candle_core::Result<bool> {
-    let mut state = lexicon.start()?;
-    for &label in labels {
-        if lexicon.score(&state, label)? == f64::NEG_INFINITY {
-            return Ok(false);
-        }
-        state = lexicon.advance(&state, label)?;
-    }
-    Ok(lexicon.end(&state)? > f64::NEG_INFINITY)
 }
 
 /// The words of a lexicon. A note names those that the vocabulary cannot spell.
