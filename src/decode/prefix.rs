@@ -185,7 +185,7 @@ impl PrefixScores {
     ///
     /// # Errors
     ///
-    /// If the weight is negative or not finite, or if the model fails or gives NaN or +inf: the scores are then as they
+    /// If the weight is not from 0 to 1e100, or if the model fails or gives NaN or +inf: the scores are then as they
     /// were.
     #[doc(alias = "shallow fusion")]
     pub fn fuse<L: LanguageModel + ?Sized>(

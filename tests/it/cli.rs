@@ -863,6 +863,19 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
             refused.err
         );
     }
+    // A vocabulary that cannot mark the word.
+    let frames = Tensor::zeros((9, 5), DType::F32, &Device::Cpu).unwrap();
+    let uniform = demo.npy("uniform.npy", &frames);
+    let pieces = demo.file("pieces.json", r#"["<blk>", "▁the", "c", "a", "t"]"#);
+    let align = ["align", &uniform, "--vocab", &pieces, "cat"];
+    let unmarked = [&align[..], &["--logits", "--skip"]].concat();
+    let printed = try_all(&unmarked).unwrap();
+    assert_eq!(
+        printed.err,
+        format!(
+            "note: {uniform}: no token of the vocabulary begins or ends a word at character 1 of \"cat\"\n"
+        )
+    );
     // Of a long text, a note has the beginning alone.
     let long = format!("the!{}", " fox".repeat(300));
     let printed = try_all(&[&command("score")[..], &[&long, "--skip"]].concat()).unwrap();
@@ -1004,6 +1017,38 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
 }
 
 #[test]
+fn an_entry_that_no_distribution_has_is_named_with_its_frame_and_class() {
+    let demo = Demo::new("a");
+    let vocab = demo.file("three.txt", "<pad>\n|\na\n");
+    let good = [0.5f32.ln(), 0.25f32.ln(), 0.25f32.ln()];
+    let (inf, none) = (f32::INFINITY, f32::NEG_INFINITY);
+    for (bad, part) in [
+        ([0.0, 0.0, f32::NAN], "NaN at class 2"),
+        ([0.0, inf, 0.0], "inf at class 1"),
+        ([none, inf, 0.0], "inf at class 1"),
+        ([none; 3], "-inf at every class"),
+    ] {
+        let frames = Tensor::new(&[good, bad], &Device::Cpu).unwrap();
+        let emissions = demo.npy("bad.npy", &frames);
+        let decode = ["decode", &emissions, "--vocab", &vocab];
+        for logits in [&["--logits"][..], &[]] {
+            let args = [&decode[..], logits].concat();
+            fails(
+                &args,
+                &["bad.npy", &format!("frame 1 has {part}; expected a number")],
+            );
+        }
+    }
+    // -inf beside numbers is no error.
+    let sure = Tensor::new(&[[none, none, 0.0]], &Device::Cpu).unwrap();
+    let emissions = demo.npy("sure.npy", &sure);
+    for logits in [&["--logits"][..], &[]] {
+        let args = [&["decode", &emissions, "--vocab", &vocab], logits].concat();
+        assert!(run(&args).unwrap().ends_with("\ta\n"));
+    }
+}
+
+#[test]
 fn averaged_log_probabilities_are_normalised_on_demand() {
     let demo = Demo::new(TEXT);
     let vocab = demo.path("vocab.json");
@@ -1053,8 +1098,8 @@ fn a_note_tells_of_words_that_a_search_cannot_find() {
     ] {
         let printed = notes(&[option, file, "--hotwords", &names]);
         let expected = format!(
-            "note: these hotwords cannot be found, since the {list} lacks words of theirs: \"box\", \"fox box\", \
-             \"anya\" and 2 more; --unknown lets the search find other words\n"
+            "note: these hotwords cannot be found, since the {list} lacks words of theirs in this spelling: \"box\", \
+             \"fox box\", \"anya\" and 2 more; --unknown lets the search find other words\n"
         );
         assert_eq!(printed, expected);
         let known = demo.file("known.txt", "fox\nquick brown\n");
@@ -1083,8 +1128,59 @@ fn a_note_tells_of_words_that_a_search_cannot_find() {
         "{printed}"
     );
     assert_eq!(notes(&["--lm", &model]), "");
+    // At a small weight they cost little.
+    for alpha in ["0", "0.4"] {
+        let weighted = ["--lm", &model, "--alpha", alpha];
+        assert_eq!(notes(&[&weighted[..], &unknown].concat()), "");
+    }
+    // Tuning tells of it once, however many weights it tries, and whichever comes first.
+    let list = demo.file("list.tsv", &format!("{emissions}\t{TEXT}\n"));
+    let tune = |alphas: &str| {
+        let files = ["--manifest", &list, "--vocab", &vocab, "--lm", &model];
+        let grid = [
+            "--unknown",
+            "-1",
+            "--alphas",
+            alphas,
+            "--betas",
+            "0,1",
+            "--rounds",
+            "0",
+        ];
+        try_all(&[&["tune"][..], &files, &grid].concat())
+            .unwrap()
+            .err
+    };
+    assert_eq!(tune("0,0.4"), "");
+    assert_eq!(tune("0,1,2"), printed);
     let open = demo.file("open.arpa", &unigrams(&format!("{TEXT} <unk>")));
     assert_eq!(notes(&[&["--lm", &open][..], &unknown].concat()), "");
+}
+
+#[test]
+fn no_note_names_a_hotword_that_a_search_can_find() {
+    let demo = Demo::new("a");
+    let notes = |tokens: &[&str], words: &str, names: &str| {
+        let vocab = demo.file("tokens.txt", &tokens.join("\n"));
+        let frames = Tensor::zeros((9, tokens.len()), DType::F32, &Device::Cpu).unwrap();
+        let emissions = demo.npy("uniform.npy", &frames);
+        let (words, names) = (demo.file("words.txt", words), demo.file("names.txt", names));
+        let decode = ["decode", &emissions, "--logits", "--vocab", &vocab];
+        let files = ["--lexicon", &words, "--hotwords", &names];
+        try_all(&[&decode[..], &files].concat()).unwrap().err
+    };
+    // It stands within a word.
+    assert_eq!(notes(&["<pad>", "王", "小", "明"], "王小明", "小明"), "");
+    // It stands behind another word.
+    let marked = ["<pad>", "fox", "Ġfox", "dog"];
+    assert_eq!(notes(&marked, "dog\nfox Ġfox", "fox"), "");
+    // The lexicon has the word, but not as the search for hotwords spells it.
+    let letters = ["<pad>", "|", "r", "e", "a", "d", "iy"];
+    let printed = notes(&letters, "read r iy d\nred", "read\nred");
+    assert!(
+        printed.contains("since the lexicon lacks words of theirs in this spelling: \"read\"; "),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -1112,6 +1208,12 @@ fn words_of_a_lexicon_that_cannot_be_spelled_are_left_out_with_a_note() {
     fails(
         &[&decode[..], &[&none]].concat(),
         &[&none, "none of the words", "\"4\" at character 1"],
+    );
+    // A model of another language.
+    let russian = demo.file("russian.arpa", &unigrams("быстрая лиса"));
+    fails(
+        &["decode", &emissions, "--vocab", &vocab, "--lm", &russian],
+        &["can spell none of the words, of which there are 2"],
     );
 }
 
@@ -1256,7 +1358,19 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
         &[&tune[..], &["--alphas", "1,NaN"]].concat(),
         &["--alphas", "NaN"],
     );
+    // The options of this command are named, and before any emissions are read.
     let missing = demo.file("missing.tsv", "no.npy\tthe\n");
+    for (option, value, range) in [
+        ("--alphas", "-1", "from 0.0 to 1e100"),
+        ("--alphas", "1e101", "from 0.0 to 1e100"),
+        ("--betas", "2e6", "from -1000000.0 to 1000000.0"),
+    ] {
+        let args = ["tune", "--manifest", &missing, option, value];
+        fails(
+            &[&args, &tune[3..]].concat(),
+            &[&format!("{option}: there is"), range],
+        );
+    }
     fails(
         &[&["tune", "--manifest", &missing][..], &tune[3..]].concat(),
         &["no.npy", "cannot read"],

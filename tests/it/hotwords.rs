@@ -255,6 +255,35 @@ fn hotwords_refuse_what_they_cannot_hold() {
 }
 
 #[test]
+fn a_lexicon_tells_which_phrases_its_texts_can_contain() {
+    let opts = LexiconOptions::default();
+    let letters = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let lexicon = Lexicon::new(&letters, ["ab", "b"], NoLanguageModel, opts).unwrap();
+    for (phrase, found) in [("ab b", true), ("b", true), ("a", false), ("b a", false)] {
+        let contains = lexicon.can_contain(&letters, phrase).unwrap();
+        assert_eq!(contains, found, "{phrase}");
+    }
+    assert!(lexicon.can_contain(&letters, "c").is_err());
+    let other = [("a", [3u32])];
+    let other = Lexicon::with_spellings(&letters, other, NoLanguageModel, opts).unwrap();
+    assert!(!other.can_contain(&letters, "a").unwrap());
+
+    // Within a word that nothing separates, and as words are spelled behind others.
+    let unspaced = Vocabulary::from_tokens(["<blk>", "王", "小", "明"]).unwrap();
+    let marked = Vocabulary::from_tokens(["<pad>", "fox", "Ġfox", "dog"]).unwrap();
+    for (vocabulary, word, labels, phrase) in [
+        (&unspaced, "王小明", &[1u32, 2, 3][..], "小明"),
+        (&marked, "fox", &[2], "fox"),
+    ] {
+        let words = [(word, labels)];
+        let lexicon = Lexicon::with_spellings(vocabulary, words, NoLanguageModel, opts).unwrap();
+        assert!(lexicon.can_contain(vocabulary, phrase).unwrap());
+        let hotwords = Hotwords::new(vocabulary, [(phrase, 2.0)], &lexicon).unwrap();
+        assert!((total(&hotwords, labels) - 2.0).abs() < 1e-9);
+    }
+}
+
+#[test]
 fn without_a_model_prefixes_in_which_no_phrase_goes_on_are_alike() {
     let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
     let hotwords = Hotwords::new(&vocabulary, [("ab", 1.0)], NoLanguageModel).unwrap();

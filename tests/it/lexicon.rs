@@ -720,6 +720,11 @@ fn a_lexicon_refuses_what_it_cannot_hold() {
     };
     let lexicon = new(&["ab", "a!"], skipping).unwrap();
     assert_eq!(lexicon.skipped(), ["a!"]);
+    refused(
+        new(&["a!", "да"], skipping),
+        "the vocabulary can spell none of the words, of which there are 2, such as \"a!\"",
+    );
+    refused(new(&[], skipping), "there are no words");
     let error = lexicon
         .score(&lexicon.start().unwrap(), 4)
         .unwrap_err()

@@ -49,9 +49,10 @@ pub struct BeamOptions<'a> {
     pub tokens_per_frame: usize,
     /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
     pub beam_threshold: f64,
-    /// The weight of the language model's scores, at least 0. Default 1. With 0 no score of the model counts, not even
-    /// −inf: a lexicon restricts nothing, no hotword is preferred, and [`End::Required`] drops nothing. For a lexicon
-    /// without the scores of its word model, set [`LexiconOptions::lm_weight`](crate::LexiconOptions::lm_weight) to 0.
+    /// The weight of the language model's scores, from 0 to 1e100. Default 1. With 0 no score of the model counts, not
+    /// even −inf: a lexicon restricts nothing, no hotword is preferred, and [`End::Required`] drops nothing. For a
+    /// lexicon without the scores of its word model, set
+    /// [`LexiconOptions::lm_weight`](crate::LexiconOptions::lm_weight) to 0.
     pub lm_weight: f64,
     /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
     /// Default 0.

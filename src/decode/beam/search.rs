@@ -386,6 +386,12 @@ impl<L: LanguageModel> BeamSearch<L> {
         Ok(())
     }
 
+    /// Whether the language model is asked for scores.
+    #[inline]
+    fn is_asked(&self) -> bool {
+        !self.language_model.is_constant() && self.opts.lm_weight != 0.0
+    }
+
     /// Takes the frame in `work.row`.
     fn step(&mut self) -> Result<()> {
         // Before the frame, so that the beam belongs to `frames` frames even if the model panics here.
@@ -414,7 +420,7 @@ impl<L: LanguageModel> BeamSearch<L> {
 
     /// Lists the tokens that may extend a prefix, most probable first.
     fn choose_tokens(&mut self) {
-        let asked = is_asked(&self.language_model, &self.opts);
+        let asked = self.is_asked();
         let Work {
             row,
             tokens,
@@ -507,6 +513,7 @@ impl<L: LanguageModel> BeamSearch<L> {
 
     /// Adds the prefixes with one more label that may enter the beam.
     fn extend(&mut self) -> Result<()> {
+        let asked = self.is_asked();
         let Work {
             tokens,
             chosen,
@@ -519,7 +526,6 @@ impl<L: LanguageModel> BeamSearch<L> {
             ..
         } = &mut self.work;
         let (model, opts, tree) = (&self.language_model, &self.opts, &mut self.tree);
-        let asked = is_asked(model, opts);
         let mut frontier = Frontier::new(candidates, opts);
         for (slot, entry) in self.beam.iter().enumerate() {
             *visits += 1;
@@ -536,8 +542,14 @@ impl<L: LanguageModel> BeamSearch<L> {
                 let allowed = &self.allowed;
                 following = list_following(model, tree, entry.node, allowed, next_tokens);
             }
-            let bound = || bound(model, tree, opts, entry.node);
-            let weigh = |token| weight(model, tree, opts, entry.node, token, bound());
+            let bound = || match asked {
+                true => model.max_score_in(tree.state(entry.node)),
+                false => 0.0,
+            };
+            let weigh = |token| match asked {
+                true => weight(model, tree.state(entry.node), opts, token, bound()),
+                false => Ok(opts.token_bonus),
+            };
             let is_new = |token: u32| seen[token as usize] != *visits;
             match following.list() {
                 Some(list) if list.len() < tokens.len() => {
@@ -663,7 +675,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         for (slot, entry) in next.iter().enumerate() {
             self.tree.set_slot(entry.node, slot);
         }
-        if is_asked(&self.language_model, &self.opts) {
+        if self.is_asked() {
             // What may follow is kept with the prefixes of the beam alone.
             for entry in &self.beam {
                 if place_of(&self.tree, &next, entry.node).is_none() {
@@ -931,37 +943,16 @@ impl<'a> Frontier<'a> {
     }
 }
 
-/// The most that the language model says of a token behind a prefix; 0 if it is not asked.
-fn bound<L: LanguageModel>(
-    language_model: &L,
-    tree: &Tree<L::State>,
-    opts: &BeamOptions,
-    prefix: u32,
-) -> f64 {
-    match is_asked(language_model, opts) {
-        true => language_model.max_score_in(tree.state(prefix)),
-        false => 0.0,
-    }
-}
-
-fn is_asked<L: LanguageModel>(language_model: &L, opts: &BeamOptions) -> bool {
-    !language_model.is_constant() && opts.lm_weight != 0.0
-}
-
-/// The contribution of `token` to the score of a prefix, of which the language model says at most `bound`.
+/// The contribution of `token` to the score of the prefix of `state`, of which the language model says at most `bound`.
 #[inline]
 fn weight<L: LanguageModel>(
     language_model: &L,
-    tree: &Tree<L::State>,
+    state: &L::State,
     opts: &BeamOptions,
-    prefix: u32,
     token: u32,
     bound: f64,
 ) -> Result<f64> {
-    if !is_asked(language_model, opts) {
-        return Ok(opts.token_bonus);
-    }
-    let score = language_model.score(tree.state(prefix), token)?;
+    let score = language_model.score(state, token)?;
     if score.is_nan() || score == f64::INFINITY {
         bail!("beam_search: the language model gave {score} for token {token}")
     }

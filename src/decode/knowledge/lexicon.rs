@@ -23,8 +23,8 @@ const UNKNOWN: u32 = u32::MAX;
 /// lexicon as a whole; `lm_weight` here multiplies that of the word model alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LexiconOptions {
-    /// The weight of the word model's scores, at least 0. Default 1. With 0 the words of the lexicon are still the only
-    /// ones, or others cost `unknown_score`.
+    /// The weight of the word model's scores, from 0 to 1e100. Default 1. With 0 the words of the lexicon are still the
+    /// only ones, or others cost `unknown_score`.
     pub lm_weight: f64,
     /// Added for each word. Default 0.
     pub word_bonus: f64,
@@ -156,8 +156,9 @@ impl<W: WordModel> Lexicon<W> {
     ///
     /// # Errors
     ///
-    /// A word that the vocabulary cannot spell (see [`LexiconOptions::skip_unspellable`]), that has a space in it or no
-    /// text, no words, words that the model knows none of, invalid options, and errors of the model.
+    /// A word that the vocabulary cannot spell, or that has a space in it or no text: with
+    /// [`LexiconOptions::skip_unspellable`] only if there is no other word. No words, words that the model knows none
+    /// of, invalid options, and errors of the model.
     pub fn new<S: AsRef<str>>(
         vocabulary: &Vocabulary,
         words: impl IntoIterator<Item = S>,
@@ -187,6 +188,12 @@ impl<W: WordModel> Lexicon<W> {
                     "Lexicon: the word {word:?} cannot be spelled: {error}; skip_unspellable leaves such words out"
                 ),
             }
+        }
+        if let ([], [first, ..]) = (&spelled[..], &skipped[..]) {
+            bail!(
+                "Lexicon: the vocabulary can spell none of the words, of which there are {}, such as {first:?}",
+                skipped.len()
+            )
         }
         let mut lexicon = Self::with_spellings(vocabulary, spelled, model, opts)?;
         lexicon.skipped = skipped;
@@ -286,6 +293,50 @@ impl<W: WordModel> Lexicon<W> {
     /// The word model.
     pub fn model(&self) -> &W {
         &self.model
+    }
+
+    /// Whether a text of this lexicon can contain a phrase, so that [`Hotwords`](crate::Hotwords) can prefer it. It
+    /// cannot if the lexicon lacks a word of it in the vocabulary's spelling, that of
+    /// [`Vocabulary::encode`](crate::text::Vocabulary::encode). A phrase in which nothing marks words, such as a Chinese
+    /// one, can stand within longer words: for these the answer is always true.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    /// use candle_ctc::{Lexicon, LexiconOptions, NoLanguageModel};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "c", "r", "t"])?;
+    /// let lexicon = Lexicon::new(&vocabulary, ["cat", "car"], NoLanguageModel, LexiconOptions::default())?;
+    /// assert!(lexicon.can_contain(&vocabulary, "car cat")?);
+    /// assert!(!lexicon.can_contain(&vocabulary, "cart")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A phrase that the vocabulary cannot spell, a vocabulary of more classes than that of the lexicon, and errors of
+    /// the model.
+    pub fn can_contain(&self, vocabulary: &Vocabulary, phrase: &str) -> Result<bool> {
+        for labels in vocabulary.spell_words(phrase)? {
+            let is_unspaced = |label: &u32| self.symbols.is_unspaced(*label);
+            if labels.iter().any(is_unspaced) || self.allows(&labels)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the search can find a text of these labels.
+    fn allows(&self, labels: &[u32]) -> Result<bool> {
+        let mut state = self.start()?;
+        for &label in labels {
+            if self.score(&state, label)? == f64::NEG_INFINITY {
+                return Ok(false);
+            }
+            state = self.advance(&state, label)?;
+        }
+        Ok(self.end(&state)? > f64::NEG_INFINITY)
     }
 
     /// Computes what is expected of words before they end, and the bound on scores that follows.

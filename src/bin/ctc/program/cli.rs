@@ -415,8 +415,8 @@ pub struct KnowledgeFiles {
     )]
     pub boost: f64,
     /// Lets the search find other words, too, and adds this for each, in nats; below 0, such as -5. The language
-    /// model's score of <unk> comes on top: without <unk> in the model it is -230, so that other words are hardly ever
-    /// found.
+    /// model's score of <unk>, times alpha, comes on top: without <unk> in the model it is -230, so that other words
+    /// are hardly ever found.
     #[arg(
         long,
         value_name = "NATS",

@@ -94,18 +94,20 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
         DType::F16 | DType::BF16 => tensor.to_dtype(DType::F32)?,
         other => bail!("the dtype is {other:?}; expected f16, bf16, f32 or f64"),
     };
-    if args.logits {
-        return Ok(log_softmax(&tensor)?);
-    }
+    let log_probs = match args.logits {
+        true => log_softmax(&tensor)?,
+        false => tensor.clone(),
+    };
     // The most common mistake is to forget --logits: log-probabilities sum to 1 in each frame.
-    let sums = tensor.exp()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
+    let sums = log_probs.exp()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
     for (frame, sum) in sums.to_vec1::<f64>()?.into_iter().enumerate() {
         if !is_about_one(sum, 0.05) {
+            // What the file has: the log-softmax of a frame with +inf is NaN.
             let row = tensor.get(frame)?.to_dtype(DType::F64)?.to_vec1()?;
             return Err(not_log_probs(&row, frame, sum));
         }
     }
-    Ok(tensor)
+    Ok(log_probs)
 }
 
 /// An error if the header of a .npy file names more entries than the file has bytes: candle would ask for memory for all of
@@ -142,12 +144,17 @@ fn is_about_one(sum: f64, tolerance: f64) -> bool {
     (sum - 1.0).abs() < tolerance
 }
 
-/// The error for a frame whose exponentials have another sum than 1.
+/// The error for a frame whose probabilities have another sum than 1: `row` is as in the file.
 fn not_log_probs(row: &[f64], frame: usize, sum: f64) -> anyhow::Error {
-    let total: f64 = row.iter().sum();
-    if total.is_nan() {
-        return anyhow!("frame {frame} has NaN");
+    let is_bad = |value: &f64| value.is_nan() || *value == f64::INFINITY;
+    if let Some(class) = row.iter().position(is_bad) {
+        let bad = row[class];
+        return anyhow!("frame {frame} has {bad} at class {class}; expected a number or -inf");
     }
+    if row.iter().all(|value| *value == f64::NEG_INFINITY) {
+        return anyhow!("frame {frame} has -inf at every class; expected a number at one of them");
+    }
+    let total: f64 = row.iter().sum();
     if is_about_one(total, 0.1) && row.iter().all(|value| (0.0..=1.0).contains(value)) {
         return anyhow!(
             "frame {frame} has probabilities, which sum to {total:.4}; give their logarithms"

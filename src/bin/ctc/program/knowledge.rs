@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use candle_ctc::text::Vocabulary;
 use candle_ctc::{
-    BeamOptions, Hotwords, Hypothesis, LanguageModel, Lexicon, LexiconOptions, NgramLm,
-    NoLanguageModel, WordModel, beam_search, beam_search_with,
+    BeamOptions, Hotwords, Hypothesis, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
+    WordModel, beam_search, beam_search_with,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub struct Files {
     notes: Vec<String>,
 }
 
-/// A word that a language model lacks is hardly ever found at a score below this, in nats. A model without `<unk>`
-/// gives -230.
+/// A word that a language model lacks is hardly ever found if its weighted score is below this, in nats. A model without
+/// `<unk>` gives -230 times the weight.
 const LEAST_UNKNOWN: f64 = -100.0;
 
 impl Files {
@@ -43,24 +43,27 @@ impl Files {
             None => None,
         };
         let model = args.lm.as_ref().map(|path| ngram::read(path, progress));
-        let model = model.transpose()?.map(Arc::new);
-        if let (Some(_), Some(model)) = (args.unknown, &model) {
-            let score = model.estimate(None).map_err(short)?;
-            if score < LEAST_UNKNOWN {
-                notes.push(format!(
-                    "the language model has no <unk>, or an improbable one: each word that it lacks scores {score:.1} \
-                     nats times alpha, and --unknown on top, so that such words are hardly ever found; ctc ngram \
-                     --estimate writes models with <unk>"
-                ));
-            }
-        }
         Ok(Self {
             phrases,
             words,
-            model,
+            model: model.transpose()?.map(Arc::new),
             unknown: args.unknown,
             notes,
         })
+    }
+
+    /// The note on words that a language model of this weight lacks, if they are hardly ever found.
+    fn improbable_unknown(&self, alpha: f64) -> Result<Option<String>> {
+        let (Some(model), Some(_)) = (&self.model, self.unknown) else {
+            return Ok(None);
+        };
+        let score = model.estimate(None).map_err(short)?;
+        let note = format!(
+            "the language model has no <unk>, or an improbable one: each word that it lacks scores {score:.1} nats \
+             times alpha, and --unknown on top, so that such words are hardly ever found; ctc ngram --estimate writes \
+             models with <unk>"
+        );
+        Ok((alpha * score < LEAST_UNKNOWN).then_some(note))
     }
 
     /// A lexicon under the hotwords. A note names those that cannot be found.
@@ -70,23 +73,23 @@ impl Files {
         vocabulary: &Vocabulary,
         notes: &mut Vec<String>,
     ) -> candle_core::Result<Hotwords<Lexicon<W>>> {
-        let phrases = self.phrases.clone();
-        let lost = self.not_in(&lexicon, vocabulary)?;
+        let hotwords = Hotwords::new(vocabulary, self.phrases.clone(), lexicon)?;
+        let lost = self.not_in(hotwords.model(), vocabulary)?;
         if !lost.is_empty() {
             let list = match self.words {
                 Some(_) => "lexicon",
                 None => "language model",
             };
             notes.push(format!(
-                "these hotwords cannot be found, since the {list} lacks words of theirs: {}; --unknown lets the search \
-                 find other words",
+                "these hotwords cannot be found, since the {list} lacks words of theirs in this spelling: {}; --unknown \
+                 lets the search find other words",
                 listing(&lost)
             ));
         }
-        Hotwords::new(vocabulary, phrases, lexicon)
+        Ok(hotwords)
     }
 
-    /// The hotwords to prefer that are no words of a lexicon.
+    /// The hotwords to prefer that no text of a lexicon contains.
     fn not_in<W: WordModel>(
         &self,
         lexicon: &Lexicon<W>,
@@ -94,9 +97,7 @@ impl Files {
     ) -> candle_core::Result<Vec<&str>> {
         let mut lost = Vec::new();
         for (phrase, boost) in &self.phrases {
-            // `Hotwords` has the error for a phrase that cannot be spelled.
-            let labels = vocabulary.encode(phrase).unwrap_or_default();
-            if *boost > 0.0 && !allows(lexicon, &labels)? {
+            if *boost > 0.0 && !lexicon.can_contain(vocabulary, phrase)? {
                 lost.push(phrase.as_str());
             }
         }
@@ -117,7 +118,7 @@ pub enum Knowledge {
 }
 
 impl Knowledge {
-    /// The notes are what the user should know of the files.
+    /// The notes are what the user should know of the files, and of their use with these weights.
     pub fn new(
         files: &Files,
         vocabulary: &Vocabulary,
@@ -132,6 +133,7 @@ impl Knowledge {
             ..Default::default()
         };
         let mut notes = files.notes.clone();
+        notes.extend(files.improbable_unknown(alpha)?);
         let knowledge = match (files.model.clone(), files.words.clone()) {
             (None, None) if files.phrases.is_empty() => Ok(Self::Nothing),
             (None, None) => Hotwords::new(vocabulary, files.phrases.clone(), NoLanguageModel)
@@ -184,18 +186,6 @@ fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
         .collect::<Result<_>>()?;
     ensure!(!entries.is_empty(), "{shown} has no lines");
     Ok(entries)
-}
-
-/// Whether a text of these labels can be found with a lexicon.
-fn allows<W: WordModel>(lexicon: &Lexicon<W>, labels: &[u32]) -> candle_core::Result<bool> {
-    let mut state = lexicon.start()?;
-    for &label in labels {
-        if lexicon.score(&state, label)? == f64::NEG_INFINITY {
-            return Ok(false);
-        }
-        state = lexicon.advance(&state, label)?;
-    }
-    Ok(lexicon.end(&state)? > f64::NEG_INFINITY)
 }
 
 /// The words of a lexicon. A note names those that the vocabulary cannot spell.

@@ -33,10 +33,11 @@ pub fn spell(
     let shown = beginning(text);
     let note = |part: &Unspelled| {
         let position = text[..part.start].chars().count() + 1;
-        format!(
-            "the vocabulary cannot spell {:?} at character {position} of {shown:?}",
-            part.text
-        )
+        let missing = match part.text.as_str() {
+            "" => "no token of the vocabulary begins or ends a word".to_owned(),
+            text => format!("the vocabulary cannot spell {text:?}"),
+        };
+        format!("{missing} at character {position} of {shown:?}")
     };
     Ok(Spelled {
         notes: encoding.unspelled.iter().map(note).collect(),

@@ -7,24 +7,28 @@ use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_ctc::BeamOptions;
 use candle_ctc::text::{ErrorRate, Unspellable, character_error_rate, word_error_rate};
 use rayon::prelude::*;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
     let files = Files::read(&args.files, &model.vocabulary, console.progress)?;
-    let (held_out, mut notes) = HeldOut::load(args, &model)?;
     let alphas = match files.has_model() {
-        true => Axis::new("--alphas", &args.alphas)?,
-        false => Axis::new("--alphas", &[1.0])?,
+        true => &args.alphas[..],
+        false => &[1.0],
     };
     let grid = Grid {
-        alphas,
-        betas: Axis::new("--betas", &args.betas)?,
+        alphas: Axis::new("--alphas", alphas, 0.0..=1e100)?,
+        betas: Axis::new("--betas", &args.betas, -1e6..=1e6)?,
     };
+    let (held_out, mut notes) = HeldOut::load(args, &model)?;
+    for note in &notes {
+        writeln!(console.err, "note: {note}")?;
+    }
     let mut tried: Vec<Outcome> = Vec::new();
     let mut points = grid.points();
     for round in 0..=args.rounds {
@@ -36,11 +40,11 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
                 continue;
             }
             let (knowledge, of_files) = Knowledge::new(&files, &model.vocabulary, alpha, beta)?;
-            // Those of the files are the same for all weights.
-            if tried.is_empty() {
-                notes.extend(of_files);
-                for note in notes.drain(..) {
+            // Most of these are the same for all weights.
+            for note in of_files {
+                if !notes.contains(&note) {
                     writeln!(console.err, "note: {note}")?;
+                    notes.push(note);
                 }
             }
             let outcome = held_out.decode(&knowledge, alpha, beta)?;
@@ -179,32 +183,38 @@ fn rank(tried: &mut [Outcome], characters: bool) {
     tried.sort_by(|a, b| a.errors(characters).total_cmp(&b.errors(characters)));
 }
 
-/// The values of a weight to begin with, and the largest step between them.
+/// The values of a weight to begin with, the largest step between them, and the values that the weight may have.
 struct Axis {
     values: Vec<f64>,
     step: f64,
+    range: RangeInclusive<f64>,
 }
 
 impl Axis {
-    fn new(name: &str, values: &[f64]) -> Result<Self> {
+    /// `name` is that of the option.
+    fn new(name: &str, values: &[f64], range: RangeInclusive<f64>) -> Result<Self> {
         let mut values = values.to_vec();
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            anyhow::bail!("{name}: {value} is not a finite number");
+        if let Some(value) = values.iter().find(|value| !range.contains(*value)) {
+            let (least, most) = (range.start(), range.end());
+            bail!("{name}: there is {value:?}; each value must be from {least:?} to {most:?}");
         }
         values.sort_by(f64::total_cmp);
         let steps = values.windows(2).map(|pair| pair[1] - pair[0]);
         Ok(Self {
             step: steps.fold(0.0, f64::max),
             values,
+            range,
         })
     }
 
     /// A value and its neighbours at this share of the step.
     fn around(&self, value: f64, share: f64) -> Vec<f64> {
-        match self.step * share {
+        let mut values = match self.step * share {
             0.0 => vec![value],
             step => vec![value - step, value, value + step],
-        }
+        };
+        values.retain(|value| self.range.contains(value));
+        values
     }
 }
 
@@ -218,10 +228,9 @@ impl Grid {
         pairs(&self.alphas.values, &self.betas.values)
     }
 
-    /// The points around the best. The weight of a model is not below 0.
+    /// The points around the best.
     fn around(&self, best: &Outcome, share: f64) -> Vec<(f64, f64)> {
-        let mut alphas = self.alphas.around(best.alpha, share);
-        alphas.retain(|&alpha| alpha >= 0.0 || alpha == best.alpha);
+        let alphas = self.alphas.around(best.alpha, share);
         pairs(&alphas, &self.betas.around(best.beta, share))
     }
 }
@@ -234,6 +243,13 @@ fn pairs(alphas: &[f64], betas: &[f64]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_step_leaves_the_range_of_a_weight() {
+        let axis = Axis::new("--betas", &[-1e6, 0.0], -1e6..=1e6).unwrap();
+        assert_eq!(axis.around(-1e6, 0.5), [-1e6, -5e5]);
+        assert_eq!(axis.around(0.0, 0.5), [-5e5, 0.0, 5e5]);
+    }
 
     #[test]
     fn the_errors_that_were_asked_for_come_first() {

@@ -1,6 +1,6 @@
 //! Prefixes that are alike to the language model: the ones that are behind make room.
 
-use super::{BeamSearch, Entry, is_asked, place_of};
+use super::{BeamSearch, Entry, place_of};
 use crate::decode::arena::NONE;
 use crate::decode::language_model::LanguageModel;
 use std::ops::Range;
@@ -36,7 +36,7 @@ impl<L: LanguageModel> BeamSearch<L> {
     /// A prefix gathers from its parent, too, so that one must be out of the beam, or behind the parent of the other. And
     /// it is kept while a prefix of the beam gathers from it.
     pub(super) fn drop_beaten(&mut self) {
-        if !is_asked(&self.language_model, &self.opts) {
+        if !self.is_asked() {
             return;
         }
         let (tree, beam) = (&self.tree, &self.beam);
