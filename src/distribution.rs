@@ -111,8 +111,8 @@ pub(crate) fn check_normalised(
     let mut rows: Vec<((usize, usize), RowSums)> = Vec::new();
     // A batch of thousands of items is read in parts, so that the copies stay small.
     for places in places.chunks(AT_ONCE) {
-        let what = format!("{}: rows to check", call.function);
-        check_room::<f64>(&what, &[3, places.len(), plan.input.classes])?;
+        let what = format!("{}: a row to check", call.function);
+        check_room::<f64>(&what, 3 * places.len(), &[plan.input.classes])?;
         // One small copy from a GPU, and the conversion on the host: Metal has no f64.
         let picked = places.iter().map(row).collect::<Result<Vec<_>>>()?;
         let picked = on_host(&Tensor::stack(&picked, 0)?)?;

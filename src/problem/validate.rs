@@ -452,10 +452,8 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 /// An error if the rows that a call holds at a time do not fit any memory: a view of stride 0 may have any number of
 /// classes.
 pub(crate) fn check_rows(function: &str, name: &str, classes: usize) -> Result<()> {
-    check_room::<f64>(
-        &format!("{function}: rows of {name}"),
-        &[ROWS_HELD, classes],
-    )
+    let what = format!("{function}: a row of {name}");
+    check_room::<f64>(&what, ROWS_HELD, &[classes])
 }
 
 /// Rows of f64 that must fit the memory.

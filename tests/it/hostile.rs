@@ -640,7 +640,7 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
             "{number}: {error}"
         );
         // The first is of the loss of logits.
-        let expected = format!("rows of logits of shape [8, {CLASSES}] needs");
+        let expected = format!("a row of logits of shape [{CLASSES}], held 8 times, needs");
         assert!(number > 0 || error.contains(&expected), "{error}");
     }
     // What reads single entries takes any number of classes on the CPU.
@@ -709,6 +709,13 @@ fn a_star_or_weights_that_fit_no_memory_are_an_error() {
         for shape in [(1 << 45, 1, 4), (1, 1, 1 << 46), (1 << 62, 1, 4)] {
             refused("star", append_star(&view(shape, dtype), 0, 2.0));
         }
+        // The shape in the error is that of a tensor, and not of the three that are held.
+        let star = append_star(&view((1 << 45, 1, 8), dtype), 0, 2.0);
+        let error = star.err().expect("so much memory").to_string();
+        assert!(
+            error.contains("with a star of shape [35184372088832, 1, 9], held 3 times, needs "),
+            "{error}"
+        );
     }
     let loss = CtcLoss::new(CtcLossOptions::default()).emissions(EmissionOptions {
         blank_weight: -0.5,
