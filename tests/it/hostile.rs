@@ -753,17 +753,37 @@ fn sizes_whose_product_wraps_are_an_error() {
         assert!(ctc_loss(&input, &targets, [5, 5], [1, 1], opts).is_err());
     }
     // Lengths that are not as many as the items are not read.
-    let many = Tensor::new(&[5i64], &Device::Cpu).unwrap();
-    let many = many.broadcast_as(1usize << 45).unwrap();
+    let length = |length: i64| Tensor::new(&[length], &Device::Cpu).unwrap();
+    let many = length(5).broadcast_as(1usize << 45).unwrap();
     let input = view((5, 1, 4), DType::F32);
     let results = [
         ctc_loss(&input, &one, &many, [1], CtcLossOptions::default()).map(drop),
         ctc_loss(&input, &one, [5], &many, CtcLossOptions::default()).map(drop),
         greedy_decode_batch(&input, &many, GreedyOptions::default()).map(drop),
+        feasibility(&one, [5usize], &many).map(drop),
     ];
     for result in results {
         let error = result.expect_err("so many lengths").to_string();
         assert!(error.contains("but the batch has N = 1 items"), "{error}");
+    }
+    // Neither are targets of a wrong shape.
+    let many = one.broadcast_as((1usize << 45, 1)).unwrap();
+    let results = [
+        ctc_loss(&input, &many, [5], [1], CtcLossOptions::default()).map(drop),
+        ctc_loss(
+            &input,
+            &many,
+            &length(5),
+            &length(1),
+            CtcLossOptions::default(),
+        )
+        .map(drop),
+        feasibility(&many, [5usize], [1]).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("so many targets").to_string();
+        let expected = "targets have shape [35184372088832, 1]; expected (1, S)";
+        assert!(error.contains(expected), "{error}");
     }
 }
 
