@@ -70,7 +70,8 @@ pub(crate) fn zeroed<T: Zeroable>(count: usize) -> std::result::Result<Vec<T>, O
     })
 }
 
-/// An error if there is no memory for so many tensors of `shape`, which are allocated later by code that cannot report it.
+/// An error if there is no memory for so many tensors of `shape`, which are allocated later by code that cannot report
+/// it.
 pub(crate) fn check_room<T>(what: &str, copies: usize, shape: &[usize]) -> Result<()> {
     const ALWAYS: usize = 1 << 20;
     match elements(copies, shape) {
@@ -79,8 +80,8 @@ pub(crate) fn check_room<T>(what: &str, copies: usize, shape: &[usize]) -> Resul
     }
 }
 
-/// An error if candle, which would end the process, has no memory for so many tensors of `shape` on the CPU, beside `like`
-/// and in its dtype, or in f32 if that is a shorter one.
+/// An error if candle, which would end the process, has no memory for so many tensors of `shape` on the CPU, beside
+/// `like` and in its dtype, or in f32 if that is a shorter one.
 pub(crate) fn check_cpu_room(
     like: &Tensor,
     what: &str,

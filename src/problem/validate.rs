@@ -208,15 +208,16 @@ pub(crate) fn plan_for_decoding(
     input_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    check_rows(call.function, call.input_name(), dims.classes)?;
-    const MOST: u64 = 1 << 32;
-    if dims.classes as u64 > MOST {
+    const TOO_MANY: u64 = 1 << 32;
+    if dims.classes as u64 >= TOO_MANY {
         bail!(
-            "{}: C = {} classes; at most {MOST} are taken, since labels are numbers of 32 bits",
+            "{}: C = {} classes; fewer than {TOO_MANY} are taken, since labels are numbers of 32 bits, the largest of \
+             which stands for none",
             call.function,
             dims.classes
         )
     }
+    check_rows(call.function, call.input_name(), dims.classes)?;
     let input_lengths = frames_given(call, dims, input_lengths)?;
     Ok(without_targets(call, dims, input_lengths))
 }

@@ -635,8 +635,13 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
     ];
     for (number, result) in results.into_iter().enumerate() {
         let error = result.expect_err("so much memory").to_string();
+        // Functions that return labels take fewer than 2^32 classes.
+        let parts = [
+            "bytes, which could not be allocated",
+            "C = 70368744177664 classes; fewer than 4294967296 are taken",
+        ];
         assert!(
-            error.contains("bytes, which could not be allocated"),
+            parts.iter().any(|part| error.contains(part)),
             "{number}: {error}"
         );
         // The first is of the loss of logits.
@@ -806,6 +811,29 @@ fn more_classes_than_labels_can_name_are_an_error_where_labels_come_out() {
         error.contains("blank = 4294967297; labels are numbers of 32 bits"),
         "{error}"
     );
+}
+
+/// The label 2^32 - 1 stands for none in the beam search.
+#[test]
+fn as_many_classes_as_labels_have_numbers_are_an_error_in_decoding() {
+    let input = view((3, 1, 1 << 32), DType::F32);
+    let beam = BeamOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let greedy = GreedyOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let results = [
+        beam_search(&input, beam).map(drop),
+        greedy_decode_batch(&input, [3], greedy).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("too many classes").to_string();
+        let expected = "C = 4294967296 classes; fewer than 4294967296 are taken";
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
