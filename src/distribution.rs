@@ -94,9 +94,8 @@ pub(crate) fn check_normalised(
     }
     let mut places = Vec::new();
     for (item, &frames) in plan.input_lengths.iter().enumerate() {
-        let mut some = vec![0, frames / 2, frames.saturating_sub(1)];
-        some.truncate(frames);
-        places.extend(some.into_iter().map(|frame| (item, frame)));
+        let some = [0, frames / 2, frames.saturating_sub(1)];
+        places.extend(some.into_iter().take(frames).map(|frame| (item, frame)));
     }
     if places.is_empty() {
         return Ok(());
@@ -110,9 +109,10 @@ pub(crate) fn check_normalised(
     let most = most(plan.input.classes, input.dtype());
     let mut rows: Vec<((usize, usize), RowSums)> = Vec::new();
     // A batch of thousands of items is read in parts, so that the copies stay small.
-    for places in places.chunks(AT_ONCE) {
-        let what = format!("{}: rows to check", call.function);
-        check_room::<f64>(&what, &[3, places.len(), plan.input.classes])?;
+    let at_once = (ENTRIES_AT_ONCE / plan.input.classes).clamp(1, ROWS_AT_ONCE);
+    for places in places.chunks(at_once) {
+        let what = format!("{}: a row to check", call.function);
+        check_room::<f64>(&what, 3 * places.len(), &[plan.input.classes])?;
         // One small copy from a GPU, and the conversion on the host: Metal has no f64.
         let picked = places.iter().map(row).collect::<Result<Vec<_>>>()?;
         let picked = on_host(&Tensor::stack(&picked, 0)?)?;
@@ -132,8 +132,9 @@ pub(crate) fn check_normalised(
     Ok(())
 }
 
-/// Rows that are read at a time.
-const AT_ONCE: usize = 4096;
+/// The most rows that are read at a time, and the most entries in them unless a single row has more.
+const ROWS_AT_ONCE: usize = 4096;
+const ENTRIES_AT_ONCE: usize = 1 << 22;
 
 /// The smallest valid sum of exponentials in a row without masks.
 const LEAST: f64 = 0.1;

@@ -77,7 +77,8 @@ impl LabelPrior {
     /// # Errors
     ///
     /// If shapes, dtypes or lengths do not fit together, if these are no log-probabilities, or if earlier batches had
-    /// another number of classes, were on another device, or were f64 where these are not, or the other way round.
+    /// another number of classes, were on another device, or were f64 where these are not, or the other way round. The
+    /// prior then stays as it was.
     pub fn observe(
         &mut self,
         log_probs: &Tensor,
@@ -91,6 +92,8 @@ impl LabelPrior {
         if let Some(so_far) = self.current.as_ref().or(self.previous.as_ref()) {
             check_like(&so_far.probabilities, &log_probs)?;
         }
+        // Kept only if all items succeed, so that an error leaves the prior as it was.
+        let mut current = self.current.clone();
         for (item, &frames) in plan.input_lengths.iter().enumerate() {
             if frames == 0 {
                 continue;
@@ -100,10 +103,8 @@ impl LabelPrior {
                 Some(InputLayout::TimeMajor) => log_probs.get_on_dim(1, item)?,
                 Some(InputLayout::BatchMajor) => log_probs.get(item)?,
             };
-            let (what, shape) = (
-                format!("{OBSERVE}: the probabilities of item {item}"),
-                [frames, plan.input.classes],
-            );
+            let what = format!("{OBSERVE}: the probabilities of item {item}");
+            let shape = [frames, plan.input.classes];
             check_cpu_room(&log_probs, &what, 2, &shape)?;
             let probabilities = log_probs
                 .narrow(0, 0, frames)?
@@ -116,15 +117,16 @@ impl LabelPrior {
             if !total.to_scalar::<f64>()?.is_finite() {
                 continue;
             }
-            let (sum, so_far) = match &self.current {
+            let (sum, so_far) = match &current {
                 None => (sum, 0),
                 Some(so_far) => ((&so_far.probabilities + sum)?, so_far.frames),
             };
-            self.current = Some(Sums {
+            current = Some(Sums {
                 probabilities: sum,
                 frames: so_far + frames,
             });
         }
+        self.current = current;
         Ok(())
     }
 

@@ -7,19 +7,35 @@ use std::mem::MaybeUninit;
 
 /// An empty vector with capacity for a tensor of `shape`. If memory runs out, the error names `what` it was for.
 pub(crate) fn room_for<T>(what: &str, shape: &[usize]) -> Result<Vec<T>> {
-    let count = shape
-        .iter()
-        .try_fold(1usize, |count, &size| count.checked_mul(size));
+    room_for_copies(what, 1, shape)
+}
+
+fn room_for_copies<T>(what: &str, copies: usize, shape: &[usize]) -> Result<Vec<T>> {
     let mut room = Vec::new();
-    match count {
+    match elements(copies, shape) {
         Some(count) if room.try_reserve_exact(count).is_ok() => Ok(room),
         _ => {
-            let bytes = shape.iter().fold(size_of::<T>() as u128, |bytes, &size| {
-                bytes.saturating_mul(size as u128)
-            });
-            bail!("{what} of shape {shape:?} needs {bytes} bytes, which could not be allocated")
+            let one = size_of::<T>() as u128;
+            let bytes = [copies]
+                .iter()
+                .chain(shape)
+                .fold(one, |bytes, &size| bytes.saturating_mul(size as u128));
+            let held = match copies {
+                1 => String::new(),
+                _ => format!(", held {copies} times,"),
+            };
+            bail!(
+                "{what} of shape {shape:?}{held} needs {bytes} bytes, which could not be allocated"
+            )
         }
     }
+}
+
+/// The elements of so many tensors of `shape`; `None` if they are more than `usize` counts.
+fn elements(copies: usize, shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(copies, |count, &size| count.checked_mul(size))
 }
 
 /// A vector for a tensor of `shape`, each element `value`. Fails as [`room_for`] does.
@@ -54,33 +70,27 @@ pub(crate) fn zeroed<T: Zeroable>(count: usize) -> std::result::Result<Vec<T>, O
     })
 }
 
-/// An error if there is no memory for a tensor of `shape`, which is allocated later by code that cannot report it.
-pub(crate) fn check_room<T>(what: &str, shape: &[usize]) -> Result<()> {
+/// An error if there is no memory for so many tensors of `shape`, which are allocated later by code that cannot report
+/// it.
+pub(crate) fn check_room<T>(what: &str, copies: usize, shape: &[usize]) -> Result<()> {
     const ALWAYS: usize = 1 << 20;
-    match shape
-        .iter()
-        .try_fold(1usize, |count, &size| count.checked_mul(size))
-    {
+    match elements(copies, shape) {
         Some(..=ALWAYS) => Ok(()),
-        _ => room_for::<T>(what, shape).map(drop),
+        _ => room_for_copies::<T>(what, copies, shape).map(drop),
     }
 }
 
-/// An error if candle, which would end the process, has no memory for `count` tensors of `shape` on the CPU, beside `like`
-/// and in its dtype, or in f32 if that is a shorter one.
+/// An error if candle, which would end the process, has no memory for so many tensors of `shape` on the CPU, beside
+/// `like` and in its dtype, or in f32 if that is a shorter one.
 pub(crate) fn check_cpu_room(
     like: &Tensor,
     what: &str,
-    count: usize,
+    copies: usize,
     shape: &[usize],
 ) -> Result<()> {
-    let shape = match count {
-        1 => shape.to_vec(),
-        _ => [&[count], shape].concat(),
-    };
     match (like.device(), like.dtype()) {
-        (Device::Cpu, DType::F64) => check_room::<f64>(what, &shape),
-        (Device::Cpu, _) => check_room::<f32>(what, &shape),
+        (Device::Cpu, DType::F64) => check_room::<f64>(what, copies, shape),
+        (Device::Cpu, _) => check_room::<f32>(what, copies, shape),
         _ => Ok(()),
     }
 }
@@ -137,5 +147,11 @@ mod tests {
         // Beyond the address space, and beyond 64 bits.
         assert!(message(&[1 << 61]).contains(" 9223372036854775808 bytes"));
         assert!(message(&[1 << 40, 1 << 40]).contains(" 4835703278458516698824704 bytes"));
+        // The shape is that of one tensor, however many are held.
+        let refused = check_room::<f32>("the gradient", 3, &[1 << 45, 4]);
+        let expected =
+            "the gradient of shape [35184372088832, 4], held 3 times, needs 1688849860263936 bytes";
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with(expected), "{refused}");
     }
 }

@@ -114,6 +114,13 @@ pub fn fill_gaps(spans: &[TokenSpan], gaps: Gaps) -> Vec<TokenSpan> {
         }
         last = Some(i);
     }
+    // Those behind the last have no frames either.
+    if let Some(last) = last {
+        let end = filled[last].end;
+        for span in &mut filled[last + 1..] {
+            (span.start, span.end) = (end, end);
+        }
+    }
     filled
 }
 
@@ -182,6 +189,10 @@ mod tests {
             let filled = fill_gaps(&[span(0, 10), span(3, 5), span(7, 12)], gaps);
             let ranges: Vec<_> = filled.iter().map(TokenSpan::range).collect();
             assert_eq!(ranges, [0..10, 10..10, 10..12], "{gaps:?}");
+            // A span without frames stays behind the one before it, whose end moved.
+            let filled = fill_gaps(&[span(0, 10), span(3, 5), span(5, 5)], gaps);
+            let ranges: Vec<_> = filled.iter().map(TokenSpan::range).collect();
+            assert_eq!(ranges, [0..10, 10..10, 10..10], "{gaps:?}");
         }
     }
 

@@ -74,12 +74,7 @@ pub fn append_star(log_probs: &Tensor, blank: usize, penalty: f64) -> Result<Ten
     if dims.contains(&0) {
         return Tensor::zeros(dims, dtype, log_probs.device());
     }
-    check_cpu_room(
-        log_probs,
-        "append_star: log-probabilities with a star",
-        3,
-        &dims,
-    )?;
+    check_cpu_room(log_probs, "append_star: the tensor with a star", 3, &dims)?;
     let mut weights = vec![-penalty; classes];
     weights[blank] = 0.0;
     // Metal converts no f64.

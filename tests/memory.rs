@@ -11,8 +11,8 @@ mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, InputKind, Reduction, ScoreOptions, ctc_loss_linear, memory_needed,
-    transcript_log_likelihoods,
+    CtcLossOptions, InputKind, InputLayout, LabelPrior, Reduction, ScoreOptions, ctc_loss_linear,
+    memory_needed, transcript_log_likelihoods,
 };
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
@@ -182,6 +182,30 @@ fn an_nbest_list_has_one_dense_gradient() {
     assert!(
         peak < 4 * INPUT,
         "{peak} bytes at the peak; the input is {INPUT}"
+    );
+}
+
+/// The check that log-probabilities are such reads three rows of each item, in parts.
+#[test]
+fn the_check_of_many_wide_rows_keeps_few_of_them() {
+    const MANY: usize = 300;
+    const WIDE: usize = 20_000;
+    let _turn = turn();
+    let even = Tensor::full(-(WIDE as f32).ln(), (1, 1, 1), &Device::Cpu).unwrap();
+    let even = even.broadcast_as((3, MANY, WIDE)).unwrap();
+    let observe = |items: usize| {
+        let some = even.narrow(1, 0, items).unwrap();
+        let observed =
+            LabelPrior::new().observe(&some, vec![3usize; items], InputLayout::TimeMajor);
+        observed.unwrap();
+    };
+    observe(1);
+    let peak = peak_of(|| observe(MANY));
+    // All rows in f64.
+    let all = 3 * MANY * WIDE * 8;
+    assert!(
+        peak < all,
+        "{peak} bytes at the peak; the rows of all items are {all}"
     );
 }
 

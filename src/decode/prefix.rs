@@ -246,7 +246,7 @@ impl PrefixScorer {
         let instead = || "; narrow a batch to one item and its frames".to_owned();
         let log_probs = validate::utterance_or(call.function, log_probs, instead)?;
         let plan = validate::plan_for_utterance(call, &log_probs)?;
-        check_room::<f64>("PrefixScorer: a prefix", &[4, plan.input.frames])?;
+        check_room::<f64>("PrefixScorer: a prefix", 4, &[plan.input.frames])?;
         check_normalised(&call, &plan, &log_probs, 0)?;
         let log_probs = distribution::checked_log_probs(&call, &plan, &log_probs)?;
         static SCORERS: AtomicU64 = AtomicU64::new(0);

@@ -127,16 +127,16 @@ fn checked(
     target_lengths: Lengths,
 ) -> Result<Plan> {
     check_int(targets, &format!("{}: targets", call.function))?;
-    for (name, lengths) in [
-        ("input_lengths", &input_lengths),
-        ("target_lengths", &target_lengths),
-    ] {
-        check_tensor_count(call.function, name, lengths, dims)?;
-    }
+    // Targets of a wrong shape may be a view of any size. They are not read, and reported after wrong lengths.
+    let fits = row_of(call.function, targets.dims(), None, dims).is_ok();
+    let tensors = tensors(targets, &input_lengths, &target_lengths);
     // Read everything on a GPU at once.
-    let tensors: Vec<&Tensor> = tensors(targets, &input_lengths, &target_lengths).collect();
-    let mut values = int_values(&tensors)?.into_iter();
-    let targets_values = values.next().unwrap_or_default();
+    let to_read: Vec<&Tensor> = tensors.skip(usize::from(!fits)).collect();
+    let mut values = int_values(&to_read)?.into_iter();
+    let targets_values = match fits {
+        true => values.next().unwrap_or_default(),
+        false => Vec::new(),
+    };
     let mut resolve = |lengths: Lengths| match lengths.tensor() {
         Some(_) => lengths.with_values(&values.next().unwrap_or_default()),
         None => lengths,
@@ -208,15 +208,16 @@ pub(crate) fn plan_for_decoding(
     input_lengths: impl IntoLengths,
 ) -> Result<Plan> {
     let dims = input_dims(call, input)?;
-    check_rows(call.function, call.input_name(), dims.classes)?;
-    const MOST: u64 = 1 << 32;
-    if dims.classes as u64 > MOST {
+    const TOO_MANY: u64 = 1 << 32;
+    if dims.classes as u64 >= TOO_MANY {
         bail!(
-            "{}: C = {} classes; at most {MOST} are taken, since labels are numbers of 32 bits",
+            "{}: C = {} classes; fewer than {TOO_MANY} are taken, since labels are numbers of 32 bits, the largest of \
+             which stands for none",
             call.function,
             dims.classes
         )
     }
+    check_rows(call.function, call.input_name(), dims.classes)?;
     let input_lengths = frames_given(call, dims, input_lengths)?;
     Ok(without_targets(call, dims, input_lengths))
 }
@@ -354,6 +355,8 @@ pub(crate) fn targets_only(
     let layout = InputLayout::default();
     let call = Call::new(function, InputKind::LogProbs, false, NO_BLANK, layout);
     check_int(targets, &format!("{function}: targets"))?;
+    // Targets that do not fit are not read, since a view may have any size.
+    row_of(function, targets.dims(), Some(&target_lengths), dims)?;
     let values = int_values(&[targets])?.pop().unwrap_or_default();
     let targets = (targets.dims(), values.as_slice());
     let (labels, label_offsets) = labels(call, targets, &target_lengths, dims)?;
@@ -452,10 +455,8 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 /// An error if the rows that a call holds at a time do not fit any memory: a view of stride 0 may have any number of
 /// classes.
 pub(crate) fn check_rows(function: &str, name: &str, classes: usize) -> Result<()> {
-    check_room::<f64>(
-        &format!("{function}: rows of {name}"),
-        &[ROWS_HELD, classes],
-    )
+    let what = format!("{function}: a row of {name}");
+    check_room::<f64>(&what, ROWS_HELD, &[classes])
 }
 
 /// Rows of f64 that must fit the memory.
@@ -484,11 +485,10 @@ fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Ve
 /// Converts the frames of each item, reads them if they are a tensor, and checks them.
 fn frames_given(call: Call, dims: Dims, input_lengths: impl IntoLengths) -> Result<Vec<usize>> {
     let lengths = input_lengths_given(call, dims, input_lengths)?;
-    check_tensor_count(call.function, "input_lengths", &lengths, dims)?;
     input_lengths_of(call, read(lengths)?, dims)
 }
 
-/// Converts both kinds of lengths without reading tensors.
+/// Converts both kinds of lengths without reading tensors, and checks how many these hold.
 fn both_given(
     call: Call,
     dims: Dims,
@@ -504,6 +504,7 @@ fn both_given(
 
 fn input_lengths_given(call: Call, dims: Dims, lengths: impl IntoLengths) -> Result<Lengths> {
     let lengths = given(call.function, "input_lengths", lengths)?;
+    check_tensor_count(call.function, "input_lengths", &lengths, dims)?;
     let most = ("T", dims.frames);
     check_u8(call.function, "input_lengths", &lengths, dims, most)?;
     Ok(lengths)
@@ -516,6 +517,7 @@ fn target_lengths_given(
     lengths: impl IntoLengths,
 ) -> Result<Lengths> {
     let lengths = given(function, "target_lengths", lengths)?;
+    check_tensor_count(function, "target_lengths", &lengths, dims)?;
     // The maximum number of labels of a target, from the shape of the targets.
     let most = match *targets.dims() {
         [all] => ("the number of labels", all),

@@ -27,7 +27,8 @@ impl EmissionWeights {
             check_tensor(weights, input, classes)?;
         }
         // A view of stride 0 may have any number of classes.
-        check_room::<f64>("EmissionOptions: the weights of the classes", &[4, classes])?;
+        let what = "EmissionOptions: the vector of class weights";
+        check_room::<f64>(what, 4, &[classes])?;
         let mut values = vec![0.0; classes + 1];
         values[sizes.blank] = blank_weight;
         values[classes] = delay_penalty;

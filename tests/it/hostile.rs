@@ -635,12 +635,17 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
     ];
     for (number, result) in results.into_iter().enumerate() {
         let error = result.expect_err("so much memory").to_string();
+        // Functions that return labels take fewer than 2^32 classes.
+        let parts = [
+            "bytes, which could not be allocated",
+            "C = 70368744177664 classes; fewer than 4294967296 are taken",
+        ];
         assert!(
-            error.contains("bytes, which could not be allocated"),
+            parts.iter().any(|part| error.contains(part)),
             "{number}: {error}"
         );
         // The first is of the loss of logits.
-        let expected = format!("rows of logits of shape [8, {CLASSES}] needs");
+        let expected = format!("a row of logits of shape [{CLASSES}], held 8 times, needs");
         assert!(number > 0 || error.contains(&expected), "{error}");
     }
     // What reads single entries takes any number of classes on the CPU.
@@ -709,6 +714,13 @@ fn a_star_or_weights_that_fit_no_memory_are_an_error() {
         for shape in [(1 << 45, 1, 4), (1, 1, 1 << 46), (1 << 62, 1, 4)] {
             refused("star", append_star(&view(shape, dtype), 0, 2.0));
         }
+        // The shape in the error is that of a tensor, and not of the three that are held.
+        let star = append_star(&view((1 << 45, 1, 8), dtype), 0, 2.0);
+        let error = star.err().expect("so much memory").to_string();
+        assert!(
+            error.contains("with a star of shape [35184372088832, 1, 9], held 3 times, needs "),
+            "{error}"
+        );
     }
     let loss = CtcLoss::new(CtcLossOptions::default()).emissions(EmissionOptions {
         blank_weight: -0.5,
@@ -746,17 +758,37 @@ fn sizes_whose_product_wraps_are_an_error() {
         assert!(ctc_loss(&input, &targets, [5, 5], [1, 1], opts).is_err());
     }
     // Lengths that are not as many as the items are not read.
-    let many = Tensor::new(&[5i64], &Device::Cpu).unwrap();
-    let many = many.broadcast_as(1usize << 45).unwrap();
+    let length = |length: i64| Tensor::new(&[length], &Device::Cpu).unwrap();
+    let many = length(5).broadcast_as(1usize << 45).unwrap();
     let input = view((5, 1, 4), DType::F32);
     let results = [
         ctc_loss(&input, &one, &many, [1], CtcLossOptions::default()).map(drop),
         ctc_loss(&input, &one, [5], &many, CtcLossOptions::default()).map(drop),
         greedy_decode_batch(&input, &many, GreedyOptions::default()).map(drop),
+        feasibility(&one, [5usize], &many).map(drop),
     ];
     for result in results {
         let error = result.expect_err("so many lengths").to_string();
         assert!(error.contains("but the batch has N = 1 items"), "{error}");
+    }
+    // Neither are targets of a wrong shape.
+    let many = one.broadcast_as((1usize << 45, 1)).unwrap();
+    let results = [
+        ctc_loss(&input, &many, [5], [1], CtcLossOptions::default()).map(drop),
+        ctc_loss(
+            &input,
+            &many,
+            &length(5),
+            &length(1),
+            CtcLossOptions::default(),
+        )
+        .map(drop),
+        feasibility(&many, [5usize], [1]).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("so many targets").to_string();
+        let expected = "targets have shape [35184372088832, 1]; expected (1, S)";
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -779,6 +811,29 @@ fn more_classes_than_labels_can_name_are_an_error_where_labels_come_out() {
         error.contains("blank = 4294967297; labels are numbers of 32 bits"),
         "{error}"
     );
+}
+
+/// The label 2^32 - 1 stands for none in the beam search.
+#[test]
+fn as_many_classes_as_labels_have_numbers_are_an_error_in_decoding() {
+    let input = view((3, 1, 1 << 32), DType::F32);
+    let beam = BeamOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let greedy = GreedyOptions {
+        normalised: false,
+        ..Default::default()
+    };
+    let results = [
+        beam_search(&input, beam).map(drop),
+        greedy_decode_batch(&input, [3], greedy).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("too many classes").to_string();
+        let expected = "C = 4294967296 classes; fewer than 4294967296 are taken";
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -234,6 +234,16 @@ fn what_does_not_fit_is_an_error() {
     for found in tensors::read(&dirty.log_prior().unwrap().unwrap()) {
         assert!((found - 0.25f64.ln()).abs() < 1e-6, "{found}");
     }
+    // An error in a later item leaves the batch out as a whole.
+    let mut cut_short = LabelPrior::new();
+    let view = even(&[1, 1, 4], DType::F32)
+        .broadcast_as((2, 1 << 45, 4))
+        .unwrap();
+    let error = cut_short.observe(&view, [1usize, 1 << 45], InputLayout::BatchMajor);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("the probabilities of item 1"), "{error}");
+    cut_short.next_epoch();
+    assert!(cut_short.log_prior().unwrap().is_none());
     // Half precision is observed in f32, and fits what f32 was.
     let half = even(&[3, 2, 4], DType::BF16);
     prior.observe(&half, [3, 2], layout).unwrap();

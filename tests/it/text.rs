@@ -1368,6 +1368,19 @@ fn subtitles_are_cut_by_lines_time_and_pauses() {
     ] {
         assert!(to_srt(&words, 0.1, opts).is_err(), "{opts:?}");
     }
+    // A mark that combines with the word before it is no character of its own.
+    let marked = tokens(&["<blk>", "か", "\u{3099}"]).words(&spans(&[1, 2, 1, 2, 1, 2]));
+    assert_eq!(texts(&marked), ["か", "\u{3099}"].repeat(3));
+    let narrow = SubtitleOptions {
+        characters: 3,
+        lines: 1,
+        ..opts
+    };
+    let srt = to_srt(&marked, 0.1, narrow).unwrap();
+    assert!(
+        srt.ends_with(&format!("\n{}\n\n", "か\u{3099}".repeat(3))),
+        "{srt}"
+    );
     // A word without time, and line breaks in one: readers end a subtitle at an empty line.
     let mut odd = words.clone();
     odd[0].end = odd[0].start;

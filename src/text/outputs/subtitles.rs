@@ -4,7 +4,7 @@ use super::{check, one_line};
 use crate::text::Word;
 use candle_core::{Result, bail};
 use std::fmt::Write;
-use unicode_segmentation::UnicodeSegmentation;
+use unicode_segmentation::GraphemeCursor;
 
 /// How words are grouped into subtitles.
 ///
@@ -175,16 +175,19 @@ struct OpenCue {
 impl OpenCue {
     /// Adds a word if there is room.
     fn add(&mut self, text: &str, space: bool, opts: &SubtitleOptions) -> bool {
-        let (lines, added) = (self.lines.len(), usize::from(space) + characters(text));
+        let lines = self.lines.len();
         let Some(line) = self.lines.last_mut() else {
             return false;
         };
+        let before = line.len();
+        line.push_str(if space { " " } else { "" });
+        line.push_str(text);
+        let added = characters_from(line, before);
         if self.characters + added <= opts.characters {
-            line.push_str(if space { " " } else { "" });
-            line.push_str(text);
             self.characters += added;
             return true;
         }
+        line.truncate(before);
         let room = lines < opts.lines;
         if room {
             self.begin_line(text.to_owned());
@@ -193,7 +196,7 @@ impl OpenCue {
     }
 
     fn begin_line(&mut self, text: String) {
-        self.characters = characters(&text);
+        self.characters = characters_from(&text, 0);
         self.lines.push(text);
     }
 
@@ -214,8 +217,15 @@ impl OpenCue {
     }
 }
 
-fn characters(text: &str) -> usize {
-    text.graphemes(true).count()
+/// The characters (grapheme clusters) of a line that begin at this byte or later. A mark that combines with the text
+/// before it begins none.
+fn characters_from(line: &str, byte: usize) -> usize {
+    let mut cursor = GraphemeCursor::new(byte, line.len(), true);
+    let mut count = usize::from(cursor.is_boundary(line, 0) == Ok(true));
+    while let Ok(Some(boundary)) = cursor.next_boundary(line, 0) {
+        count += usize::from(boundary < line.len());
+    }
+    count
 }
 
 fn time(milliseconds: u64, decimal: char) -> String {
