@@ -747,7 +747,7 @@ fn what_kenlm_reads_is_read() {
     assert!((model.score_words(&words)[2] - LN_10 * -100.25).abs() < 1e-9);
     assert_eq!(model.words().collect::<Vec<_>>(), ["a"]);
     assert!(model.contains("a") && !model.contains("x"));
-    // And what it does not: spaces at the beginnings of lines.
+    // Spaces at the beginnings of lines mean nothing.
     let indented = GOOD.replace('\n', "\n \t");
     let model = NgramLm::from_arpa(indented.as_bytes()).unwrap();
     assert_eq!(model.score_words(&words), want);
