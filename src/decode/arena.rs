@@ -345,6 +345,8 @@ mod tests {
         add(&mut tree, one, 5);
         let first = add(&mut tree, two, 3);
         let second = add(&mut tree, two, 4);
+        // This one is dropped, and the list with it.
+        tree.put_following(one, Following::new(&mut vec![6]));
         tree.put_following(first, Following::new(&mut vec![7]));
         tree.put_following(second, Following::new(&mut vec![9, 8]));
 

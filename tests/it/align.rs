@@ -616,6 +616,12 @@ fn feasibility_counts_labels_and_repeats() {
             "{error}"
         );
     }
+    let floats = Tensor::new(&[4f32, 1.0], &Device::Cpu).unwrap();
+    let error = feasibility(&floats, 3, 2).unwrap_err().to_string();
+    assert!(
+        error.contains("feasibility: targets have dtype F32"),
+        "{error}"
+    );
     // Any label: neither the classes nor the blank are known.
     let any = Tensor::new(&[0i64, (1 << 32) - 1], &Device::Cpu).unwrap();
     assert!(feasibility(&any, 3, 2).unwrap()[0].feasible);

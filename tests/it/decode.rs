@@ -339,6 +339,10 @@ fn leaving_out_candidates_early_changes_nothing() {
             assert_eq!(got.tokens, want.0, "{classes} classes, width {width}");
             assert!((got.score - want.1).abs() < TOLERANCE);
         }
+        // Without a model, no prefix makes room for others where one hypothesis is wanted.
+        let opts = BeamOptions { n_best: 1, ..opts };
+        let best = beam_search(&tensor(&values, classes), opts).unwrap();
+        assert_eq!(best[..], got[..1]);
     }
 }
 
@@ -399,6 +403,12 @@ fn thresholds_leave_out_what_they_say() {
     });
     assert!(by_value.iter().flatten().all(|&token| token < 3));
     assert_eq!(by_value.len(), 5);
+    // No token is certain.
+    let certain = found(BeamOptions {
+        token_threshold: 0.0,
+        ..exact(0)
+    });
+    assert_eq!(certain, [Vec::<u32>::new()]);
     let by_count = found(BeamOptions {
         tokens_per_frame: 1,
         ..exact(0)
@@ -419,6 +429,41 @@ fn thresholds_leave_out_what_they_say() {
         let found = beam_search(&tensor(&values, 2), opts).unwrap();
         assert_eq!((found.len(), &found[0].tokens[..]), (count, &[1][..]));
     }
+    // One that is as good as the best is not below it.
+    let opts = BeamOptions {
+        beam_threshold: 0.0,
+        ..exact(0)
+    };
+    let equal = [0.5f64.ln(), 0.5f64.ln()];
+    let found = beam_search(&tensor(&equal, 2), opts).unwrap();
+    let tokens: Vec<&[u32]> = found.iter().map(|h| &h.tokens[..]).collect();
+    let want: [&[u32]; 2] = [&[], &[1]];
+    assert_eq!(tokens, want);
+}
+
+#[test]
+fn a_model_may_choose_a_token_that_is_less_probable_than_many() {
+    // Of six tokens it allows the last one alone, which it likes. The end scores 0.
+    let row = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0].map(|score: f64| match score {
+        0.0 => f64::NEG_INFINITY,
+        score => score,
+    });
+    let mut table = row.repeat(7);
+    table.iter_mut().step_by(7).for_each(|end| *end = 0.0);
+    let model = Bigram {
+        classes: 7,
+        table,
+        most: 3.0,
+    };
+    let values = [0.05f64, 0.3, 0.2, 0.15, 0.12, 0.1, 0.08].map(f64::ln);
+    let opts = BeamOptions {
+        beam_width: 1,
+        ..Default::default()
+    };
+    let best = beam_search_with(&tensor(&values, 7), &model, opts)
+        .unwrap()
+        .remove(0);
+    assert_eq!((&best.tokens[..], best.lm_score), (&[6][..], 3.0));
 }
 
 #[test]
@@ -657,6 +702,13 @@ fn greedy_reads_the_best_path() {
         assert_eq!(path_of(got, frames, blank), path);
         let score: f64 = values.chunks_exact(classes).map(|row| row[best(row)]).sum();
         assert!((got.score - score).abs() < 1e-12);
+        for span in &got.spans {
+            let rows = values.chunks_exact(classes);
+            let rows = rows.skip(span.start).take(span.range().len());
+            let sum: f64 = rows.map(|row| row[span.token as usize]).sum();
+            let mean = sum / span.range().len() as f64;
+            assert!((f64::from(span.score) - mean).abs() < 1e-6, "{span:?}");
+        }
     }
 }
 
@@ -855,6 +907,13 @@ fn a_model_is_not_asked_for_tokens_that_cannot_enter_the_beam() {
         forbids: false,
     };
     let p = [0.125, 0.375, 0.125, 0.125, 0.125, 0.125];
+    assert_eq!(found(&p, &model, exact(0)), [vec![1], vec![]]);
+    // In a list: a token of probability 0.
+    let model = OneToken {
+        listed: Some(vec![1, 2]),
+        forbids: false,
+    };
+    let p = [0.125, 0.375, 0.0, 0.25, 0.25];
     assert_eq!(found(&p, &model, exact(0)), [vec![1], vec![]]);
 }
 

@@ -502,7 +502,7 @@ fn lengths_of_another_rank_or_of_floats() {
                 &floats,
                 [2; 4],
                 OPTIONS,
-                &[dtype.as_str()],
+                &["input_lengths", dtype.as_str()],
             );
             fails(
                 &batch(&device),
@@ -510,7 +510,7 @@ fn lengths_of_another_rank_or_of_floats() {
                 [11; 4],
                 &floats,
                 OPTIONS,
-                &[dtype.as_str()],
+                &["target_lengths", dtype.as_str()],
             );
         }
     }

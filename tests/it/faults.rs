@@ -197,6 +197,20 @@ fn a_variable_that_changed_before_the_backward_pass_is_an_error_or_has_the_old_g
 }
 
 #[test]
+fn a_variable_that_changed_behind_its_first_entries_is_an_error() {
+    let (old, new) = (input(3, DType::F32), input(4, DType::F32));
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap();
+    let first = flat(&old).narrow(0, 0, 2).unwrap();
+    let rest = flat(&new).narrow(0, 2, old.elem_count() - 2).unwrap();
+    let mixed = Tensor::cat(&[first, rest], 0).unwrap();
+    let leaf = Var::from_tensor(&old).unwrap();
+    let loss = loss(Entry::Logits, &leaf, GradientKind::Exact);
+    leaf.set(&mixed.reshape(old.dims()).unwrap()).unwrap();
+    let error = loss.backward().unwrap_err().to_string();
+    assert!(error.contains("the input has changed"), "{error}");
+}
+
+#[test]
 fn a_linear_layer_that_changed_before_the_backward_pass_has_the_gradient_of_one_state() {
     let values = |seed, count| Rng::new(seed).values(count, 1.0);
     let tensor = |seed, dims: &[usize]| {

@@ -731,6 +731,15 @@ fn a_star_or_weights_that_fit_no_memory_are_an_error() {
 }
 
 #[test]
+fn prefixes_that_fit_no_memory_are_an_error() {
+    let input = view((1 << 45, 1, 4), DType::F32);
+    let scorer = PrefixScorer::new(&input, PrefixScorerOptions::default());
+    let error = scorer.err().expect("so many frames").to_string();
+    let expected = format!("PrefixScorer: a prefix of shape [4, {}] needs", 1u64 << 45);
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
 fn probabilities_and_confidences_that_fit_no_memory_are_an_error() {
     let frames = 1usize << 45;
     let input = view((frames, 1, 4), DType::F32);

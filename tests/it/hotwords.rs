@@ -225,6 +225,29 @@ fn a_phrase_earns_its_shares_and_gives_them_back() {
 }
 
 #[test]
+fn a_score_that_is_rounded_up_is_within_the_bound() {
+    let vocabulary = Vocabulary::from_tokens(["<blk>", "▁a", "b", "▁b"]).unwrap();
+    // The token "▁b" behind "▁a" completes one phrase and begins another: 0.1 + 0.3 - 0.1, which is rounded to more
+    // than 0.3, the most that a token earns.
+    let unit = f64::from(1 << 20);
+    let phrases = [("a", 0.1 * unit), ("b", 0.3 * unit)];
+    let hotwords = Hotwords::new(&vocabulary, phrases, NoLanguageModel).unwrap();
+    assert!((total(&hotwords, &[1, 3]) - 0.4 * unit).abs() < 1e-6);
+}
+
+#[test]
+fn on_top_of_a_lexicon_hotwords_list_what_it_lists() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let opts = LexiconOptions::default();
+    let lexicon = Lexicon::new(&vocabulary, ["ab"], NoLanguageModel, opts).unwrap();
+    let hotwords = Hotwords::new(&vocabulary, [("ab", 1.0)], &lexicon).unwrap();
+    let mut tokens = Vec::new();
+    assert!(hotwords.next_tokens(&hotwords.start().unwrap(), 9, &mut tokens));
+    tokens.sort_unstable();
+    assert_eq!(tokens, [1, 2]);
+}
+
+#[test]
 fn hotwords_refuse_what_they_cannot_hold() {
     let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
     let error = |phrase: &str, boost: f64| {

@@ -435,6 +435,7 @@ fn frames_of_probability_0_are_in_no_hit() {
     let ranges: Vec<_> = hits.iter().map(KeywordHit::range).collect();
     assert_eq!(ranges, [0..1, 3..4]);
     assert_eq!(hits[1].score, 0.0);
+    assert_eq!(hits[1].seconds(0.25), (0.75, 1.0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::ngram::{
 use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
     BeamOptions, End, Hotwords, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
-    ScoreOptions, TokenNgram, WordModel, beam_search_with, score_transcripts,
+    ScoreOptions, TokenNgram, WordModel, beam_search, beam_search_with, score_transcripts,
 };
 use proptest::prelude::*;
 
@@ -540,22 +540,22 @@ fn words_without_spaces_follow_each_other() {
 
 #[test]
 fn readings_are_limited() {
-    // Homophones: 40 words of one spelling, of which the model knows which follows which.
+    // Homophones: 40 words of one spelling. The last is the least likely first word, and the best one to go on from.
     struct Chain;
+    const NO_WORD: u32 = u32::MAX;
     impl WordModel for Chain {
         type State = u32;
         fn word_id(&self, word: &str) -> Option<u32> {
             word[1..].parse().ok()
         }
         fn start(&self) -> candle_core::Result<u32> {
-            Ok(0)
+            Ok(NO_WORD)
         }
         fn score(&self, before: &u32, word: Option<u32>) -> candle_core::Result<f64> {
-            let word = word.unwrap_or_default();
-            Ok(if *before == 39 && word == 7 {
-                0.0
-            } else {
-                -1.0 - f64::from(word)
+            Ok(match *before {
+                NO_WORD => -1.0 - f64::from(word.unwrap_or_default()),
+                39 => 0.0,
+                _ => -100.0,
             })
         }
         fn advance(&self, _: &u32, word: Option<u32>) -> candle_core::Result<u32> {
@@ -572,8 +572,10 @@ fn readings_are_limited() {
         let lexicon = Lexicon::with_spellings(&vocabulary, words.clone(), Chain, opts).unwrap();
         total(&lexicon, &[2, 1, 2], true)
     };
-    assert_eq!(best(40), -2.0);
-    assert_eq!(best(1), -2.0);
+    assert_eq!(best(40), -40.0);
+    for fewer in [39, 1] {
+        assert_eq!(best(fewer), -101.0);
+    }
 }
 
 #[test]
@@ -641,6 +643,99 @@ fn an_expectation_that_is_no_score_is_an_error() {
             &format!("expects a score of {bad} for a word"),
         );
     }
+}
+
+#[test]
+fn a_word_or_an_end_without_a_score_is_an_error() {
+    struct Says {
+        word: f64,
+        end: f64,
+    }
+    impl WordModel for Says {
+        type State = ();
+        fn word_id(&self, _: &str) -> Option<u32> {
+            Some(0)
+        }
+        fn start(&self) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
+            Ok(self.word)
+        }
+        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn end(&self, _: &()) -> candle_core::Result<f64> {
+            Ok(self.end)
+        }
+    }
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let lexicon = |word, end| {
+        let opts = LexiconOptions::default();
+        Lexicon::new(&vocabulary, ["a"], Says { word, end }, opts).unwrap()
+    };
+    for bad in [f64::NAN, f64::INFINITY] {
+        let bad_word = lexicon(bad, 0.0);
+        let error = bad_word.score(&bad_word.start().unwrap(), 2).unwrap_err();
+        let expected = format!("the word model gave {bad} for a word");
+        assert!(error.to_string().contains(&expected), "{error}");
+        let bad_end = lexicon(0.0, bad);
+        let error = bad_end.end(&bad_end.start().unwrap()).unwrap_err();
+        let expected = format!("the word model gave {bad} for the end of the text");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+#[test]
+fn an_unlisted_word_may_earn_more_than_is_expected_of_it() {
+    struct Modest;
+    impl WordModel for Modest {
+        type State = ();
+        fn word_id(&self, _: &str) -> Option<u32> {
+            Some(0)
+        }
+        fn start(&self) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
+            Ok(0.0)
+        }
+        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
+            Ok(())
+        }
+        fn estimate(&self, _: Option<u32>) -> candle_core::Result<f64> {
+            Ok(-5.0)
+        }
+    }
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let opts = LexiconOptions {
+        unknown_score: 2.0,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(&vocabulary, ["aa"], Modest, opts).unwrap();
+    // "b", and "b a"; "aa" is in the lexicon.
+    for (labels, want) in [(&[3][..], 2.0), (&[3, 1, 2], 4.0), (&[2, 2], 0.0)] {
+        assert_eq!(total(&lexicon, labels, true), want, "{labels:?}");
+    }
+    // Scores of words are log-probabilities unless the model says otherwise.
+    assert_eq!(lexicon.model().max_score(), 0.0);
+}
+
+#[test]
+fn a_lexicon_of_weight_0_restricts_nothing() {
+    let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
+    let opts = LexiconOptions::default();
+    let lexicon = Lexicon::new(&vocabulary, ["ab"], NoLanguageModel, opts).unwrap();
+    let values = [0.1f64, 0.1, 0.2, 0.6, 0.1, 0.1, 0.2, 0.6].map(f64::ln);
+    let log_probs = tensor(&values, 4);
+    let opts = BeamOptions {
+        lm_weight: 0.0,
+        end: End::Required,
+        ..exact(0)
+    };
+    let found = beam_search_with(&log_probs, &lexicon, opts).unwrap();
+    assert_eq!(found[0].tokens, [3]);
+    assert_eq!(found, beam_search(&log_probs, exact(0)).unwrap());
 }
 
 #[test]
@@ -778,6 +873,10 @@ fn a_lexicon_refuses_what_it_cannot_hold() {
         ),
     ] {
         refused(new(&["a"], opts), part);
+        refused(
+            Lexicon::with_spellings(&vocabulary, [("a", [2u32])], NoLanguageModel, opts),
+            part,
+        );
     }
     let spelled = |labels: &[u32]| {
         Lexicon::with_spellings(&vocabulary, [("a", labels)], NoLanguageModel, opts)

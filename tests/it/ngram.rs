@@ -646,6 +646,7 @@ fn a_malformed_file_is_an_error_with_line_and_reason() {
             "line 10: the word \"a\" is a 1-gram already, entry 3 of that section",
         ),
         ("<s> a a", "a a a", ""),
+        ("-0.5\ta a", "0\ta a", ""),
         (
             "<s> a a",
             "a <s> a",
@@ -745,6 +746,23 @@ fn what_kenlm_reads_is_read() {
     let model = NgramLm::from_arpa(no_unknown.as_bytes()).unwrap();
     assert!((model.score_words(&words)[2] - LN_10 * -100.25).abs() < 1e-9);
     assert_eq!(model.words().collect::<Vec<_>>(), ["a"]);
+    assert!(model.contains("a") && !model.contains("x"));
+    // Spaces at the beginnings of lines mean nothing.
+    let indented = GOOD.replace('\n', "\n \t");
+    let model = NgramLm::from_arpa(indented.as_bytes()).unwrap();
+    assert_eq!(model.score_words(&words), want);
+}
+
+#[test]
+fn the_largest_score_may_come_from_backoffs_above_0() {
+    let arpa = "\\data\\\nngram 1=5\nngram 2=1\nngram 3=1\n\n\\1-grams:\n-99 <s>\n-0.5 </s>\n-0.5 a 1\n-0.5 b\n\
+                -100 <unk>\n\n\\2-grams:\n-0.5 b a 2\n\n\\3-grams:\n-1 b a a\n\n\\end\\\n";
+    let model = NgramLm::from_arpa(arpa.as_bytes()).unwrap();
+    // The backoffs of "b a" and of "a", and the probability of "b".
+    let score = model.score_words(&["b", "a", "b"])[2];
+    assert!((score - LN_10 * (2.0 + 1.0 - 0.5)).abs() < 1e-12, "{score}");
+    let most = WordModel::max_score(&model);
+    assert!(score <= most, "{score} {most}");
 }
 
 #[test]
@@ -854,6 +872,19 @@ fn sizes_in_a_binary_file_have_to_agree() {
     let three_orders = binary(&NgramLm::from_arpa(GOOD.as_bytes()).unwrap());
     contradicts_itself(&three_orders, &[(8 * 13, &5u64.to_ne_bytes())]);
     contradicts_itself(&three_orders, &[(8 * 14, &2u64.to_ne_bytes())]);
+    // Behind 19 numbers, the ends of the 4 words and their order come the words of 9 nodes. Nodes 6 and 7 are "a </s>"
+    // and "a a": two children of one node with different words, of which there are 4.
+    let words = 8 * 19 + 32 + 16;
+    assert_eq!(three_orders[words + 4 * 6..][..4], 1u32.to_ne_bytes());
+    for word in [1u32, 4] {
+        contradicts_itself(&three_orders, &[(words + 4 * 7, &word.to_ne_bytes())]);
+    }
+    // Behind the words, the suffixes and the first children, 40 bytes each, come the probabilities.
+    let prob = words + 3 * 40 + 4 * 7;
+    assert_eq!(three_orders[prob..][..4], (-0.5f32).to_ne_bytes());
+    for log10 in [0.5, f32::NEG_INFINITY, f32::NAN] {
+        contradicts_itself(&three_orders, &[(prob, &log10.to_ne_bytes())]);
+    }
 
     let arpa = "\\data\\\nngram 1=4\nngram 2=0\nngram 3=0\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 a\n-2 <unk>\n\n\
                 \\2-grams:\n\n\\3-grams:\n\n\\end\\\n";
@@ -867,6 +898,22 @@ fn sizes_in_a_binary_file_have_to_agree() {
             (8 * 17, &0u64.to_ne_bytes()),
         ],
     );
+    // The only 1-gram is the empty one, and the words are 2-grams, as these counts and bounds say.
+    contradicts_itself(
+        &words_alone,
+        &[
+            (8 * 13, &1u64.to_ne_bytes()),
+            (8 * 14, &4u64.to_ne_bytes()),
+            (8 * 16, &0u64.to_ne_bytes()),
+            (8 * 17, &1u64.to_ne_bytes()),
+        ],
+    );
+    // The last word in the order of bytes is "a", number 2: it is none of the 4 words, or "<unk>" a second time.
+    let last_sorted = 8 * 19 + 32 + 12;
+    assert_eq!(words_alone[last_sorted..][..4], 2u32.to_ne_bytes());
+    for word in [4u32, 3] {
+        contradicts_itself(&words_alone, &[(last_sorted, &word.to_ne_bytes())]);
+    }
     // The last word is a child of the first. The first children begin behind 19 numbers, the ends of the 4 words, their
     // order, and the words and suffixes of 5 nodes: 32, 16, 24 and 24 bytes.
     let second_first_child = 8 * 19 + 32 + 16 + 24 + 24 + 4;
@@ -902,6 +949,7 @@ fn what_cannot_be_estimated_is_an_error() {
     };
     assert!(refused(0, &[&["a"]]).contains("order = 0"));
     assert!(refused(256, &[&["a"]]).contains("from 1 to 255"));
+    assert_eq!(NgramLm::from_sentences(255, [["a"]]).unwrap().order(), 255);
     assert!(refused(2, &[]).contains("no sentences"));
     let error = refused(2, &[&["a"], &["b", "</s>"]]);
     assert!(

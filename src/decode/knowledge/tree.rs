@@ -109,3 +109,18 @@ impl LabelTree {
         below
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_that_is_given_twice_stands_there_once() {
+        let sequences = [(&[1, 2][..], 7), (&[1], 5), (&[1, 2], 7), (&[1, 2], 3)];
+        let sequences = sequences.map(|(labels, number)| (labels.to_vec(), number));
+        let tree = LabelTree::new(sequences.to_vec()).unwrap();
+        let one = tree.child(ROOT, 1).unwrap();
+        assert_eq!(tree.entries(one), [5]);
+        assert_eq!(tree.entries(tree.child(one, 2).unwrap()), [3, 7]);
+    }
+}

@@ -78,7 +78,6 @@ impl<L: LanguageModel> BeamSearch<L> {
                 && lm_a + a.label <= lm_b + b.label
         };
         let mut start = 0;
-        order.clear();
         for group in alike.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let rivals = start..start + group.len();
             start = rivals.end;
