@@ -1,5 +1,5 @@
-//! The loss, its gradient and scores, against the plain lattice in f64; what tells of a loss without computing it; label
-//! priors.
+//! The loss, its gradient and scores, against the plain lattice in f64; what tells of a loss before it is computed;
+//! label priors.
 
 #![no_main]
 
@@ -1031,7 +1031,8 @@ fn unfit_arguments(source: &mut Source, targets: &[Vec<usize>], input_lengths: &
     );
 }
 
-/// The estimate is the mean probability of each class, in parts as all at once; the loss with it is that of the lattice.
+/// The estimate is the mean probability of each class, in parts as all at once; the loss with it is that of the
+/// lattice.
 fn prior(source: &mut Source, batch: &mut Batch, targets: &Tensor) {
     let emissions = &batch.emissions;
     let (input, layout) = (&emissions.tensor, emissions.layout);
@@ -1281,7 +1282,8 @@ fn sizes(source: &mut Source) {
     let least = items * frames * used * size;
     let most = items * (frames + 8.0) * (used * size + 24.0);
     // Of the lattice, at most two bytes for each state, with eight labels more than there are.
-    let training = most + 4.0 * items * frames * (labels as f64 + 9.0) + (1 << 21) as f64;
+    let states = items.max(1.0) * frames.max(1.0) * (labels as f64 + 9.0);
+    let training = most.max(used * size) + 4.0 * states + (1 << 21) as f64;
     let what = format!("{frames} {batch} {classes} {labels} {dtype:?} {input:?}: {found:?}");
     match found {
         Ok(found) => {
