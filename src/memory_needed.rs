@@ -1,8 +1,13 @@
 //! The memory of a loss, known before it is computed.
 
 use crate::cpu::{BLOCK_FRAMES, PAIRS};
-use crate::options::InputKind;
-use candle_core::{DType, Result, bail};
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+use crate::gpu;
+use crate::options::{InputKind, InputLayout};
+use crate::problem::plan::Input;
+use crate::problem::validate::ROWS_HELD;
+use candle_core::utils::barrier_pool;
+use candle_core::{DType, Device, Result, bail};
 
 /// What a loss takes beside its input and the gradient, in bytes: see [`memory_needed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,26 +20,35 @@ pub struct MemoryNeeded {
 }
 
 /// Beside the posteriors, a training step takes at most this for each frame and state of the batch.
-const BYTES_OF_A_STATE: u64 = 2;
+const BYTES_OF_A_STATE: usize = 2;
 
-/// And this whatever the shape.
-const BYTES_OF_ANY: u64 = 1 << 20;
+/// Rows of the classes for each thread, at most: it works on one frame at a time.
+const ROWS_OF_A_THREAD: usize = 4;
+
+/// And this, whatever the shape.
+const BYTES_OF_ANY: u128 = 1 << 20;
 
 /// The most memory that [`ctc_loss`](crate::ctc_loss) or [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) takes on
-/// the CPU for an input of `(frames, batch, classes)` and targets of up to `labels` labels, beside the input and its
+/// `device` for an input of `(frames, batch, classes)` and targets of up to `labels` labels, beside the input and its
 /// gradient.
 ///
-/// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. A loss
-/// without a gradient, and scores, take a few megabytes for each thread, however many frames there are. Lengths below
-/// `frames` and labels that repeat take less.
+/// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. Lengths
+/// below `frames` and labels that repeat take less on the CPU, and the same on a GPU.
+///
+/// It grows with the number of threads where there are many classes.
+///
+/// A loss without a gradient, and scores, take a few megabytes for each thread of a CPU, however many frames there are. On
+/// a GPU, such a loss takes about `training - kept`. On Metal, candle rounds each buffer up to a power of two, so all this
+/// may double.
 ///
 /// ```
-/// use candle_core::DType;
+/// use candle_core::{DType, Device};
 /// use candle_ctc::{InputKind, memory_needed};
 ///
 /// # fn main() -> candle_core::Result<()> {
 /// // Half a minute of speech, 50 frames a second, in a batch of 32; characters.
-/// let needed = memory_needed((1500, 32, 32), 400, DType::F32, InputKind::Logits)?;
+/// let shape = (1500, 32, 32);
+/// let needed = memory_needed(shape, 400, DType::F32, InputKind::Logits, &Device::Cpu)?;
 /// assert_eq!(needed.kept, 32 * (1504 * 32 * 4 + 1500 * 16 + 1504 / 8));
 /// assert!(needed.training < 90_000_000);
 /// # Ok(())
@@ -43,48 +57,97 @@ const BYTES_OF_ANY: u64 = 1 << 20;
 ///
 /// # Errors
 ///
-/// A dtype that no input has, no classes, and sizes whose memory is beyond 64 bits.
+/// A dtype that no input has, or none on this device; no classes; more frames, classes or labels than a GPU takes; sizes
+/// whose memory is beyond 64 bits.
 pub fn memory_needed(
     (frames, batch, classes): (usize, usize, usize),
     labels: usize,
     dtype: DType,
     input: InputKind,
+    device: &Device,
 ) -> Result<MemoryNeeded> {
-    let real = match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => 4,
-        DType::F64 => 8,
-        _ => bail!("memory_needed: an input of dtype {dtype:?}; it must be f32, f64, f16 or bf16"),
-    };
+    if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+        bail!("memory_needed: an input of dtype {dtype:?}; it must be f32, f64, f16 or bf16")
+    }
     if classes == 0 {
         bail!("memory_needed: there are no classes; at least the blank is one")
     }
-    let bytes = || -> Option<MemoryNeeded> {
-        let [frames, batch, classes, labels] = [frames, batch, classes, labels].map(|n| n as u64);
-        // Of the classes, those of a target and the blank.
-        let entries = labels.min(classes - 1).checked_add(1)?;
-        // Each item's frames are rounded up to whole blocks, and its pairs of a blank and a label to whole tiles.
-        let (block, tile) = (BLOCK_FRAMES as u64, PAIRS as u64);
-        let blocks = frames.div_ceil(block);
-        let posteriors = blocks.checked_mul(block)?.checked_mul(entries)?;
-        let of_rows = match input {
-            InputKind::LogProbs => 0,
-            // The maximum of the row and the sum of its exponentials.
-            InputKind::Logits => frames.checked_mul(16)?,
-        };
-        let of_an_item = posteriors.checked_mul(real)?.checked_add(blocks)?;
-        let kept = of_an_item.checked_add(of_rows)?.checked_mul(batch)?;
-        let states = (labels / tile + 1)
-            .checked_mul(2 * tile)?
-            .checked_mul(frames)?;
-        let scratch = states.checked_mul(batch)?.checked_mul(BYTES_OF_A_STATE)?;
-        let training = kept.checked_add(scratch)?.checked_add(BYTES_OF_ANY)?;
-        Some(MemoryNeeded { kept, training })
+    let input = Input {
+        frames,
+        batch,
+        classes,
+        blank: 0,
+        layout: Some(InputLayout::TimeMajor),
+        kind: input,
     };
-    match bytes() {
-        Some(needed) => Ok(needed),
-        None => bail!(
-            "memory_needed: {frames} frames, {batch} items, {classes} classes and {labels} labels take more than 2^64 bytes"
-        ),
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => on_gpu(device, &input, labels, dtype),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => on_gpu(device, &input, labels, dtype),
+        #[cfg(ctc_softgpu)]
+        Device::Cpu => on_gpu(&gpu::simulator::Simulator, &input, labels, dtype),
+        _ => match on_cpu(&input, labels, dtype) {
+            Some(needed) => Ok(needed),
+            None => bail!(
+                "memory_needed: {frames} frames, {batch} items, {classes} classes and {labels} labels take more than \
+                 2^64 bytes"
+            ),
+        },
+    }
+}
+
+/// `None` if the memory is beyond 64 bits.
+#[cfg_attr(ctc_softgpu, allow(dead_code))]
+fn on_cpu(input: &Input, labels: usize, dtype: DType) -> Option<MemoryNeeded> {
+    let product = |factors: &[usize]| {
+        let factors = factors.iter().map(|&factor| factor as u128);
+        factors.fold(1, u128::saturating_mul)
+    };
+    let sum =
+        |terms: &[u128]| u64::try_from(terms.iter().copied().fold(0, u128::saturating_add)).ok();
+    let (frames, batch) = (input.frames, input.batch);
+    let real = if dtype == DType::F64 { 8 } else { 4 };
+    // Of the classes, those of a target and the blank.
+    let entries = labels.min(input.classes - 1) + 1;
+    // Each item's frames are rounded up to whole blocks, and its pairs of a blank and a label to whole tiles.
+    let blocks = frames.div_ceil(BLOCK_FRAMES);
+    let tiles = labels / PAIRS + 1;
+    // Of logits, the maximum of each row and the sum of its exponentials; and it is checked whether rows fit.
+    let (stats, rows_checked) = match input.kind {
+        InputKind::Logits => (16, ROWS_HELD),
+        InputKind::LogProbs => (0, 0),
+    };
+    let kept = sum(&[
+        product(&[batch, blocks, BLOCK_FRAMES, entries, real]),
+        product(&[batch, blocks]),
+        product(&[batch, frames, stats]),
+    ])?;
+    let threads = rayon::current_num_threads().max(barrier_pool().n_workers() + 1);
+    let rows = product(&[threads, ROWS_OF_A_THREAD, input.classes, real]);
+    let training = sum(&[
+        kept.into(),
+        product(&[batch, frames, tiles, 2 * PAIRS, BYTES_OF_A_STATE]),
+        rows.max(product(&[rows_checked, input.classes, 8])),
+        BYTES_OF_ANY,
+    ])?;
+    Some(MemoryNeeded { kept, training })
+}
+
+#[cfg(any(feature = "cuda", feature = "metal", ctc_softgpu))]
+fn on_gpu<B: gpu::Backend>(
+    backend: &B,
+    input: &Input,
+    labels: usize,
+    dtype: DType,
+) -> Result<MemoryNeeded> {
+    if dtype == DType::F64 && !B::F64 {
+        bail!("memory_needed: an input of f64; this GPU has no f64: take f32")
+    }
+    let (kept, forward) = gpu::memory_needed(backend, input, labels, dtype)?;
+    match kept.checked_add(forward) {
+        Some(training) => Ok(MemoryNeeded { kept, training }),
+        None => bail!("memory_needed: the sizes take more than 2^64 bytes"),
     }
 }
 
@@ -95,8 +158,15 @@ mod tests {
     #[test]
     fn a_target_uses_at_most_all_classes() {
         let kept = |labels, input| {
-            let needed = memory_needed((8, 1, 3), labels, DType::F32, input).unwrap();
-            needed.kept
+            let input = Input {
+                frames: 8,
+                batch: 1,
+                classes: 3,
+                blank: 0,
+                layout: None,
+                kind: input,
+            };
+            on_cpu(&input, labels, DType::F32).unwrap().kept
         };
         // Entries of f32 in 8 frames for the labels and the blank, and a byte for the block.
         assert_eq!(kept(1, InputKind::LogProbs), 8 * 2 * 4 + 1);

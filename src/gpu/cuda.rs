@@ -128,8 +128,6 @@ unsafe impl DeviceRepr for crate::gpu::Integers {}
 
 /// Words of a copy that does not block. A larger copy from unpinned memory waits for the stream.
 const COPY: usize = (64 << 10) / 4;
-/// Alignment of the parts of an allocation, in words.
-const ALIGNED: usize = 256 / 4;
 
 /// A part of an allocation. Only the device's stream uses it, in order, so it needs no events.
 pub(crate) struct Part {
@@ -143,13 +141,11 @@ fn places<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], us
     let mut end = 0usize;
     let mut starts = [0; N];
     for (start, content) in starts.iter_mut().zip(contents) {
-        let bytes = match content {
-            Content::Room(count, dtype) => count.checked_mul(dtype.size_in_bytes()),
-            Content::Words(words) => Some(size_of_val(*words)),
-        };
-        let words = bytes.and_then(|bytes| bytes.div_ceil(4).checked_next_multiple_of(ALIGNED));
+        let bytes = content
+            .bytes()
+            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGNED));
         *start = end;
-        end = match words.and_then(|words| end.checked_add(words)) {
+        end = match bytes.and_then(|bytes| end.checked_add(bytes / 4)) {
             Some(end) if end <= isize::MAX as usize / 4 => end,
             _ => bail!("ctc-loss: buffers that do not fit any memory"),
         };

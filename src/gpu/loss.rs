@@ -3,9 +3,11 @@
 use super::integers::pack;
 use super::params::Sizes;
 use super::tables::{self, Tables};
-use super::{Arg, Backend, Content, Rows, check_sizes, gather, launch, product, real, word};
+use super::{
+    ALIGNED, Arg, Backend, Content, Rows, check_sizes, gather, launch, product, real, word,
+};
 use crate::options::Reduction;
-use crate::problem::plan::{DeviceTargets, LossProblem, Targets};
+use crate::problem::plan::{DeviceTargets, Input, LossProblem, Targets};
 use candle_core::{DType, Layout, Result, bail};
 
 /// The state kept from the forward to the backward pass.
@@ -23,6 +25,83 @@ pub(crate) struct Saved<B: Backend> {
 /// A loss and, if requested, the state for its gradient.
 type Forward<B> = (<B as Backend>::Storage, Option<Saved<B>>);
 
+/// The memory of [`Saved`], in its order. `words` are those of the tables, if the host has them; `keep` if there will be
+/// a backward pass.
+fn of_both_passes<'a>(
+    sizes: &Sizes,
+    real: DType,
+    words: Option<&'a [u32]>,
+    keep: bool,
+) -> Result<[Content<'a>; 4]> {
+    let (batch, labels) = (sizes.batch as usize, sizes.labels as usize);
+    let rows = product(&[batch, sizes.frames as usize])?;
+    Ok([
+        match words {
+            Some(words) => Content::Words(words),
+            None => Content::Room(product(&tables::shape(batch, labels))?, DType::U32),
+        },
+        Content::Room(product_if(keep, &[rows, 4, labels + 1])?, word(real)),
+        Content::Room(product_if(sizes.is_logits(), &[rows, 2])?, real),
+        Content::Room(batch, real),
+    ])
+}
+
+/// The memory that the forward pass alone needs: emissions, the records beside them, weighted losses, and for each item
+/// `spilled` bytes of edges.
+fn of_forward_pass(sizes: &Sizes, real: DType, spilled: usize) -> Result<[Content<'static>; 4]> {
+    let (batch, entries) = (sizes.batch as usize, sizes.entries as usize);
+    let rows = product(&[batch, sizes.frames as usize])?;
+    Ok([
+        Content::Room(product(&[rows, entries, 2])?, word(real)),
+        Content::Room(product(&[rows, 3])?, real),
+        Content::Room(batch, real),
+        Content::Room(product_if(spilled > 0, &[batch, spilled / 8])?, DType::I64),
+    ])
+}
+
+/// The product of sizes, or 1 where nothing is wanted.
+fn product_if(wanted: bool, factors: &[usize]) -> Result<usize> {
+    match wanted {
+        true => product(factors),
+        false => Ok(1),
+    }
+}
+
+/// The bytes that a loss with a gradient keeps for its backward pass, and those of its forward pass beside them. Targets
+/// have up to `labels` labels, and may be on the device.
+pub(crate) fn memory_needed<B: Backend>(
+    backend: &B,
+    input: &Input,
+    labels: usize,
+    dtype: DType,
+) -> Result<(u64, u64)> {
+    check_sizes(input.frames, input.classes)?;
+    let integers = product(&[input.batch, labels.saturating_add(2)])?;
+    let host = Tables::on_device(labels, input.classes);
+    let sizes = Sizes::new(input, labels, host.entries);
+    let real = real(dtype);
+    let (_, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |_| {
+        Ok(launch::LATTICE_THREADS)
+    })?;
+    let kept = total(&of_both_passes(&sizes, real, None, true)?)?;
+    let forward = total(&of_forward_pass(&sizes, real, spilled)?)?;
+    // Lengths and targets of tensors on the device are packed before the rest is allocated.
+    let packed = total(&[Content::Room(integers, DType::I64)])?;
+    Ok((kept, forward.max(packed)))
+}
+
+/// The bytes of an allocation.
+fn total(contents: &[Content<'_>]) -> Result<u64> {
+    let bytes = contents.iter().try_fold(0u64, |sum, content| {
+        let bytes = content.bytes()?.checked_next_multiple_of(ALIGNED)?;
+        sum.checked_add(bytes as u64)
+    });
+    match bytes {
+        Some(bytes) => Ok(bytes),
+        None => bail!("ctc-loss: buffers that do not fit any memory"),
+    }
+}
+
 /// The reduced loss, f64 for f64 input and f32 otherwise, and with `keep` the state for [`gradient`].
 pub(crate) fn forward<B: Backend>(
     backend: &B,
@@ -32,8 +111,8 @@ pub(crate) fn forward<B: Backend>(
     layout: &Layout,
     keep: bool,
 ) -> Result<Forward<B>> {
-    let (batch, frames) = (problem.input().batch, problem.input().frames);
-    check_sizes(frames, problem.input().classes)?;
+    let batch = problem.input().batch;
+    check_sizes(problem.input().frames, problem.input().classes)?;
     let host = match &problem.targets {
         Targets::Host(plan) => Tables::new(plan)?,
         Targets::Device(input, targets) => Tables::on_device(targets.labels, input.classes),
@@ -43,36 +122,20 @@ pub(crate) fn forward<B: Backend>(
         .of_loss(problem, keep)
         .reading(problem.input().strides(layout));
     let real = real(dtype);
-    let word = word(real);
-    let rows = product(&[batch, frames])?;
-    let some = |wanted: bool, factors: &[usize]| match wanted {
-        true => product(factors),
-        false => Ok(1),
-    };
     let (lattice, spilled) = launch::lattice(&sizes, real, backend.shared_bytes(), |kernel| {
         backend.max_threads(kernel)
     })?;
-    let [mut tables, mut kept, mut stats, mut losses] = backend.memory([
-        match problem.targets {
-            Targets::Host(_) => Content::Words(&host.words),
-            Targets::Device(..) => {
-                Content::Room(product(&tables::shape(batch, labels))?, DType::U32)
-            }
-        },
-        Content::Room(some(keep, &[rows, 4, labels + 1])?, word),
-        Content::Room(some(sizes.is_logits(), &[rows, 2])?, real),
-        Content::Room(batch, real),
-    ])?;
+    let words = match problem.targets {
+        Targets::Host(_) => Some(host.words.as_slice()),
+        Targets::Device(..) => None,
+    };
+    let [mut tables, mut kept, mut stats, mut losses] =
+        backend.memory(of_both_passes(&sizes, real, words, keep)?)?;
     if let Targets::Device(_, targets) = &problem.targets {
         prepare(backend, problem, targets, &mut tables)?;
     }
-    // Memory that only this pass needs.
-    let [mut emissions, mut records, mut weighted, mut edges] = backend.memory([
-        Content::Room(product(&[rows, entries, 2])?, word),
-        Content::Room(product(&[rows, 3])?, real),
-        Content::Room(batch, real),
-        Content::Room(some(spilled > 0, &[batch, spilled / 8])?, DType::I64),
-    ])?;
+    let [mut emissions, mut records, mut weighted, mut edges] =
+        backend.memory(of_forward_pass(&sizes, real, spilled)?)?;
     let gathered = Rows {
         emissions: &mut emissions,
         records: &mut records,

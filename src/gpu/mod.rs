@@ -19,7 +19,7 @@ mod tables;
 pub(crate) use best_paths::best_paths;
 pub(crate) use integers::read_together;
 pub(crate) use launch::Launch;
-pub(crate) use loss::{Saved, forward, gradient};
+pub(crate) use loss::{Saved, forward, gradient, memory_needed};
 pub(crate) use params::{Integers, Sizes};
 pub(crate) use scores::scores;
 
@@ -74,6 +74,19 @@ pub(crate) enum Content<'a> {
     /// Words from the host; at least one.
     Words(&'a [u32]),
 }
+
+impl Content<'_> {
+    /// Its size in bytes; `None` if that overflows.
+    fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Room(count, dtype) => count.checked_mul(dtype.size_in_bytes()),
+            Self::Words(words) => Some(size_of_val(*words)),
+        }
+    }
+}
+
+/// Alignment of the parts of an allocation, in bytes.
+const ALIGNED: usize = 256;
 
 /// Calls `make` for each content.
 #[cfg(any(feature = "metal", ctc_softgpu))]

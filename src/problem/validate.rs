@@ -452,9 +452,14 @@ fn input_dims(call: Call, input: &Tensor) -> Result<Dims> {
 /// An error if the rows that a call holds at a time do not fit any memory: a view of stride 0 may have any number of
 /// classes.
 pub(crate) fn check_rows(function: &str, name: &str, classes: usize) -> Result<()> {
-    const HELD: usize = 8;
-    check_room::<f64>(&format!("{function}: rows of {name}"), &[HELD, classes])
+    check_room::<f64>(
+        &format!("{function}: rows of {name}"),
+        &[ROWS_HELD, classes],
+    )
 }
+
+/// Rows of f64 that must fit the memory.
+pub(crate) const ROWS_HELD: usize = 8;
 
 /// The frames of each item, at most those of the input.
 fn input_lengths_of(call: Call, input_lengths: Lengths, dims: Dims) -> Result<Vec<usize>> {

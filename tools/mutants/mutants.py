@@ -355,17 +355,22 @@ def limit():
 
 
 def run_tests(work, tests, seconds, **env):
-    """Whether these tests of one program pass."""
+    """The first of these tests of one program that fails or does not end; None if all pass."""
     program = tests[0][0]
     try:
         done = subprocess.run(
             [program, "--exact", "--test-threads=1", *(name for _, name in tests)],
             cwd=work, env={**ENV, "CARGO_MANIFEST_DIR": str(work), **env}, timeout=seconds, preexec_fn=limit,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        if done.returncode == 0:
+            return None
+        out = done.stdout
+    except subprocess.TimeoutExpired as late:
+        out = late.stdout or b""
+    # A test that ended the program or hangs has no result behind its name.
+    bad = re.search(rb"^test (\S+) \.\.\. (?!ok|ignored)", out, re.MULTILINE)
+    return (program, bad[1].decode()) if bad else tests[0]
 
 
 def trace(work, test, count, number):
@@ -373,7 +378,7 @@ def trace(work, test, count, number):
     path = work / f"trace-{number}"
     path.write_bytes(bytes(count + 1))
     start = time.time()
-    passed = run_tests(work, [test], 600, MUTANT_TRACE=str(path))
+    passed = run_tests(work, [test], 600, MUTANT_TRACE=str(path)) is None
     took = time.time() - start
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as reached:
         found = [mutant for mutant in range(1, count + 1) if reached[mutant]]
@@ -381,11 +386,13 @@ def trace(work, test, count, number):
     return (took, found) if passed else None
 
 
-def judge(work, mutant, tests, times, budget):
+def judge(work, mutant, tests, times, budget, killers):
     """Whether a mutant is killed, survives, or is reached by no test."""
     if not tests:
         return "unreached"
-    tests = sorted(tests, key=times.get)
+    # First the tests that killed most in this file, then the fastest.
+    killers = killers[mutant.place.split(":")[0]]
+    tests = sorted(tests, key=lambda test: (-killers[test], times[test]))
     spent = 0.0
     at, size = 0, 1
     while at < len(tests) and spent < budget:
@@ -394,7 +401,9 @@ def judge(work, mutant, tests, times, budget):
         size = min(2 * size, 16)
         expected = sum(times[test] for test in some)
         spent += expected
-        if not run_tests(work, some, 10 + 5 * expected, MUTANT=str(mutant.number)):
+        failed = run_tests(work, some, 10 + 5 * expected, MUTANT=str(mutant.number))
+        if failed:
+            killers[failed] += 1
             return "killed"
     return "survived"
 
@@ -433,7 +442,8 @@ def main():
                 reached_by[number].append(test)
         print(f"{len(times)} tests, {sum(times.values()):.0f} s", flush=True)
         budget = float(os.environ.get("BUDGET", 60))
-        judged = pool.map(lambda m: judge(work, m, reached_by[m.number], times, budget), mutants)
+        killers = collections.defaultdict(collections.Counter)
+        judged = pool.map(lambda m: judge(work, m, reached_by[m.number], times, budget, killers), mutants)
         explained = set()
         if EXPLAINED.exists():
             explained = {line.split(" -- ")[0].strip() for line in EXPLAINED.read_text().splitlines()}
