@@ -1270,7 +1270,7 @@ fn sizes(source: &mut Source) {
     let [frames, batch, classes, labels] = [(); 4].map(|()| number());
     let dtype = source.pick(&[DType::F32, DType::F64, DType::F16, DType::BF16, DType::U32]);
     let input = source.pick(&[InputKind::LogProbs, InputKind::Logits]);
-    let found = memory_needed((frames, batch, classes), labels, dtype, input);
+    let found = memory_needed((frames, batch, classes), labels, dtype, input, &Device::Cpu);
     if classes == 0 || dtype == DType::U32 {
         assert!(found.is_err());
         return;
@@ -1281,9 +1281,10 @@ fn sizes(source: &mut Source) {
     // A number for each frame and class that is used, rounded up to whole blocks; and less than three more for a frame.
     let least = items * frames * used * size;
     let most = items * (frames + 8.0) * (used * size + 24.0);
-    // Of the lattice, at most two bytes for each state, with eight labels more than there are.
+    // Of the lattice, at most two bytes for each state, with eight labels more than there are; and a few rows for each
+    // thread.
     let states = items.max(1.0) * frames.max(1.0) * (labels as f64 + 9.0);
-    let training = most.max(used * size) + 4.0 * states + (1 << 21) as f64;
+    let training = most.max(used * size) + 4.0 * states + 1e5 * classes as f64 + 1e7;
     let what = format!("{frames} {batch} {classes} {labels} {dtype:?} {input:?}: {found:?}");
     match found {
         Ok(found) => {
