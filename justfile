@@ -50,6 +50,6 @@ bench name:
 release-check:
     scripts/release-check.sh
 
-# Fuzzing of loss, align, decode or text for some seconds: `just fuzz loss 600`
+# Fuzzing of loss, align, decode, text or program for some seconds: `just fuzz loss 600`
 fuzz target seconds:
     fuzz/run.sh {{ target }} {{ seconds }}

@@ -40,6 +40,8 @@ export RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0
 options=(-artifact_prefix="$work/failed/" -rss_limit_mb=4096 -timeout=300 -print_final_stats=1 -len_control=0)
 case $target in
     text) options+=(-dict=text.dict -max_len=4096) ;;
+    # Small files, whatever they claim.
+    program) options+=(-max_len=600 -malloc_limit_mb=128) ;;
     *) options+=(-max_len=300) ;;
 esac
 

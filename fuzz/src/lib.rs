@@ -5,8 +5,14 @@
 pub mod common;
 
 pub mod best_path;
+pub mod edits;
+pub mod files;
 pub mod knowledge;
+pub mod label_prior;
+pub mod measures;
 pub mod models;
+pub mod outputs;
+pub mod ranking;
 pub mod segments;
 mod source;
 mod truth;

@@ -1,5 +1,5 @@
 //! The decoders: in chunks as all at once, scores below the exact ones, and language models that add up. Keywords: the
-//! hits of a table of all segments.
+//! hits of a table of all segments. The least expected distance, by all distances.
 
 #![no_main]
 
@@ -7,10 +7,12 @@ use candle_core::{DType, Tensor};
 use candle_ctc::{
     BeamOptions, BeamSearch, End, GreedyOptions, Hypothesis, InputKind, LanguageModel,
     NoLanguageModel, PrefixScorer, PrefixScorerOptions, PrefixScores, ScoreOptions, SpotOptions,
-    TokenNgram, beam_search_batch_with, beam_search_with, greedy_decode, greedy_decode_batch,
-    score_transcripts, spot_keywords, spot_keywords_batch,
+    TokenNgram, beam_search, beam_search_batch, beam_search_batch_with, beam_search_with,
+    greedy_decode, greedy_decode_batch, minimum_bayes_risk, score_transcripts, spot_keywords,
+    spot_keywords_batch,
 };
 use candle_ctc_fuzz::common::{labellings, lattice};
+use candle_ctc_fuzz::edits::{Costs, distance};
 use candle_ctc_fuzz::models::{Advancing, Hashed, Way};
 use candle_ctc_fuzz::segments::{Segment, Utterance};
 use candle_ctc_fuzz::{Emissions, Source, knowledge};
@@ -51,6 +53,7 @@ fn run(source: &mut Source) {
         0 => greedy(source, &batch),
         1 => prefixes(source, &batch),
         2 => keywords(source, &batch),
+        3 => least_risk(source),
         _ => beams(source, &batch),
     }
 }
@@ -398,7 +401,10 @@ fn beams(source: &mut Source, batch: &Batch) {
             let model = hashed(source, None);
             search(source, batch, &model, opts);
         }
-        0 => search(source, batch, &NoLanguageModel, opts),
+        0 => {
+            without_model(batch, opts);
+            search(source, batch, &NoLanguageModel, opts);
+        }
         1 => {
             let tokens: Vec<String> = vocabulary.tokens().to_vec();
             let model =
@@ -418,6 +424,31 @@ fn beams(source: &mut Source, batch: &Batch) {
             let model = knowledge::hotwords(source, &vocabulary, &words, lexicon);
             search(source, batch, &model, opts);
         }
+    }
+}
+
+/// The functions without a language model search as with an empty one.
+fn without_model(batch: &Batch, opts: BeamOptions) {
+    let (input, lengths) = (&batch.emissions.tensor, &batch.input_lengths);
+    let results = [
+        beam_search_batch(input, lengths, opts),
+        beam_search_batch_with(input, lengths, &NoLanguageModel, opts),
+    ];
+    assert!(are_alike(&results), "{results:?}");
+    for n in 0..batch.emissions.items {
+        let utterance = batch.utterance(n);
+        let results = [
+            beam_search(&utterance, opts),
+            beam_search_with(&utterance, &NoLanguageModel, opts),
+        ];
+        assert!(are_alike(&results), "{results:?}");
+    }
+}
+
+fn are_alike<T: PartialEq>([a, b]: &[candle_core::Result<T>; 2]) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => a == b,
+        (a, b) => a.is_err() && b.is_err(),
     }
 }
 
@@ -639,4 +670,58 @@ fn exhaustive<L: LanguageModel>(
             one.score
         );
     }
+}
+
+/// The choice from a list has the least expected distance, the first where several have it.
+fn least_risk(source: &mut Source) {
+    let mut lists: Vec<Vec<usize>> = (0..source.below(10))
+        .map(|_| source.target(5, 4, 0))
+        .collect();
+    if let Some(first) = lists.first().cloned().filter(|_| source.flag()) {
+        lists.push(first);
+    }
+    // Multiples of a power of two, so that sums are exact in any order.
+    let mut weights: Vec<f64> = lists.iter().map(|_| source.below(9) as f64 / 8.0).collect();
+    // Costs that tell what was said from what is found.
+    let costs = Costs {
+        substitution: source.pick(&[1.0, 1.5]),
+        insertion: source.pick(&[1.0, 0.5]),
+        deletion: source.pick(&[1.0, 2.0]),
+    };
+    let bad = source.below(16);
+    let odd = source.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e300]);
+    let at = source.below(lists.len().max(1));
+    match bad {
+        0 => weights.push(1.0),
+        1 if !weights.is_empty() => weights[at] = odd,
+        _ => {}
+    }
+    let cost = |said: &Vec<usize>, found: &Vec<usize>| match bad {
+        2 if said == &lists[at] => odd,
+        _ => distance(said, found, costs),
+    };
+    let found = minimum_bayes_risk(&lists, &weights, cost);
+    let risk = |found: &Vec<usize>| {
+        let terms = lists.iter().zip(&weights);
+        terms
+            .map(|(said, weight)| weight * cost(said, found))
+            .sum::<f64>()
+    };
+    let is_weight = |weight: &f64| (0.0..f64::INFINITY).contains(weight);
+    let pairs = || {
+        lists
+            .iter()
+            .flat_map(|said| lists.iter().map(move |found| (said, found)))
+    };
+    let right = weights.len() == lists.len()
+        && weights.iter().all(is_weight)
+        && weights.iter().any(|weight| *weight > 0.0)
+        && pairs().all(|(said, found)| cost(said, found).is_finite())
+        && lists.iter().all(|found| risk(found).is_finite());
+    assert_eq!(found.is_ok(), right, "{lists:?} {weights:?}: {found:?}");
+    let Ok(found) = found else { return };
+    let risks: Vec<f64> = lists.iter().map(risk).collect();
+    let least = risks.iter().copied().fold(f64::INFINITY, f64::min);
+    let first = risks.iter().position(|risk| *risk == least);
+    assert_eq!(Some(found), first, "{lists:?} {weights:?}: {risks:?}");
 }

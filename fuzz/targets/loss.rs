@@ -1,16 +1,19 @@
-//! The loss, its gradient and scores, against the plain lattice in f64.
+//! The loss, its gradient and scores, against the plain lattice in f64; what tells of a loss before it is computed;
+//! label priors.
 
 #![no_main]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
-    CtcLoss, CtcLossOptions, EmissionOptions, GradientKind, InputKind, InputLayout, Reduction,
-    ScoreOptions, append_star, ctc_loss, ctc_loss_and_gradient, ctc_loss_and_gradient_with_logits,
-    ctc_loss_linear, ctc_loss_with_logits, score_transcripts_batch, transcript_log_likelihoods,
+    CtcLoss, CtcLossOptions, EmissionOptions, GradientKind, InputKind, InputLayout, LabelPrior,
+    Reduction, ScoreOptions, append_star, conv_lengths, ctc_loss, ctc_loss_and_gradient,
+    ctc_loss_and_gradient_with_logits, ctc_loss_linear, ctc_loss_with_logits, feasibility,
+    memory_needed, pad_targets, rank_transcripts, rank_transcripts_batch, score_transcripts,
+    score_transcripts_batch, transcript_log_likelihoods,
 };
 use candle_ctc_fuzz::common::tolerance::{self, Tolerance};
-use candle_ctc_fuzz::common::{bits, tensors};
-use candle_ctc_fuzz::{Emissions, Item, Source, posterior_gradient};
+use candle_ctc_fuzz::common::{bits, lattice, tensors};
+use candle_ctc_fuzz::{Emissions, Item, Source, label_prior, posterior_gradient, ranking};
 use libfuzzer_sys::fuzz_target;
 
 /// Entries of the input, frames and cells of the lattice of one execution, small and large.
@@ -168,7 +171,7 @@ fn run(source: &mut Source) {
     };
     let mut batch = batch(source, limits);
     let targets = target_tensor(source, &batch);
-    let part = source.below(8);
+    let part = source.below(12);
     if part == 4 || part == 5 || (part == 1 && source.flag()) {
         batch.weights = Some(Weights::new(source, batch.emissions.classes));
     }
@@ -177,6 +180,10 @@ fn run(source: &mut Source) {
         1 => linear(source, &batch, &targets),
         2 => candidates(source, &batch),
         3 => stars(source, &batch),
+        8 => fits(source, &batch),
+        9 => prior(source, &mut batch, &targets),
+        10 => ranks(source, &batch),
+        11 => sizes(source),
         4 if source.below(4) == 0 => bad_weights(source, &batch, &targets),
         _ => losses(source, &batch, &targets),
     }
@@ -664,13 +671,10 @@ fn shared_out(
     rows.collect()
 }
 
-/// Scores of several transcripts are −loss, and so are the differentiable ones.
-fn candidates(source: &mut Source, batch: &Batch) {
-    let emissions = &batch.emissions;
-    let dtype = emissions.tensor.dtype();
-    let opts = ScoreOptions {
+fn score_options(batch: &Batch) -> ScoreOptions {
+    ScoreOptions {
         blank: batch.opts.blank,
-        layout: emissions.layout,
+        layout: batch.emissions.layout,
         input: if batch.logits {
             InputKind::Logits
         } else {
@@ -678,18 +682,43 @@ fn candidates(source: &mut Source, batch: &Batch) {
         },
         normalised: false,
         ..Default::default()
+    }
+}
+
+/// The candidates of each item: its target and others.
+fn candidate_lists(source: &mut Source, batch: &Batch) -> Vec<Vec<Vec<u32>>> {
+    let (classes, blank) = (batch.emissions.classes, batch.opts.blank);
+    let list = |target: &Vec<usize>| {
+        let mut list = vec![target.clone()];
+        for _ in 0..source.below(12) {
+            list.push(source.target(target.len() + 2, classes, blank));
+        }
+        list.iter()
+            .map(|target| target.iter().map(|&x| x as u32).collect())
+            .collect()
     };
-    let lists: Vec<Vec<Vec<u32>>> = (0..emissions.items)
-        .map(|n| {
-            let mut list = vec![batch.targets[n].clone()];
-            for _ in 0..source.below(12) {
-                list.push(source.target(batch.targets[n].len() + 2, emissions.classes, opts.blank));
-            }
-            list.iter()
-                .map(|target| target.iter().map(|&x| x as u32).collect())
-                .collect()
-        })
-        .collect();
+    batch.targets.iter().map(list).collect()
+}
+
+/// How far a score may be from the truth, beside candidates that share its emissions.
+fn shared_tolerance(dtype: DType, frames: usize) -> Tolerance {
+    let shared = match dtype {
+        DType::F64 => 0.0,
+        _ => 8.2e-8 * frames as f64,
+    };
+    let Tolerance { absolute, relative } = tolerance::loss(dtype);
+    Tolerance {
+        absolute: absolute + shared,
+        relative,
+    }
+}
+
+/// Scores of several transcripts are −loss, and so are the differentiable ones.
+fn candidates(source: &mut Source, batch: &Batch) {
+    let emissions = &batch.emissions;
+    let dtype = emissions.tensor.dtype();
+    let opts = score_options(batch);
+    let lists = candidate_lists(source, batch);
     let scores =
         score_transcripts_batch(&emissions.tensor, &batch.input_lengths, &lists, opts).unwrap();
     for (n, (scores, list)) in scores.iter().zip(&lists).enumerate() {
@@ -697,15 +726,7 @@ fn candidates(source: &mut Source, batch: &Batch) {
         let values = emissions.item(n, frames);
         let truths = list.iter().map(|target| truth_of(batch, &values, target));
         let truths: Vec<Option<(f64, Vec<f64>)>> = truths.collect();
-        let shared = match dtype {
-            DType::F64 => 0.0,
-            _ => 8.2e-8 * frames as f64,
-        };
-        let Tolerance { absolute, relative } = tolerance::loss(dtype);
-        let close = Tolerance {
-            absolute: absolute + shared,
-            relative,
-        };
+        let close = shared_tolerance(dtype, frames);
         for ((score, truth), target) in scores.iter().zip(&truths).zip(list) {
             if let Some((loss, _)) = truth {
                 let what = format!("score of {target:?} in {frames} frames of item {n}");
@@ -887,4 +908,390 @@ fn linear(source: &mut Source, batch: &Batch, targets: &Tensor) {
         &tensors::read(gradients.get(&weight).unwrap()),
         &sums,
     );
+}
+
+/// A target fits if there is a frame for each label, and one for the blank between equal neighbours.
+fn fits(source: &mut Source, batch: &Batch) {
+    let Emissions {
+        frames,
+        items,
+        classes,
+        ..
+    } = batch.emissions;
+    // Labels may be any numbers.
+    let shift = source.pick(&[0, 1, u32::MAX as usize - classes]);
+    let shifted = batch.targets.iter().map(|target| {
+        let labels = target.iter().map(|label| label + shift);
+        labels.collect::<Vec<_>>()
+    });
+    let shifted: Vec<Vec<usize>> = shifted.collect();
+    let (padded, lengths) = padded(&shifted);
+    let targets = match source.flag() {
+        true => padded,
+        false => tensors::concatenated(&shifted, DType::I64, &Device::Cpu),
+    };
+    // More frames than there are.
+    let more = source.pick(&[0, 0, 1, 1 << 20]);
+    let input_lengths: Vec<usize> = batch.input_lengths.iter().map(|x| x + more).collect();
+    if items == 0 {
+        let _ = feasibility(&targets, &input_lengths, &lengths);
+        return;
+    }
+    if source.below(4) == 0 {
+        return unfit_arguments(source, &shifted, &input_lengths);
+    }
+    let found = match source.flag() {
+        true => feasibility(&targets, &input_lengths, &lengths),
+        false => {
+            let tensor = |lengths: &[usize]| {
+                let lengths: Vec<i64> = lengths.iter().map(|&x| x as i64).collect();
+                tensors::integers(&lengths, &[items], DType::I64, &Device::Cpu)
+            };
+            feasibility(&targets, &tensor(&input_lengths), &tensor(&lengths))
+        }
+    };
+    let found = found.unwrap();
+    let zeros = vec![0.0; frames * classes];
+    for (n, target) in batch.targets.iter().enumerate() {
+        let repeats = target.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        let needed = target.len() + repeats;
+        let one = found[n];
+        let want = (input_lengths[n] >= needed, input_lengths[n], needed);
+        assert_eq!(
+            (one.feasible, one.frames, one.frames_needed),
+            want,
+            "{target:?}"
+        );
+        let item = lattice::Item {
+            log_probs: &zeros[..batch.input_lengths[n] * classes],
+            classes,
+            target,
+            blank: batch.opts.blank,
+        };
+        let has_path = item.sums().loss.is_finite();
+        assert_eq!(has_path, batch.input_lengths[n] >= needed, "{target:?}");
+    }
+    if frames == 0 || more > 0 {
+        return;
+    }
+    // Of finite emissions, the loss of a target that fits is finite, and no other.
+    let input = Tensor::zeros((frames, items, classes), DType::F32, &Device::Cpu).unwrap();
+    let targets = tensors::concatenated(&batch.targets, DType::I64, &Device::Cpu);
+    let opts = CtcLossOptions {
+        blank: batch.opts.blank,
+        reduction: Reduction::None,
+        ..Default::default()
+    };
+    let loss = ctc_loss_with_logits(&input, &targets, &input_lengths, &lengths, opts).unwrap();
+    let finite = tensors::read(&loss).into_iter().map(f64::is_finite);
+    let feasible = found.iter().map(|one| one.feasible);
+    assert!(finite.eq(feasible), "{found:?}");
+}
+
+/// What `pad_targets` makes of targets, which has each in a row of its own.
+fn padded(targets: &[Vec<usize>]) -> (Tensor, Vec<usize>) {
+    let labels = |target: &Vec<usize>| target.iter().map(|&label| label as u32).collect();
+    let lists: Vec<Vec<u32>> = targets.iter().map(labels).collect();
+    let (tensor, lengths) = pad_targets(&lists, &Device::Cpu).unwrap();
+    let longest = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    assert_eq!(tensor.dims(), [lists.len(), longest]);
+    let rows = tensor.to_vec2::<u32>().unwrap();
+    for ((row, list), length) in rows.iter().zip(&lists).zip(&lengths) {
+        assert_eq!(*length, list.len());
+        assert!(row.starts_with(list) && row[*length..].iter().all(|label| *label == 0));
+    }
+    (tensor, lengths)
+}
+
+/// Lengths and labels that none can be are errors of `feasibility`.
+fn unfit_arguments(source: &mut Source, targets: &[Vec<usize>], input_lengths: &[usize]) {
+    let signed = |values: &[usize]| values.iter().map(|&x| x as i64).collect::<Vec<_>>();
+    let lengths: Vec<usize> = targets.iter().map(Vec::len).collect();
+    let (mut frames, mut counts) = (signed(input_lengths), signed(&lengths));
+    let (mut labels, mut dtype) = (signed(&targets.concat()), DType::I64);
+    let at = source.below(targets.len());
+    match source.below(6) {
+        0 => frames[at] = source.pick(&[-1, i64::MIN, i64::MAX]),
+        1 => counts[at] = source.pick(&[-1, i64::MIN, i64::MAX, 1 << 32, 1 << 20]),
+        2 => frames.push(1),
+        3 => counts.push(0),
+        4 => dtype = DType::F32,
+        _ => {
+            let before: usize = lengths[..at].iter().sum();
+            labels.insert(before, source.pick(&[-1, i64::MIN, 1 << 32, i64::MAX]));
+            counts[at] += 1;
+        }
+    }
+    let tensor = tensors::integers(&labels, &[labels.len()], DType::I64, &Device::Cpu);
+    let tensor = tensor.to_dtype(dtype).unwrap();
+    let found = feasibility(&tensor, &frames, &counts);
+    assert!(
+        found.is_err(),
+        "{labels:?} {dtype:?} {frames:?} {counts:?} {found:?}"
+    );
+}
+
+/// The estimate is the mean probability of each class, in parts as all at once; the loss with it is that of the
+/// lattice.
+fn prior(source: &mut Source, batch: &mut Batch, targets: &Tensor) {
+    let emissions = &batch.emissions;
+    let (input, layout) = (&emissions.tensor, emissions.layout);
+    let lengths = &batch.input_lengths;
+    let items: Vec<Vec<f64>> = (0..emissions.items)
+        .map(|n| emissions.item(n, lengths[n]))
+        .collect();
+    // Sums of such numbers need not be finite in f32.
+    let is_large = |x: &f64| *x > 80.0 && x.is_finite();
+    if items.iter().flatten().any(is_large) {
+        return;
+    }
+    let (mut prior, mut parts) = (LabelPrior::new(), LabelPrior::new());
+    assert!(prior.class_weights(0.5).unwrap().is_none());
+    // What an earlier epoch has seen, which a later one replaces.
+    let mut want = None;
+    if source.flag() && !items.is_empty() {
+        let first = emissions.utterance(0);
+        if prior.observe(&first, lengths[0], layout).is_ok() {
+            want = label_prior::log_prior(&items[..1], emissions.classes);
+        }
+        prior.next_epoch();
+    }
+    let seen = prior.observe(input, lengths, layout);
+    let sum = |row: &[f64]| row.iter().map(|x| x.exp()).sum::<f64>();
+    let mut rows = items
+        .iter()
+        .flat_map(|item| item.chunks_exact(emissions.classes));
+    assert!(
+        seen.is_ok() || !rows.all(|row| (0.1..=2.0).contains(&sum(row))),
+        "{seen:?}"
+    );
+    if seen.is_err() {
+        return;
+    }
+    let in_parts = in_parts(source, &mut parts, emissions, lengths, &items);
+    let of_these = label_prior::log_prior(&items, emissions.classes);
+    if in_parts.is_ok() {
+        check_prior(&mut parts, &of_these, emissions);
+    }
+    let want = of_these.or(want);
+    check_prior(&mut prior, &want, emissions);
+    unseen(source, &mut prior, emissions, lengths);
+    check_prior(&mut prior, &want, emissions);
+
+    let scale = source.pick(&[0.25, 1.0, -0.5, 0.0]);
+    for bad in [f64::NAN, f64::INFINITY] {
+        assert!(prior.class_weights(bad).is_err());
+    }
+    let Some(weights) = prior.class_weights(scale).unwrap() else {
+        return;
+    };
+    let of_class = tensors::read(&weights);
+    let log_prior = want.expect("there are weights");
+    let want: Vec<f64> = log_prior.iter().map(|prior| -scale * prior).collect();
+    prior_tolerance(emissions).check("weights of a prior", &of_class, &want);
+    batch.weights = Some(Weights {
+        of_class,
+        class_weights: Some(weights),
+        of_blank: 0.0,
+        delay: 0.0,
+    });
+    losses(source, batch, targets);
+}
+
+/// The same frames, item by item, and those of an item in two parts.
+fn in_parts(
+    source: &mut Source,
+    prior: &mut LabelPrior,
+    emissions: &Emissions,
+    lengths: &[usize],
+    items: &[Vec<f64>],
+) -> Result<()> {
+    for (n, item) in items.iter().enumerate() {
+        // An item that is undefined in one part is left out as a whole.
+        let whole = item.iter().any(|x| x.is_nan() || *x == f64::INFINITY);
+        let first = match whole {
+            true => lengths[n],
+            false => source.below(lengths[n] + 1),
+        };
+        for (start, frames) in [(0, first), (first, lengths[n] - first)] {
+            let part = emissions.utterance(n).narrow(0, start, frames)?;
+            prior.observe(&part, frames, emissions.layout)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sums of f32 lose a digit in a few thousand frames.
+fn prior_tolerance(emissions: &Emissions) -> Tolerance {
+    let absolute = match emissions.tensor.dtype() {
+        DType::F64 => 1e-11,
+        _ => 1e-5 + 1e-7 * (emissions.frames * emissions.items) as f64,
+    };
+    Tolerance {
+        absolute,
+        relative: 0.0,
+    }
+}
+
+fn check_prior(prior: &mut LabelPrior, want: &Option<Vec<f64>>, emissions: &Emissions) {
+    prior.next_epoch();
+    let found = prior.log_prior().unwrap();
+    assert_eq!(found.is_some(), want.is_some());
+    if let (Some(found), Some(want)) = (found, want) {
+        prior_tolerance(emissions).check("label prior", &tensors::read(&found), want);
+    }
+}
+
+/// What cannot be observed is an error.
+fn unseen(source: &mut Source, prior: &mut LabelPrior, emissions: &Emissions, lengths: &[usize]) {
+    let (input, layout) = (&emissions.tensor, emissions.layout);
+    let (frames, items) = (emissions.frames, emissions.items);
+    let known = prior.log_prior().unwrap().is_some();
+    let classes = emissions.classes + 1;
+    let result = match source.below(4) {
+        0 if items > 0 => {
+            let mut lengths = lengths.to_vec();
+            lengths[source.below(items)] = source.pick(&[frames + 1, usize::MAX]);
+            prior.observe(input, lengths, layout)
+        }
+        1 => prior.observe(input, vec![0; items + 1], layout),
+        // Other classes and another precision than before.
+        2 if known => {
+            let more = Tensor::zeros((1, classes), input.dtype(), &Device::Cpu).unwrap();
+            prior.observe(&more, 0usize, layout)
+        }
+        3 if known => {
+            let other = match input.dtype() {
+                DType::F64 => DType::F32,
+                _ => DType::F64,
+            };
+            let other = Tensor::zeros((1, classes - 1), other, &Device::Cpu).unwrap();
+            prior.observe(&other, 0usize, layout)
+        }
+        _ => {
+            let integers = Tensor::zeros((1, classes), DType::I64, &Device::Cpu).unwrap();
+            prior.observe(&integers, 1usize, layout)
+        }
+    };
+    assert!(result.is_err());
+}
+
+/// The ranking of candidates has their log-likelihoods, in order.
+fn ranks(source: &mut Source, batch: &Batch) {
+    let emissions = &batch.emissions;
+    let plain = score_options(batch);
+    let mut opts = ScoreOptions {
+        per_token: source.flag(),
+        softmax: source.flag(),
+        ..plain
+    };
+    let mut lists = candidate_lists(source, batch);
+    for list in &mut lists {
+        // Equal candidates keep their order.
+        if source.flag() {
+            list.push(list[source.below(list.len())].clone());
+        }
+    }
+    let mut input_lengths = batch.input_lengths.clone();
+    let bad = source.below(16);
+    let at = source.below(lists.len().max(1));
+    match bad {
+        0 => opts.blank = source.pick(&[emissions.classes, usize::MAX]),
+        1 => lists.push(Vec::new()),
+        2 if !lists.is_empty() => {
+            let label = source.pick(&[opts.blank as u32, emissions.classes as u32, u32::MAX]);
+            lists[at].push(vec![label]);
+        }
+        3 if !lists.is_empty() => {
+            input_lengths[at] = source.pick(&[emissions.frames + 1, usize::MAX])
+        }
+        _ => {}
+    }
+    let ranked = rank_transcripts_batch(&emissions.tensor, &input_lengths, &lists, opts);
+    if bad < 2 || (bad < 4 && !lists.is_empty()) {
+        assert!(ranked.is_err(), "{opts:?} {input_lengths:?} {lists:?}");
+        return;
+    }
+    for (n, (ranked, list)) in ranked.unwrap().iter().zip(&lists).enumerate() {
+        let frames = input_lengths[n];
+        let lengths: Vec<usize> = list.iter().map(Vec::len).collect();
+        ranking::check(ranked, &lengths, opts.per_token);
+        let utterance = emissions.utterance(n).narrow(0, 0, frames).unwrap();
+        let alone = rank_transcripts(&utterance, list, opts).unwrap();
+        assert_eq!(
+            format!("{alone:?}"),
+            format!("{ranked:?}"),
+            "item {n} alone"
+        );
+        let values = emissions.item(n, frames);
+        let close = shared_tolerance(emissions.tensor.dtype(), frames);
+        for one in ranked {
+            let target = &list[one.index];
+            if let Some((loss, _)) = truth_of(batch, &values, target) {
+                let what = format!("rank of {target:?} in {frames} frames of item {n}");
+                close.check(&what, &[one.log_likelihood], &[-loss]);
+                let single = score_transcripts(&utterance, &[target], plain).unwrap();
+                close.check(&what, &[one.log_likelihood], &single);
+            }
+        }
+    }
+}
+
+/// Sizes that are computed from other sizes.
+fn sizes(source: &mut Source) {
+    let largest = [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 62, 1 << 32];
+    let mut number = || match source.below(4) {
+        0 => source.pick(&largest),
+        1 => source.below(2000),
+        _ => source.below(9),
+    };
+    let lengths = [number(), number(), number()];
+    let [kernel, stride, padding, dilation] = [(); 4].map(|()| number());
+    let found = conv_lengths(&lengths, kernel, stride, padding, dilation);
+    let [reach, both] = [
+        kernel.saturating_sub(1) as u128 * dilation as u128,
+        2 * padding as u128,
+    ];
+    let padded = lengths.map(|length| length as u128 + both);
+    let most = usize::MAX as u128;
+    let fits = reach <= most && padded.iter().all(|padded| *padded <= most);
+    let right = kernel > 0 && stride > 0 && dilation > 0 && fits;
+    let what = format!("{lengths:?} {kernel} {stride} {padding} {dilation}: {found:?}");
+    assert_eq!(found.is_ok(), right, "{what}");
+    for (count, padded) in found.into_iter().flatten().zip(padded) {
+        // The last place of the kernel is within the input, and one more would not be.
+        let reaches = |places: u128| (places * stride as u128).checked_add(reach);
+        let is_within = |places| reaches(places).is_some_and(|reach| reach < padded);
+        let count = count as u128;
+        assert!(!is_within(count), "{what}");
+        assert!(count == 0 || is_within(count - 1), "{what}");
+    }
+
+    let [frames, batch, classes, labels] = [(); 4].map(|()| number());
+    let dtype = source.pick(&[DType::F32, DType::F64, DType::F16, DType::BF16, DType::U32]);
+    let input = source.pick(&[InputKind::LogProbs, InputKind::Logits]);
+    let found = memory_needed((frames, batch, classes), labels, dtype, input, &Device::Cpu);
+    if classes == 0 || dtype == DType::U32 {
+        assert!(found.is_err());
+        return;
+    }
+    let size = if dtype == DType::F64 { 8.0 } else { 4.0 };
+    let used = labels.min(classes - 1) as f64 + 1.0;
+    let (items, frames) = (batch as f64, frames as f64);
+    // A number for each frame and class that is used, rounded up to whole blocks; and less than three more for a frame.
+    let least = items * frames * used * size;
+    let most = items * (frames + 8.0) * (used * size + 24.0);
+    // Of the lattice, at most two bytes for each state, with eight labels more than there are; and a few rows for each
+    // thread.
+    let states = items.max(1.0) * frames.max(1.0) * (labels as f64 + 9.0);
+    let training = most.max(used * size) + 4.0 * states + 1e5 * classes as f64 + 1e7;
+    let what = format!("{frames} {batch} {classes} {labels} {dtype:?} {input:?}: {found:?}");
+    match found {
+        Ok(found) => {
+            let (kept, all) = (found.kept as f64, found.training as f64);
+            assert!(least <= kept * 1.0001 && kept <= most * 1.0001, "{what}");
+            assert!(kept <= all && all <= training * 1.0001, "{what}");
+        }
+        Err(_) => assert!(training > 2f64.powi(63), "{what}"),
+    }
 }

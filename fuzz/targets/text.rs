@@ -3,19 +3,20 @@
 #![no_main]
 
 use candle_ctc::text::{
-    Case, SubtitleOptions, Unspellable, Vocabulary, WordMark, character_error_rate, to_ctm,
-    to_json, to_srt, to_textgrid, to_token_ctm, to_webvtt, word_error_rate,
+    Case, ErrorRate, SubtitleOptions, Unspellable, Vocabulary, WordMark, character_error_rate,
+    to_ctm, to_json, to_srt, to_textgrid, to_token_ctm, to_webvtt, word_error_rate,
 };
 use candle_ctc::{
     Hotwords, LanguageModel, Lexicon, LexiconOptions, NgramLm, NoLanguageModel, TokenNgram,
-    TokenSpan, fastq_qualities,
+    TokenSpan,
 };
+use candle_ctc_fuzz::outputs::Written;
 use candle_ctc_fuzz::witten_bell::Counts;
-use candle_ctc_fuzz::{Source, knowledge};
+use candle_ctc_fuzz::{Source, edits, files, knowledge};
 use flate2::{Compression, Crc, write::GzEncoder};
 use libfuzzer_sys::fuzz_target;
+use std::fmt::Debug;
 use std::io::Write;
-use std::path::PathBuf;
 
 fuzz_target!(|data: &[u8]| run(&mut Source::new(data)));
 
@@ -49,7 +50,9 @@ fn ngrams(source: &mut Source) {
         0 => {
             let mut bytes = packed(file);
             bytes.truncate(bytes.len().saturating_sub(cut));
-            NgramLm::from_arpa(&bytes[..])
+            let model = NgramLm::from_arpa(&bytes[..]);
+            from_path(&bytes, &model);
+            model
         }
         1 => {
             // Several members, as gzip allows.
@@ -57,6 +60,9 @@ fn ngrams(source: &mut Source) {
             let bytes = [packed(first), packed(second)].concat();
             let (plain, members) = (NgramLm::from_arpa(file), NgramLm::from_arpa(&bytes[..]));
             assert_eq!(plain.is_ok(), members.is_ok());
+            if !file.starts_with(&NgramLm::BINARY_MAGIC) {
+                from_path(file, &plain);
+            }
             members
         }
         _ => NgramLm::from_arpa(file),
@@ -183,16 +189,41 @@ fn other_forms(model: NgramLm, words: &[&str]) -> Vec<NgramLm> {
         .collect()
 }
 
-/// The bytes of a model's file.
+/// The bytes of a model's file. Mapped, it is the same model.
 fn file(model: &NgramLm) -> Vec<u8> {
-    // In memory, where there is such a folder: a file is synced to its disk.
-    let folder = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
-    let folder = folder.unwrap_or_else(std::env::temp_dir);
-    let path = folder.join(format!("candle-ctc-fuzz-{}", std::process::id()));
+    let path = files::path("model");
     model.save(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
+    let mapped = NgramLm::from_path(&path);
     std::fs::remove_file(&path).unwrap();
+    let mapped = mapped.unwrap();
+    assert_eq!(mapped.is_quantised(), model.is_quantised());
+    assert_same(&mapped, model);
     bytes
+}
+
+/// A file of these bytes is the model that was read from them, or the same error.
+fn from_path(bytes: &[u8], model: &candle_core::Result<NgramLm>) {
+    let path = files::path("bytes");
+    std::fs::write(&path, bytes).unwrap();
+    let mapped = NgramLm::from_path(&path);
+    std::fs::remove_file(&path).unwrap();
+    match (mapped, model) {
+        (Ok(mapped), Ok(model)) => assert_same(&mapped, model),
+        (Err(of_path), Err(of_bytes)) => {
+            let [of_path, of_bytes] = [&of_path, of_bytes].map(|error| error.to_string());
+            assert!(of_path.ends_with(&of_bytes), "{of_path:?} {of_bytes:?}");
+        }
+        (mapped, model) => panic!("{:?} from a path, {:?}", mapped.is_ok(), model.is_ok()),
+    }
+}
+
+/// The words of a model, in order, and others have the same scores in both.
+fn assert_same(a: &NgramLm, b: &NgramLm) {
+    assert_eq!(a.ngram_counts(), b.ngram_counts());
+    assert!(a.words().eq(b.words()));
+    let words: Vec<&str> = a.words().take(50).chain(["other", "a", "b"]).collect();
+    assert_eq!(a.score_words(&words), b.score_words(&words));
 }
 
 /// A file that was changed and has a checksum that fits: it is refused, or is a model that scores.
@@ -252,9 +283,11 @@ fn changed_file(source: &mut Source) {
         }
     }
     sign(&mut bytes);
-    let Ok(model) = NgramLm::from_binary(&bytes[..]) else {
-        return;
-    };
+    let model = NgramLm::from_binary(&bytes[..]);
+    if bytes.starts_with(&NgramLm::BINARY_MAGIC) {
+        from_path(&bytes, &model);
+    }
+    let Ok(model) = model else { return };
     let sentence: Vec<String> = model.words().take(50).map(String::from).collect();
     let others = ["a", "b", "other", "ab", "a"].map(String::from);
     let sentence = [&others[..], &sentence, &others].concat();
@@ -385,7 +418,32 @@ fn rates(source: &mut Source) {
         assert_eq!(rate(&a, &a).errors(), 0);
         assert!(forth.rate() >= 0.0);
     }
-    fastq_qualities((0..4).map(|_| source.number()));
+    let found = word_error_rate(&a, &b);
+    // Other text may have another form in NFC.
+    if a.is_ascii() && b.is_ascii() {
+        let [said, heard] = [&a, &b].map(|text| text.split_whitespace().collect::<Vec<_>>());
+        check_errors(found, &said, &heard);
+        let [said, heard] = [said, heard].map(|words| words.join(" ").chars().collect::<Vec<_>>());
+        check_errors(character_error_rate(&a, &b), &said, &heard);
+    }
+    // The sum over several texts has the errors of all.
+    let others = [found, word_error_rate(&b, &a), character_error_rate(&a, &b)];
+    let all: ErrorRate = others.into_iter().sum();
+    let mut added = ErrorRate::default();
+    others.into_iter().for_each(|rate| added += rate);
+    let sum = |of: fn(&ErrorRate) -> usize| others.iter().map(of).sum::<usize>();
+    let (errors, length) = (sum(ErrorRate::errors), sum(|rate| rate.reference_length));
+    assert_eq!((all.errors(), all.reference_length), (errors, length));
+    assert_eq!(all, added);
+    if length > 0 {
+        assert_eq!(all.rate(), errors as f64 / length as f64);
+    }
+}
+
+fn check_errors<T: PartialEq + Debug>(found: ErrorRate, said: &[T], heard: &[T]) {
+    let parts = [found.substitutions, found.insertions, found.deletions];
+    assert_eq!(parts, edits::errors(said, heard), "{said:?} {heard:?}");
+    assert_eq!(found.reference_length, said.len());
 }
 
 /// A vocabulary from the bytes of a file, and texts in it.
@@ -498,19 +556,34 @@ fn outputs(vocabulary: &Vocabulary, labels: &[u32], hop: f64, opts: SubtitleOpti
             "{word:?}"
         );
     }
-    for result in [
-        to_srt(&words, hop, opts),
-        to_webvtt(&words, hop, opts),
-        to_json(&words, hop),
-        to_textgrid(&words, hop, end),
-        to_ctm(&words, hop, "a", "1"),
-        to_token_ctm(&words, hop, "a", "1"),
-    ] {
-        if let Ok(output) = result {
-            assert!(
-                !output.contains("NaN") || words.iter().any(|word| word.text.contains("NaN")),
-                "{output}"
-            );
-        }
+    let written = Written {
+        words: &words,
+        seconds_per_frame: hop,
+        frames: end,
+    };
+    if let Ok(output) = to_srt(&words, hop, opts) {
+        written.check_cues(&output, opts);
     }
+    if let Ok(output) = to_webvtt(&words, hop, opts) {
+        written.check_cues(&output, opts);
+    }
+    if let Ok(output) = to_json(&words, hop) {
+        written.check_json(&output);
+    }
+    if let Ok(output) = to_textgrid(&words, hop, end) {
+        written.check_textgrid(&output);
+    }
+    if let Ok(output) = to_ctm(&words, hop, "a", "1") {
+        written.check_ctm(&output, ["a", "1"]);
+    }
+    if let Ok(output) = to_token_ctm(&words, hop, "a", "1") {
+        assert!(
+            output.lines().all(|line| line.split(' ').count() == 6),
+            "{output}"
+        );
+    }
+    // Of words in order, nothing but times can be wrong.
+    let last = words.iter().map(|word| word.end).max().unwrap_or(0);
+    let right = hop > 0.0 && hop.is_finite() && last as f64 * hop <= 1e9;
+    assert_eq!(to_json(&words, hop).is_ok(), right, "{hop}");
 }
