@@ -101,7 +101,8 @@ impl LabelPrior {
             let log_probs = match plan.input.layout {
                 None => log_probs.clone(),
                 Some(InputLayout::TimeMajor) => log_probs.get_on_dim(1, item)?,
-                Some(InputLayout::BatchMajor) => log_probs.get(item)?,
+                // `get` would copy a view.
+                Some(InputLayout::BatchMajor) => log_probs.get_on_dim(0, item)?,
             };
             let what = format!("{OBSERVE}: the probabilities of item {item}");
             let shape = [frames, plan.input.classes];
