@@ -123,7 +123,7 @@ fn an_entropy_of_tsallis_keeps_its_digits() {
     let rows = [0.5f64, 0.3, 0.2].map(f64::ln);
     let input = tensors::floats(&rows, &[1, 3], DType::F64, &Device::Cpu);
     let opts = ConfidenceOptions::default();
-    let of = |input, alpha| {
+    let of = |input: &Tensor, alpha: f64| {
         let measure = ConfidenceMeasure::Tsallis { alpha };
         frame_confidence(input, measure, opts).unwrap()[0]
     };

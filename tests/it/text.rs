@@ -612,6 +612,12 @@ fn errors_name_the_character_its_place_and_what_to_do() {
         );
     }
 
+    // Nor for a flag, both letters of which are in the vocabulary.
+    self::fails(
+        tokens(&["<pad>", "|", "x\u{1f1e9}", "x\u{1f1ea}"]).encode("\u{1f1e9}\u{1f1ea}"),
+        &["at character 1 of", "\"; encode_lossy"],
+    );
+
     let none = tokens(&["<pad>", "a", "b"]);
     self::fails(
         none.encode("ab ab"),
