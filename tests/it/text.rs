@@ -781,6 +781,7 @@ fn lossy_encodings_name_each_gap_once_and_in_order() {
         ("b 7", vec![2u32], vec![("", 0usize), ("7", 2)]),
         ("a x b", vec![1, 2], vec![("x", 2), (" ", 3)]),
         ("a x b y", vec![1, 2], vec![("x", 2), (" ", 3), ("y", 6)]),
+        ("a x !b", vec![1, 2], vec![("x !", 2)]),
     ];
     for (text, labels, unspelled) in cases {
         let encoding = vocabulary.encode_lossy(text, Unspellable::Skip).unwrap();
