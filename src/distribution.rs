@@ -235,6 +235,26 @@ mod tests {
         log_probs.to_vec1().unwrap()
     }
 
+    /// Every log-probability too large by all that rounding can do, and a star beside them.
+    #[test]
+    fn the_largest_error_of_rounding_is_let_through() {
+        for (dtype, epsilon) in [
+            (DType::F32, f64::from(f32::EPSILON)),
+            (DType::F16, half::f16::EPSILON.to_f64()),
+            (DType::BF16, half::bf16::EPSILON.to_f64()),
+        ] {
+            for classes in [2, 40, 1000] {
+                let count = classes as f64;
+                let error = 3.0 * epsilon * count.ln() + (count * epsilon / 2.0).ln_1p();
+                let mut row = vec![error - count.ln(); classes];
+                row.push(0.0);
+                let sum = RowSums::of(&row, None).unwrap().exponentials;
+                let most = most(classes, dtype);
+                assert!(sum <= most, "{dtype:?} {classes}: {sum} {most}");
+            }
+        }
+    }
+
     #[test]
     fn what_rounding_explains_is_let_through_and_logits_are_not() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {

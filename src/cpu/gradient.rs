@@ -250,7 +250,6 @@ impl<'a, E: Element> GradientWriter<'a, E> {
                 out: wide,
                 ..
             } = buffers;
-            wide.clear();
             wide.reserve(out.len());
             let wide = &mut wide.spare_capacity_mut()[..out.len()];
             let wide = self.fill(row, next, wide, raw, input);

@@ -177,5 +177,8 @@ mod tests {
             assert_eq!(groups(&lengths, most), expected, "{most}");
         }
         assert_eq!(groups(&[0, 0], 1), [[0, 1]]);
+        // Fewer than 32 frames, and 32.
+        assert_eq!(groups(&[31, 1], usize::MAX), [[0, 1]]);
+        assert_eq!(groups(&[32, 1], usize::MAX), [[0], [1]]);
     }
 }

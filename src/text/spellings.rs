@@ -232,9 +232,8 @@ impl Lattice {
         next[self.length].0 = 0.0;
         for (index, arc) in self.arcs.iter().enumerate().rev() {
             let sum = score(arc) + next[arc.end].0;
-            let first = next[arc.start].1 == usize::MAX;
-            // The arcs of one position come in reverse: the longest last.
-            if first || scores.is_none() || sum >= next[arc.start].0 {
+            // The arcs of one position come in reverse: of equal sums, the longest token comes last.
+            if sum >= next[arc.start].0 {
                 next[arc.start] = (sum, index);
             }
         }

@@ -652,6 +652,8 @@ fn words_are_cut_at_separators() {
     // One frame at −1 and three at −2.
     assert_eq!(words[0].score, -1.75);
     assert_eq!((&words[1].tokens[..], words[1].score), (&[3][..], -0.5));
+    assert_eq!(words[0].seconds(0.5), (0.5, 3.0));
+    assert_eq!(spans[4].seconds(0.5), (4.0, 4.5));
     assert!(group_words(&[], 9).is_empty());
 }
 
@@ -670,11 +672,14 @@ fn a_word_without_frames_has_a_score_all_the_same() {
             span(9, 3, 4, -9.0),
             span(2, 4, 4, f32::NEG_INFINITY),
             span(3, 4, 6, -1.5),
+            span(9, 6, 7, -9.0),
+            span(4, 7, 8, -0.5),
+            span(5, 12, 12, 0.0),
         ],
         9,
     );
     let summary: Vec<_> = words.iter().map(|w| (w.start, w.end, w.score)).collect();
-    assert_eq!(summary, [(3, 3, 0.0), (4, 6, -1.5)]);
+    assert_eq!(summary, [(3, 3, 0.0), (4, 6, -1.5), (7, 8, -0.5)]);
 }
 
 #[test]
@@ -763,6 +768,35 @@ fn wildcards_do_not_depend_on_the_form_of_the_input() {
             }
         }
     }
+}
+
+#[test]
+fn wildcards_read_every_view_of_log_probabilities() {
+    let values = log_probs(&mut Rng::new(14), 6, 5, 3.0);
+    let input = tensors::floats(&values, &[6, 5], DType::F64, &Device::Cpu);
+    let view = input.t().unwrap().contiguous().unwrap().t().unwrap();
+    let opts = AlignOptions {
+        star: Some(5),
+        star_emission: Wildcard::Mean { penalty: 0.25 },
+        outside: Some(Wildcard::Largest { penalty: 0.5 }),
+        ..Default::default()
+    };
+    let want = forced_align(&input, &[2, 5, 1], opts).unwrap();
+    assert_eq!(forced_align(&view, &[2, 5, 1], opts).unwrap(), want);
+}
+
+/// The mean of classes of probability 0 is 0.
+#[test]
+fn a_star_has_no_frame_in_which_the_blank_is_certain() {
+    let p = [0.5f64, 0.5, 1.0, 0.0, 0.25, 0.75].map(f64::ln);
+    let opts = AlignOptions {
+        star: Some(2),
+        star_emission: Wildcard::Mean { penalty: 0.0 },
+        ..Default::default()
+    };
+    let got = align_one(&p, 2, &[2], opts).unwrap();
+    assert_eq!(got.labels, [0, 0, 2]);
+    assert!((got.score - (0.5f64 * 0.75).ln()).abs() < 1e-6);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::decode::{distribution, tensor};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_ctc::{
     BeamOptions, BeamSearch, CtcLossOptions, GradientKind, InputKind, LanguageModel, Reduction,
-    ScoreOptions, beam_search_batch_with, beam_search_with, ctc_loss_linear,
+    ScoreOptions, beam_search_batch_with, beam_search_with, ctc_loss_linear, ctc_loss_with_logits,
     transcript_log_likelihoods,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -208,6 +208,24 @@ fn a_variable_that_changed_behind_its_first_entries_is_an_error() {
     leaf.set(&mixed.reshape(old.dims()).unwrap()).unwrap();
     let error = loss.backward().unwrap_err().to_string();
     assert!(error.contains("the input has changed"), "{error}");
+}
+
+#[test]
+fn an_item_without_frames_may_change_before_the_backward_pass() {
+    let (old, new) = (input(3, DType::F32), input(4, DType::F32));
+    let leaf = Var::from_tensor(&old).unwrap();
+    let targets = Tensor::new(&[[1u32], [2]], &Device::Cpu).unwrap();
+    let opts = CtcLossOptions {
+        reduction: Reduction::Sum,
+        ..Default::default()
+    };
+    let loss = ctc_loss_with_logits(&leaf, &targets, [FRAMES, 0], [1, 0], opts).unwrap();
+    let gradient = || tensors::read(loss.backward().unwrap().get(&leaf).unwrap());
+    let want = bits(&gradient());
+    let parts = [old.narrow(1, 0, 1).unwrap(), new.narrow(1, 1, 1).unwrap()];
+    leaf.set(&Tensor::cat(&parts, 1).unwrap().contiguous().unwrap())
+        .unwrap();
+    assert_eq!(bits(&gradient()), want);
 }
 
 #[test]

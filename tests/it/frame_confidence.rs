@@ -117,6 +117,36 @@ fn an_entropy_with_a_large_alpha_is_a_number() {
     assert!(got[0] == 1.0 && got[1].abs() < 1e-9, "{got:?}");
 }
 
+/// The difference of two nearly equal powers, and a power that is no number.
+#[test]
+fn an_entropy_of_tsallis_keeps_its_digits() {
+    let rows = [0.5f64, 0.3, 0.2].map(f64::ln);
+    let input = tensors::floats(&rows, &[1, 3], DType::F64, &Device::Cpu);
+    let opts = ConfidenceOptions::default();
+    let of = |input: &Tensor, alpha: f64| {
+        let measure = ConfidenceMeasure::Tsallis { alpha };
+        frame_confidence(input, measure, opts).unwrap()[0]
+    };
+    assert!((of(&input, 1.0 - 1e-12) - of(&input, 1.0)).abs() < 1e-9);
+    let input = tensors::floats(&[0.0, -800.0, -800.0], &[1, 3], DType::F64, &Device::Cpu);
+    // p^α is e^−0.8 for two of the classes.
+    let want = 1.0 - 2.0 * (-0.8f64).exp() / (3f64.powf(0.999) - 1.0);
+    assert!((of(&input, 0.001) - want).abs() < 1e-9);
+}
+
+#[test]
+fn logits_in_place_of_log_probabilities_are_an_error() {
+    let input = Tensor::full(3f32, (2, 4), &Device::Cpu).unwrap();
+    let opts = ConfidenceOptions::default();
+    let error = frame_confidence(&input, ConfidenceMeasure::Probability, opts).unwrap_err();
+    assert!(error.to_string().contains("look like logits"), "{error}");
+    let opts = ConfidenceOptions {
+        normalised: false,
+        ..opts
+    };
+    assert!(frame_confidence(&input, ConfidenceMeasure::Probability, opts).is_ok());
+}
+
 #[test]
 fn items_of_a_batch_are_as_alone_and_errors_name_them() {
     let mut rng = Rng::new(92);
@@ -167,6 +197,9 @@ fn spans_aggregate_their_frames() {
         assert_eq!(got[..2], [want, 0.0], "{aggregation:?}");
         assert!(got[2].is_nan(), "{aggregation:?}");
     }
+    let frames = [f64::NAN, 0.5, 0.75, 1.0];
+    let least = span_confidence(&frames, [0..2, 1..3], Aggregation::Minimum).unwrap();
+    assert!(least[0].is_nan() && least[1] == 0.5, "{least:?}");
     let error = span_confidence(&frames, [0..1, 3..5], Aggregation::Mean).unwrap_err();
     assert!(
         error

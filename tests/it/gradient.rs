@@ -2,8 +2,8 @@
 
 use crate::common::oracle::Problem;
 use crate::common::{self, Entry, Rng, run_problem, tensors, tolerance};
-use candle_core::{DType, Device};
-use candle_ctc::{CtcLossOptions, GradientKind, Reduction};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_ctc::{CtcLossOptions, GradientKind, Reduction, ctc_loss};
 
 fn problem(rng: &mut Rng) -> Problem {
     let classes = 2 + rng.below(4);
@@ -130,6 +130,29 @@ fn exact_gradient_is_the_derivative_at_logits() {
 #[test]
 fn torch_gradient_is_the_derivative_at_logits() {
     finite_differences_agree(Entry::Logits, GradientKind::Torch);
+}
+
+/// That of a class which no target uses is +inf where the exponential is.
+#[test]
+fn torch_gradient_of_entries_above_0_is_exact() {
+    for (dtype, large) in [(DType::F32, 100.0), (DType::F64, 800.0)] {
+        let input = tensors::floats(&[1.0, 0.5, large], &[1, 1, 3], dtype, &Device::Cpu);
+        let input = Var::from_tensor(&input).unwrap();
+        let targets = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+        let options = CtcLossOptions {
+            gradient: GradientKind::Torch,
+            reduction: Reduction::Sum,
+            ..Default::default()
+        };
+        let loss = ctc_loss(&input, &targets, [1], [1], options).unwrap();
+        let gradient = tensors::read(loss.backward().unwrap().get(&input).unwrap());
+        assert!((gradient[0] - 1f64.exp()).abs() < 1e-6, "{gradient:?}");
+        assert!(
+            (gradient[1] - (0.5f64.exp() - 1.0)).abs() < 1e-6,
+            "{gradient:?}"
+        );
+        assert_eq!(gradient[2], f64::INFINITY, "{gradient:?}");
+    }
 }
 
 #[test]

@@ -497,6 +497,20 @@ fn what_is_not_quite_a_distribution_is_let_through() {
     accepted(&with(values));
 }
 
+/// A row whose other classes add up to little is one of a mask, or of a star among the classes.
+#[test]
+fn a_mask_of_50_nats_and_a_star_take_the_rest() {
+    let row = [0.05f64.ln(), 0.02f64.ln(), -50.0, -50.0, -50.0].repeat(7);
+    accepted(&tensors::floats(&row, &[7, 5], DType::F64, &Device::Cpu));
+    let row = [0.05f64.ln(), 0.02f64.ln(), 0.93f64.ln()].repeat(4);
+    let input = tensors::floats(&row, &[4, 3], DType::F64, &Device::Cpu);
+    let star = AlignOptions {
+        star: Some(2),
+        ..Default::default()
+    };
+    assert!(forced_align(&input, &[1, 2], star).is_ok());
+}
+
 #[test]
 fn a_star_among_the_classes_is_not_checked() {
     let exact = tensors::floats(&logits(5, 4), &[5, 4], DType::F64, &Device::Cpu);

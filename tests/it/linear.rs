@@ -447,6 +447,20 @@ fn bad_arguments_are_errors_that_name_the_shapes() {
 }
 
 #[test]
+fn logits_that_do_not_fit_into_memory_are_an_error() {
+    let view = |dims: &[usize]| {
+        let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        one.broadcast_as(dims).unwrap()
+    };
+    let (frames, classes) = (1 << 20, 1 << 24);
+    let (hidden, weight) = (view(&[frames, 1, 1]), view(&[classes, 1]));
+    let targets = Tensor::new(&[[1u32]], &Device::Cpu).unwrap();
+    let result = ctc_loss_linear(&hidden, &weight, None, &targets, [frames], [1], sum());
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("the logits of a group"), "{error}");
+}
+
+#[test]
 fn weights_of_emissions_are_those_of_the_logits() -> Result<()> {
     let (frames, items, features, classes) = (12, 5, 3, 6);
     let targets: [&[usize]; 5] = [&[0, 2, 2], &[5], &[], &[4, 3, 4], &[2]];

@@ -148,6 +148,35 @@ fn large_lists_agree_with_the_recursion_for_every_dtype() {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_score() {
+    let mut rng = Rng::new(15);
+    let values = log_probs(&mut rng, 30, 6, 3.0);
+    let input = tensors::floats(&values, &[30, 6], DType::F32, &Device::Cpu);
+    let targets: Vec<Vec<usize>> = (0..9).map(|length| rng.target(length, 6, 0, 0.2)).collect();
+    let targets = all_labels(&targets);
+    let go = || score_transcripts(&input, &targets, ScoreOptions::default()).unwrap();
+    let want = go();
+    for threads in [1, 2, 12] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        assert_eq!(pool.build().unwrap().install(go), want, "{threads}");
+    }
+}
+
+/// Probabilities that are above 1 by one rounding in each frame.
+#[test]
+fn a_certain_transcript_has_0_whatever_its_rounding() {
+    for (dtype, epsilon) in [
+        (DType::F64, f64::EPSILON),
+        (DType::F32, f64::from(f32::EPSILON)),
+    ] {
+        let values = [f64::NEG_INFINITY, epsilon].repeat(100);
+        let input = tensors::floats(&values, &[100, 2], dtype, &Device::Cpu);
+        let got = score_transcripts(&input, &[vec![1u32]], ScoreOptions::default()).unwrap();
+        assert_eq!(got, [0.0], "{dtype:?}");
+    }
+}
+
+#[test]
 fn batches_layouts_views_and_logits_agree() {
     let mut rng = Rng::new(9);
     let (frames, classes) = (30, 6);

@@ -107,6 +107,13 @@ fn lists_may_hold_brackets_spaces_numbers_and_an_empty_token() {
         (empty.tokens(), empty.blank()),
         (&["a".into(), String::new(), "b".into()][..], 1)
     );
+    // One line that looks like another form is a token.
+    for last in ["c 7", "c\t0.5"] {
+        let list = read(&format!("<blank>\na\nb\n{last}\n"));
+        assert_eq!(list.tokens(), ["<blank>", "a", "b", last]);
+    }
+    // Numbers behind tabs are classes, not scores.
+    assert_eq!(read("b\t1\n<blk>\t0\n").tokens(), ["<blk>", "b"]);
     // The space itself with its number.
     assert_eq!(
         read("<blk> 0\n  1\na 2\n").encode("a a").unwrap(),
@@ -318,7 +325,7 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
         first_word,
     };
     let separator = |token: &str| WordMark::Separator(token.into());
-    let cases: [(&[&str], WordMark); 19] = [
+    let cases: [(&[&str], WordMark); 20] = [
         (&["<pad>", "|", "a"], separator("|")),
         (&["<pad>", " ", "|", "a"], separator(" ")),
         (&["<pad>", "<space>", " ", "a"], separator("<space>")),
@@ -347,6 +354,7 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
         (&["<pad>", "the", " cat"], WordMark::None),
         // All that a keyboard has: the bar is one of them.
         (&["<pad>", "a", "{", "|", "}"], WordMark::None),
+        (&["<pad>", "a", "{", "|"], separator("|")),
     ];
     for (names, mark) in cases {
         assert_eq!(tokens(names).word_mark(), &mark, "{names:?}");
@@ -493,6 +501,12 @@ fn chinese_has_words_of_a_character_and_needs_no_mark() {
     );
     let json: Value = serde_json::from_str(&to_json(&words, 0.1).unwrap()).unwrap();
     assert_eq!(json["text"], "你好 HELLO WORLD");
+    // Beside a Chinese character, a word needs no mark.
+    let words_of = |labels: &[u32]| vocabulary.words(&spans(labels));
+    assert_eq!(texts(&words_of(&[1, 5, 2])), ["你", "LD", "好"]);
+    // A part of the words has no space before its first.
+    let json: Value = serde_json::from_str(&to_json(&words[2..], 0.1).unwrap()).unwrap();
+    assert_eq!(json["text"], "HELLO WORLD");
     // A token of a character with a mark takes the space.
     let marked = tokens(&["<blk>", "▁你", "▁a"]);
     assert_eq!(marked.encode("a 你").unwrap(), [2, 1]);
@@ -513,6 +527,8 @@ fn what_is_not_text_is_not_printed_and_spells_nothing() {
     // Brackets around what is no name.
     let brackets = tokens(&["<pad>", "|", "<3>", "[!!]"]);
     assert_eq!(brackets.encode("<3> [!!]").unwrap(), [2, 1, 3]);
+    let brackets = tokens(&["<pad>", " ", "<||>", "<a|>", "[a]"]);
+    assert_eq!(brackets.encode("<||> <a|> [a]").unwrap(), [2, 1, 3, 1, 4]);
 }
 
 // ---- Spelling
@@ -546,8 +562,9 @@ fn text_is_brought_to_the_case_and_the_form_of_the_vocabulary() {
         .from_tokens(["<pad>", "|", "A", "a", "b"])
         .unwrap();
     assert_eq!(chosen.encode("aB").unwrap(), [3, 4]);
-    // Characters of a script without case.
+    // Characters of a script without case, and a lower-case letter that has no upper-case one.
     assert_eq!(tokens(&["<pad>", "א", "ב"]).case(), Case::Keep);
+    assert_eq!(tokens(&["<pad>", "A", "ĸ"]).case(), Case::Upper);
     assert_eq!(upper.encode("").unwrap(), [0u32; 0]);
     assert_eq!(upper.encode(" \u{a0}\n").unwrap(), [0u32; 0]);
 }
@@ -595,6 +612,12 @@ fn errors_name_the_character_its_place_and_what_to_do() {
         );
     }
 
+    // Nor for a flag, both letters of which are in the vocabulary.
+    self::fails(
+        tokens(&["<pad>", "|", "x\u{1f1e9}", "x\u{1f1ea}"]).encode("\u{1f1e9}\u{1f1ea}"),
+        &["at character 1 of", "\"; encode_lossy"],
+    );
+
     let none = tokens(&["<pad>", "a", "b"]);
     self::fails(
         none.encode("ab ab"),
@@ -608,6 +631,10 @@ fn errors_name_the_character_its_place_and_what_to_do() {
     self::fails(
         tokens(&["<pad>", "▁a", "b"]).encode("a b"),
         &["begins or ends a word", "character 2", "▁"],
+    );
+    self::fails(
+        tokens(&["<pad>", "▁a", "b"]).encode("b"),
+        &["begins or ends a word", "character 1"],
     );
 }
 
@@ -754,6 +781,7 @@ fn lossy_encodings_name_each_gap_once_and_in_order() {
         ("b 7", vec![2u32], vec![("", 0usize), ("7", 2)]),
         ("a x b", vec![1, 2], vec![("x", 2), (" ", 3)]),
         ("a x b y", vec![1, 2], vec![("x", 2), (" ", 3), ("y", 6)]),
+        ("a x !b", vec![1, 2], vec![("x !", 2)]),
     ];
     for (text, labels, unspelled) in cases {
         let encoding = vocabulary.encode_lossy(text, Unspellable::Skip).unwrap();
@@ -970,6 +998,13 @@ fn merges_that_lead_nowhere_are_an_error() {
     let vocabulary = read("<blk>\t0\n▁a\t-0\nab\t-1\n▁\t-2\na\t-3\n");
     assert_eq!(vocabulary.encode("aa").unwrap(), [1, 4]);
     fails(vocabulary.encode("aab"), &["\"b\"", "merge"]);
+    // The tokens in another order than their ranks.
+    let vocabulary = read("<blk>\t0\na\t-3\n▁a\t-0\n▁\t-2\nab\t-1\n");
+    assert_eq!(vocabulary.encode("aa").unwrap(), [2, 1]);
+    fails(vocabulary.encode("aab"), &["\"b\"", "merge"]);
+    // The fewest ranks.
+    let vocabulary = read("<blk>\t0\nab\t-0\n▁\t-1\na\t-1\n");
+    fails(vocabulary.encode("ab"), &["\"b\"", "merge"]);
 }
 
 #[test]
@@ -1214,6 +1249,9 @@ fn error_rates_at_the_edges() {
         (f64::INFINITY, 0.0)
     );
     assert_eq!(word_error_rate("a", "b c d").rate(), 3.0);
+    let sum = word_error_rate("a", "a b") + word_error_rate("c d", "x");
+    let sum = sum + word_error_rate("", "e f");
+    assert_eq!(counts(sum), (1, 3, 1, 3));
     // Composed or not, and whatever the whitespace.
     assert_eq!(
         character_error_rate("caf\u{e9}  au", "\tcafe\u{301} au\n").errors(),
@@ -1284,7 +1322,12 @@ fn subtitles_have_the_form_that_players_demand() {
     let expected = "WEBVTT\n\n00:00:00.300 --> 00:00:01.000\nsay \"&lt;b&gt;&amp;\n\n\
                     00:00:10.000 --> 00:00:10.100\n--&gt;\n\n";
     assert_eq!(vtt, expected);
-    // Hours.
+    // Minutes and hours.
+    assert!(
+        to_srt(&sample(), 1.0, SubtitleOptions::default())
+            .unwrap()
+            .contains("00:01:40,000 --> 00:01:41,000")
+    );
     assert!(
         to_srt(&sample(), 3600.0, SubtitleOptions::default())
             .unwrap()
@@ -1357,6 +1400,10 @@ fn subtitles_are_cut_by_lines_time_and_pauses() {
         },
         SubtitleOptions { lines: 0, ..opts },
         SubtitleOptions { words: 0, ..opts },
+        SubtitleOptions {
+            seconds: 0.0,
+            ..opts
+        },
         SubtitleOptions {
             seconds: f64::NAN,
             ..opts
@@ -1470,6 +1517,7 @@ item []:
         &["ends at frame 10", "9 frames"],
     );
     fails(to_textgrid(&words, 0.1, 0), &["0 frames"]);
+    fails(to_textgrid(&words, 0.1, usize::MAX), &["up to 1e9"]);
     // To the last frame.
     let full = to_textgrid(&words, 0.1, 10).unwrap();
     assert!(full.ends_with("xmax = 1\n            text = \"&\"\n"));

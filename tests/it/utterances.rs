@@ -158,8 +158,15 @@ fn the_confidence_in_a_word_is_that_of_its_tokens() {
     let words = word_confidence(&tokens, 1);
     assert_eq!((words.len(), words[1].tokens.as_slice()), (2, &[2][..]));
     assert!((words[1].least - 0.8).abs() < 1e-12);
+    assert!((words[1].seconds(0.5).0 - 1.0).abs() < 1e-12);
     assert!(word_confidence(&[tokens[1], tokens[3]], 1).is_empty());
     assert_eq!(WordConfidence::of(&[]), None);
+    // A token of three frames.
+    let certain = Tensor::new(&[[0f64, 1.0]; 3], &Device::Cpu).unwrap();
+    let certain = certain.log().unwrap();
+    let long = token_confidence(&certain, &[1], ConfidenceOptions::default()).unwrap();
+    let long = WordConfidence::of(&long).unwrap();
+    assert!(long.start.abs() < 1e-12 && (long.end - 3.0).abs() < 1e-12);
     // A target that does not fit has no place.
     let one = Tensor::new(&[[0.5f64, 0.5]], &Device::Cpu)
         .unwrap()

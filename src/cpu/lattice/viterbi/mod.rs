@@ -385,10 +385,10 @@ impl<E: Element> Item<'_, E> {
                 None => {
                     let last = labels - window.first;
                     let blank = window.blank[last];
-                    // The labels are offset by one, so element `last` is label U − 1.
-                    let label = if labels > 0 { window.label[last] } else { DEAD };
+                    // The labels are offset by one, so element `last` is label U − 1; without labels it is −∞.
+                    let label = window.label[last];
                     // Of two equal ends, prefer the last label.
-                    let in_label = labels > 0 && label >= blank;
+                    let in_label = label >= blank;
                     score = if in_label { label } else { blank };
                     if score == DEAD {
                         return Err(NoPath::Impossible.into());
@@ -525,11 +525,10 @@ impl<E: Element> Item<'_, E> {
         for k in 0..window.blank.len() {
             let pair = first + k;
             if let Some(tile) = tiles.get(pair / self.tile) {
+                // Tiles and windows are in whole vectors, so a tile has all pairs of a window.
                 let ((blank, label), place) = (tile.kept(a), pair % self.tile);
-                if place < blank.len() {
-                    window.blank[k] = blank[place];
-                    window.label[k + 1] = label[place];
-                }
+                window.blank[k] = blank[place];
+                window.label[k + 1] = label[place];
             }
         }
         window
