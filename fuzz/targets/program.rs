@@ -184,7 +184,7 @@ fn lie(source: &mut Source, bytes: &[u8]) -> Vec<u8> {
     };
     let data = &bytes[header + length..];
     let many = source.pick(&[1 << 28, 1 << 33, 1 << 40, 1 << 62, u64::MAX]);
-    let few = source.pick(&[1, 3, 1 << 32]);
+    let few = source.pick(&[1, 3, 1u64 << 32]);
     let shape = match source.below(4) {
         0 => format!("({many}, {few})"),
         1 => format!("({few},{many},)"),

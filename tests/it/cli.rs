@@ -346,6 +346,24 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
     let probs = (zeros(&[4, 28], DType::F32) + 1.0 / 28.0).unwrap();
     let probs = demo.npy("probs.npy", &probs);
     with_emissions(&probs, &["frame 0 has probabilities", "their logarithms"]);
+    // Headers that claim more than there is, in each form that candle reads.
+    let claims = |version: u8, length: &[u8], header: &str| {
+        let path = demo.path("claims.npy");
+        let start = [b"\x93NUMPY", &[version, 0][..], length].concat();
+        std::fs::write(&path, [&start, header.as_bytes(), &[0; 400]].concat()).unwrap();
+        with_emissions(&path, &["its header"]);
+    };
+    for shape in [
+        "'shape': (99999999999, 28)",
+        "'shape' : (99999999999, 28)",
+        "shape:(99999999999, 28)",
+        "'shape': 99999999999",
+        "'shape': (1, 28), 'shape': (99999999999, 28)",
+    ] {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, {shape}, }}\n");
+        claims(1, &(header.len() as u16).to_le_bytes(), &header);
+    }
+    claims(2, &u32::MAX.to_le_bytes(), "{}");
 
     let with_vocab = |path: &str, parts: &[&str]| {
         fails(&["decode", &emissions, "--vocab", path], parts);

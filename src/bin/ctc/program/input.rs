@@ -110,28 +110,44 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     Ok(log_probs)
 }
 
-/// An error if the header of a .npy file names more entries than the file has bytes: candle would ask for memory for all of
-/// them. Whatever else is wrong with a header, candle's reader says.
+/// The longest header of a .npy file that is read; NumPy's have 128 bytes.
+const LONGEST_HEADER: u64 = 1 << 16;
+
+/// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for memory
+/// for all of them. The shape must stand there once and in parentheses, so that candle reads the same. Whatever else is
+/// wrong with a header, candle's reader says.
 fn check_npy(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
-    let mut header = Vec::new();
-    file.take(1 << 16).read_to_end(&mut header)?;
-    let header = String::from_utf8_lossy(&header);
-    let shape = header
-        .split_once("'shape':")
-        .and_then(|(_, rest)| rest.split_once('('))
-        .and_then(|(_, rest)| rest.split_once(')'));
-    let Some((shape, _)) = shape else {
+    let mut start = Vec::new();
+    file.take(LONGEST_HEADER).read_to_end(&mut start)?;
+    // The version, and the length of the header: of two bytes in version 1, of four in version 2.
+    let (length, rest) = match start.strip_prefix(b"\x93NUMPY") {
+        Some([1, _, a, b, rest @ ..]) => (u16::from_le_bytes([*a, *b]).into(), rest),
+        Some([2, _, a, b, c, d, rest @ ..]) => (u32::from_le_bytes([*a, *b, *c, *d]), rest),
+        _ => return Ok(()),
+    };
+    let Some(header) = rest.get(..length as usize) else {
+        bail!(
+            "its header says that it has {length} bytes itself, but only {} can be read",
+            rest.len()
+        )
+    };
+    let header = String::from_utf8_lossy(header);
+    let mut behind = header.split("shape").skip(1);
+    let Some(shape) = behind.next() else {
         return Ok(());
     };
-    let sizes = shape
-        .split(',')
-        .map(str::trim)
-        .filter(|size| !size.is_empty());
+    let shape = shape.trim_start_matches(|c: char| c == '\'' || c == ':' || c.is_whitespace());
+    let shape = shape.strip_prefix('(').and_then(|x| x.split_once(')'));
+    let (Some((shape, _)), None) = (shape, behind.next()) else {
+        bail!("its header is {header:?}; expected one 'shape': (...)")
+    };
+    let sizes = shape.split(|c: char| !c.is_ascii_digit());
+    let sizes = sizes.filter(|size| !size.is_empty());
     let count = sizes
-        .filter_map(|size| size.parse().ok())
-        .fold(1u128, |count, size: u64| count.saturating_mul(size.into()));
+        .map(|size| size.parse().unwrap_or(u128::MAX))
+        .fold(1, u128::saturating_mul);
     ensure!(
         count <= bytes.into(),
         "its header says that its shape is ({shape}), but it has only {bytes} bytes"
