@@ -87,12 +87,19 @@ impl Batch {
         Some(normalised.collect())
     }
 
-    /// How far a score may be from the exact one.
+    /// How far a score may be from the exact one. A sum over frames has the digits of the largest of them: where the best
+    /// entry of one is 3.4e38 and that of another −3.4e38, none are left.
     fn slack(&self, n: usize, score: f64) -> f64 {
         let frames = self.input_lengths[n] as f64 + 1.0;
+        let log_probs = self.log_probs(n).unwrap_or_default();
+        let best = log_probs.chunks(self.emissions.classes).map(|row| {
+            let best = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            if best.is_finite() { best.abs() } else { 0.0 }
+        });
+        let size = best.fold(score.abs(), f64::max);
         match self.emissions.tensor.dtype() {
-            DType::F64 => 1e-9 + 1e-11 * score.abs(),
-            _ => 1e-5 * frames + 1e-6 * score.abs(),
+            DType::F64 => 1e-9 + 1e-11 * size,
+            _ => 1e-5 * frames + 1e-6 * size,
         }
     }
 }
