@@ -178,7 +178,7 @@ fn device_targets(
         match target_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
             Some(tensor) => {
                 let row = row_of(function, targets.dims(), None, dims)?;
-                let longest = row.unwrap_or(targets.elem_count());
+                let longest = row.unwrap_or_else(|| targets.elem_count());
                 (on_device("target_lengths", tensor)?, row, longest)
             }
             None => {

@@ -155,6 +155,29 @@ fn torch_gradient_of_entries_above_0_is_exact() {
     }
 }
 
+/// Rows of so large a gradient may be written past the caches, but not where they are as short as these.
+#[test]
+fn a_large_gradient_of_few_classes_is_that_of_each_item_alone() {
+    const FRAMES: usize = 60_000;
+    const CLASSES: usize = 3;
+    let gradient = |items: usize| {
+        let input = Var::zeros((FRAMES, items, CLASSES), DType::F32, &Device::Cpu).unwrap();
+        let targets = Tensor::ones((items, 1), DType::U32, &Device::Cpu).unwrap();
+        let opts = CtcLossOptions {
+            reduction: Reduction::Sum,
+            ..Default::default()
+        };
+        let lengths = (vec![FRAMES; items], vec![1usize; items]);
+        let loss = Entry::Logits.loss(&input, &targets, &lengths.0, &lengths.1, opts);
+        let gradients = loss.unwrap().backward().unwrap();
+        let last = gradients.get(&input).unwrap().narrow(1, items - 1, 1);
+        tensors::read(&last.unwrap())
+    };
+    let (alone, among_many) = (gradient(1), gradient(25));
+    assert!(alone.iter().any(|x| *x != 0.0));
+    assert!(alone == among_many);
+}
+
 #[test]
 fn torch_gradient_is_not_the_derivative_at_log_probs() {
     let mut rng = Rng::new(11);

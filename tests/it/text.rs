@@ -793,6 +793,13 @@ fn lossy_encodings_name_each_gap_once_and_in_order() {
         assert_eq!(encoding.labels, labels, "{text:?}");
         assert_eq!(found, unspelled, "{text:?}");
     }
+    // No token ends a word with b; the gap touches the word that is left out.
+    let ends = tokens(&["<pad>", "a</w>", "b"]);
+    let encoding = ends.encode_lossy("b x a", Unspellable::Skip).unwrap();
+    let found = encoding.unspelled.iter();
+    let found: Vec<_> = found.map(|part| (part.text.as_str(), part.start)).collect();
+    assert_eq!(encoding.labels, [2, 1]);
+    assert_eq!(found, [(" ", 1), ("x", 2)]);
 }
 
 #[test]
