@@ -288,7 +288,12 @@ fn losses(batch: &Batch, dtypes: &[DType], hashes: &mut Hashes) -> Result<()> {
                 );
             }
             let gradient = loss.backward()?.get(&leaf).unwrap().clone();
-            let gradient = tensors::read(&gradient);
+            let mut gradient = tensors::read(&gradient);
+            // candle's sum of bf16 gradients drops these on some processors.
+            if dtype == DType::BF16 {
+                let subnormal = |x: &&mut f64| x.abs() < bf16::MIN_POSITIVE.to_f64();
+                gradient.iter_mut().filter(subnormal).for_each(|x| *x = 0.0);
+            }
             assert!(gradient.iter().any(|&g| g != 0.0), "{name}: no gradient");
             hashes.add(
                 format!("{name} gradient"),

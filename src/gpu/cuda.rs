@@ -1,7 +1,7 @@
 //! CUDA: launches of [`gpu`](crate::gpu) on candle's device. Kernels are compiled by `build.rs`, run on the stream of
 //! the tensor's device, and are loaded once per device, on first use.
 
-use crate::gpu::{Arg, Backend, Content, Held, Launch};
+use crate::gpu::{ALIGNED, Arg, Backend, Content, Held, Launch};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, LaunchConfig,
