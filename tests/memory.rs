@@ -11,8 +11,8 @@ mod models;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_ctc::{
-    CtcLossOptions, InputKind, InputLayout, LabelPrior, Reduction, ScoreOptions, ctc_loss_linear,
-    memory_needed, transcript_log_likelihoods,
+    CtcLossOptions, InputKind, InputLayout, LabelPrior, MemoryNeeded, Reduction, ScoreOptions,
+    ctc_loss_linear, memory_needed, transcript_log_likelihoods,
 };
 use common::{Entry, Rng, tensors};
 use heap::{live, peak_of, peak_without};
@@ -312,6 +312,51 @@ fn a_training_step_takes_the_same_memory_however_sure_a_model_is() {
     }
 }
 
+/// A loss whose items have all frames and labels, and as many classes as there can be.
+struct FullLengths {
+    entry: Entry,
+    input: Var,
+    targets: Tensor,
+    input_lengths: Vec<usize>,
+    target_lengths: Vec<usize>,
+    needed: MemoryNeeded,
+}
+
+impl FullLengths {
+    fn new(
+        (frames, batch, classes): (usize, usize, usize),
+        labels: usize,
+        dtype: DType,
+        entry: Entry,
+    ) -> Self {
+        let device = &Device::Cpu;
+        let values = Rng::new(93).values(frames * batch * classes, 2.0);
+        let input = tensors::floats(&values, &[frames, batch, classes], dtype, device);
+        let target: Vec<usize> = (0..labels).map(|i| 1 + i % (classes - 1)).collect();
+        let kind = match entry {
+            Entry::Logits => InputKind::Logits,
+            Entry::LogProbs => InputKind::LogProbs,
+        };
+        Self {
+            entry,
+            input: Var::from_tensor(&input).unwrap(),
+            targets: tensors::padded(&vec![target; batch], 0, 0, DType::U32, device),
+            input_lengths: vec![frames; batch],
+            target_lengths: vec![labels; batch],
+            needed: memory_needed((frames, batch, classes), labels, dtype, kind, device).unwrap(),
+        }
+    }
+
+    fn loss(&self) -> Tensor {
+        let (frames, labels) = (&self.input_lengths, &self.target_lengths);
+        let opts = CtcLossOptions::default();
+        let loss = self
+            .entry
+            .loss(&self.input, &self.targets, frames, labels, opts);
+        loss.unwrap()
+    }
+}
+
 #[test]
 fn a_loss_takes_what_was_announced_and_not_much_less() {
     let _turn = turn();
@@ -327,38 +372,13 @@ fn a_loss_takes_what_was_announced_and_not_much_less() {
         assert!(frames * batch * (2 * labels + 1) > SHORT || classes > SHORT);
         for dtype in [DType::F32, DType::F64, DType::BF16] {
             for entry in Entry::ALL {
-                let mut rng = Rng::new(93);
-                let values = rng.values(frames * batch * classes, 2.0);
-                let input =
-                    tensors::floats(&values, &[frames, batch, classes], dtype, &Device::Cpu);
-                // As many classes as there can be.
-                let target: Vec<usize> = (0..labels).map(|i| 1 + i % (classes - 1)).collect();
-                let targets = tensors::padded(&vec![target; batch], 0, 0, DType::U32, &Device::Cpu);
-                let leaf = Var::from_tensor(&input).unwrap();
-                let input_kind = match entry {
-                    Entry::Logits => InputKind::Logits,
-                    Entry::LogProbs => InputKind::LogProbs,
-                };
-                let needed = memory_needed(
-                    (frames, batch, classes),
-                    labels,
-                    dtype,
-                    input_kind,
-                    &Device::Cpu,
-                )
-                .unwrap();
+                let full = FullLengths::new((frames, batch, classes), labels, dtype, entry);
+                let needed = full.needed;
                 let what =
                     format!("{frames} {batch} {classes} {labels} {dtype:?} {entry:?}: {needed:?}");
-                let loss = |leaf: &Var| {
-                    let opts = CtcLossOptions::default();
-                    let lengths = (vec![frames; batch], vec![labels; batch]);
-                    entry
-                        .loss(leaf, &targets, &lengths.0, &lengths.1, opts)
-                        .unwrap()
-                };
-                drop(loss(&leaf));
+                drop(full.loss());
                 let before = live();
-                let graph = loss(&leaf);
+                let graph = full.loss();
                 let kept = (live() - before) as u64;
                 assert!(
                     kept <= needed.kept + NOISE as u64 && kept + NOISE as u64 >= needed.kept,
@@ -367,7 +387,7 @@ fn a_loss_takes_what_was_announced_and_not_much_less() {
                 drop(graph);
                 let gradient = frames * batch * classes * dtype.size_in_bytes();
                 let peak = peak_without(gradient, || {
-                    loss(&leaf).backward().unwrap();
+                    full.loss().backward().unwrap();
                 });
                 assert!(peak as u64 <= needed.training, "{what}: {peak} at the peak");
                 assert!(
@@ -394,29 +414,14 @@ fn a_gpu_takes_what_was_announced() {
         (30, 40, 4, 700),
     ] {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
-            for (entry, kind) in [
-                (Entry::Logits, InputKind::Logits),
-                (Entry::LogProbs, InputKind::LogProbs),
-            ] {
-                let values = Rng::new(94).values(frames * batch * classes, 2.0);
-                let shape = [frames, batch, classes];
-                let input = tensors::floats(&values, &shape, dtype, &Device::Cpu);
-                let target: Vec<usize> = (0..labels).map(|i| 1 + i % (classes - 1)).collect();
-                let targets = tensors::padded(&vec![target; batch], 0, 0, DType::U32, &Device::Cpu);
-                let leaf = Var::from_tensor(&input).unwrap();
-                let loss = || {
-                    let lengths = (vec![frames; batch], vec![labels; batch]);
-                    let opts = CtcLossOptions::default();
-                    entry
-                        .loss(&leaf, &targets, &lengths.0, &lengths.1, opts)
-                        .unwrap()
-                };
-                drop(loss());
-                let shape = (frames, batch, classes);
-                let needed = memory_needed(shape, labels, dtype, kind, &Device::Cpu).unwrap();
-                let what = format!("{shape:?} {labels} {dtype:?} {entry:?}: {needed:?}");
+            for entry in Entry::ALL {
+                let full = FullLengths::new((frames, batch, classes), labels, dtype, entry);
+                let needed = full.needed;
+                let what =
+                    format!("{frames} {batch} {classes} {labels} {dtype:?} {entry:?}: {needed:?}");
+                drop(full.loss());
                 let before = live();
-                let graph = loss();
+                let graph = full.loss();
                 let kept = (live() - before) as u64;
                 // The host keeps the labels, too.
                 let noise = (NOISE + 4 * batch * labels) as u64;
@@ -425,7 +430,7 @@ fn a_gpu_takes_what_was_announced() {
                 // Beside these, the copy of the input that stands for the GPU's, the host's tables of four words for each
                 // label, and the report of a launch.
                 let copied = frames * batch * classes * dtype.size_in_bytes();
-                let peak = peak_without(copied, || drop(loss())) as u64;
+                let peak = peak_without(copied, || drop(full.loss())) as u64;
                 let noise = 4 * noise + (16 * batch * labels) as u64;
                 assert!(
                     peak.abs_diff(needed.training) <= noise,

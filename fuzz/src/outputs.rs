@@ -15,7 +15,7 @@ type Interval = (f64, f64, String);
 
 fn number(text: &str) -> f64 {
     text.parse()
-        .unwrap_or_else(|_| panic!("{text:?} is no number"))
+        .unwrap_or_else(|_| panic!("{text:?} is not a number"))
 }
 
 /// A text without what the formats may change: white space, line ends and arrows.

@@ -106,7 +106,7 @@ fn certainty_is_1_and_no_knowledge_is_0() {
     }
 }
 
-/// C^(1−α) is no number here.
+/// C^(1−α) underflows here.
 #[test]
 fn an_entropy_with_a_large_alpha_is_a_number() {
     let third = (1f64 / 3.0).ln();
@@ -117,7 +117,7 @@ fn an_entropy_with_a_large_alpha_is_a_number() {
     assert!(got[0] == 1.0 && got[1].abs() < 1e-9, "{got:?}");
 }
 
-/// The difference of two nearly equal powers, and a power that is no number.
+/// Two powers nearly cancel; and a probability of e^−800 underflows, while its power is e^−0.8.
 #[test]
 fn an_entropy_of_tsallis_keeps_its_digits() {
     let rows = [0.5f64, 0.3, 0.2].map(f64::ln);

@@ -155,7 +155,7 @@ fn torch_gradient_of_entries_above_0_is_exact() {
     }
 }
 
-/// Rows of so large a gradient may be written past the caches, but not where they are as short as these.
+/// A gradient of this size may be written with non-temporal stores; rows as short as these must not be.
 #[test]
 fn a_large_gradient_of_few_classes_is_that_of_each_item_alone() {
     const FRAMES: usize = 60_000;
