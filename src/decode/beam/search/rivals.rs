@@ -131,8 +131,9 @@ impl<L: LanguageModel> BeamSearch<L> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BeamOptions, EMPTY_PREFIX, Entry, ROOT};
+    use super::super::{BeamOptions, EMPTY_PREFIX, Entry};
     use super::*;
+    use crate::decode::arena::ROOT;
     use candle_core::Result;
 
     /// A model whose states are all alike.
