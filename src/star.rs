@@ -80,12 +80,10 @@ pub fn append_star(log_probs: &Tensor, blank: usize, penalty: f64) -> Result<Ten
     // Metal converts no f64.
     let weights = Tensor::new(weights, &Device::Cpu)?.to_dtype(wide)?;
     let weights = weights.to_device(log_probs.device())?;
-    let log_sum = log_sum_exp(&weighted(log_probs, &weights)?)?;
-    let star = log_probs.apply_op1(StarOp {
-        star: log_sum.to_dtype(dtype)?,
-        log_sum,
-        weights,
-    })?;
+    // −inf for a row of −inf, NaN for a row with NaN.
+    let (largest, terms) = relative_exp(&weighted(log_probs, &weights)?)?;
+    let star = (terms.sum_keepdim(D::Minus1)?.log()? + largest)?.to_dtype(dtype)?;
+    let star = log_probs.apply_op1(StarOp { star, weights })?;
     Tensor::cat(&[log_probs, &star], D::Minus1)
 }
 
@@ -95,22 +93,21 @@ fn weighted(log_probs: &Tensor, weights: &Tensor) -> Result<Tensor> {
     wide.broadcast_add(weights)
 }
 
-/// −inf for a row of −inf, NaN for a row with NaN.
-fn log_sum_exp(rows: &Tensor) -> Result<Tensor> {
-    // Any finite reference will do for a row without finite entries.
-    let largest = rows.max_keepdim(D::Minus1)?.maximum(-1e30)?;
-    let sum = rows
-        .broadcast_sub(&largest)?
-        .exp()?
-        .sum_keepdim(D::Minus1)?;
-    sum.log()? + largest
+/// The largest number of each row, and the exponential of each number relative to it.
+fn relative_exp(rows: &Tensor) -> Result<(Tensor, Tensor)> {
+    // The smallest number is the reference of a row without finite entries.
+    let least = match rows.dtype() {
+        DType::F64 => f64::MIN,
+        _ => f32::MIN.into(),
+    };
+    let largest = rows.max_keepdim(D::Minus1)?.maximum(least)?;
+    let terms = rows.broadcast_sub(&largest)?.exp()?;
+    Ok((largest, terms))
 }
 
 struct StarOp {
     /// `(…, 1)`, in the dtype of the input.
     star: Tensor,
-    /// The same, in the dtype of the weights.
-    log_sum: Tensor,
     /// `(C)`: minus the penalty, and 0 for the blank. f32, or f64 for f64 input.
     weights: Tensor,
 }
@@ -133,9 +130,8 @@ impl CustomOp1 for StarOp {
     }
 
     fn bwd(&self, log_probs: &Tensor, _star: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let shares = weighted(log_probs, &self.weights)?
-            .broadcast_sub(&self.log_sum)?
-            .exp()?;
+        let (_, terms) = relative_exp(&weighted(log_probs, &self.weights)?)?;
+        let shares = terms.broadcast_div(&terms.sum_keepdim(D::Minus1)?)?;
         let upstream = upstream.to_dtype(self.weights.dtype())?;
         let gradient = shares.broadcast_mul(&upstream)?;
         // Where a star has no part in the loss, its frame may hold NaN.

@@ -132,6 +132,29 @@ fn masked_rows_and_classes_have_no_nan() -> Result<()> {
     Ok(())
 }
 
+// Masks are often the smallest number of the dtype.
+#[test]
+fn a_star_has_the_range_of_its_dtype() -> Result<()> {
+    let device = &Device::Cpu;
+    for (dtype, least) in [(DType::F32, f64::from(f32::MIN)), (DType::F64, f64::MIN)] {
+        let rows = [
+            [least, least, least],
+            [f64::NEG_INFINITY, -1.5e30, least],
+            [-2e30, -2e30, -2e30],
+        ];
+        let leaf = Var::from_tensor(&Tensor::new(&rows, device)?.to_dtype(dtype)?)?;
+        let star = append_star(&leaf, 0, 0.0)?.narrow(1, 3, 1)?;
+        let wanted = Tensor::new(&[[least], [-1.5e30], [-2e30]], device)?.to_dtype(dtype)?;
+        assert_eq!(tensors::read(&star), tensors::read(&wanted), "{dtype:?}");
+        // The classes share the gradient of the star.
+        let gradient = tensors::read(star.sum_all()?.backward()?.get(&leaf).unwrap());
+        let sums: Vec<f64> = gradient.chunks(3).map(|row| row.iter().sum()).collect();
+        assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-6), "{sums:?}");
+        assert_eq!(gradient[3..6], [0.0, 1.0, 0.0], "{dtype:?}");
+    }
+    Ok(())
+}
+
 // A masked class adds nothing to a star, and gets no gradient of it; the input is a view, of which item 1 has no star.
 #[test]
 fn a_star_among_masked_classes_of_a_batch() -> Result<()> {
