@@ -28,7 +28,7 @@ pub struct LexiconOptions {
     pub lm_weight: f64,
     /// Added for each word. Default 0.
     pub word_bonus: f64,
-    /// Added for each word that is not in the lexicon, beside the word model's score of an unknown word. Default −inf:
+    /// Added for each word that is not in the lexicon, to the word model's score of an unknown word. Default −inf:
     /// there are no such words.
     pub unknown_score: f64,
     /// How many spellings of each word the vocabulary gives, at least 1: that of
