@@ -31,8 +31,8 @@ pub struct BeamOptions<'a> {
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
     /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
-    /// The maximum number of hypotheses to return, at least 1; at most `beam_width` are found. With 1 (the default), a full beam
-    /// also drops a prefix when another with the same last token and language-model state
+    /// The maximum number of hypotheses to return, at least 1; at most `beam_width` are found. With 1 (the default), a
+    /// full beam also drops a prefix when another with the same last token and language-model state
     /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)) scores at least as well. This makes room for
     /// other texts; the result may therefore differ from the first hypothesis of `n_best: 2`.
     pub n_best: usize,
