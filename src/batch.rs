@@ -1,4 +1,4 @@
-//! Helpers that put a batch together: targets of different lengths, and lengths behind convolutions.
+//! Helpers that put a batch together: targets of different lengths, and lengths after convolutions.
 
 use crate::memory::filled_room;
 use candle_core::{Device, Result, Tensor, bail};
@@ -43,13 +43,15 @@ pub fn pad_targets<S: AsRef<[u32]>>(
     Ok((padded, lengths))
 }
 
-/// The lengths of sequences behind a convolution or a pooling, as PyTorch and candle compute the size of its output:
+/// The lengths of sequences after a convolution or a pooling, as PyTorch and candle compute the size of its output:
 /// `(length + 2 · padding − dilation · (kernel − 1) − 1) / stride + 1`, rounded down; 0 for a sequence that is shorter
 /// than the kernel reaches.
 ///
 /// For the `input_lengths` of the loss when the model subsamples its frames. The convolution sees the padding of the
-/// batch: a frame within the returned length may still depend on frames behind the end of its sequence, so set those
+/// batch: a frame within the returned length may still depend on frames after the end of its sequence, so set those
 /// to zero before each layer, as `padding` does for the longest sequence.
+///
+/// The order of the arguments is PyTorch's; candle's own convolutions take `padding` before `stride`.
 ///
 /// # Errors
 ///

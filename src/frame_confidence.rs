@@ -17,7 +17,7 @@ use std::ops::Range;
 ///
 /// Models trained with CTC are close to certain at most frames, right or wrong. Entropies with an `alpha` below 1 weigh the
 /// small probabilities more and tell the two apart better (Laptev and Ginsburg 2022, <https://arxiv.org/abs/2212.08703>,
-/// who recommend 1/3). Both entropies are divided by that of the uniform distribution and taken from 1.
+/// who recommend 1/3). Both entropies are divided by that of the uniform distribution and subtracted from 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum ConfidenceMeasure {

@@ -1,4 +1,4 @@
-//! The label prior: how often a model gives each class, taken off its log-probabilities in training.
+//! The label prior: how often a model gives each class. Its logarithm is subtracted from log-probabilities in training.
 
 use crate::cpu_input::on_host;
 use crate::distribution::check_normalised;
@@ -14,11 +14,11 @@ const OBSERVE: &str = "LabelPrior::observe";
 /// An estimate of how often a model gives each class, for a loss of `log p(class) − scale · log prior(class)`.
 ///
 /// A model that is trained with CTC alone gives the blank nearly all frames, and each label one: its outputs are *peaky*,
-/// and words come out shorter than they are. The blank's prior is the largest, so taking the prior off leaves labels more
+/// and words come out shorter than they are. The blank's prior is the largest, so subtracting it leaves labels more
 /// frames, which makes the times of alignments more exact (Huang et al. 2024, <https://arxiv.org/abs/2406.02560>).
 ///
-/// [`class_weights`](Self::class_weights) take it off in the loss; see
-/// [`EmissionOptions`](crate::EmissionOptions). Alignment and decoding need no prior.
+/// [`class_weights`](Self::class_weights) subtract it in the loss; see [`EmissionOptions`](crate::EmissionOptions).
+/// Alignment and decoding need no prior.
 ///
 /// ```
 /// use candle_core::{D, Device, Tensor, Var};

@@ -41,10 +41,10 @@
 //!
 //! # Inference
 //!
-//! One utterance has the plain name and takes slices; a batch has `_batch` behind the name and takes tensors and
-//! lengths. These functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing
-//! logits or probabilities as log-probabilities is usually an error, see [`InputKind::LogProbs`]. One utterance is
-//! `(T, C)`, or has a batch dimension of 1; it may have no frames.
+//! A function of one utterance takes slices; its form for a batch ends in `_batch` and takes tensors and lengths. These
+//! functions take log-probabilities, or logits with [`InputKind::Logits`] in their options. Passing logits or
+//! probabilities as log-probabilities is usually an error, see [`InputKind::LogProbs`]. One utterance is `(T, C)`, or
+//! has a batch dimension of 1; it may have no frames.
 //!
 //! - [`score_transcripts`] and [`rank_transcripts`] score candidate transcripts of one utterance.
 //! - [`token_confidence`] returns the confidence in each token, and its expected position; [`word_confidence`] that in
@@ -56,7 +56,9 @@
 //!   [`LanguageModel`] is its hook for a language model or a lexicon.
 //! - [`NgramLm`] reads an n-gram model from an ARPA file. In a beam search it stands in a [`Lexicon`] of words, or in a
 //!   [`TokenNgram`] of tokens; [`Hotwords`] on top of any of these prefer words and phrases.
-//! - [`spot_keywords`] and [`spot_keywords_batch`] tell where given phrases stand and how sure that is, without a transcript.
+//! - [`spot_keywords`] and [`spot_keywords_batch`] find given phrases without a transcript: where each is, and how sure
+//!   that is.
+//! - [`minimum_bayes_risk`] chooses from an n-best list the transcript with the fewest expected errors.
 //! - [`PrefixScorer`] computes the prefix probabilities for joint attention/CTC decoding.
 //!
 //! # Text

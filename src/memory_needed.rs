@@ -9,7 +9,7 @@ use crate::problem::validate::ROWS_HELD;
 use candle_core::utils::barrier_pool;
 use candle_core::{DType, Device, Result, bail};
 
-/// What a loss takes beside its input and the gradient, in bytes: see [`memory_needed`].
+/// The memory of a loss in addition to its input and the gradient, in bytes: see [`memory_needed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryNeeded {
@@ -29,13 +29,13 @@ const ROWS_OF_A_THREAD: usize = 4;
 const BYTES_OF_ANY: u128 = 1 << 20;
 
 /// The most memory that [`ctc_loss`](crate::ctc_loss) or [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) takes on
-/// `device` for an input of `(frames, batch, classes)` and targets of up to `labels` labels, beside the input and its
-/// gradient.
+/// `device` for an input of `(frames, batch, classes)` and targets of up to `labels` labels, in addition to the
+/// input and its gradient.
 ///
 /// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. Lengths
 /// below `frames` and labels that repeat take less on the CPU, and the same on a GPU.
 ///
-/// It grows with the number of threads where there are many classes.
+/// With many classes, a training step on the CPU takes more memory with more threads.
 ///
 /// A loss without a gradient, and scores, take a few megabytes for each thread of a CPU, however many frames there are. On
 /// a GPU, such a loss takes about `training - kept`. On Metal, candle rounds each buffer up to a power of two, so all this

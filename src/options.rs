@@ -154,9 +154,9 @@ pub struct EmissionOptions {
     /// Added to the log-probability of the blank. Below 0, labels take more frames. Default 0.
     #[doc(alias = "blank penalty")]
     pub blank_weight: f64,
-    /// Taken off a label in each of its frames, times the number of the frame. Above 0, a model learns to emit labels
-    /// early, and few frames of each, which lowers the latency of streaming. What a label costs at the end of an item is
-    /// this times `T_n`: with more than a few nats there, late labels are hard to learn. Default 0.
+    /// This times the frame's number is subtracted from a label's log-probability there. Above 0, a model learns to
+    /// emit labels early, and few frames of each, which lowers the latency of streaming. What a label costs at the end
+    /// of an item is this times `T_n`: with more than a few nats there, late labels are hard to learn. Default 0.
     pub delay_penalty: f64,
 }
 

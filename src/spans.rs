@@ -76,8 +76,8 @@ pub enum Gaps {
     Half,
 }
 
-/// Shares the frames between spans out, so that each span ends where the next begins. Models trained with CTC emit a label
-/// in a frame or two, and the sound goes on through the blanks behind it.
+/// Extends spans over the frames between them, so that each span ends where the next begins. Models trained with CTC
+/// emit a label in a frame or two, and the sound goes on through the blanks after it.
 ///
 /// Frames before the first span and after the last stay out, and scores stay those of the labels' own frames. A span
 /// without frames, of a label that an alignment leaves out, takes none and stays at the end of the span before it.

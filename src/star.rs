@@ -15,7 +15,8 @@ use candle_core::{
 /// `log(p(blank) + e^(−penalty) · Σ p(label))`.
 ///
 /// The result is not normalised. Use it for [`ctc_loss`](crate::ctc_loss) alone, which may then be negative, with
-/// [`GradientKind::Exact`](crate::GradientKind::Exact), the default; alignment has [a star of its own](crate::AlignOptions::star), and decoding takes `log_probs` as they are.
+/// [`GradientKind::Exact`](crate::GradientKind::Exact), the default. Alignment has
+/// [a star of its own](crate::AlignOptions::star), and decoding takes `log_probs` as they are.
 ///
 /// # Arguments
 ///
@@ -28,7 +29,7 @@ use candle_core::{
 /// # Returns
 ///
 /// `(…, C + 1)`, in the dtype of `log_probs`. The gradient of the star is shared out in proportion to what each class adds
-/// to it. Frames behind an item's length get a gradient of 0, even where they hold NaN.
+/// to it. Frames after an item's length get a gradient of 0, even where they hold NaN.
 ///
 /// # Errors
 ///

@@ -147,7 +147,7 @@ impl KeywordHit {
 /// # Time and memory
 ///
 /// Frames times labels for each phrase, and mostly far less, since what falls below the threshold is dropped. Where a
-/// low threshold keeps the beginning of a phrase alive across many hits, the frames behind each are computed again: at
+/// low threshold keeps the beginning of a phrase alive across many hits, the frames after each are computed again: at
 /// worst the time grows with the square of the frames. Memory: 8 bytes a frame; for each phrase in progress, 64 bytes a
 /// label, and up to 72 a frame of a stretch in which the threshold is met by a beginning of the phrase.
 ///

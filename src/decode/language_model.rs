@@ -67,7 +67,7 @@ pub trait LanguageModel {
     /// The state after `token`.
     fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State>;
 
-    /// The state after each of these tokens, each behind the prefix of its state. The search calls it at most once a
+    /// The states after these tokens, each of which follows the prefix of its state. The search calls it at most once a
     /// frame, for all new prefixes of the beam. Default: [`advance`](Self::advance) for each. A neural model overrides
     /// it to run its network once:
     ///

@@ -23,13 +23,13 @@ const FUNCTION: &str = "ctc_loss_linear";
 /// The Connectionist Temporal Classification loss of a linear layer's output, `hidden · weightᵀ + bias`, without a tensor
 /// of all logits.
 ///
-/// The loss and its gradients are those of [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) behind a
-/// [`candle_nn::Linear`](https://docs.rs/candle-nn/latest/candle_nn/struct.Linear.html) layer, up to the rounding of the
-/// matrix products. That way keeps four to five tensors of (N, T, C) at a time: the logits, a copy with the bias, the
-/// gradient, zeros, and their sum. This function keeps two tensors at a time, each covering only a few items (see
-/// [Memory](#memory)). So memory grows with `C` only through the weight and its gradient, unless a single item exceeds
-/// the limit of a group. Items of a group have similar lengths, so few frames of padding are multiplied. Use it where
-/// there are many classes; with a few dozen it is slower than the layer and the loss.
+/// The loss and its gradients are those of [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) after a
+/// [`candle_nn::Linear`](https://docs.rs/candle-nn/latest/candle_nn/struct.Linear.html) layer, up to the rounding of
+/// the matrix products. Those two steps keep four to five tensors of (N, T, C) at a time: the logits, a copy with the
+/// bias, the gradient, zeros, and their sum. This function keeps two tensors at a time, each covering only a few items
+/// (see [Memory](#memory)). So memory grows with `C` only through the weight and its gradient, unless a single item
+/// exceeds the limit of a group. Items of a group have similar lengths, so few frames of padding are multiplied. Use it
+/// where there are many classes; with a few dozen it is slower than the layer and the loss.
 ///
 /// With `T` frames, `N` items, `D` features and `C` classes (including the blank):
 ///

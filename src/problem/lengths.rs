@@ -18,8 +18,8 @@ pub enum Lengths {
 ///
 /// Implemented for `&Tensor` (any integer dtype, any device, shape `(N)` or `()`), `&[T]`,
 /// `[T; N]`, `&[T; N]`, `Vec<T>`, `&Vec<T>` and a plain `T`, where `T` is `usize`, `u64`, `u32`,
-/// `u8`, `i64`, `i32` or `i16`; and for [`Lengths`]. A plain number or a `()` tensor stands for an input with no batch dimension or a
-/// batch of one.
+/// `u8`, `i64`, `i32` or `i16`; and for [`Lengths`]. A plain number or a `()` tensor stands for an input with no batch
+/// dimension or a batch of one.
 ///
 /// A tensor of u8 is an error if a length may be above 255: candle's sum of a u8 mask wraps, and 300 becomes 44. Sum
 /// masks in u32, `mask.to_dtype(DType::U32)?.sum(1)?`.

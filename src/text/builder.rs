@@ -18,7 +18,7 @@ use std::path::Path;
 /// use candle_ctc::text::Vocabulary;
 ///
 /// # fn main() -> candle_core::Result<()> {
-/// // NeMo's blank is the class behind the last token.
+/// // NeMo's blank is the class after the last token.
 /// let vocabulary = Vocabulary::builder().blank(3).from_tokens([" ", "a", "b"])?;
 /// assert_eq!((vocabulary.blank(), vocabulary.class_count()), (3, 4));
 /// # Ok(())
@@ -78,7 +78,7 @@ impl Vocabulary {
         VocabularyBuilder::default()
     }
 
-    /// The same vocabulary with another blank: a token, or a class. The class behind the last token adds one.
+    /// The same vocabulary with another blank: a token, or a class. The class after the last token adds one.
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;
@@ -105,7 +105,7 @@ impl Vocabulary {
 // `from_path` and the like are the last step of a chain, as in the crate `csv`.
 #[allow(clippy::wrong_self_convention)]
 impl VocabularyBuilder {
-    /// The blank: a token, or a class. The class behind the last token is a blank without a token.
+    /// The blank: a token, or a class. The class after the last token is a blank without a token.
     pub fn blank(mut self, blank: impl Into<TokenOrClass>) -> Self {
         self.choices.blank = Some(blank.into());
         self

@@ -35,7 +35,7 @@
 //! The blank is found by its name: `<blank>`, `<blk>` or `<ctc>`; else `<pad>`, `[PAD]`, `<eps>` or the empty token;
 //! else `ε`, `-` or `_` as the first or the last token (`ε` only where no other Greek letter is a token). Case does not
 //! matter. No such token, or two of one rank, is an error that asks for the blank: name it with
-//! [`VocabularyBuilder::blank`]. It may be the class behind the last token, as in NeMo.
+//! [`VocabularyBuilder::blank`]. It may be the class after the last token, as in NeMo.
 //!
 //! # Words
 //!

@@ -32,7 +32,7 @@ pub struct Spellings {
 pub struct SpellingArc {
     /// The node before the token.
     pub from: usize,
-    /// The node behind it, which has a larger number.
+    /// The node after it, which has a larger number.
     pub to: usize,
     /// The class of the token.
     pub class: u32,

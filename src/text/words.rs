@@ -38,7 +38,7 @@ pub struct WordToken {
 }
 
 impl Word {
-    /// Start and end in seconds, for frames `seconds_per_frame` apart.
+    /// Start and end in seconds, for frames `seconds_per_frame` seconds apart.
     pub fn seconds(&self, seconds_per_frame: f64) -> (f64, f64) {
         (
             self.start as f64 * seconds_per_frame,

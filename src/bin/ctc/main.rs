@@ -1,7 +1,7 @@
 //! Scores, aligns and decodes the output of a CTC model from the command line.
 //!
 //! ```text
-//! cargo install candle-ctc --features cli
+//! cargo install --path . --features cli
 //! ctc demo --out demo
 //! ctc align demo/emissions.npy --vocab demo/vocab.json "the quick brown fox" --svg demo/lattice.svg
 //! ```

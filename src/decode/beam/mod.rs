@@ -68,8 +68,9 @@ pub fn beam_search(log_probs: &Tensor, opts: BeamOptions) -> Result<Vec<Hypothes
 
 /// [`beam_search`] with a language model or a lexicon.
 ///
-/// Prefixes are ranked by `score + lm_score`, where [`Hypothesis::lm_score`] is `lm_weight` times
-/// the model's scores plus `token_bonus` for each token.
+/// Prefixes are ranked by `score + lm_score`, where [`Hypothesis::lm_score`] is `lm_weight` times the model's scores
+/// plus `token_bonus` for each token. [`Lexicon`](crate::Lexicon), [`TokenNgram`](crate::TokenNgram),
+/// [`Hotwords`](crate::Hotwords) and [`LanguageModel`] each have an example.
 ///
 /// # Errors
 ///

@@ -31,8 +31,8 @@ pub struct BeamOptions<'a> {
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
     /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
-    /// The maximum number of hypotheses to return; at most `beam_width` are found. With 1 (the default), a full beam
-    /// also drops a prefix when another with the same last token and language-model state
+    /// The maximum number of hypotheses to return, at least 1; at most `beam_width` are found. With 1 (the default), a
+    /// full beam also drops a prefix when another with the same last token and language-model state
     /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)) scores at least as well. This makes room for
     /// other texts; the result may therefore differ from the first hypothesis of `n_best: 2`.
     pub n_best: usize,
@@ -45,7 +45,7 @@ pub struct BeamOptions<'a> {
     /// label of a prefix, and longer prefixes that are in the beam already are not affected. Default +inf: off.
     pub relative_token_threshold: f64,
     /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last
-    /// label of a prefix, are not affected. Default `usize::MAX`: off.
+    /// label of a prefix, are not affected. At least 1. Default `usize::MAX`: off.
     pub tokens_per_frame: usize,
     /// Prefixes with a score more than this below the best are dropped, in nats. Default +inf: off.
     pub beam_threshold: f64,
@@ -54,8 +54,8 @@ pub struct BeamOptions<'a> {
     /// lexicon without the scores of its word model, set
     /// [`LexiconOptions::lm_weight`](crate::LexiconOptions::lm_weight) to 0.
     pub lm_weight: f64,
-    /// Added to the score for each token, in nats: it compensates a language model's preference for short texts.
-    /// Default 0.
+    /// Added to the score for each token, in nats, from −1e100 to 1e100: it compensates for a language model's
+    /// preference for short texts. Default 0.
     pub token_bonus: f64,
     /// Whether a hypothesis must end where the language model lets a text end. Default [`End::Preferred`].
     pub end: End,

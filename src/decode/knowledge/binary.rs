@@ -161,8 +161,8 @@ impl NgramLm {
         matches!(self.trie.prob, Numbers::Quantised(_))
     }
 
-    /// Writes the model in the crate's binary form, which [`Self::from_path`] maps into memory: it is there in the time
-    /// that reading the file once takes, its pages can be dropped when memory is short, and processes share them.
+    /// Writes the model in the crate's binary form, which [`Self::from_path`] maps into memory: to open it takes as
+    /// long as to read the file once, its pages can be dropped when memory is short, and processes share them.
     ///
     /// The form belongs to the byte order of this machine and to this version of the crate: keep the ARPA file. The file
     /// appears when it is complete; on Unix, a model may be saved to the file that it was mapped from.

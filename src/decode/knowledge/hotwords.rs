@@ -14,7 +14,7 @@ use candle_core::{Result, bail};
 /// those of [`Vocabulary::encode`].
 ///
 /// Each token of a phrase adds its share of the boost, so that a partial phrase stays in the beam. If the phrase is not
-/// completed, the next token, or the end of the text, takes the shares off again
+/// completed, the next token, or the end of the text, takes the shares back
 /// ([`End::Ignored`](crate::End::Ignored) leaves them). A boost below 0 counts only at the end of the phrase.
 ///
 /// The time that a token costs does not grow with the number of phrases: it is constant on average over a text, and at

@@ -26,10 +26,10 @@ pub struct LexiconOptions {
     /// The weight of the word model's scores, from 0 to 1e100. Default 1. With 0 the words of the lexicon are still the
     /// only ones, or others cost `unknown_score`.
     pub lm_weight: f64,
-    /// Added for each word. Default 0.
+    /// Added for each word, from −1e6 to 1e6. Default 0.
     pub word_bonus: f64,
-    /// Added for each word that is not in the lexicon, beside the word model's score of an unknown word. Default −inf:
-    /// there are no such words.
+    /// Added for each word that is not in the lexicon, to the word model's score of an unknown word: from −1e9
+    /// to 1e6. Default −inf: there are no such words.
     pub unknown_score: f64,
     /// How many spellings of each word the vocabulary gives, at least 1: that of
     /// [`Vocabulary::encode`](crate::text::Vocabulary::encode), then others, those with long tokens first. A word that

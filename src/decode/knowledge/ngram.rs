@@ -63,7 +63,7 @@ impl NgramLm {
         self.score_words(words).iter().sum()
     }
 
-    /// The log-probability of each word of a sentence in nats, and behind them that of its end.
+    /// The log-probability of each word of a sentence in nats, followed by that of its end.
     pub fn score_words<S: AsRef<str>>(&self, words: &[S]) -> Vec<f64> {
         let ids = words.iter().map(|word| self.id_or_unknown(word.as_ref()));
         let mut node = self.begin();

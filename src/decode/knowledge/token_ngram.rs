@@ -48,8 +48,7 @@ impl<M: Borrow<NgramLm>> TokenNgram<M> {
         Self::with_names(model, vocabulary.tokens())
     }
 
-    /// A model of tokens that it calls by these names, in the order of their classes. The name of the blank is not
-    /// used.
+    /// A model whose words are these names of the tokens, in the order of their classes. The blank's name is not used.
     ///
     /// # Errors
     ///

@@ -22,7 +22,7 @@ pub trait WordModel {
     /// Any error ends the search with that error, here and in the other functions.
     fn start(&self) -> Result<Self::State>;
 
-    /// The score of a word behind the words of `state`, in nats; −inf forbids it.
+    /// The score of a word after the words of `state`, in nats; −inf forbids it.
     fn score(&self, state: &Self::State, word: Option<u32>) -> Result<f64>;
 
     /// The state after a word.

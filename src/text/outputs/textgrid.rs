@@ -29,7 +29,7 @@ type Interval = (usize, usize, String);
 /// # Errors
 ///
 /// A `seconds_per_frame` that is not positive and finite; times above 1e9 seconds; no frames; words or tokens that have
-/// no frames, overlap, or end behind the last frame.
+/// no frames, overlap, or end after the last frame.
 pub fn to_textgrid(words: &[Word], seconds_per_frame: f64, frames: usize) -> Result<String> {
     check(words, seconds_per_frame)?;
     check_time(frames, seconds_per_frame)?;

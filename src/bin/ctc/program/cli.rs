@@ -342,7 +342,7 @@ pub struct DemoArgs {
 /// How a transcript may differ from the audio. The command has a group `transcript` of what names one.
 #[derive(Debug, Args)]
 pub struct FitArgs {
-    /// The transcript covers only a part of the audio. A frame before or behind it is worth its best class other than
+    /// The transcript covers only a part of the audio. A frame before or after it is worth its best class other than
     /// the blank less PENALTY nats (2 if none is given), or the blank.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
         requires = "transcript")]
