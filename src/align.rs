@@ -418,18 +418,14 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
 
 /// Checks that optional labels, which are sorted, are labels, and that not too many stand in a row.
 fn check_optional(call: &Call, optional: &[u32], plan: &Plan) -> Result<()> {
-    let Call {
-        function,
-        blank,
-        star,
-        ..
-    } = *call;
-    let classes = plan.input.classes;
+    let Call { function, .. } = call;
     for &label in optional {
         let class = label as usize;
-        if class == blank || (class >= classes && star != Some(label)) {
+        if class == call.blank || (class >= plan.input.classes && call.star != Some(label)) {
             bail!(
-                "{function}: the optional label {label} is no label: C = {classes}, blank = {blank}"
+                "{function}: the optional label {label} is no label: C = {}, blank = {}",
+                plan.input.classes,
+                call.blank
             )
         }
     }
