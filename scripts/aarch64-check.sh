@@ -9,6 +9,7 @@
 # Ends with 3 if Debian's packages cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/debian.sh
 . tools/softgpu/common.sh
 tools
 if [ $# -eq 0 ]; then
@@ -18,19 +19,9 @@ fi
 
 root=$PREFIX/aarch64
 if [ ! -e "$root/done" ]; then
-    unpack() {
-        local needed
-        needed=$(apt-get install --simulate --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user |
-            awk '$1 == "Inst" { print $2 }') || return
-        rm -rf "$root"
-        mkdir -p "$root/debs"
-        # shellcheck disable=SC2086  # a list of names
-        (cd "$root/debs" && apt-get download -qq $needed) || return
-        for package in "$root"/debs/*.deb; do dpkg -x "$package" "$root"; done
-        rm -r "$root/debs"
-        touch "$root/done"
-    }
-    unpack >&2 || { apt-get update -qq >&2 && unpack >&2; } || { say "Debian's packages cannot be reached"; exit 3; }
+    with_lists unpack "$root" "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" >&2 ||
+        { say "Debian's packages cannot be reached"; exit 3; }
+    touch "$root/done"
 fi
 
 # The cross compiler finds its own libraries and headers under `root`, once it is told where that is.

@@ -6,6 +6,7 @@
 #
 # The folder is ~/.cache/candle-ctc/mpi, or CTC_MPI_PREFIX. Ends with 3 if Debian's packages cannot be reached.
 set -euo pipefail
+. "$(dirname "$0")/debian.sh"
 
 prefix="${CTC_MPI_PREFIX:-${XDG_CACHE_HOME:-$HOME/.cache}/candle-ctc/mpi}"
 
@@ -16,23 +17,12 @@ has_libclang() { # where the build script of the crate `mpi` looks for it
 }
 unreachable() { echo "setup-mpi.sh: $*" >&2; exit 3; }
 
-# Unpacks a package with what it needs and is not installed, and others without what they need.
-unpack() { # NAME PACKAGE OTHER...
-    local folder=$prefix/$1 package=$2 needed
-    needed=$(apt-get install --simulate --no-install-recommends "$package" | awk '$1 == "Inst" { print $2 }') || return
-    rm -rf "$folder"
-    mkdir -p "$folder/debs"
-    # shellcheck disable=SC2046,SC2086  # lists of names
-    (cd "$folder/debs" && apt-get download -qq $(printf '%s\n' $needed "${@:2}" | sort -u)) || return
-    for package in "$folder"/debs/*.deb; do dpkg -x "$package" "$folder"; done
-    rm -r "$folder/debs"
-}
 unpack_openmpi() {
     local own
     # These find their files by the folder, so they must all be in it, installed or not.
     own=$(apt-cache depends --recurse --important openmpi-bin | grep -E '^(openmpi-common|lib(openmpi|pmix)[0-9a-z]*)$')
     # shellcheck disable=SC2086  # a list of names
-    unpack openmpi openmpi-bin libopenmpi-dev $own || return
+    unpack "$prefix/openmpi" openmpi-bin libopenmpi-dev $own || return
     mkdir -p "$prefix/openmpi/bin"
     ln -s ../usr/bin/opal_wrapper "$prefix/openmpi/bin/mpicc"
     ln -s ../usr/bin/orterun "$prefix/openmpi/bin/mpirun"
@@ -41,15 +31,14 @@ unpack_openmpi() {
 unpack_libclang() {
     local version
     version=$(apt-cache depends libclang-dev | sed -n 's/.*Depends: libclang-\([0-9]*\)-dev/\1/p')
-    unpack libclang "libclang1-$version" || return
+    unpack "$prefix/libclang" "libclang1-$version" || return
     touch "$prefix/libclang/done"
 }
 bring() { # NAME
     [ -e "$prefix/$1/done" ] && return
     command -v apt-get >/dev/null && command -v dpkg >/dev/null ||
         unreachable "no $1 here, and no apt-get and dpkg to bring Debian's: install $1"
-    "unpack_$1" >&2 || { apt-get update -qq >&2 && "unpack_$1" >&2; } ||
-        unreachable "Debian's packages cannot be reached"
+    with_lists "unpack_$1" >&2 || unreachable "Debian's packages cannot be reached"
 }
 
 machine=$(gcc -print-multiarch)

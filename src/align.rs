@@ -312,7 +312,7 @@ fn align(
     let wildcards = wildcards(call, opts, plan.input.classes)?;
     let mut optional = opts.optional.to_vec();
     optional.sort_unstable();
-    check_optional(call, opts, &optional, &plan)?;
+    check_optional(call, &optional, &plan)?;
     let omissions = opts.omissions(&optional);
     check_normalised(call, &plan, log_probs, 0)?;
     // A target that does not fit is not computed: its item gets no frames.
@@ -417,16 +417,16 @@ fn wildcards(call: &Call, opts: &AlignOptions, classes: usize) -> Result<cpu::Wi
     })
 }
 
-/// Checks that optional labels are labels, and that not too many stand in a row.
-fn check_optional(call: &Call, opts: &AlignOptions, optional: &[u32], plan: &Plan) -> Result<()> {
+/// Checks that optional labels, which are sorted, are labels, and that not too many stand in a row.
+fn check_optional(call: &Call, optional: &[u32], plan: &Plan) -> Result<()> {
     let Call { function, .. } = call;
-    for &label in opts.optional {
+    for &label in optional {
         let class = label as usize;
-        if class == opts.blank || (class >= plan.input.classes && opts.star != Some(label)) {
+        if class == call.blank || (class >= plan.input.classes && call.star != Some(label)) {
             bail!(
                 "{function}: the optional label {label} is no label: C = {}, blank = {}",
                 plan.input.classes,
-                opts.blank
+                call.blank
             )
         }
     }

@@ -1,7 +1,7 @@
 //! CUDA: launches of [`gpu`](crate::gpu) on candle's device. Kernels are compiled by `build.rs`, run on the stream of
 //! the tensor's device, and are loaded once per device, on first use.
 
-use crate::gpu::{ALIGNED, Arg, Backend, Content, Held, Launch};
+use crate::gpu::{Arg, Backend, Content, Held, Launch, offsets};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, LaunchConfig,
@@ -136,23 +136,6 @@ pub(crate) struct Part {
     address: u64,
 }
 
-/// The offsets of the parts of an allocation, and its size, in words.
-fn places<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], usize)> {
-    let mut end = 0usize;
-    let mut starts = [0; N];
-    for (start, content) in starts.iter_mut().zip(contents) {
-        let bytes = content
-            .bytes()
-            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGNED));
-        *start = end;
-        end = match bytes.and_then(|bytes| end.checked_add(bytes / 4)) {
-            Some(end) if end <= isize::MAX as usize / 4 => end,
-            _ => bail!("ctc-loss: buffers that do not fit any memory"),
-        };
-    }
-    Ok((starts, end))
-}
-
 /// Evaluates `$body` with the slice of a storage, for each dtype that the kernels support.
 macro_rules! with_slice {
     ($storage:expr, |$slice:ident| $body:expr) => {
@@ -182,7 +165,7 @@ impl Backend for CudaDevice {
     }
 
     fn memory<const N: usize>(&self, contents: [Content<'_>; N]) -> Result<[Part; N]> {
-        let (starts, words) = places(&contents)?;
+        let (starts, words) = offsets(&contents)?;
         // SAFETY: the kernels write the memory before they read it.
         let mut whole = unsafe { self.alloc::<u32>(words) }?;
         for (content, &start) in contents.iter().zip(&starts) {
@@ -301,27 +284,6 @@ mod tests {
             let image = image_of(&kernel).unwrap();
             assert!(!machine_code || having == [image], "{kernel}: {having:?}");
         }
-    }
-
-    #[test]
-    fn parts_are_aligned_and_apart() {
-        let words = [7; 65];
-        let (starts, end) = places(&[
-            Content::Room(3, DType::F64),
-            Content::Words(&words),
-            Content::Room(1, DType::U32),
-            Content::Room(64, DType::F32),
-        ])
-        .unwrap();
-        assert_eq!((starts, end), ([0, 64, 192, 256], 320));
-    }
-
-    #[test]
-    fn parts_that_fit_no_memory_are_an_error() {
-        let half = || Content::Room(isize::MAX as usize / 16, DType::F64);
-        assert!(places(&[half()]).is_ok());
-        assert!(places(&[half(), half(), half()]).is_err());
-        assert!(places(&[Content::Room(usize::MAX / 4, DType::F64)]).is_err());
     }
 
     fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -4,7 +4,7 @@ use super::integers::pack;
 use super::params::Sizes;
 use super::tables::{self, Tables};
 use super::{
-    ALIGNED, Arg, Backend, Content, Rows, check_sizes, gather, launch, product, real, word,
+    Arg, Backend, Content, Rows, check_sizes, gather, launch, offsets, product, real, word,
 };
 use crate::options::Reduction;
 use crate::problem::plan::{DeviceTargets, Input, LossProblem, Targets};
@@ -91,15 +91,9 @@ pub(crate) fn memory_needed<B: Backend>(
 }
 
 /// The bytes of an allocation.
-fn total(contents: &[Content<'_>]) -> Result<u64> {
-    let bytes = contents.iter().try_fold(0u64, |sum, content| {
-        let bytes = content.bytes()?.checked_next_multiple_of(ALIGNED)?;
-        sum.checked_add(bytes as u64)
-    });
-    match bytes {
-        Some(bytes) => Ok(bytes),
-        None => bail!("ctc-loss: buffers that do not fit any memory"),
-    }
+fn total<const N: usize>(contents: &[Content<'_>; N]) -> Result<u64> {
+    let (_, words) = offsets(contents)?;
+    Ok(4 * words as u64)
 }
 
 /// The reduced loss, f64 for f64 input and f32 otherwise, and with `keep` the state for [`gradient`].

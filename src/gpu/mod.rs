@@ -88,6 +88,23 @@ impl Content<'_> {
 /// Alignment of the parts of an allocation, in bytes.
 const ALIGNED: usize = 256;
 
+/// The offsets of the parts of an allocation, and its size, in words.
+fn offsets<const N: usize>(contents: &[Content<'_>; N]) -> Result<([usize; N], usize)> {
+    let mut end = 0usize;
+    let mut starts = [0; N];
+    for (start, content) in starts.iter_mut().zip(contents) {
+        let bytes = content
+            .bytes()
+            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGNED));
+        *start = end;
+        end = match bytes.and_then(|bytes| end.checked_add(bytes / 4)) {
+            Some(end) if end <= isize::MAX as usize / 4 => end,
+            _ => bail!("ctc-loss: buffers that do not fit any memory"),
+        };
+    }
+    Ok((starts, end))
+}
+
 /// Calls `make` for each content.
 #[cfg(any(feature = "metal", ctc_softgpu))]
 pub(crate) fn each<M, const N: usize>(
@@ -230,3 +247,29 @@ macro_rules! on_gpu {
     }};
 }
 use on_gpu;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_aligned_and_apart() {
+        let words = [7; 65];
+        let (starts, end) = offsets(&[
+            Content::Room(3, DType::F64),
+            Content::Words(&words),
+            Content::Room(1, DType::U32),
+            Content::Room(64, DType::F32),
+        ])
+        .unwrap();
+        assert_eq!((starts, end), ([0, 64, 192, 256], 320));
+    }
+
+    #[test]
+    fn parts_that_fit_no_memory_are_an_error() {
+        let half = || Content::Room(isize::MAX as usize / 16, DType::F64);
+        assert!(offsets(&[half()]).is_ok());
+        assert!(offsets(&[half(), half(), half()]).is_err());
+        assert!(offsets(&[Content::Room(usize::MAX / 4, DType::F64)]).is_err());
+    }
+}

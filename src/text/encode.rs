@@ -504,11 +504,7 @@ impl Vocabulary {
     /// The error for text that cannot be spelled.
     fn explain(&self, text: &str, unspelled: &Unspelled) -> String {
         let position = text[..unspelled.start].graphemes(true).count() + 1;
-        let shown: String = match text.graphemes(true).count() {
-            0..=80 => text.to_owned(),
-            _ => text.graphemes(true).take(79).chain(["…"]).collect(),
-        };
-        let place = format!("at character {position} of {shown:?}");
+        let place = format!("at character {position} of {:?}", shortened(text));
         let character = match (&self.mark, &self.rules) {
             (WordMark::EachToken, _) => unspelled.text.as_str(),
             _ => unspelled.text.graphemes(true).next().unwrap_or_default(),
@@ -646,6 +642,15 @@ fn whole(text: String) -> Prepared {
     };
     let pieces = text.char_indices().map(piece).collect();
     Prepared { text, pieces }
+}
+
+/// The beginning of a text that may be long, for a message.
+pub(crate) fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.grapheme_indices(true).nth(MOST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 /// What is typed for a typographic character.

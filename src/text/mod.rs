@@ -93,6 +93,7 @@ mod words;
 pub use builder::VocabularyBuilder;
 pub use choices::TokenOrClass;
 pub(crate) use edges::TokenEdges;
+pub(crate) use encode::shortened;
 pub use encode::{LossyEncoding, Unspellable, Unspelled};
 pub use error_rates::{ErrorRate, character_error_rate, word_error_rate};
 pub use outputs::ctm::{to_ctm, to_token_ctm};

@@ -68,6 +68,16 @@ const DTYPES: [DType; 14] = [
     DType::F8E8M0,
 ];
 
+/// The default options, without the check that log-probabilities are normalised.
+macro_rules! unchecked {
+    ($options:ident) => {
+        $options {
+            normalised: false,
+            ..Default::default()
+        }
+    };
+}
+
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len())]
 }
@@ -501,10 +511,7 @@ fn a_lattice_that_fits_no_memory_is_an_error() {
             let leaf = Var::from_tensor(&zeros).unwrap();
             let tracked = leaf.as_tensor().broadcast_as((frames, 1, 4)).unwrap();
             let plain = zeros.broadcast_as((frames, 1, 4)).unwrap();
-            let opts = ScoreOptions {
-                normalised: false,
-                ..Default::default()
-            };
+            let opts = unchecked!(ScoreOptions);
             let losses = Entry::ALL.map(|entry| {
                 let options = CtcLossOptions::default();
                 let loss = entry.loss(&tracked, &targets, &[frames], &[2], options);
@@ -536,10 +543,7 @@ fn labels_and_lengths_that_fit_no_memory_are_an_error() {
     let many = one.flatten_all().unwrap().broadcast_as(1 << 46).unwrap();
     let batch = x.broadcast_as((3, 1 << 46, 3)).unwrap();
     let labels = one.broadcast_as((1 << 46, 1)).unwrap();
-    let opts = ScoreOptions {
-        normalised: false,
-        ..Default::default()
-    };
+    let opts = unchecked!(ScoreOptions);
     let results = [
         ctc_loss(&x, &wide, 3, 1, CtcLossOptions::default()).map(drop),
         ctc_loss(&batch, &labels, &many, &many, CtcLossOptions::default()).map(drop),
@@ -566,10 +570,7 @@ fn an_alignment_that_fits_no_memory_is_an_error() {
         let zeros = Tensor::zeros((1, 1, 4), DType::F32, &Device::Cpu).unwrap();
         let input = zeros.broadcast_as((frames, 1, 4)).unwrap();
         // All entries are 0: no log-distribution.
-        let opts = AlignOptions {
-            normalised: false,
-            ..Default::default()
-        };
+        let opts = unchecked!(AlignOptions);
         let error = forced_align(&input, &[1, 2], opts)
             .expect_err("so much memory")
             .to_string();
@@ -596,18 +597,9 @@ fn rows_of_classes_that_fit_no_memory_are_an_error() {
         input: InputKind::Logits,
         ..Default::default()
     };
-    let prefix = PrefixScorerOptions {
-        normalised: false,
-        ..Default::default()
-    };
-    let beam = BeamOptions {
-        normalised: false,
-        ..Default::default()
-    };
-    let greedy = GreedyOptions {
-        normalised: false,
-        ..Default::default()
-    };
+    let prefix = unchecked!(PrefixScorerOptions);
+    let beam = unchecked!(BeamOptions);
+    let greedy = unchecked!(GreedyOptions);
     let confidence =
         |opts| token_confidence_batch(&x, &target, [4], [1], for_confidence(opts)).map(drop);
     let scored = |opts| score_transcripts(&x, &[vec![1u32]], opts).map(drop);
@@ -829,14 +821,8 @@ fn more_classes_than_labels_can_name_are_an_error_where_labels_come_out() {
 #[test]
 fn as_many_classes_as_labels_have_numbers_are_an_error_in_decoding() {
     let input = view((3, 1, 1 << 32), DType::F32);
-    let beam = BeamOptions {
-        normalised: false,
-        ..Default::default()
-    };
-    let greedy = GreedyOptions {
-        normalised: false,
-        ..Default::default()
-    };
+    let beam = unchecked!(BeamOptions);
+    let greedy = unchecked!(GreedyOptions);
     let results = [
         beam_search(&input, beam).map(drop),
         greedy_decode_batch(&input, [3], greedy).map(drop),

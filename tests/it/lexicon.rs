@@ -614,32 +614,52 @@ fn a_word_has_a_number_that_is_none_of_the_lexicons_own() {
     );
 }
 
+/// A model to which all words are the same.
+#[derive(Debug, Default)]
+struct Uniform {
+    score: f64,
+    estimate: f64,
+    end: f64,
+}
+
+impl WordModel for Uniform {
+    type State = ();
+
+    fn word_id(&self, _: &str) -> Option<u32> {
+        Some(0)
+    }
+
+    fn start(&self) -> candle_core::Result<()> {
+        Ok(())
+    }
+
+    fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
+        Ok(self.score)
+    }
+
+    fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
+        Ok(())
+    }
+
+    fn end(&self, _: &()) -> candle_core::Result<f64> {
+        Ok(self.end)
+    }
+
+    fn estimate(&self, _: Option<u32>) -> candle_core::Result<f64> {
+        Ok(self.estimate)
+    }
+}
+
 #[test]
 fn an_expectation_that_is_no_score_is_an_error() {
-    #[derive(Debug)]
-    struct Expects(f64);
-    impl WordModel for Expects {
-        type State = ();
-        fn word_id(&self, _: &str) -> Option<u32> {
-            Some(0)
-        }
-        fn start(&self) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
-            Ok(0.0)
-        }
-        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn estimate(&self, _: Option<u32>) -> candle_core::Result<f64> {
-            Ok(self.0)
-        }
-    }
     let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
     for bad in [f64::NAN, f64::INFINITY] {
+        let model = Uniform {
+            estimate: bad,
+            ..Default::default()
+        };
         refused(
-            Lexicon::new(&vocabulary, ["ab"], Expects(bad), LexiconOptions::default()),
+            Lexicon::new(&vocabulary, ["ab"], model, LexiconOptions::default()),
             &format!("expects a score of {bad} for a word"),
         );
     }
@@ -647,32 +667,14 @@ fn an_expectation_that_is_no_score_is_an_error() {
 
 #[test]
 fn a_word_or_an_end_without_a_score_is_an_error() {
-    struct Says {
-        word: f64,
-        end: f64,
-    }
-    impl WordModel for Says {
-        type State = ();
-        fn word_id(&self, _: &str) -> Option<u32> {
-            Some(0)
-        }
-        fn start(&self) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
-            Ok(self.word)
-        }
-        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn end(&self, _: &()) -> candle_core::Result<f64> {
-            Ok(self.end)
-        }
-    }
     let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
-    let lexicon = |word, end| {
-        let opts = LexiconOptions::default();
-        Lexicon::new(&vocabulary, ["a"], Says { word, end }, opts).unwrap()
+    let lexicon = |score, end| {
+        let model = Uniform {
+            score,
+            end,
+            ..Default::default()
+        };
+        Lexicon::new(&vocabulary, ["a"], model, LexiconOptions::default()).unwrap()
     };
     for bad in [f64::NAN, f64::INFINITY] {
         let bad_word = lexicon(bad, 0.0);
@@ -688,31 +690,16 @@ fn a_word_or_an_end_without_a_score_is_an_error() {
 
 #[test]
 fn an_unlisted_word_may_earn_more_than_is_expected_of_it() {
-    struct Modest;
-    impl WordModel for Modest {
-        type State = ();
-        fn word_id(&self, _: &str) -> Option<u32> {
-            Some(0)
-        }
-        fn start(&self) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn score(&self, _: &(), _: Option<u32>) -> candle_core::Result<f64> {
-            Ok(0.0)
-        }
-        fn advance(&self, _: &(), _: Option<u32>) -> candle_core::Result<()> {
-            Ok(())
-        }
-        fn estimate(&self, _: Option<u32>) -> candle_core::Result<f64> {
-            Ok(-5.0)
-        }
-    }
     let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "a", "b"]).unwrap();
     let opts = LexiconOptions {
         unknown_score: 2.0,
         ..Default::default()
     };
-    let lexicon = Lexicon::new(&vocabulary, ["aa"], Modest, opts).unwrap();
+    let modest = Uniform {
+        estimate: -5.0,
+        ..Default::default()
+    };
+    let lexicon = Lexicon::new(&vocabulary, ["aa"], modest, opts).unwrap();
     // "b", and "b a"; "aa" is in the lexicon.
     for (labels, want) in [(&[3][..], 2.0), (&[3, 1, 2], 4.0), (&[2, 2], 0.0)] {
         assert_eq!(total(&lexicon, labels, true), want, "{labels:?}");

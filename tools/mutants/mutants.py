@@ -33,7 +33,8 @@ EXPLAINED = ROOT / "tests/faults/mutants.txt"
 # The first reads the sources; the second takes long, and is about the program alone.
 LEFT_OUT = re.compile(r"^(boundaries|cli)::")
 
-BINARY = {
+# Operators, and what may stand in their place.
+OPERATORS = {
     "+": ["-"],
     "-": ["+"],
     "*": ["/"],
@@ -51,8 +52,13 @@ BINARY = {
     "|": ["&"],
     "<<": [">>"],
     ">>": ["<<"],
+    "+=": ["-="],
+    "-=": ["+="],
+    "*=": ["/="],
+    "/=": ["*="],
+    "|=": ["&="],
+    "&=": ["|="],
 }
-ASSIGNED = {"+=": "-=", "-=": "+=", "*=": "/=", "/=": "*=", "|=": "&=", "&=": "|="}
 
 # What a function returns at once, by its type.
 VALUES = {
@@ -200,24 +206,15 @@ class File:
                     if mutant:
                         switches += f" if crate::mutants::on({{{id(mutant)}}}) {{ return {value}; }}"
             return "{" + switches + whole[1:] if switches else whole
-        if kind == "binary_expression":
+        if kind in ("binary_expression", "compound_assignment_expr"):
             operator = node.child_by_field_name("operator")
             name = self.text(operator)
             before = self.source[node.start_byte : operator.start_byte].decode()
             after = self.source[operator.end_byte : node.end_byte].decode()
-            for other in BINARY.get(name, []):
+            for other in OPERATORS.get(name, []):
                 mutant = self.add(node, f"{name} to {other}")
                 if mutant:
                     whole = self.choose(mutant, f"({before}) {other} ({after})", whole)
-        elif kind == "compound_assignment_expr":
-            operator = node.child_by_field_name("operator")
-            name = self.text(operator)
-            before = self.source[node.start_byte : operator.start_byte].decode()
-            after = self.source[operator.end_byte : node.end_byte].decode()
-            if name in ASSIGNED:
-                mutant = self.add(node, f"{name} to {ASSIGNED[name]}")
-                if mutant:
-                    whole = self.choose(mutant, before + ASSIGNED[name] + after, whole)
         elif kind == "unary_expression":
             sign = self.text(node.children[0])
             if sign in "!-" and node.children[1].type not in ("integer_literal", "float_literal"):

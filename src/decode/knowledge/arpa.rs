@@ -17,6 +17,7 @@
 use super::ngram::NgramLm;
 use super::table::{Entry, Table};
 use super::trie::MOST_ORDERS;
+use crate::text::shortened;
 use candle_core::{Error, Result, bail};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
@@ -53,7 +54,7 @@ const REFUSED: [(&[u8], &str); 5] = [
     ),
 ];
 
-/// The bytes of the longest of these beginnings.
+/// The bytes of the longest of these shorteneds.
 const LONGEST_MAGIC: u64 = REFUSED[0].0.len() as u64;
 
 impl NgramLm {
@@ -315,15 +316,6 @@ fn number(what: &str, field: &str) -> Result<f32> {
             "the log10 {what} {:?} is not a finite number",
             shortened(field)
         ),
-    }
-}
-
-/// Text of a file for an error message.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text.to_owned(),
     }
 }
 
