@@ -114,7 +114,8 @@
 //! # let logits = Tensor::from_vec(logits, (1, 12, 32), &Device::Cpu)?;
 //! let vocabulary = Vocabulary::from_path(file)?; // the model's vocab.json
 //! let (blank, input) = (vocabulary.blank(), InputKind::Logits);
-//! let opts = BeamOptions { blank, input, suppress: &[1, 2, 3], ..Default::default() }; // <s>, </s>, <unk>
+//! let special = vocabulary.special_classes(); // <s>, </s> and <unk>
+//! let opts = BeamOptions { blank, input, suppress: &special, ..Default::default() };
 //! let best = beam_search(&logits, opts)?.remove(0); // logits: (1, T, 32)
 //! let tokens = token_confidence(&logits, &best.tokens, ConfidenceOptions { blank, input, ..Default::default() })?;
 //! for word in vocabulary.words(&best.spans) {

@@ -61,6 +61,35 @@ impl Vocabulary {
         &self.source.tokens
     }
 
+    /// The classes that a transcript should not hold, in ascending order: the tokens for unknown text, for the beginning
+    /// and the end of a text, for padding, and others that print nothing, without the blank. They are what
+    /// [`BeamOptions::suppress`](crate::BeamOptions::suppress) is for: hypotheses that differ in them alone have the same
+    /// text. Names that are printed, such as `<noise>`, are not among them.
+    ///
+    /// ```
+    /// use candle_ctc::text::Vocabulary;
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vocabulary = Vocabulary::from_tokens(["<pad>", "<s>", "</s>", "<unk>", "|", "a", "<noise>"])?;
+    /// assert_eq!(vocabulary.special_classes(), [1, 2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "skip_special_tokens")]
+    pub fn special_classes(&self) -> Vec<u32> {
+        let surfaces = self.surfaces.iter().zip(0..);
+        let special = surfaces.filter(|&(surface, class)| {
+            class != self.blank && (*surface == Surface::Silent || self.is_unknown(class))
+        });
+        special.map(|(_, class)| class).collect()
+    }
+
+    /// Whether a class stands for unknown text: by what the file says, or by its name.
+    fn is_unknown(&self, class: u32) -> bool {
+        let name = || self.source.tokens[class as usize].to_lowercase();
+        self.source.unknown == Some(class) || matches!(name().as_str(), "<unk>" | "[unk]")
+    }
+
     /// How words are marked.
     pub fn word_mark(&self) -> &WordMark {
         &self.mark

@@ -111,6 +111,37 @@ fn decoding_finds_the_text_of_the_demo() {
 }
 
 #[test]
+fn special_tokens_are_in_no_hypothesis_of_a_beam() {
+    let demo = Demo::new(TEXT);
+    let vocab = demo.file("special.json", r#"["<pad>", "<s>", "</s>", "<unk>", "a"]"#);
+    let probs = [[0.1f32, 0.1, 0.1, 0.5, 0.2], [0.2, 0.3, 0.3, 0.1, 0.1]];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("special.npy", &log_probs);
+    let said = demo.file("said.tsv", &format!("{emissions}\ta\n"));
+    let out = run(&["decode", &emissions, "--vocab", &vocab, "--n-best", "9"]).unwrap();
+    let texts: Vec<&str> = out
+        .lines()
+        .map(|line| line.split('\t').nth(1).unwrap())
+        .collect();
+    assert_eq!(texts, ["a", ""]);
+    let arpa = "\\data\\\nngram 1=4\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 <unk>\n-1 a\n\\end\\\n";
+    let arpa = demo.file("a.arpa", arpa);
+    let grid = ["--alphas", "0", "--betas", "0", "--rounds", "0"];
+    let tune = [
+        "tune",
+        "--manifest",
+        &said,
+        "--vocab",
+        &vocab,
+        "--lm",
+        &arpa,
+    ];
+    let out = run(&[&tune[..], &grid].concat()).unwrap();
+    let row: Vec<f64> = out.trim().split('\t').map(|x| x.parse().unwrap()).collect();
+    assert_eq!(row, [0.0; 4], "{out}");
+}
+
+#[test]
 fn json_has_the_score_of_the_table_beside_its_parts() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));

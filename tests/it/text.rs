@@ -517,6 +517,7 @@ fn what_is_not_text_is_not_printed_and_spells_nothing() {
     let vocabulary = tokens(&[
         "<pad>", "<s>", "</s>", "<unk>", "|", "A", "<", "S", ">", "<|en|>", "[noise]",
     ]);
+    assert_eq!(vocabulary.special_classes(), [1, 2, 3, 9]);
     assert_eq!(vocabulary.encode("<s>").unwrap(), [6, 7, 8]);
     assert_eq!(vocabulary.decode(&[1, 5, 0, 2, 9]), "A");
     assert_eq!(
@@ -966,6 +967,7 @@ fn a_tokenizer_json_tells_which_tokens_are_special_and_which_is_unknown() {
     assert_eq!(vocabulary.class_count(), 162);
     let (a, unknown) = (vocabulary.class_of("a").unwrap(), 1);
     assert_eq!(vocabulary.decode(&[a, 160, 161]), "a cough");
+    assert_eq!(vocabulary.special_classes(), [1, 160]);
     // An unknown word is left out, and not spelled by the token for it.
     assert_eq!(vocabulary.decode(&[unknown]), "??");
     fails(vocabulary.encode("a 東"), &["\"東\"", "character 3"]);

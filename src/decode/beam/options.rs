@@ -59,7 +59,8 @@ pub struct BeamOptions<'a> {
     pub token_bonus: f64,
     /// Whether a hypothesis must end where the language model lets a text end. Default [`End::Preferred`].
     pub end: End,
-    /// Classes that no hypothesis may hold, such as `<s>`, `</s>` and `<unk>`. The probabilities of the other
+    /// Classes that no hypothesis may hold, such as `<s>`, `</s>` and `<unk>`, which
+    /// [`Vocabulary::special_classes`](crate::text::Vocabulary::special_classes) lists. The probabilities of the other
     /// classes are not renormalised. Default none.
     pub suppress: &'a [u32],
 }

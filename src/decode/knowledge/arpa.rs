@@ -54,7 +54,7 @@ const REFUSED: [(&[u8], &str); 5] = [
     ),
 ];
 
-/// The bytes of the longest of these shorteneds.
+/// The bytes of the longest of these beginnings.
 const LONGEST_MAGIC: u64 = REFUSED[0].0.len() as u64;
 
 impl NgramLm {

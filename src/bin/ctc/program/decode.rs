@@ -70,6 +70,7 @@ pub fn search(
             blank,
             beam_width: args.beam,
             n_best,
+            suppress: &source.vocabulary.special_classes(),
             ..Default::default()
         };
         knowledge.search(&source.log_probs, opts)

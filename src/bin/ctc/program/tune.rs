@@ -115,6 +115,7 @@ impl<'a> HeldOut<'a> {
             let opts = BeamOptions {
                 blank: source.vocabulary.blank(),
                 beam_width: self.beam,
+                suppress: &source.vocabulary.special_classes(),
                 ..Default::default()
             };
             let found = knowledge.search(&source.log_probs, opts).map_err(short);
