@@ -359,6 +359,9 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         "shape:(99999999999, 28)",
         "'shape': 99999999999",
         "'shape': (1, 28), 'shape': (99999999999, 28)",
+        "'shape': ((), 99999999999, 28)",
+        "'shape': ()(99999999999, 28)",
+        "'shape': (9223372036854775808, 4, 0)",
     ] {
         let header = format!("{{'descr': '<f4', 'fortran_order': False, {shape}, }}\n");
         claims(1, &(header.len() as u16).to_le_bytes(), &header);
