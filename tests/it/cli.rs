@@ -905,6 +905,15 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
         format!("{}…", &long[..60])
     );
     assert!(printed.err.ends_with(&expected), "{}", printed.err);
+    // A letter with a combining accent is one character, as in an error.
+    let accent = "fe\u{301}x 5";
+    let printed = try_all(&[&command("score")[..], &[accent, "--skip"]].concat()).unwrap();
+    let ends = |number: usize| format!("at character {number} of {accent:?}");
+    let found: Vec<&str> = printed.err.lines().collect();
+    assert!(
+        found.len() == 2 && found[0].ends_with(&ends(2)) && found[1].ends_with(&ends(5)),
+        "{found:?}"
+    );
     let both = [&command("align")[..], &[sentence, "--skip", "--lossy"]].concat();
     fails(&both, &["cannot be used with"]);
     let no_text = [&command("words")[..], &["--skip"]].concat();
