@@ -28,7 +28,7 @@ if [ ! -e "$root/done" ]; then
         mkdir -p "$root/debs"
         # shellcheck disable=SC2086  # a list of names
         (cd "$root/debs" && apt-get download -qq $needed) || return
-        for package in "$root"/debs/*.deb; do dpkg -x "$package" "$root"; done
+        for package in "$root"/debs/*.deb; do dpkg -x "$package" "$root" || return; done
         rm -r "$root/debs"
         touch "$root/done"
     }
