@@ -839,6 +839,10 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
             .collect();
         assert_eq!(tokens.concat(), "the|42|brown|f0x!");
     }
+    // The character that stands for a star while a text is aligned may be in the text.
+    let broken = [&align[..4], &["the \u{fffd}u1ck brown fox", "--lossy"]].concat();
+    let value: Value = serde_json::from_str(&run(&broken).unwrap()).unwrap();
+    assert_eq!(value["words"][1]["text"], "\u{fffd}u1ck");
     let (srt, svg) = (demo.path("a.srt"), demo.path("a.svg"));
     let outputs = ["--lossy", "--srt", &srt, "--svg", &svg];
     assert!(run(&[&align[..], &outputs].concat()).is_ok());
