@@ -30,7 +30,7 @@ pub(crate) struct DeviceTargets {
     pub input_lengths: IntSource,
     pub target_lengths: IntSource,
     pub targets: IntSource,
-    /// Labels per row of padded targets; 0 for a concatenation.
+    /// Labels per row of padded targets, at least 1; 0 for a concatenation.
     pub row: usize,
     /// The maximum number of labels of a target.
     pub labels: usize,
