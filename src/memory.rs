@@ -31,7 +31,7 @@ fn room_for_copies<T>(what: &str, copies: usize, shape: &[usize]) -> Result<Vec<
     }
 }
 
-/// The elements of so many tensors of `shape`; `None` if they are more than `usize` counts: candle's count of them wraps.
+/// The elements of so many tensors of `shape`; `None` if they are more than `usize` counts. Candle's own count wraps.
 pub(crate) fn elements(copies: usize, shape: &[usize]) -> Option<usize> {
     shape
         .iter()

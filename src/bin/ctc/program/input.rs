@@ -113,9 +113,10 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
 /// The longest header of a .npy file that is read; NumPy's have 128 bytes.
 const LONGEST_HEADER: u64 = 1 << 16;
 
-/// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for memory
-/// for all of them. The shape must stand there once and as plain numbers in one pair of parentheses, so that candle reads
-/// the same: it takes `((), 9)` and `()(9)` for `(9)`. Whatever else is wrong with a header, candle's reader says.
+/// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for
+/// memory for all of them. The shape must stand there once and as plain numbers in one pair of parentheses, so that
+/// candle reads the same: it takes `((), 9)` and `()(9)` for `(9)`. Whatever else is wrong with a header, candle's reader
+/// says.
 fn check_npy(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
