@@ -13,8 +13,10 @@ cd "$(dirname "$0")/.."
 . tools/softgpu/common.sh
 tools
 if [ $# -eq 0 ]; then
-    # shellcheck disable=SC2046  # several filters
-    set -- $(scripts/modules.sh accuracy golden edges)
+    # Not within `set`, which would hide that it fails.
+    filters=$(scripts/modules.sh accuracy golden edges)
+    # shellcheck disable=SC2086  # several filters
+    set -- $filters
 fi
 
 root=$PREFIX/aarch64

@@ -1,5 +1,6 @@
 //! The float input on the host, by dtype: whole, or frame by frame in f64, with any strides.
 
+use crate::memory::elements;
 use crate::problem::plan::{Input, InputKind, Plan, Strides};
 use crate::problem::validate::Call;
 use candle_core::{CpuStorage, D, Device, Result, Storage, Tensor, bail};
@@ -30,8 +31,9 @@ pub(crate) fn used_classes_on_host(plan: Plan, input: &Tensor) -> Result<(Plan, 
 fn used_classes(plan: &Plan, input: &Tensor) -> Option<(Plan, Tensor)> {
     let used: BTreeSet<u32> = plan.labels.iter().copied().collect();
     let used: Vec<u32> = used.into_iter().chain([plan.input.blank as u32]).collect();
-    let elements = input.elem_count();
-    if 2 * used.len() > plan.input.classes || elements == 0 || elements > u32::MAX as usize {
+    const MOST: usize = u32::MAX as usize;
+    let elements = elements(1, input.dims());
+    if 2 * used.len() > plan.input.classes || !matches!(elements, Some(1..=MOST)) {
         return None;
     }
     let select = || {

@@ -31,8 +31,8 @@ fn room_for_copies<T>(what: &str, copies: usize, shape: &[usize]) -> Result<Vec<
     }
 }
 
-/// The elements of so many tensors of `shape`; `None` if they are more than `usize` counts.
-fn elements(copies: usize, shape: &[usize]) -> Option<usize> {
+/// The elements of so many tensors of `shape`; `None` if they are more than `usize` counts. Candle's own count wraps.
+pub(crate) fn elements(copies: usize, shape: &[usize]) -> Option<usize> {
     shape
         .iter()
         .try_fold(copies, |count, &size| count.checked_mul(size))

@@ -33,9 +33,11 @@ const BYTES_OF_ANY: u128 = 1 << 20;
 /// input and its gradient.
 ///
 /// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. Lengths
-/// below `frames` and labels that repeat take less on the CPU, and the same on a GPU.
+/// below `frames` and labels that repeat take less on the CPU, and the same on a GPU. With many classes, a training
+/// step on the CPU takes more on more threads.
 ///
-/// With many classes, a training step on the CPU takes more memory with more threads.
+/// With [`Checks::Device`](crate::Checks::Device) and concatenated targets whose lengths are on the GPU, `labels` is
+/// the number of all labels of the batch.
 ///
 /// A loss without a gradient, and scores, take a few megabytes for each thread of a CPU, however many frames there are. On
 /// a GPU, such a loss takes about `training - kept`. On Metal, candle rounds each buffer up to a power of two, so all this

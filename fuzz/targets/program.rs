@@ -191,12 +191,14 @@ fn lie(source: &mut Source, bytes: &[u8]) -> Vec<u8> {
         2 => format!("(1, {few}, {many})"),
         _ => format!("{many}"),
     };
-    let text = match source.below(7) {
+    let text = match source.below(9) {
         0 => format!("'shape' : {shape}"),
         1 => format!("shape:{shape}"),
         2 => format!("'shape': (1, 3), 'shape': {shape}"),
         3 => format!("'other': (1), 'shape': {shape}"),
         4 => format!("'shape':\n{shape}"),
+        5 => format!("'shape': ((), {many}, {few})"),
+        6 => format!("'shape': ()({many})"),
         _ => format!("'shape': {shape}"),
     };
     let text = format!("{{'descr': '<f4', 'fortran_order': False, {text}, }}\n");

@@ -210,9 +210,10 @@ fn product(factors: &[usize]) -> Result<usize> {
 /// Device memory for the items of one launch of an inference function, in bytes, if there is more than one.
 const MOST_BYTES: usize = 1 << 30;
 
-/// Checks that sizes fit the kernels' integers.
+/// Checks that sizes fit the kernels' integers. Loops over classes add a number of threads to a `uint`, which must not
+/// wrap.
 fn check_sizes(frames: usize, classes: usize) -> Result<()> {
-    if i32::try_from(frames).is_err() || u32::try_from(classes).is_err() {
+    if i32::try_from(frames).is_err() || i32::try_from(classes).is_err() {
         bail!(
             "ctc-loss: T = {frames} frames and C = {classes} classes; a GPU takes fewer than 2^31"
         )

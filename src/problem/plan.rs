@@ -1,6 +1,6 @@
 //! The checked problem that every backend works from. Tensors occur only in targets that stay on a device.
 
-use crate::memory::OutOfMemory;
+use crate::memory::{OutOfMemory, elements};
 pub(crate) use crate::options::InputKind;
 use crate::options::{GradientKind, InputLayout, Reduction};
 use crate::problem::weights::EmissionWeights;
@@ -15,10 +15,11 @@ pub(crate) enum IntSource {
 }
 
 impl IntSource {
+    /// The number of integers; `usize::MAX`, which no memory holds, for a view of more.
     pub fn count(&self) -> usize {
         match self {
             Self::Values(values) => values.len(),
-            Self::Tensor(tensor) => tensor.elem_count(),
+            Self::Tensor(tensor) => elements(1, tensor.dims()).unwrap_or(usize::MAX),
         }
     }
 }
@@ -29,7 +30,7 @@ pub(crate) struct DeviceTargets {
     pub input_lengths: IntSource,
     pub target_lengths: IntSource,
     pub targets: IntSource,
-    /// Labels per row of padded targets; 0 for a concatenation.
+    /// Labels per row of padded targets, at least 1; 0 for a concatenation.
     pub row: usize,
     /// The maximum number of labels of a target.
     pub labels: usize,

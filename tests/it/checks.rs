@@ -171,6 +171,23 @@ fn a_bad_item_is_nan_and_the_others_are_not() {
     not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
     ignore = "needs a GPU or the simulation of its kernels"
 )]
+fn a_bad_length_beside_padded_targets_without_labels_is_of_its_item_alone() {
+    for device in gpus() {
+        let none = Tensor::zeros((3, 0), DType::I64, &device).unwrap();
+        for entry in Entry::ALL {
+            let with = |lengths: [i64; 3]| {
+                with_tensors(entry, &none, &INPUT_LENGTHS, &lengths, Checks::Device).unwrap()
+            };
+            only_item_1_is_nan(&with([0, 2, 0]), &with([0; 3]), "no labels");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(
+    not(any(ctc_softgpu, feature = "cuda", feature = "metal")),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
 fn a_concatenation_that_does_not_add_up_is_nan_everywhere() {
     for device in gpus() {
         let targets = tensors::integers(&[1, 2, 3, 4, 1, 2, 3], &[7], DType::I64, &device);

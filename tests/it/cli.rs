@@ -390,6 +390,9 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
         "shape:(99999999999, 28)",
         "'shape': 99999999999",
         "'shape': (1, 28), 'shape': (99999999999, 28)",
+        "'shape': ((), 99999999999, 28)",
+        "'shape': ()(99999999999, 28)",
+        "'shape': (9223372036854775808, 4, 0)",
     ] {
         let header = format!("{{'descr': '<f4', 'fortran_order': False, {shape}, }}\n");
         claims(1, &(header.len() as u16).to_le_bytes(), &header);
@@ -867,6 +870,10 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
             .collect();
         assert_eq!(tokens.concat(), "the|42|brown|f0x!");
     }
+    // The character that stands for a star while a text is aligned may be in the text.
+    let broken = [&align[..4], &["the \u{fffd}u1ck brown fox", "--lossy"]].concat();
+    let value: Value = serde_json::from_str(&run(&broken).unwrap()).unwrap();
+    assert_eq!(value["words"][1]["text"], "\u{fffd}u1ck");
     let (srt, svg) = (demo.path("a.srt"), demo.path("a.svg"));
     let outputs = ["--lossy", "--srt", &srt, "--svg", &svg];
     assert!(run(&[&align[..], &outputs].concat()).is_ok());
@@ -933,6 +940,15 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
         format!("{}…", &long[..60])
     );
     assert!(printed.err.ends_with(&expected), "{}", printed.err);
+    // A letter with a combining accent is one character, as in an error.
+    let accent = "fe\u{301}x 5";
+    let printed = try_all(&[&command("score")[..], &[accent, "--skip"]].concat()).unwrap();
+    let ends = |number: usize| format!("at character {number} of {accent:?}");
+    let found: Vec<&str> = printed.err.lines().collect();
+    assert!(
+        found.len() == 2 && found[0].ends_with(&ends(2)) && found[1].ends_with(&ends(5)),
+        "{found:?}"
+    );
     let both = [&command("align")[..], &[sentence, "--skip", "--lossy"]].concat();
     fails(&both, &["cannot be used with"]);
     let no_text = [&command("words")[..], &["--skip"]].concat();

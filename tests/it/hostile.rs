@@ -758,8 +758,17 @@ fn sizes_whose_product_wraps_are_an_error() {
         let lengths = vec![5usize; 2];
         assert!(feasibility(&targets, lengths.as_slice(), [1, 1]).is_err());
         let input = view((5, 2, 4), DType::F32);
-        let opts = CtcLossOptions::default();
-        assert!(ctc_loss(&input, &targets, [5, 5], [1, 1], opts).is_err());
+        let tensor = |lengths: [i64; 2]| Tensor::new(&lengths, &Device::Cpu).unwrap();
+        let (frames, labels) = (tensor([5, 5]), tensor([1, 1]));
+        for checks in [Checks::Host, Checks::Device] {
+            let opts = CtcLossOptions {
+                checks,
+                ..Default::default()
+            };
+            assert!(ctc_loss(&input, &targets, [5, 5], [1, 1], opts).is_err());
+            // On a GPU, these are read with the targets.
+            assert!(ctc_loss(&input, &targets, &frames, &labels, opts).is_err());
+        }
     }
     // Lengths that are not as many as the items are not read.
     let length = |length: i64| Tensor::new(&[length], &Device::Cpu).unwrap();

@@ -806,6 +806,11 @@ fn a_lexicon_refuses_what_it_cannot_hold() {
         new(&["a!", "да"], skipping),
         "the vocabulary can spell none of the words, of which there are 2, such as \"a!\"",
     );
+    // It can spell these, but they are two words, and none.
+    refused(
+        new(&["a b", ""], skipping),
+        "none of the words, of which there are 2, such as \"a b\", as one word",
+    );
     refused(new(&[], skipping), "there are no words");
     let error = lexicon
         .score(&lexicon.start().unwrap(), 4)

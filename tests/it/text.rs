@@ -1437,6 +1437,14 @@ fn subtitles_are_cut_by_lines_time_and_pauses() {
         srt.ends_with(&format!("\n{}\n\n", "か\u{3099}".repeat(3))),
         "{srt}"
     );
+    // A word within the time of the one before it.
+    let mut nested = words[..2].to_vec();
+    (nested[0].start, nested[0].end) = (0, 10);
+    (nested[1].start, nested[1].end) = (3, 5);
+    assert_eq!(
+        to_srt(&nested, 0.1, opts).unwrap(),
+        "1\n00:00:00,000 --> 00:00:01,000\nfour by\n\n"
+    );
     // A word without time, and line breaks in one: readers end a subtitle at an empty line.
     let mut odd = words.clone();
     odd[0].end = odd[0].start;

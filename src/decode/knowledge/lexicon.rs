@@ -191,7 +191,8 @@ impl<W: WordModel> Lexicon<W> {
         }
         if let ([], [first, ..]) = (&spelled[..], &skipped[..]) {
             bail!(
-                "Lexicon: the vocabulary can spell none of the words, of which there are {}, such as {first:?}",
+                "Lexicon: the vocabulary can spell none of the words, of which there are {}, such as {first:?}, as one \
+                 word",
                 skipped.len()
             )
         }
@@ -285,7 +286,7 @@ impl<W: WordModel> Lexicon<W> {
         .with_expectations()
     }
 
-    /// The words that were left out since the vocabulary cannot spell them.
+    /// The words that were left out since the vocabulary cannot spell them, or not as one word.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }

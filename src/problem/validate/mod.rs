@@ -207,7 +207,8 @@ fn device_targets(
         input_lengths,
         target_lengths,
         targets: IntSource::Tensor(targets),
-        row: row.unwrap_or(0),
+        // Rows without labels are not read; 0 stands for a concatenation, whose lengths must add up.
+        row: row.map_or(0, |row| row.max(1)),
         labels: longest,
     })
 }

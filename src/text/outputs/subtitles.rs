@@ -146,11 +146,12 @@ fn cues(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result
             && span.0 - open.end < opts.pause;
         if open.lines.is_empty() || !fits || !open.add(&text, word.space_before, &opts) {
             open.close(&mut cues);
-            open.start = span.0;
+            (open.start, open.end) = span;
             open.begin_line(text);
         }
         open.words += 1;
-        open.end = span.1;
+        // A word may end before the one before it.
+        open.end = open.end.max(span.1);
     }
     open.close(&mut cues);
     // The times of two cues do not overlap, so that players never show both.

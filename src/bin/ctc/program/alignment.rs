@@ -102,17 +102,29 @@ fn restore(unspelled: &[Unspelled], stars: &[usize], words: &mut [Word], tokens:
     if stars.len() != texts.len() {
         return;
     }
-    for (&index, text) in stars.iter().zip(texts) {
-        tokens[index] = text.to_owned();
-        let word = words
-            .iter_mut()
-            .find(|word| word.tokens.iter().any(|token| token.index == index));
-        if let Some(word) = word {
-            word.text = word.text.replacen(STAR, text, 1);
-            for token in &mut word.tokens {
-                if token.index == index {
-                    token.text = text.to_owned();
-                }
+    for (&index, text) in stars.iter().zip(&texts) {
+        tokens[index] = (*text).to_owned();
+    }
+    // The indices are in order.
+    let text_of = |index: usize| stars.binary_search(&index).ok().map(|at| texts[at]);
+    for word in words {
+        let of_word = word.tokens.iter().map(|token| token.index);
+        let mut of_word = of_word.filter_map(text_of).peekable();
+        if of_word.peek().is_none() {
+            continue;
+        }
+        // Each in place of a star of its own: a text may have the character that stands for a star.
+        let mut text = String::new();
+        for (number, part) in word.text.split(STAR).enumerate() {
+            if number > 0 {
+                text += of_word.next().unwrap_or(STAR);
+            }
+            text += part;
+        }
+        word.text = text;
+        for token in &mut word.tokens {
+            if let Some(text) = text_of(token.index) {
+                token.text = text.to_owned();
             }
         }
     }

@@ -113,9 +113,10 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
 /// The longest header of a .npy file that is read; NumPy's have 128 bytes.
 const LONGEST_HEADER: u64 = 1 << 16;
 
-/// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for memory
-/// for all of them. The shape must stand there once and in parentheses, so that candle reads the same. Whatever else is
-/// wrong with a header, candle's reader says.
+/// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for
+/// memory for all of them. The shape must stand there once and as plain numbers in one pair of parentheses, so that
+/// candle reads the same: it takes `((), 9)` and `()(9)` for `(9)`. Whatever else is wrong with a header, candle's reader
+/// says.
 fn check_npy(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -140,13 +141,18 @@ fn check_npy(path: &Path) -> Result<()> {
     };
     let shape = shape.trim_start_matches(|c: char| c == '\'' || c == ':' || c.is_whitespace());
     let shape = shape.strip_prefix('(').and_then(|x| x.split_once(')'));
+    let is_plain = |c: char| c.is_ascii_digit() || c == ',' || c.is_whitespace();
+    let shape = shape.filter(|&(shape, rest)| {
+        shape.chars().all(is_plain) && rest.trim_start().starts_with([',', '}'])
+    });
     let (Some((shape, _)), None) = (shape, behind.next()) else {
-        bail!("its header is {header:?}; expected one 'shape': (...)")
+        bail!("its header is {header:?}; expected one 'shape': (...) with numbers in it")
     };
     let sizes = shape.split(|c: char| !c.is_ascii_digit());
     let sizes = sizes.filter(|size| !size.is_empty());
+    // A size of 0 counts as 1: the product of the others may be too large for candle all the same.
     let count = sizes
-        .map(|size| size.parse().unwrap_or(u128::MAX))
+        .map(|size| size.parse().unwrap_or(u128::MAX).max(1))
         .fold(1, u128::saturating_mul);
     ensure!(
         count <= bytes.into(),

@@ -3,6 +3,7 @@
 use super::errors::{short, with_hint};
 use anyhow::Result;
 use candle_ctc::text::{Unspellable, Unspelled, Vocabulary};
+use unicode_segmentation::UnicodeSegmentation;
 
 /// The labels of a transcript.
 pub struct Spelled {
@@ -31,8 +32,11 @@ pub fn spell(
     };
     let encoding = vocabulary.encode_lossy(text, unspellable).map_err(short)?;
     let shown = beginning(text);
+    // Characters as in the errors of `encode`. The parts are in order: counting from one to the next takes linear time.
+    let (mut at, mut position) = (0, 1);
     let note = |part: &Unspelled| {
-        let position = text[..part.start].chars().count() + 1;
+        position += text[at..part.start].graphemes(true).count();
+        at = part.start;
         let missing = match part.text.as_str() {
             "" => "no token of the vocabulary begins or ends a word".to_owned(),
             text => format!("the vocabulary cannot spell {text:?}"),
