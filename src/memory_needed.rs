@@ -28,16 +28,12 @@ const ROWS_OF_A_THREAD: usize = 4;
 /// And this, whatever the shape.
 const BYTES_OF_ANY: u128 = 1 << 20;
 
-/// The most memory that [`ctc_loss`](crate::ctc_loss) or [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) takes on
-/// `device` for an input of `(frames, batch, classes)` and targets of up to `labels` labels, in addition to the
-/// input and its gradient.
+/// The most memory that [`ctc_loss`](crate::ctc_loss) or [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) takes, in
+/// addition to the input and its gradient.
 ///
 /// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. Lengths
-/// below `frames` and labels that repeat take less on the CPU, and the same on a GPU. With many classes, a training
+/// below T and labels that repeat take less on the CPU, and the same on a GPU. With many classes, a training
 /// step on the CPU takes more on more threads.
-///
-/// With [`Checks::Device`](crate::Checks::Device) and concatenated targets whose lengths are on the GPU, `labels` is
-/// the number of all labels of the batch.
 ///
 /// A loss without a gradient, and scores, take a few megabytes for each thread of a CPU, however many frames there are. On
 /// a GPU, such a loss takes about `training - kept`. On Metal, candle rounds each buffer up to a power of two, so all this
@@ -56,6 +52,15 @@ const BYTES_OF_ANY: u128 = 1 << 20;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Arguments
+///
+/// * `(frames, batch, classes)` - T, N and C of the input.
+/// * `labels` - S, the labels of the longest target. With [`Checks::Device`](crate::Checks::Device) and concatenated
+///   targets whose lengths are on the GPU: all labels of the batch.
+/// * `dtype` - of the input: f32, f64, f16 or bf16.
+/// * `input` - log-probabilities for `ctc_loss`, logits for `ctc_loss_with_logits`.
+/// * `device` - of the input.
 ///
 /// # Errors
 ///

@@ -511,7 +511,8 @@ fn search<L: LanguageModel + Sync>(
         if exact.abs() < 1e9 {
             assert!(
                 (score - exact).abs() <= slack,
-                "score {score}, exactly {exact}"
+                "score {score}, exactly {exact}: {:?} of {utterance:?} {opts:?}",
+                one.tokens
             );
         }
         check_model(one, model, opts);

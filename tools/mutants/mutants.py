@@ -388,9 +388,9 @@ def judge(work, mutant, tests, times, budget, killers):
     """Whether a mutant is killed, survives, or is reached by no test."""
     if not tests:
         return "unreached"
-    # First the tests that killed most in this file, then the fastest.
+    # First the tests that take least time for what they have killed in this file.
     killers = killers[mutant.place.split(":")[0]]
-    tests = sorted(tests, key=lambda test: (-killers[test], times[test]))
+    tests = sorted(tests, key=lambda test: times[test] / (1 + killers[test]))
     spent = 0.0
     at, size = 0, 1
     while at < len(tests) and spent < budget:

@@ -104,6 +104,20 @@ pub fn beam_search_with<L: LanguageModel + ?Sized>(
 /// The hypotheses of each item, in order. An item of length 0 has the empty labelling, with a
 /// score of 0.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::{BeamOptions, beam_search_batch};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let probs = [[[0.1f32, 0.9], [0.8, 0.2]], [[0.3, 0.7], [0.9, 0.1]]];
+/// let log_probs = Tensor::new(&probs, &Device::Cpu)?.log()?; // (N, T, C)
+/// let found = beam_search_batch(&log_probs, &[2, 1], BeamOptions::batch_major())?;
+/// assert_eq!(found[1][0].tokens, [1]); // item 1, its best hypothesis
+/// assert!((found[1][0].score.exp() - 0.7).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// Those of [`beam_search`], and lengths that do not fit; the message names the item.
@@ -116,6 +130,24 @@ pub fn beam_search_batch(
 }
 
 /// [`beam_search_batch`] with a language model or a lexicon, shared by all items.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_ctc::text::Vocabulary;
+/// use candle_ctc::{BeamOptions, Hotwords, NoLanguageModel, beam_search_batch_with};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let vocabulary = Vocabulary::from_tokens(["<pad>", "|", "n", "o", "w"])?;
+/// let names = Hotwords::new(&vocabulary, [("now", 3.0)], NoLanguageModel)?;
+/// # let frame = |likely: usize| (0..5).map(|c| if c == likely { 0.5f32 } else { 0.125 }).collect::<Vec<_>>();
+/// # let probs: Vec<Vec<f32>> = [2, 3, 0].into_iter().map(frame).collect();
+/// # let log_probs = Tensor::stack(&[Tensor::new(probs, &Device::Cpu)?.log()?], 0)?;
+/// let opts = BeamOptions { blank: vocabulary.blank(), ..BeamOptions::batch_major() };
+/// let found = beam_search_batch_with(&log_probs, &[3], &names, opts)?; // log_probs: (N, T, 5)
+/// assert_eq!(vocabulary.decode(&found[0][0].tokens), "now");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
