@@ -332,6 +332,10 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
     with_emissions(&demo.file("broken.safetensors", "no"), &["cannot use"]);
     let ints = demo.npy("ints.npy", &zeros(&[4, 28], DType::I64));
     with_emissions(&ints, &["I64", "f32"]);
+    fails(
+        &["decode", &emissions, "--vocab", &vocab, "--tensor", "a"],
+        &[".npy file has", "--tensor"],
+    );
     let cube = demo.npy("cube.npy", &zeros(&[2, 4, 28], DType::F32));
     with_emissions(&cube, &["[2, 4, 28]", "(T, C)"]);
     let empty = demo.npy("empty.npy", &zeros(&[0, 28], DType::F32));
@@ -1522,6 +1526,15 @@ fn a_wrong_command_line_has_exit_code_2() {
     let unused = search
         .iter()
         .flat_map(|more| [&words[..], &list].map(|args| [args, more].concat()));
+    // What would do nothing.
+    let idle = [
+        "score a.npy a --vocab v.json --hop 1",
+        "decode a.npy --vocab v.json --hop 1",
+        "align a.npy a --vocab v.json --words-per-cue 3",
+        "tune --manifest a.tsv --vocab v.json --lm a --hop 1",
+        "tune --manifest a.tsv --vocab v.json --lexicon a --alphas 1",
+    ];
+    let idle = idle.map(|line| line.split(' ').collect::<Vec<_>>());
     let wordless = [["--beta", "1"], ["--unknown", "-1"]].map(|more| [&decode[..], &more].concat());
     let wrong: [&[&str]; 7] = [
         &["tune", "--manifest", "a.tsv", "--vocab", "v.json"],
@@ -1533,7 +1546,7 @@ fn a_wrong_command_line_has_exit_code_2() {
         &["score", "a.npy", "--vocab", "v.json"],
     ];
     let wrong = wrong.into_iter().map(<[&str]>::to_vec);
-    for args in wrong.chain(unused).chain(wordless) {
+    for args in wrong.chain(unused).chain(idle).chain(wordless) {
         let error = program::Cli::try_parse_from(std::iter::once(&"ctc").chain(&args)).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{args:?}");
     }

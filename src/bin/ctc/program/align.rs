@@ -33,7 +33,7 @@ pub fn run(args: &AlignArgs, console: &mut Console) -> Result<usize> {
         console,
         |entry| {
             let source = model.load(&entry.emissions)?;
-            let aligned = Aligned::new(&source, &entry.text, &args.fit)?;
+            let aligned = Aligned::new(&source, &entry.text, &args.fit, args.time.hop)?;
             for (format, path) in &outputs {
                 let path = match args.manifest {
                     Some(_) => file_in(path, &entry.emissions, *format),

@@ -149,7 +149,7 @@ pub struct AlignArgs {
     #[arg(long, value_name = "PATH")]
     pub srt: Option<PathBuf>,
     /// Words in one subtitle, at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = at_least_one())]
+    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = at_least_one(), requires = "srt")]
     pub words_per_cue: usize,
     /// Draw the lattice with the path over the emissions, as SVG.
     #[arg(long, value_name = "PATH")]
@@ -157,6 +157,8 @@ pub struct AlignArgs {
     /// The same picture as PNG.
     #[arg(long, value_name = "PATH")]
     pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub time: TimeArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -195,6 +197,8 @@ pub struct WordsArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub time: TimeArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
 }
 
@@ -223,6 +227,15 @@ pub struct DecodeArgs {
     /// Print JSON, with the times of the tokens; of several files, a line for each.
     #[arg(long)]
     pub json: bool,
+    /// Seconds from one frame to the next, for the times of --json.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.02,
+        value_parser = duration,
+        requires = "json"
+    )]
+    pub hop: f64,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -249,6 +262,8 @@ pub struct SpotArgs {
     /// Print JSON, with the times of the tokens.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub time: TimeArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -280,6 +295,7 @@ pub struct TuneArgs {
         value_name = "WEIGHTS",
         value_delimiter = ',',
         default_value = "0,0.5,1,1.5,2",
+        requires = "lm",
         allow_hyphen_values = true
     )]
     pub alphas: Vec<f64>,
@@ -433,7 +449,7 @@ pub struct ModelArgs {
     /// token and its class, on each line.
     #[arg(long)]
     pub vocab: PathBuf,
-    /// Which tensor of a .safetensors file; not needed when there is only one.
+    /// Which tensor of a .safetensors file; not needed when there is only one. A .npy file has no names.
     #[arg(long)]
     pub tensor: Option<String>,
     /// Apply a log-softmax: the emissions are logits, or log-probabilities that do not sum to 1 in each frame.
@@ -446,6 +462,11 @@ pub struct ModelArgs {
     /// The token between words. Default: how the vocabulary marks words.
     #[arg(long)]
     pub separator: Option<String>,
+}
+
+/// What turns frames into times.
+#[derive(Debug, Args)]
+pub struct TimeArgs {
     /// Seconds from one frame to the next.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.02, value_parser = duration)]
     pub hop: f64,

@@ -20,8 +20,6 @@ pub struct Source<'a> {
     pub log_probs: Tensor,
     pub frames: usize,
     pub vocabulary: &'a Vocabulary,
-    /// Seconds from one frame to the next.
-    pub hop: f64,
 }
 
 impl<'a> Model<'a> {
@@ -54,7 +52,6 @@ impl<'a> Model<'a> {
             log_probs,
             frames,
             vocabulary: &self.vocabulary,
-            hop: self.args.hop,
         })
     }
 }
@@ -72,6 +69,10 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     std::fs::File::open(path).context("cannot read it")?;
     let tensor = match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy") => {
+            ensure!(
+                args.tensor.is_none(),
+                "a .npy file has one array and no names: --tensor is for .safetensors files"
+            );
             check_npy(path)?;
             Tensor::read_npy(path).map_err(short)
         }

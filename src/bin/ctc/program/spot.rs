@@ -16,6 +16,7 @@ pub type Found<'a> = (&'a str, KeywordHit);
 
 pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let hop = args.time.hop;
     let phrases = phrases(args)?;
     let labels = phrases
         .iter()
@@ -32,8 +33,8 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
             let source = model.load(path)?;
             let found = search(&source, &phrases, &labels, args.threshold)?;
             let result = match args.json {
-                true => format!("{:#}\n", output::hits(&source, &found)),
-                false => table(&found, source.hop)?,
+                true => format!("{:#}\n", output::hits(&source, &found, hop)),
+                false => table(&found, hop)?,
             };
             Ok(Findings {
                 result,

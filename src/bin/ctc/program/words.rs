@@ -25,6 +25,7 @@ pub type RatedWord = (Word, Option<WordConfidence>);
 
 pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let hop = args.time.hop;
     let knowledge = decode::knowledge(&args.search, &model, console)?;
     let items: Vec<Item> = match &args.manifest {
         Some(path) => {
@@ -55,14 +56,14 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
             let source = model.load(&item.emissions)?;
             let (words, notes) = words(&source, item.text.as_deref(), args, &knowledge)?;
             let result = match (args.json, named) {
-                (true, false) => format!("{:#}\n", output::words(&words, source.hop)),
+                (true, false) => format!("{:#}\n", output::words(&words, hop)),
                 (true, true) => {
-                    let words = output::words(&words, source.hop);
+                    let words = output::words(&words, hop);
                     output::line(&item.emissions, serde_json::json!({"words": words}))
                 }
                 (false, _) => {
                     let file = named.then(|| format!("{}\t", item.emissions.display()));
-                    table(&words, source.hop, &file.unwrap_or_default())?
+                    table(&words, hop, &file.unwrap_or_default())?
                 }
             };
             Ok(Findings { result, notes })
@@ -79,7 +80,7 @@ fn words(
 ) -> Result<(Vec<RatedWord>, Vec<String>)> {
     let (words, spans, star, notes) = match text {
         Some(text) => {
-            let aligned = Aligned::new(source, text, &args.fit)?;
+            let aligned = Aligned::new(source, text, &args.fit, args.time.hop)?;
             let spans = aligned.alignment.spans;
             (aligned.words, spans, aligned.star, aligned.notes)
         }
