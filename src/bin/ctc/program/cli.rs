@@ -1,8 +1,12 @@
 //! The command line.
 
-use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+/// What the weights --alpha and --beta of a search may be.
+pub const ALPHA_RANGE: RangeInclusive<f64> = 0.0..=1e100;
+pub const BETA_RANGE: RangeInclusive<f64> = -1e6..=1e6;
 
 /// Scores, aligns and decodes the output of a CTC model.
 ///
@@ -149,7 +153,14 @@ pub struct AlignArgs {
     #[arg(long, value_name = "PATH")]
     pub srt: Option<PathBuf>,
     /// Words in one subtitle, at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = at_least_one(), requires = "srt")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 7,
+        value_parser = at_least_one,
+        allow_negative_numbers = true,
+        requires = "srt"
+    )]
     pub words_per_cue: usize,
     /// Draw the lattice with the path over the emissions, as SVG.
     #[arg(long, value_name = "PATH")]
@@ -187,7 +198,12 @@ pub struct WordsArgs {
     pub text: Option<String>,
     /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
     /// current directory, not to the list.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript", conflicts_with_all = SEARCH)]
+    #[arg(
+        long,
+        conflicts_with_all = ["emissions", "text"],
+        group = "transcript",
+        conflicts_with_all = SEARCH
+    )]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -222,7 +238,14 @@ pub struct DecodeArgs {
     #[command(flatten)]
     pub search: SearchArgs,
     /// How many transcripts to print, at most.
-    #[arg(long, default_value_t = 1, conflicts_with = "greedy")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = at_least_one,
+        allow_negative_numbers = true,
+        conflicts_with = "greedy"
+    )]
     pub n_best: usize,
     /// Print JSON, with the times of the tokens; of several files, a line for each.
     #[arg(long)]
@@ -233,6 +256,7 @@ pub struct DecodeArgs {
         value_name = "SECONDS",
         default_value_t = 0.02,
         value_parser = duration,
+        allow_negative_numbers = true,
         requires = "json"
     )]
     pub hop: f64,
@@ -257,7 +281,13 @@ pub struct SpotArgs {
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// The least score per token, at most 0.
-    #[arg(long, value_name = "NATS", default_value_t = -1.0, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = -1.0,
+        value_parser = at_most_zero,
+        allow_hyphen_values = true
+    )]
     pub threshold: f64,
     /// Print JSON, with the times of the tokens.
     #[arg(long)]
@@ -285,7 +315,13 @@ pub struct TuneArgs {
     #[arg(long)]
     pub manifest: PathBuf,
     /// The width of the beam.
-    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    #[arg(
+        long,
+        value_name = "WIDTH",
+        default_value_t = 50,
+        value_parser = at_least_one,
+        allow_negative_numbers = true
+    )]
     pub beam: usize,
     #[command(flatten)]
     pub files: KnowledgeFiles,
@@ -296,6 +332,7 @@ pub struct TuneArgs {
         value_delimiter = ',',
         default_value = "0,0.5,1,1.5,2",
         requires = "lm",
+        value_parser = number(ALPHA_RANGE),
         allow_hyphen_values = true
     )]
     pub alphas: Vec<f64>,
@@ -305,6 +342,7 @@ pub struct TuneArgs {
         value_name = "NATS",
         value_delimiter = ',',
         default_value = "-2,-1,0,1,2",
+        value_parser = number(BETA_RANGE),
         allow_hyphen_values = true
     )]
     pub betas: Vec<f64>,
@@ -333,7 +371,7 @@ pub struct NgramArgs {
     pub out: PathBuf,
     /// Estimate a model of this order from the words of a text (Witten-Bell smoothing). Words are taken as they are: case
     /// and punctuation should be those of the vocabulary.
-    #[arg(long, value_name = "ORDER")]
+    #[arg(long, value_name = "ORDER", value_parser = order, allow_negative_numbers = true)]
     pub estimate: Option<usize>,
     /// Round the probabilities and backoffs of each order to 256 values: the file has about 70 % of the size.
     #[arg(long, visible_alias = "quantize")]
@@ -361,13 +399,13 @@ pub struct FitArgs {
     /// The transcript covers only a part of the audio. A frame before or after it is worth its best class other than
     /// the blank less PENALTY nats (2 if none is given), or the blank.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
-        requires = "transcript")]
+        value_parser = finite, requires = "transcript")]
     pub partial: Option<f32>,
     /// A star takes the place of text that the vocabulary cannot spell. It stands for any audio, so that the text has a
     /// place in the result; each of its frames is worth -PENALTY nats (-0.5 if none is given). The text is named on
     /// standard error. To leave it out instead: --skip.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
-        requires = "transcript")]
+        value_parser = finite, requires = "transcript")]
     pub lossy: Option<f32>,
     /// Leave out text that the vocabulary cannot spell, such as punctuation, and name it on standard error.
     #[arg(long, requires = "transcript", conflicts_with = "lossy")]
@@ -381,7 +419,13 @@ pub struct SearchArgs {
     #[arg(long, conflicts_with_all = ["beam", "lm", "lexicon", "hotwords"])]
     pub greedy: bool,
     /// The width of the beam.
-    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    #[arg(
+        long,
+        value_name = "WIDTH",
+        default_value_t = 50,
+        value_parser = at_least_one,
+        allow_negative_numbers = true
+    )]
     pub beam: usize,
     #[command(flatten)]
     pub knowledge: KnowledgeArgs,
@@ -393,7 +437,14 @@ pub struct KnowledgeArgs {
     #[command(flatten)]
     pub files: KnowledgeFiles,
     /// The weight of the language model's scores.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, requires = "lm")]
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        default_value_t = 1.0,
+        requires = "lm",
+        value_parser = number(ALPHA_RANGE),
+        allow_negative_numbers = true
+    )]
     pub alpha: f64,
     /// Added for each word of the lexicon or the language model, in nats.
     #[arg(
@@ -401,6 +452,7 @@ pub struct KnowledgeArgs {
         value_name = "NATS",
         default_value_t = 0.0,
         requires = "word_lists",
+        value_parser = number(BETA_RANGE),
         allow_hyphen_values = true
     )]
     pub beta: f64,
@@ -427,6 +479,7 @@ pub struct KnowledgeFiles {
         value_name = "NATS",
         default_value_t = 5.0,
         requires = "hotwords",
+        value_parser = number(-1e100..=1e100),
         allow_hyphen_values = true
     )]
     pub boost: f64,
@@ -437,6 +490,7 @@ pub struct KnowledgeFiles {
         long,
         value_name = "NATS",
         requires = "word_lists",
+        value_parser = number(-1e9..=1e6),
         allow_hyphen_values = true
     )]
     pub unknown: Option<f64>,
@@ -468,12 +522,55 @@ pub struct ModelArgs {
 #[derive(Debug, Args)]
 pub struct TimeArgs {
     /// Seconds from one frame to the next.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.02, value_parser = duration)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.02,
+        value_parser = duration,
+        allow_negative_numbers = true
+    )]
     pub hop: f64,
 }
 
-fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count >= 1 => Ok(count),
+        _ => Err("it must be a whole number, at least 1".to_owned()),
+    }
+}
+
+/// The order of an n-gram model.
+fn order(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(order) if (1..=255).contains(&order) => Ok(order),
+        _ => Err("it must be a whole number from 1 to 255".to_owned()),
+    }
+}
+
+fn number(
+    range: RangeInclusive<f64>,
+) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text: &str| match text.parse::<f64>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let (least, most) = (range.start(), range.end());
+            Err(format!("it must be a number from {least:?} to {most:?}"))
+        }
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("it must be a finite number".to_owned()),
+    }
+}
+
+fn at_most_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number <= 0.0 => Ok(number),
+        _ => Err("it must be a number, at most 0".to_owned()),
+    }
 }
 
 fn duration(text: &str) -> Result<f64, String> {

@@ -1,13 +1,13 @@
 //! `ctc tune`.
 
 use super::batch::Console;
-use super::cli::TuneArgs;
+use super::cli::{ALPHA_RANGE, BETA_RANGE, TuneArgs};
 use super::errors::short;
 use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_ctc::BeamOptions;
 use candle_ctc::text::{ErrorRate, Unspellable, character_error_rate, word_error_rate};
 use rayon::prelude::*;
@@ -22,8 +22,8 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
         false => &[1.0],
     };
     let grid = Grid {
-        alphas: Axis::new("--alphas", alphas, 0.0..=1e100)?,
-        betas: Axis::new("--betas", &args.betas, -1e6..=1e6)?,
+        alphas: Axis::new(alphas, ALPHA_RANGE),
+        betas: Axis::new(&args.betas, BETA_RANGE),
     };
     let (held_out, mut notes) = HeldOut::load(args, &model)?;
     for note in &notes {
@@ -191,20 +191,15 @@ struct Axis {
 }
 
 impl Axis {
-    /// `name` is that of the option.
-    fn new(name: &str, values: &[f64], range: RangeInclusive<f64>) -> Result<Self> {
+    fn new(values: &[f64], range: RangeInclusive<f64>) -> Self {
         let mut values = values.to_vec();
-        if let Some(value) = values.iter().find(|value| !range.contains(*value)) {
-            let (least, most) = (range.start(), range.end());
-            bail!("{name}: there is {value:?}; each value must be from {least:?} to {most:?}");
-        }
         values.sort_by(f64::total_cmp);
         let steps = values.windows(2).map(|pair| pair[1] - pair[0]);
-        Ok(Self {
+        Self {
             step: steps.fold(0.0, f64::max),
             values,
             range,
-        })
+        }
     }
 
     /// A value and its neighbours at this share of the step.
@@ -246,7 +241,7 @@ mod tests {
 
     #[test]
     fn no_step_leaves_the_range_of_a_weight() {
-        let axis = Axis::new("--betas", &[-1e6, 0.0], -1e6..=1e6).unwrap();
+        let axis = Axis::new(&[-1e6, 0.0], BETA_RANGE);
         assert_eq!(axis.around(-1e6, 0.5), [-1e6, -5e5]);
         assert_eq!(axis.around(0.0, 0.5), [-5e5, 0.0, 5e5]);
     }
