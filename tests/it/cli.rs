@@ -1345,6 +1345,12 @@ fn tuning_finds_the_weights_with_the_fewest_errors() {
         (35..=41).contains(&whole.len()) && whole[0][2] == 0.0,
         "{whole:?}"
     );
+    // A model that knows all words makes no errors with any weights.
+    let easy = demo.file("easy.arpa", &unigrams(TEXT));
+    let tune_easy = [&tune[..5], &["--lm", &easy, "--rounds", "0"]].concat();
+    let out = run(&tune_easy).unwrap();
+    assert!(out.starts_with("1\t0\t0.00\t0.00\n"), "{out}");
+    assert!(out.contains("\n0\t0\t0.00\t0.00\n"), "{out}");
     // Case and punctuation do not count.
     let written = demo.file(
         "written.tsv",

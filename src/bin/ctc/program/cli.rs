@@ -8,6 +8,10 @@ use std::path::PathBuf;
 pub const ALPHA_RANGE: RangeInclusive<f64> = 0.0..=1e100;
 pub const BETA_RANGE: RangeInclusive<f64> = -1e6..=1e6;
 
+/// What they are where none are given.
+pub const DEFAULT_ALPHA: f64 = 1.0;
+pub const DEFAULT_BETA: f64 = 0.0;
+
 /// Scores, aligns and decodes the output of a CTC model.
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
@@ -64,7 +68,8 @@ pub enum Command {
     ///
     /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has no header.
     /// Its columns, separated by tabs: alpha, beta, the percentage of wrong words, and that of wrong characters; the
-    /// best weights come first. Case, and text that the vocabulary cannot spell, do not count.
+    /// best weights come first, of equally good ones those nearest to the defaults of --alpha and --beta. Case, and
+    /// text that the vocabulary cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
     /// Writes an n-gram model, from an ARPA file or from a text, in a form that --lm opens at once.
@@ -440,7 +445,7 @@ pub struct KnowledgeArgs {
     #[arg(
         long,
         value_name = "WEIGHT",
-        default_value_t = 1.0,
+        default_value_t = DEFAULT_ALPHA,
         requires = "lm",
         value_parser = number(ALPHA_RANGE),
         allow_negative_numbers = true
@@ -450,7 +455,7 @@ pub struct KnowledgeArgs {
     #[arg(
         long,
         value_name = "NATS",
-        default_value_t = 0.0,
+        default_value_t = DEFAULT_BETA,
         requires = "word_lists",
         value_parser = number(BETA_RANGE),
         allow_hyphen_values = true

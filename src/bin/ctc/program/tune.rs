@@ -1,7 +1,7 @@
 //! `ctc tune`.
 
 use super::batch::Console;
-use super::cli::{ALPHA_RANGE, BETA_RANGE, TuneArgs};
+use super::cli::{ALPHA_RANGE, BETA_RANGE, DEFAULT_ALPHA, DEFAULT_BETA, TuneArgs};
 use super::errors::short;
 use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
@@ -19,7 +19,7 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let files = Files::read(&args.files, &model.vocabulary, console.progress)?;
     let alphas = match files.has_model() {
         true => &args.alphas[..],
-        false => &[1.0],
+        false => &[DEFAULT_ALPHA],
     };
     let grid = Grid {
         alphas: Axis::new(alphas, ALPHA_RANGE),
@@ -163,6 +163,11 @@ impl Outcome {
         }
     }
 
+    /// From the default weights.
+    fn distance(&self) -> f64 {
+        (self.alpha - DEFAULT_ALPHA).hypot(self.beta - DEFAULT_BETA)
+    }
+
     fn row(&self) -> String {
         let Self {
             alpha,
@@ -178,9 +183,13 @@ impl Outcome {
     }
 }
 
-/// The fewest errors first; of equals, the one that was tried first.
+/// The fewest errors first; of equals the one nearest to the default weights: few files leave many equals, and the corners
+/// of the grid suit other files worse.
 fn rank(tried: &mut [Outcome], characters: bool) {
-    tried.sort_by(|a, b| a.errors(characters).total_cmp(&b.errors(characters)));
+    tried.sort_by(|a, b| {
+        let errors = a.errors(characters).total_cmp(&b.errors(characters));
+        errors.then(a.distance().total_cmp(&b.distance()))
+    });
 }
 
 /// The values of a weight to begin with, the largest step between them, and the values that the weight may have.
@@ -265,5 +274,22 @@ mod tests {
         assert_eq!(alphas(&tried), [2.0, 3.0, 1.0, 0.0]);
         rank(&mut tried, true);
         assert_eq!(alphas(&tried), [2.0, 3.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn of_equally_good_weights_those_nearest_to_the_defaults_come_first() {
+        let outcome = |(alpha, beta): (f64, f64)| Outcome {
+            alpha,
+            beta,
+            words: if alpha == 2.0 { 0.1 } else { 0.2 },
+            characters: 0.1,
+        };
+        let points = pairs(&[0.0, 0.5, 1.0, 2.0], &[-2.0, -1.0, 0.0, 1.0]);
+        let mut tried: Vec<Outcome> = points.into_iter().map(outcome).collect();
+        rank(&mut tried, false);
+        let first: Vec<_> = tried[..7].iter().map(|one| (one.alpha, one.beta)).collect();
+        let of_two = [(2.0, 0.0), (2.0, -1.0), (2.0, 1.0), (2.0, -2.0)];
+        assert_eq!(first[..4], of_two);
+        assert_eq!(first[4..], [(1.0, 0.0), (0.5, 0.0), (0.0, 0.0)]);
     }
 }
