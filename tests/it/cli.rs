@@ -627,6 +627,33 @@ fn of_several_files_one_that_fails_is_named_and_the_others_run() {
 }
 
 #[test]
+fn a_table_without_rows_has_no_header() {
+    let demo = Demo::new(TEXT);
+    let (missing, vocab) = (demo.path("missing.npy"), demo.path("vocab.json"));
+    let emissions = demo.path("emissions.npy");
+    for more in [
+        &["score", &missing, "fox"][..],
+        &["words", &missing],
+        &["words", &missing, &missing],
+        &["spot", &missing, "fox"],
+        &["score", &emissions, "42"],
+    ] {
+        let printed = try_all(&[more, &["--vocab", &vocab]].concat()).unwrap();
+        assert!(printed.failed > 0, "{more:?}");
+        assert_eq!(printed.out, "", "{more:?}");
+    }
+    // It stands above the first file that works.
+    let args = ["words", &missing, &emissions, "--vocab", &vocab];
+    let printed = try_all(&args).unwrap();
+    assert!(printed.out.starts_with("file\tword\t"), "{}", printed.out);
+    assert_eq!(printed.out.matches("confidence").count(), 1);
+    // Phrases that stand nowhere are a result.
+    let none = ["spot", &emissions, "zzz", "--vocab", &vocab];
+    let out = run(&none).unwrap();
+    assert_eq!(out, "phrase\tstart\tend\tscore\tper token\n");
+}
+
+#[test]
 fn outputs_of_several_files_go_to_folders() {
     let (demo, _folder, manifest) = two_demos();
     let vocab = demo.path("vocab.json");
@@ -981,6 +1008,13 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
         assert_eq!((&again.out, &again.err), (&printed.out, &printed.err));
     }
     fails(&["ngram", "no.arpa", &mapped], &["no.arpa"]);
+    let text = demo.file("lines.txt", "the quick brown fox\n");
+    for args in [
+        &["ngram", &text, &mapped][..],
+        &[&decode[..], &["--lm", &text]].concat(),
+    ] {
+        fails(args, &["lines.txt", "ARPA", "--estimate ORDER"]);
+    }
     // On a terminal, a file and a pipe.
     let decoded = |path: &str| {
         let args = [&decode[..], &["--lm", path, "--alpha", "0.5"]].concat();

@@ -30,6 +30,7 @@ pub fn run(args: &AlignArgs, console: &mut Console) -> Result<usize> {
     batch::run(
         &entries,
         |entry| &entry.emissions,
+        "",
         console,
         |entry| {
             let source = model.load(&entry.emissions)?;

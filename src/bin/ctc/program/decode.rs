@@ -17,6 +17,7 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
     batch::run(
         &args.emissions,
         |path| path,
+        "",
         console,
         |path| {
             let source = model.load(path)?;

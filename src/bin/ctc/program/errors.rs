@@ -6,7 +6,7 @@ use anyhow::anyhow;
 const LOSSY: &str = "; encode_lossy leaves it out or puts a star for it";
 
 /// What errors of the library name, and what the command line has for it.
-const OPTIONS: [(&str, &str); 9] = [
+const OPTIONS: [(&str, &str); 10] = [
     (LOSSY, ""),
     ("Vocabulary::builder().blank(...)", "--blank"),
     (
@@ -21,6 +21,10 @@ const OPTIONS: [(&str, &str); 9] = [
     ("Lexicon: ", "--lm or --lexicon: "),
     ("Hotwords: ", "--hotwords: "),
     ("NgramLm::from_sentences: ", "--estimate: "),
+    (
+        "so it is not in the ARPA format",
+        "so it is not in the ARPA format; to make a model of a text: ctc ngram --estimate ORDER",
+    ),
     ("a smaller beam_width", "a smaller --beam"),
 ];
 

@@ -24,13 +24,11 @@ pub fn run(args: &ScoreArgs, console: &mut Console) -> Result<usize> {
     let items = candidates(args)?;
     let named = args.manifest.is_some();
     let file = if named { "file\t" } else { "" };
-    writeln!(
-        console.out,
-        "{file}log-likelihood\tper token\tshare\ttranscript"
-    )?;
+    let header = format!("{file}log-likelihood\tper token\tshare\ttranscript\n");
     batch::run(
         &items,
         |item| &item.emissions,
+        &header,
         console,
         |item| {
             let source = model.load(&item.emissions)?;

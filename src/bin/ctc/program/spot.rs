@@ -22,12 +22,14 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
         .iter()
         .map(|phrase| labels(phrase, &model.vocabulary));
     let labels: Vec<Vec<u32>> = labels.collect::<Result<_>>()?;
-    if !args.json {
-        writeln!(console.out, "phrase\tstart\tend\tscore\tper token")?;
-    }
+    let header = match args.json {
+        true => "",
+        false => "phrase\tstart\tend\tscore\tper token\n",
+    };
     batch::run(
         std::slice::from_ref(&args.emissions),
         |path| path,
+        header,
         console,
         |path| {
             let source = model.load(path)?;

@@ -183,8 +183,8 @@ impl Outcome {
     }
 }
 
-/// The fewest errors first; of equals the one nearest to the default weights: few files leave many equals, and the corners
-/// of the grid suit other files worse.
+/// The fewest errors first; of equals the one nearest to the default weights: few files leave many equals, and the
+/// corners of the grid suit other files worse.
 fn rank(tried: &mut [Outcome], characters: bool) {
     tried.sort_by(|a, b| {
         let errors = a.errors(characters).total_cmp(&b.errors(characters));

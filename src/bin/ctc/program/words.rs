@@ -44,13 +44,15 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
         }
     };
     let named = args.manifest.is_some() || items.len() > 1;
-    if !args.json {
-        let file = if named { "file\t" } else { "" };
-        writeln!(console.out, "{file}word\tstart\tend\tscore\tconfidence")?;
-    }
+    let header = match (args.json, named) {
+        (true, _) => "",
+        (false, true) => "file\tword\tstart\tend\tscore\tconfidence\n",
+        (false, false) => "word\tstart\tend\tscore\tconfidence\n",
+    };
     batch::run(
         &items,
         |item| &item.emissions,
+        header,
         console,
         |item| {
             let source = model.load(&item.emissions)?;
