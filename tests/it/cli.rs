@@ -139,7 +139,10 @@ fn scoring_ranks_the_right_text_first() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 5);
     assert!(lines[1].ends_with(TEXT), "{out}");
-    fails(&["score", &emissions, "--vocab", &vocab], &["<TEXTS>"]);
+    fails(
+        &["score", &emissions, "--vocab", &vocab],
+        &["<TEXTS|--file <FILE>|--manifest <MANIFEST>>"],
+    );
     // Blank lines are no transcripts, which would have a share.
     let file = demo.file(
         "blank.txt",
@@ -252,6 +255,144 @@ fn a_part_of_the_text_is_found_in_the_whole_audio() {
         ],
         &["'nan' for '--partial", "finite"],
     );
+}
+
+#[test]
+fn a_transcript_may_stand_in_a_file() {
+    let demo = Demo::new(TEXT);
+    let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+    let file = demo.file("lines.txt", "\u{feff}the quick\r\n\r\nbrown fox\n\n");
+    let (align, words) = (
+        ["align", &emissions, "--vocab", &vocab],
+        ["words", &emissions, "--vocab", &vocab],
+    );
+    let json = |more: &[&str]| -> Value {
+        serde_json::from_str(&run(&[&align[..], more].concat()).unwrap()).unwrap()
+    };
+    let (of_file, of_text) = (json(&["--file", &file]), json(&[TEXT]));
+    assert_eq!(of_file["text"], "the quick\r\n\r\nbrown fox");
+    for key in ["score", "words", "tokens"] {
+        assert_eq!(of_file[key], of_text[key]);
+    }
+    let listed = |more: &[&str]| run(&[&words[..], more].concat()).unwrap();
+    assert_eq!(listed(&["--file", &file]), listed(&["--text", TEXT]));
+    let part = demo.file("part.txt", "quick brown\n");
+    let partial = ["--file", &part, "--partial"];
+    assert_eq!(json(&partial), json(&["quick brown", "--partial"]));
+
+    // Longer than an argument of a command may be.
+    let long = demo.file("long.txt", &"fox\n".repeat(40_000));
+    let empty = demo.file("empty.txt", "\n");
+    let (missing, list) = (demo.path("missing.txt"), demo.path("list.tsv"));
+    for args in [&align, &words] {
+        let file_fails = |path, part| {
+            fails(&[&args[..], &["--file", path]].concat(), &[part]);
+        };
+        file_fails(&long, "the transcript needs 159999 frames");
+        file_fails(&empty, "the transcript is empty");
+        file_fails(&missing, "missing.txt: No such file");
+        let with_list = [
+            args[0],
+            "--vocab",
+            &vocab,
+            "--manifest",
+            &list,
+            "--file",
+            &file,
+        ];
+        fails(&with_list, &["cannot be used with"]);
+    }
+    let both = [&align[..], &[TEXT, "--file", &file]].concat();
+    fails(&both, &["cannot be used with"]);
+    let both = [&words[..], &["--text", TEXT, "--file", &file]].concat();
+    fails(&both, &["cannot be used with"]);
+    fails(&align, &["<TEXT|--file <FILE>|--manifest <MANIFEST>>"]);
+}
+
+/// As a process, which has standard input.
+#[cfg(feature = "cli")]
+mod process {
+    use super::{Demo, TEXT, fails, run};
+    use std::io::Write;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    /// What the program prints, which must succeed.
+    fn piped(args: &[&str], input: &str) -> Vec<u8> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_ctc"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = process.stdin.take().unwrap();
+        pipe.write_all(input.as_bytes()).unwrap();
+        drop(pipe);
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        output.stdout
+    }
+
+    #[test]
+    fn a_dash_is_standard_input_or_output() {
+        let demo = Demo::new(TEXT);
+        let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+        let list = format!("{emissions}\t{TEXT}\n");
+        let lines = TEXT.replace(' ', "\n");
+        let (list_file, lines_file) = (demo.file("list.tsv", &list), demo.file("lines", &lines));
+        let reads: [(&[&str], &str, &str); 6] = [
+            (&["align", &emissions, "--file"], &lines, &lines_file),
+            (&["words", &emissions, "--file"], &lines, &lines_file),
+            (&["score", &emissions, "--file"], &lines, &lines_file),
+            (&["spot", &emissions, "--file"], &lines, &lines_file),
+            (&["decode", &emissions, "--lexicon"], &lines, &lines_file),
+            (&["align", "--manifest"], &list, &list_file),
+        ];
+        for (args, input, file) in reads {
+            let read = |path| [args, &[path, "--vocab", &vocab]].concat();
+            let expected = run(&read(file)).unwrap();
+            assert_eq!(piped(&read("-"), input), expected.as_bytes(), "{args:?}");
+        }
+        let models = [demo.path("piped.ngram"), demo.path("read.ngram")];
+        piped(&["ngram", "-", &models[0], "--estimate", "2"], &lines);
+        run(&["ngram", &lines_file, &models[1], "--estimate", "2"]).unwrap();
+        let [piped_model, read_model] = models.map(|path| std::fs::read(path).unwrap());
+        assert_eq!(piped_model, read_model);
+
+        let align = ["align", &emissions, TEXT, "--vocab", &vocab];
+        for option in ["--json", "--textgrid", "--srt", "--svg", "--png"] {
+            let file = demo.path("output");
+            let to = |path| [&align[..], &[option, path]].concat();
+            run(&to(&file)).unwrap();
+            let expected = std::fs::read(&file).unwrap();
+            assert!(piped(&to("-"), "") == expected, "{option}");
+        }
+        assert!(!Path::new("-").exists());
+        let json = run(&[&align[..], &["--json", "-"]].concat()).unwrap();
+        assert_eq!(json, run(&align).unwrap());
+        let both = ["--json", "-", "--srt", "-"];
+        fails(&[&align[..], &both].concat(), &["2 outputs", "-"]);
+        let json = demo.path("a.json");
+        let both = ["--json", &json, "--srt", "-"];
+        let srt = run(&[&align[..], &both].concat()).unwrap();
+        assert!(srt.starts_with("1\n00:00:00,"), "{srt}");
+        fails(
+            &[
+                "align",
+                "--manifest",
+                &list_file,
+                "--vocab",
+                &vocab,
+                "--srt",
+                "-",
+            ],
+            &["--manifest", "a folder, not -"],
+        );
+        fails(
+            &["ngram", &lines_file, "-", "--estimate", "2"],
+            &["'-' for '<OUT>'", "name a file"],
+        );
+    }
 }
 
 #[test]
@@ -1491,7 +1632,7 @@ fn phrases_are_found_with_their_times() {
         assert!((times(hit).1 - end).abs() < 1e-9 && times(hit) != (0.0, end));
     }
 
-    fails(&spot, &["<PHRASES>"]);
+    fails(&spot, &["<PHRASES|--file <FILE>>"]);
     let none = demo.file("none.txt", "\n");
     fails(&[&spot[..], &["--file", &none]].concat(), &["no phrase"]);
     fails(

@@ -20,7 +20,8 @@ pub struct Console<'a> {
 /// What a command found out about a file.
 #[derive(Default)]
 pub struct Findings {
-    pub result: String,
+    /// Text, or an output of any format.
+    pub result: Vec<u8>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -61,7 +62,7 @@ pub fn run<T: Sync>(
                         }
                         let header = std::mem::take(&mut header);
                         console.out.write_all(header.as_bytes())?;
-                        console.out.write_all(findings.result.as_bytes())?;
+                        console.out.write_all(&findings.result)?;
                     }
                     Err(error) => {
                         failed += 1;

@@ -1,8 +1,9 @@
 //! The command line.
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the weights --alpha and --beta of a search may be.
 pub const ALPHA_RANGE: RangeInclusive<f64> = 0.0..=1e100;
@@ -16,7 +17,9 @@ pub const DEFAULT_BETA: f64 = 0.0;
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
 /// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
-/// read. Of several files, one that fails does not stop the others, except in tune.
+/// read. Of several files, one that fails does not stop the others, except in tune. In place of a file, - is standard
+/// input for --file, --manifest, --lexicon, --hotwords and the text of ngram --estimate, and standard output for an
+/// output of align.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -96,12 +99,16 @@ In list.tsv a line is a path, a tab and a transcript. Lines with the same path a
   b.npy\thello world";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("transcripts").args(["texts", "file", "manifest"]).multiple(true).required(true),
+    override_usage = "ctc score [OPTIONS] --vocab <VOCAB> <EMISSIONS> [TEXTS]... [--file <FILE>]\n       \
+        ctc score [OPTIONS] --vocab <VOCAB> --manifest <MANIFEST>"
+)]
 pub struct ScoreArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Option<PathBuf>,
     /// The transcripts.
-    #[arg(required_unless_present_any = ["file", "manifest"])]
     pub texts: Vec<String>,
     /// A file with more transcripts, one a line. Blank lines are skipped.
     #[arg(long)]
@@ -126,6 +133,7 @@ Examples:
   ctc align demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\" --srt fox.srt --png fox.png
   ctc align demo/emissions.npy --vocab demo/vocab.json \"quick brown\" --partial
   ctc align demo/emissions.npy --vocab demo/vocab.json \"the 1st brown fox\" --lossy
+  ctc align demo/emissions.npy --vocab demo/vocab.json --file demo/transcript.txt --srt -
   ctc align --vocab vocab.json --manifest list.tsv --textgrid grids --srt subtitles
 
 In list.tsv a line is a path, a tab and a transcript:
@@ -134,17 +142,24 @@ In list.tsv a line is a path, a tab and a transcript:
 The last example writes grids/a.TextGrid, grids/b.TextGrid, subtitles/a.srt and subtitles/b.srt.";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("transcript").args(["text", "file", "manifest"]).required(true),
+    override_usage = "ctc align [OPTIONS] --vocab <VOCAB> <EMISSIONS> <TEXT|--file <FILE>>\n       \
+        ctc align [OPTIONS] --vocab <VOCAB> --manifest <MANIFEST>"
+)]
 pub struct AlignArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Option<PathBuf>,
     /// The transcript.
-    #[arg(required_unless_present = "manifest", group = "transcript")]
     pub text: Option<String>,
+    /// A file with the transcript, on one line or several.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
     /// Align many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
     /// directory, not to the list. Prints one line of JSON for each. Outputs are then folders, with a file in them for
     /// each file of emissions.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    #[arg(long, conflicts_with = "emissions")]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -201,14 +216,12 @@ pub struct WordsArgs {
     /// The transcript of all the files, in place of one that is searched for. Default: that of a beam search.
     #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
     pub text: Option<String>,
+    /// The same from a file, on one line or several.
+    #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
+    pub file: Option<PathBuf>,
     /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
     /// current directory, not to the list.
-    #[arg(
-        long,
-        conflicts_with_all = ["emissions", "text"],
-        group = "transcript",
-        conflicts_with_all = SEARCH
-    )]
+    #[arg(long, group = "transcript", conflicts_with = "emissions", conflicts_with_all = SEARCH)]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -233,7 +246,10 @@ Examples:
 
 In words.txt a line is a word, or a word and its tokens; in names.txt a phrase, or a phrase, a tab and its boost:
   hello                   Anya
-  hello h e l l o         quick brown fox\t3";
+  hello h e l l o         quick brown fox\t3
+
+In the library, --beam is BeamOptions::beam_width; --alpha, --beta and --unknown are lm_weight, word_bonus and
+unknown_score of LexiconOptions.";
 
 #[derive(Debug, Args)]
 pub struct DecodeArgs {
@@ -276,11 +292,14 @@ Examples:
   ctc spot a.npy --vocab vocab.json --file phrases.txt --json";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("wanted").args(["phrases", "file"]).multiple(true).required(true),
+    override_usage = "ctc spot [OPTIONS] --vocab <VOCAB> <EMISSIONS> [PHRASES]... [--file <FILE>]"
+)]
 pub struct SpotArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     pub emissions: PathBuf,
     /// The phrases.
-    #[arg(required_unless_present = "file")]
     pub phrases: Vec<String>,
     /// A file with more phrases, one a line.
     #[arg(long)]
@@ -373,6 +392,7 @@ pub struct NgramArgs {
     /// text with a sentence on each line.
     pub input: PathBuf,
     /// The file to write.
+    #[arg(value_parser = PathBufValueParser::new().try_map(not_standard_output))]
     pub out: PathBuf,
     /// Estimate a model of this order from the words of a text (Witten-Bell smoothing). Words are taken as they are: case
     /// and punctuation should be those of the vocabulary.
@@ -575,6 +595,19 @@ fn at_most_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number <= 0.0 => Ok(number),
         _ => Err("it must be a number, at most 0".to_owned()),
+    }
+}
+
+/// Whether a path stands for standard input or output.
+pub fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A model is mapped from its file, so that it must be one.
+fn not_standard_output(path: PathBuf) -> Result<PathBuf, &'static str> {
+    match is_dash(&path) {
+        true => Err("the model cannot go to standard output; name a file"),
+        false => Ok(path),
     }
 }
 

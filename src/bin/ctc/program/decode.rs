@@ -34,7 +34,7 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
                 }
             };
             Ok(Findings {
-                result,
+                result: result.into(),
                 ..Default::default()
             })
         },

@@ -1,6 +1,6 @@
 //! Vocabularies and emissions from files.
 
-use super::cli::ModelArgs;
+use super::cli::{ModelArgs, is_dash};
 use super::errors::short;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
@@ -203,10 +203,22 @@ fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
     }
 }
 
-/// A text file, without the mark of UTF-8 that some editors put in front.
+/// The transcript of the command line, or all of a file, without the line end behind it.
+pub fn transcript(text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
+    match file {
+        Some(file) => Ok(Some(read_text(file)?.trim_end().to_owned())),
+        None => Ok(text.map(str::to_owned)),
+    }
+}
+
+/// A text file, without the mark of UTF-8 that some editors put in front; standard input for `-`.
 pub fn read_text(path: &Path) -> Result<String> {
-    let shown = path.display();
-    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let content = match is_dash(path) {
+        true => std::io::read_to_string(std::io::stdin()).context("cannot read standard input"),
+        false => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        }
+    }?;
     Ok(match content.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => content,

@@ -87,7 +87,7 @@ fn table(source: &Source, item: &Candidates, args: &ScoreArgs, file: &str) -> Re
         )?;
     }
     Ok(Findings {
-        result: table,
+        result: table.into(),
         notes,
     })
 }

@@ -39,7 +39,7 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
                 false => table(&found, hop)?,
             };
             Ok(Findings {
-                result,
+                result: result.into(),
                 ..Default::default()
             })
         },

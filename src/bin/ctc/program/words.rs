@@ -5,7 +5,7 @@ use super::batch::{self, Console, Findings};
 use super::cli::WordsArgs;
 use super::confidence;
 use super::decode;
-use super::input::{Model, Source};
+use super::input::{Model, Source, transcript};
 use super::knowledge::Knowledge;
 use super::{manifest, output};
 use anyhow::Result;
@@ -36,9 +36,10 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
             manifest::read(path)?.into_iter().map(item).collect()
         }
         None => {
+            let text = transcript(args.text.as_deref(), args.file.as_deref())?;
             let item = |emissions: &PathBuf| Item {
                 emissions: emissions.clone(),
-                text: args.text.clone(),
+                text: text.clone(),
             };
             args.emissions.iter().map(item).collect()
         }
@@ -68,7 +69,10 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
                     table(&words, hop, &file.unwrap_or_default())?
                 }
             };
-            Ok(Findings { result, notes })
+            Ok(Findings {
+                result: result.into(),
+                notes,
+            })
         },
     )
 }
