@@ -2,8 +2,8 @@
 
 use super::alignment::Aligned;
 use super::batch::{self, Console, Findings};
-use super::cli::{AlignArgs, is_dash};
-use super::input::{Model, Source, transcript};
+use super::cli::AlignArgs;
+use super::input::{Model, Source, is_dash, transcript};
 use super::manifest::{self, Entry};
 use super::{make_folder, output, picture, write};
 use anyhow::{Context, Result, bail, ensure};

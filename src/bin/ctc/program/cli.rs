@@ -3,7 +3,7 @@
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What the weights --alpha and --beta of a search may be.
 pub const ALPHA_RANGE: RangeInclusive<f64> = 0.0..=1e100;
@@ -598,14 +598,9 @@ fn at_most_zero(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Whether a path stands for standard input or output.
-pub fn is_dash(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
 /// A model is mapped from its file, so that it must be one.
 fn not_standard_output(path: PathBuf) -> Result<PathBuf, &'static str> {
-    match is_dash(&path) {
+    match path.as_os_str() == "-" {
         true => Err("the model cannot go to standard output; name a file"),
         false => Ok(path),
     }

@@ -1,6 +1,6 @@
 //! Vocabularies and emissions from files.
 
-use super::cli::{ModelArgs, is_dash};
+use super::cli::ModelArgs;
 use super::errors::short;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
@@ -201,6 +201,11 @@ fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
         Some(tensor) => Ok(tensor),
         None => bail!("it holds no tensor {name:?}, only {names:?}"),
     }
+}
+
+/// Whether a path stands for standard input or output.
+pub fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// The transcript of the command line, or all of a file, without the line end behind it.
