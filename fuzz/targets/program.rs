@@ -35,7 +35,6 @@ mod cli {
         pub logits: bool,
         pub blank: Option<String>,
         pub separator: Option<String>,
-        pub hop: f64,
     }
 
     pub struct KnowledgeFiles {
@@ -83,7 +82,6 @@ fn model_args(source: &mut Source, classes: usize) -> ModelArgs {
         logits: source.flag(),
         blank: None,
         separator: None,
-        hop: 0.02,
     }
 }
 

@@ -3,10 +3,10 @@
 use super::alignment::Aligned;
 use super::batch::{self, Console, Findings};
 use super::cli::AlignArgs;
-use super::input::{Model, Source};
+use super::input::{Model, Source, is_dash, transcript};
 use super::manifest::{self, Entry};
 use super::{make_folder, output, picture, write};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,12 @@ pub fn run(args: &AlignArgs, console: &mut Console) -> Result<usize> {
         Some(path) => manifest::read(path)?,
         None => vec![Entry {
             emissions: args.emissions.clone().context("no emissions given")?,
-            text: args.text.clone().context("no transcript given")?,
+            text: transcript(args.text.as_deref(), args.file.as_deref())?
+                .context("no transcript given")?,
         }],
     };
     let outputs = outputs(args);
+    check_standard_output(args, &outputs)?;
     if args.manifest.is_some() && !outputs.is_empty() {
         check_names(&entries)?;
         for (_, folder) in &outputs {
@@ -30,22 +32,23 @@ pub fn run(args: &AlignArgs, console: &mut Console) -> Result<usize> {
     batch::run(
         &entries,
         |entry| &entry.emissions,
+        "",
         console,
         |entry| {
             let source = model.load(&entry.emissions)?;
-            let aligned = Aligned::new(&source, &entry.text, &args.fit)?;
+            let aligned = Aligned::new(&source, &entry.text, &args.fit, args.time.hop)?;
+            let mut result = Vec::new();
             for (format, path) in &outputs {
-                let path = match args.manifest {
-                    Some(_) => file_in(path, &entry.emissions, *format),
-                    None => path.to_path_buf(),
-                };
-                write(&path, content(*format, &source, &aligned, args)?)?;
+                let content = content(*format, &source, &aligned, args)?;
+                match args.manifest {
+                    Some(_) => write(&file_in(path, &entry.emissions, *format), content)?,
+                    None if is_dash(path) => result = content,
+                    None => write(path, content)?,
+                }
             }
-            let result = match (&args.manifest, outputs.is_empty()) {
-                (_, false) => String::new(),
-                (None, true) => format!("{:#}\n", output::alignment(&aligned)),
-                (Some(_), true) => output::line(&entry.emissions, output::alignment(&aligned)),
-            };
+            if outputs.is_empty() {
+                result = output::line(&entry.emissions, output::alignment(&aligned)).into();
+            }
             Ok(Findings {
                 result,
                 notes: aligned.notes,
@@ -63,7 +66,7 @@ enum Format {
     Png,
 }
 
-/// The outputs that are asked for, with their paths.
+/// The outputs that are asked for, with their paths; JSON on standard output if there are none of one file.
 fn outputs(args: &AlignArgs) -> Vec<(Format, &Path)> {
     let all = [
         (Format::Json, &args.json),
@@ -72,9 +75,28 @@ fn outputs(args: &AlignArgs) -> Vec<(Format, &Path)> {
         (Format::Svg, &args.svg),
         (Format::Png, &args.png),
     ];
-    all.into_iter()
+    let named = all.into_iter();
+    let mut named: Vec<(Format, &Path)> = named
         .filter_map(|(format, path)| Some((format, path.as_deref()?)))
-        .collect()
+        .collect();
+    if named.is_empty() && args.manifest.is_none() {
+        named.push((Format::Json, Path::new("-")));
+    }
+    named
+}
+
+/// One output of one file may go to standard output.
+fn check_standard_output(args: &AlignArgs, outputs: &[(Format, &Path)]) -> Result<()> {
+    let count = outputs.iter().filter(|(_, path)| is_dash(path)).count();
+    ensure!(
+        count == 0 || args.manifest.is_none(),
+        "with --manifest an output is a folder, not -, which is standard output"
+    );
+    ensure!(
+        count <= 1,
+        "{count} outputs go to -, which is standard output; name files for all but one"
+    );
+    Ok(())
 }
 
 fn content(
@@ -84,7 +106,7 @@ fn content(
     args: &AlignArgs,
 ) -> Result<Vec<u8>> {
     Ok(match format {
-        Format::Json => format!("{:#}", output::alignment(aligned)).into_bytes(),
+        Format::Json => format!("{:#}\n", output::alignment(aligned)).into_bytes(),
         Format::TextGrid => output::textgrid(aligned)?.into_bytes(),
         Format::Srt => output::srt(aligned, args.words_per_cue)?.into_bytes(),
         Format::Svg => picture::svg(source, aligned)?.into_bytes(),

@@ -27,7 +27,8 @@ pub struct Aligned {
 }
 
 impl Aligned {
-    pub fn new(source: &Source, text: &str, fit: &FitArgs) -> Result<Self> {
+    /// `hop`: seconds from one frame to the next.
+    pub fn new(source: &Source, text: &str, fit: &FitArgs, hop: f64) -> Result<Self> {
         let vocabulary = source.vocabulary;
         let star = fit.lossy.map(|_| vocabulary.class_count() as u32);
         let unspellable = match star {
@@ -57,7 +58,7 @@ impl Aligned {
             tokens,
             star,
             notes,
-            hop: source.hop,
+            hop,
             frames: source.frames,
             alignment,
         })

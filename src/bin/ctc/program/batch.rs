@@ -20,7 +20,8 @@ pub struct Console<'a> {
 /// What a command found out about a file.
 #[derive(Default)]
 pub struct Findings {
-    pub result: String,
+    /// Text, or an output of any format.
+    pub result: Vec<u8>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -29,10 +30,12 @@ pub struct Findings {
 const LONG: u64 = 16 << 20;
 
 /// Runs `work` on each of `items`, as many at a time as there are threads, and prints what it returns in order. `file`
-/// tells the file of an item. Returns how many items failed; their errors are printed.
+/// tells the file of an item. The first result comes below `header`; without one there is no table to print it for.
+/// Returns how many items failed; their errors are printed.
 pub fn run<T: Sync>(
     items: &[T],
     file: impl Fn(&T) -> &Path,
+    mut header: &str,
     console: &mut Console,
     work: impl Fn(&T) -> Result<Findings> + Sync,
 ) -> Result<usize> {
@@ -57,7 +60,9 @@ pub fn run<T: Sync>(
                         for note in findings.notes {
                             writeln!(console.err, "note: {file}: {note}")?;
                         }
-                        console.out.write_all(findings.result.as_bytes())?;
+                        let header = std::mem::take(&mut header);
+                        console.out.write_all(header.as_bytes())?;
+                        console.out.write_all(&findings.result)?;
                     }
                     Err(error) => {
                         failed += 1;

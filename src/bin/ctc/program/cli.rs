@@ -1,14 +1,25 @@
 //! The command line.
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+/// What the weights --alpha and --beta of a search may be.
+pub const ALPHA_RANGE: RangeInclusive<f64> = 0.0..=1e100;
+pub const BETA_RANGE: RangeInclusive<f64> = -1e6..=1e6;
+
+/// What they are where none are given.
+pub const DEFAULT_ALPHA: f64 = 1.0;
+pub const DEFAULT_BETA: f64 = 0.0;
 
 /// Scores, aligns and decodes the output of a CTC model.
 ///
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
 /// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
-/// read. Of several files, one that fails does not stop the others, except in tune.
+/// read. Of several files, one that fails does not stop the others, except in tune. In place of a file, - is standard
+/// input for --file, --manifest, --lexicon, --hotwords and the text of ngram --estimate, and standard output for an
+/// output of align.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -60,7 +71,8 @@ pub enum Command {
     ///
     /// Decodes all files with weights on a grid, and then with finer steps around the best. The table has no header.
     /// Its columns, separated by tabs: alpha, beta, the percentage of wrong words, and that of wrong characters; the
-    /// best weights come first. Case, and text that the vocabulary cannot spell, do not count.
+    /// best weights come first, of equally good ones those nearest to the defaults of --alpha and --beta. Case, and
+    /// text that the vocabulary cannot spell, do not count.
     #[command(after_help = TUNE_EXAMPLES)]
     Tune(TuneArgs),
     /// Writes an n-gram model, from an ARPA file or from a text, in a form that --lm opens at once.
@@ -87,12 +99,16 @@ In list.tsv a line is a path, a tab and a transcript. Lines with the same path a
   b.npy\thello world";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("transcripts").args(["texts", "file", "manifest"]).multiple(true).required(true),
+    override_usage = "ctc score [OPTIONS] --vocab <VOCAB> <EMISSIONS> [TEXTS]... [--file <FILE>]\n       \
+        ctc score [OPTIONS] --vocab <VOCAB> --manifest <MANIFEST>"
+)]
 pub struct ScoreArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Option<PathBuf>,
     /// The transcripts.
-    #[arg(required_unless_present_any = ["file", "manifest"])]
     pub texts: Vec<String>,
     /// A file with more transcripts, one a line. Blank lines are skipped.
     #[arg(long)]
@@ -117,6 +133,7 @@ Examples:
   ctc align demo/emissions.npy --vocab demo/vocab.json \"the quick brown fox\" --srt fox.srt --png fox.png
   ctc align demo/emissions.npy --vocab demo/vocab.json \"quick brown\" --partial
   ctc align demo/emissions.npy --vocab demo/vocab.json \"the 1st brown fox\" --lossy
+  ctc align demo/emissions.npy --vocab demo/vocab.json --file demo/transcript.txt --srt -
   ctc align --vocab vocab.json --manifest list.tsv --textgrid grids --srt subtitles
 
 In list.tsv a line is a path, a tab and a transcript:
@@ -125,17 +142,24 @@ In list.tsv a line is a path, a tab and a transcript:
 The last example writes grids/a.TextGrid, grids/b.TextGrid, subtitles/a.srt and subtitles/b.srt.";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("transcript").args(["text", "file", "manifest"]).required(true),
+    override_usage = "ctc align [OPTIONS] --vocab <VOCAB> <EMISSIONS> <TEXT|--file <FILE>>\n       \
+        ctc align [OPTIONS] --vocab <VOCAB> --manifest <MANIFEST>"
+)]
 pub struct AlignArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     #[arg(required_unless_present = "manifest")]
     pub emissions: Option<PathBuf>,
     /// The transcript.
-    #[arg(required_unless_present = "manifest", group = "transcript")]
     pub text: Option<String>,
+    /// A file with the transcript, on one line or several.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
     /// Align many files: each line is a path of emissions, a tab and a transcript. Paths are relative to the current
     /// directory, not to the list. Prints one line of JSON for each. Outputs are then folders, with a file in them for
     /// each file of emissions.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript")]
+    #[arg(long, conflicts_with = "emissions")]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -149,7 +173,14 @@ pub struct AlignArgs {
     #[arg(long, value_name = "PATH")]
     pub srt: Option<PathBuf>,
     /// Words in one subtitle, at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = at_least_one())]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 7,
+        value_parser = at_least_one,
+        allow_negative_numbers = true,
+        requires = "srt"
+    )]
     pub words_per_cue: usize,
     /// Draw the lattice with the path over the emissions, as SVG.
     #[arg(long, value_name = "PATH")]
@@ -157,6 +188,8 @@ pub struct AlignArgs {
     /// The same picture as PNG.
     #[arg(long, value_name = "PATH")]
     pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub time: TimeArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -183,9 +216,12 @@ pub struct WordsArgs {
     /// The transcript of all the files, in place of one that is searched for. Default: that of a beam search.
     #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
     pub text: Option<String>,
+    /// The same from a file, on one line or several.
+    #[arg(long, group = "transcript", conflicts_with_all = SEARCH)]
+    pub file: Option<PathBuf>,
     /// Files with transcripts: each line is a path of emissions, a tab and a transcript. Paths are relative to the
     /// current directory, not to the list.
-    #[arg(long, conflicts_with_all = ["emissions", "text"], group = "transcript", conflicts_with_all = SEARCH)]
+    #[arg(long, group = "transcript", conflicts_with = "emissions", conflicts_with_all = SEARCH)]
     pub manifest: Option<PathBuf>,
     #[command(flatten)]
     pub fit: FitArgs,
@@ -194,6 +230,8 @@ pub struct WordsArgs {
     /// Print JSON; of several files, a line for each.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub time: TimeArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -208,7 +246,10 @@ Examples:
 
 In words.txt a line is a word, or a word and its tokens; in names.txt a phrase, or a phrase, a tab and its boost:
   hello                   Anya
-  hello h e l l o         quick brown fox\t3";
+  hello h e l l o         quick brown fox\t3
+
+In the library, --beam is BeamOptions::beam_width; --alpha, --beta and --unknown are lm_weight, word_bonus and
+unknown_score of LexiconOptions.";
 
 #[derive(Debug, Args)]
 pub struct DecodeArgs {
@@ -218,11 +259,28 @@ pub struct DecodeArgs {
     #[command(flatten)]
     pub search: SearchArgs,
     /// How many transcripts to print, at most.
-    #[arg(long, default_value_t = 1, conflicts_with = "greedy")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = at_least_one,
+        allow_negative_numbers = true,
+        conflicts_with = "greedy"
+    )]
     pub n_best: usize,
     /// Print JSON, with the times of the tokens; of several files, a line for each.
     #[arg(long)]
     pub json: bool,
+    /// Seconds from one frame to the next, for the times of --json.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.02,
+        value_parser = duration,
+        allow_negative_numbers = true,
+        requires = "json"
+    )]
+    pub hop: f64,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -234,21 +292,32 @@ Examples:
   ctc spot a.npy --vocab vocab.json --file phrases.txt --json";
 
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("wanted").args(["phrases", "file"]).multiple(true).required(true),
+    override_usage = "ctc spot [OPTIONS] --vocab <VOCAB> <EMISSIONS> [PHRASES]... [--file <FILE>]"
+)]
 pub struct SpotArgs {
     /// Log-probabilities of shape (T, C) or (1, T, C): a .npy or .safetensors file.
     pub emissions: PathBuf,
     /// The phrases.
-    #[arg(required_unless_present = "file")]
     pub phrases: Vec<String>,
     /// A file with more phrases, one a line.
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// The least score per token, at most 0.
-    #[arg(long, value_name = "NATS", default_value_t = -1.0, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = -1.0,
+        value_parser = at_most_zero,
+        allow_hyphen_values = true
+    )]
     pub threshold: f64,
     /// Print JSON, with the times of the tokens.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub time: TimeArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }
@@ -270,7 +339,13 @@ pub struct TuneArgs {
     #[arg(long)]
     pub manifest: PathBuf,
     /// The width of the beam.
-    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    #[arg(
+        long,
+        value_name = "WIDTH",
+        default_value_t = 50,
+        value_parser = at_least_one,
+        allow_negative_numbers = true
+    )]
     pub beam: usize,
     #[command(flatten)]
     pub files: KnowledgeFiles,
@@ -280,6 +355,8 @@ pub struct TuneArgs {
         value_name = "WEIGHTS",
         value_delimiter = ',',
         default_value = "0,0.5,1,1.5,2",
+        requires = "lm",
+        value_parser = number(ALPHA_RANGE),
         allow_hyphen_values = true
     )]
     pub alphas: Vec<f64>,
@@ -289,6 +366,7 @@ pub struct TuneArgs {
         value_name = "NATS",
         value_delimiter = ',',
         default_value = "-2,-1,0,1,2",
+        value_parser = number(BETA_RANGE),
         allow_hyphen_values = true
     )]
     pub betas: Vec<f64>,
@@ -314,10 +392,11 @@ pub struct NgramArgs {
     /// text with a sentence on each line.
     pub input: PathBuf,
     /// The file to write.
+    #[arg(value_parser = PathBufValueParser::new().try_map(not_standard_output))]
     pub out: PathBuf,
     /// Estimate a model of this order from the words of a text (Witten-Bell smoothing). Words are taken as they are: case
     /// and punctuation should be those of the vocabulary.
-    #[arg(long, value_name = "ORDER")]
+    #[arg(long, value_name = "ORDER", value_parser = order, allow_negative_numbers = true)]
     pub estimate: Option<usize>,
     /// Round the probabilities and backoffs of each order to 256 values: the file has about 70 % of the size.
     #[arg(long, visible_alias = "quantize")]
@@ -345,13 +424,13 @@ pub struct FitArgs {
     /// The transcript covers only a part of the audio. A frame before or after it is worth its best class other than
     /// the blank less PENALTY nats (2 if none is given), or the blank.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "2",
-        requires = "transcript")]
+        value_parser = finite, requires = "transcript")]
     pub partial: Option<f32>,
     /// A star takes the place of text that the vocabulary cannot spell. It stands for any audio, so that the text has a
     /// place in the result; each of its frames is worth -PENALTY nats (-0.5 if none is given). The text is named on
     /// standard error. To leave it out instead: --skip.
     #[arg(long, value_name = "PENALTY", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
-        requires = "transcript")]
+        value_parser = finite, requires = "transcript")]
     pub lossy: Option<f32>,
     /// Leave out text that the vocabulary cannot spell, such as punctuation, and name it on standard error.
     #[arg(long, requires = "transcript", conflicts_with = "lossy")]
@@ -365,7 +444,13 @@ pub struct SearchArgs {
     #[arg(long, conflicts_with_all = ["beam", "lm", "lexicon", "hotwords"])]
     pub greedy: bool,
     /// The width of the beam.
-    #[arg(long, value_name = "WIDTH", default_value_t = 50, value_parser = at_least_one())]
+    #[arg(
+        long,
+        value_name = "WIDTH",
+        default_value_t = 50,
+        value_parser = at_least_one,
+        allow_negative_numbers = true
+    )]
     pub beam: usize,
     #[command(flatten)]
     pub knowledge: KnowledgeArgs,
@@ -377,14 +462,22 @@ pub struct KnowledgeArgs {
     #[command(flatten)]
     pub files: KnowledgeFiles,
     /// The weight of the language model's scores.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, requires = "lm")]
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        default_value_t = DEFAULT_ALPHA,
+        requires = "lm",
+        value_parser = number(ALPHA_RANGE),
+        allow_negative_numbers = true
+    )]
     pub alpha: f64,
     /// Added for each word of the lexicon or the language model, in nats.
     #[arg(
         long,
         value_name = "NATS",
-        default_value_t = 0.0,
+        default_value_t = DEFAULT_BETA,
         requires = "word_lists",
+        value_parser = number(BETA_RANGE),
         allow_hyphen_values = true
     )]
     pub beta: f64,
@@ -411,6 +504,7 @@ pub struct KnowledgeFiles {
         value_name = "NATS",
         default_value_t = 5.0,
         requires = "hotwords",
+        value_parser = number(-1e100..=1e100),
         allow_hyphen_values = true
     )]
     pub boost: f64,
@@ -421,6 +515,7 @@ pub struct KnowledgeFiles {
         long,
         value_name = "NATS",
         requires = "word_lists",
+        value_parser = number(-1e9..=1e6),
         allow_hyphen_values = true
     )]
     pub unknown: Option<f64>,
@@ -433,7 +528,7 @@ pub struct ModelArgs {
     /// token and its class, on each line.
     #[arg(long)]
     pub vocab: PathBuf,
-    /// Which tensor of a .safetensors file; not needed when there is only one.
+    /// Which tensor of a .safetensors file; not needed when there is only one. A .npy file has no names.
     #[arg(long)]
     pub tensor: Option<String>,
     /// Apply a log-softmax: the emissions are logits, or log-probabilities that do not sum to 1 in each frame.
@@ -446,13 +541,69 @@ pub struct ModelArgs {
     /// The token between words. Default: how the vocabulary marks words.
     #[arg(long)]
     pub separator: Option<String>,
+}
+
+/// What turns frames into times.
+#[derive(Debug, Args)]
+pub struct TimeArgs {
     /// Seconds from one frame to the next.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.02, value_parser = duration)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.02,
+        value_parser = duration,
+        allow_negative_numbers = true
+    )]
     pub hop: f64,
 }
 
-fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count >= 1 => Ok(count),
+        _ => Err("it must be a whole number, at least 1".to_owned()),
+    }
+}
+
+/// The order of an n-gram model.
+fn order(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(order) if (1..=255).contains(&order) => Ok(order),
+        _ => Err("it must be a whole number from 1 to 255".to_owned()),
+    }
+}
+
+fn number(
+    range: RangeInclusive<f64>,
+) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text: &str| match text.parse::<f64>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let (least, most) = (range.start(), range.end());
+            Err(format!("it must be a number from {least:?} to {most:?}"))
+        }
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("it must be a finite number".to_owned()),
+    }
+}
+
+fn at_most_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number <= 0.0 => Ok(number),
+        _ => Err("it must be a number, at most 0".to_owned()),
+    }
+}
+
+/// A model is mapped from its file, so that it must be one.
+fn not_standard_output(path: PathBuf) -> Result<PathBuf, &'static str> {
+    match path.as_os_str() == "-" {
+        true => Err("the model cannot go to standard output; name a file"),
+        false => Ok(path),
+    }
 }
 
 fn duration(text: &str) -> Result<f64, String> {

@@ -17,14 +17,15 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
     batch::run(
         &args.emissions,
         |path| path,
+        "",
         console,
         |path| {
             let source = model.load(path)?;
             let found = search(&source, &args.search, &knowledge, args.n_best)?;
             let result = match (args.json, several) {
-                (true, false) => format!("{:#}\n", output::hypotheses(&source, &found)),
+                (true, false) => format!("{:#}\n", output::hypotheses(&source, &found, args.hop)),
                 (true, true) => {
-                    let found = output::hypotheses(&source, &found);
+                    let found = output::hypotheses(&source, &found, args.hop);
                     output::line(path, serde_json::json!({"hypotheses": found}))
                 }
                 (false, _) => {
@@ -33,7 +34,7 @@ pub fn run(args: &DecodeArgs, console: &mut Console) -> Result<usize> {
                 }
             };
             Ok(Findings {
-                result,
+                result: result.into(),
                 ..Default::default()
             })
         },

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 const LOSSY: &str = "; encode_lossy leaves it out or puts a star for it";
 
 /// What errors of the library name, and what the command line has for it.
-const OPTIONS: [(&str, &str); 8] = [
+const OPTIONS: [(&str, &str); 10] = [
     (LOSSY, ""),
     ("Vocabulary::builder().blank(...)", "--blank"),
     (
@@ -18,9 +18,14 @@ const OPTIONS: [(&str, &str); 8] = [
         "use encode_tokens, or set WordMark::EachToken",
         "take spaces out",
     ),
-    ("Lexicon: lm_weight", "--alpha"),
-    ("Lexicon: word_bonus", "--beta"),
-    ("Lexicon: unknown_score", "--unknown"),
+    ("Lexicon: ", "--lm or --lexicon: "),
+    ("Hotwords: ", "--hotwords: "),
+    ("NgramLm::from_sentences: ", "--estimate: "),
+    (
+        "so it is not in the ARPA format",
+        "so it is not in the ARPA format; to make a model of a text: ctc ngram --estimate ORDER",
+    ),
+    ("a smaller beam_width", "a smaller --beam"),
 ];
 
 /// The first line of an error: candle may add a backtrace behind it.

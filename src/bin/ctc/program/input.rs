@@ -20,8 +20,6 @@ pub struct Source<'a> {
     pub log_probs: Tensor,
     pub frames: usize,
     pub vocabulary: &'a Vocabulary,
-    /// Seconds from one frame to the next.
-    pub hop: f64,
 }
 
 impl<'a> Model<'a> {
@@ -54,7 +52,6 @@ impl<'a> Model<'a> {
             log_probs,
             frames,
             vocabulary: &self.vocabulary,
-            hop: self.args.hop,
         })
     }
 }
@@ -72,6 +69,10 @@ fn read(path: &Path, args: &ModelArgs) -> Result<Tensor> {
     std::fs::File::open(path).context("cannot read it")?;
     let tensor = match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy") => {
+            ensure!(
+                args.tensor.is_none(),
+                "a .npy file has one array and no names: --tensor is for .safetensors files"
+            );
             check_npy(path)?;
             Tensor::read_npy(path).map_err(short)
         }
@@ -208,10 +209,27 @@ fn from_safetensors(path: &Path, name: Option<&str>) -> Result<Tensor> {
     }
 }
 
-/// A text file, without the mark of UTF-8 that some editors put in front.
+/// Whether a path stands for standard input or output.
+pub fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The transcript of the command line, or all of a file, without the line end behind it.
+pub fn transcript(text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
+    match file {
+        Some(file) => Ok(Some(read_text(file)?.trim_end().to_owned())),
+        None => Ok(text.map(str::to_owned)),
+    }
+}
+
+/// A text file, without the mark of UTF-8 that some editors put in front; standard input for `-`.
 pub fn read_text(path: &Path) -> Result<String> {
-    let shown = path.display();
-    let content = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let content = match is_dash(path) {
+        true => std::io::read_to_string(std::io::stdin()).context("cannot read standard input"),
+        false => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        }
+    }?;
     Ok(match content.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => content,

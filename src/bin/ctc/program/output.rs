@@ -31,29 +31,29 @@ pub fn alignment(aligned: &Aligned) -> Value {
     })
 }
 
-pub fn hypotheses(source: &Source, found: &[Hypothesis]) -> Value {
+pub fn hypotheses(source: &Source, found: &[Hypothesis], hop: f64) -> Value {
     let hypothesis = |found: &Hypothesis| {
         json!({
             "text": source.vocabulary.decode(&found.tokens),
             "score": found.score,
             "lm_score": found.lm_score,
             "total_score": found.total_score(),
-            "tokens": tokens(source, &found.spans),
+            "tokens": tokens(source, &found.spans, hop),
         })
     };
     found.iter().map(hypothesis).collect()
 }
 
-pub fn hits(source: &Source, found: &[Found]) -> Value {
+pub fn hits(source: &Source, found: &[Found], hop: f64) -> Value {
     let hit = |(phrase, hit): &Found| {
-        let (start, end) = hit.seconds(source.hop);
+        let (start, end) = hit.seconds(hop);
         json!({
             "phrase": phrase,
             "start": round(start),
             "end": round(end),
             "score": hit.score,
             "per_token": hit.per_token(),
-            "tokens": tokens(source, &hit.spans),
+            "tokens": tokens(source, &hit.spans, hop),
         })
     };
     found.iter().map(hit).collect()
@@ -82,10 +82,10 @@ pub fn srt(aligned: &Aligned, words: usize) -> Result<String> {
     to_srt(&aligned.words, aligned.hop, opts)
 }
 
-fn tokens(source: &Source, spans: &[TokenSpan]) -> Value {
+fn tokens(source: &Source, spans: &[TokenSpan], hop: f64) -> Value {
     let token = |span: &TokenSpan| {
         let token = source.vocabulary.token(span.token).unwrap_or_default();
-        interval(token, span.seconds(source.hop), span.score)
+        interval(token, span.seconds(hop), span.score)
     };
     spans.iter().map(token).collect()
 }

@@ -24,13 +24,11 @@ pub fn run(args: &ScoreArgs, console: &mut Console) -> Result<usize> {
     let items = candidates(args)?;
     let named = args.manifest.is_some();
     let file = if named { "file\t" } else { "" };
-    writeln!(
-        console.out,
-        "{file}log-likelihood\tper token\tshare\ttranscript"
-    )?;
+    let header = format!("{file}log-likelihood\tper token\tshare\ttranscript\n");
     batch::run(
         &items,
         |item| &item.emissions,
+        &header,
         console,
         |item| {
             let source = model.load(&item.emissions)?;
@@ -89,7 +87,7 @@ fn table(source: &Source, item: &Candidates, args: &ScoreArgs, file: &str) -> Re
         )?;
     }
     Ok(Findings {
-        result: table,
+        result: table.into(),
         notes,
     })
 }

@@ -16,27 +16,30 @@ pub type Found<'a> = (&'a str, KeywordHit);
 
 pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let hop = args.time.hop;
     let phrases = phrases(args)?;
     let labels = phrases
         .iter()
         .map(|phrase| labels(phrase, &model.vocabulary));
     let labels: Vec<Vec<u32>> = labels.collect::<Result<_>>()?;
-    if !args.json {
-        writeln!(console.out, "phrase\tstart\tend\tscore\tper token")?;
-    }
+    let header = match args.json {
+        true => "",
+        false => "phrase\tstart\tend\tscore\tper token\n",
+    };
     batch::run(
         std::slice::from_ref(&args.emissions),
         |path| path,
+        header,
         console,
         |path| {
             let source = model.load(path)?;
             let found = search(&source, &phrases, &labels, args.threshold)?;
             let result = match args.json {
-                true => format!("{:#}\n", output::hits(&source, &found)),
-                false => table(&found, source.hop)?,
+                true => format!("{:#}\n", output::hits(&source, &found, hop)),
+                false => table(&found, hop)?,
             };
             Ok(Findings {
-                result,
+                result: result.into(),
                 ..Default::default()
             })
         },

@@ -1,13 +1,13 @@
 //! `ctc tune`.
 
 use super::batch::Console;
-use super::cli::TuneArgs;
+use super::cli::{ALPHA_RANGE, BETA_RANGE, DEFAULT_ALPHA, DEFAULT_BETA, TuneArgs};
 use super::errors::short;
 use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_ctc::BeamOptions;
 use candle_ctc::text::{ErrorRate, Unspellable, character_error_rate, word_error_rate};
 use rayon::prelude::*;
@@ -19,11 +19,11 @@ pub fn run(args: &TuneArgs, console: &mut Console) -> Result<usize> {
     let files = Files::read(&args.files, &model.vocabulary, console.progress)?;
     let alphas = match files.has_model() {
         true => &args.alphas[..],
-        false => &[1.0],
+        false => &[DEFAULT_ALPHA],
     };
     let grid = Grid {
-        alphas: Axis::new("--alphas", alphas, 0.0..=1e100)?,
-        betas: Axis::new("--betas", &args.betas, -1e6..=1e6)?,
+        alphas: Axis::new(alphas, ALPHA_RANGE),
+        betas: Axis::new(&args.betas, BETA_RANGE),
     };
     let (held_out, mut notes) = HeldOut::load(args, &model)?;
     for note in &notes {
@@ -164,6 +164,11 @@ impl Outcome {
         }
     }
 
+    /// From the default weights.
+    fn distance(&self) -> f64 {
+        (self.alpha - DEFAULT_ALPHA).hypot(self.beta - DEFAULT_BETA)
+    }
+
     fn row(&self) -> String {
         let Self {
             alpha,
@@ -179,9 +184,13 @@ impl Outcome {
     }
 }
 
-/// The fewest errors first; of equals, the one that was tried first.
+/// The fewest errors first; of equals the one nearest to the default weights: few files leave many equals, and the
+/// corners of the grid suit other files worse.
 fn rank(tried: &mut [Outcome], characters: bool) {
-    tried.sort_by(|a, b| a.errors(characters).total_cmp(&b.errors(characters)));
+    tried.sort_by(|a, b| {
+        let errors = a.errors(characters).total_cmp(&b.errors(characters));
+        errors.then(a.distance().total_cmp(&b.distance()))
+    });
 }
 
 /// The values of a weight to begin with, the largest step between them, and the values that the weight may have.
@@ -192,20 +201,15 @@ struct Axis {
 }
 
 impl Axis {
-    /// `name` is that of the option.
-    fn new(name: &str, values: &[f64], range: RangeInclusive<f64>) -> Result<Self> {
+    fn new(values: &[f64], range: RangeInclusive<f64>) -> Self {
         let mut values = values.to_vec();
-        if let Some(value) = values.iter().find(|value| !range.contains(*value)) {
-            let (least, most) = (range.start(), range.end());
-            bail!("{name}: there is {value:?}; each value must be from {least:?} to {most:?}");
-        }
         values.sort_by(f64::total_cmp);
         let steps = values.windows(2).map(|pair| pair[1] - pair[0]);
-        Ok(Self {
+        Self {
             step: steps.fold(0.0, f64::max),
             values,
             range,
-        })
+        }
     }
 
     /// A value and its neighbours at this share of the step.
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn no_step_leaves_the_range_of_a_weight() {
-        let axis = Axis::new("--betas", &[-1e6, 0.0], -1e6..=1e6).unwrap();
+        let axis = Axis::new(&[-1e6, 0.0], BETA_RANGE);
         assert_eq!(axis.around(-1e6, 0.5), [-1e6, -5e5]);
         assert_eq!(axis.around(0.0, 0.5), [-5e5, 0.0, 5e5]);
     }
@@ -271,5 +275,22 @@ mod tests {
         assert_eq!(alphas(&tried), [2.0, 3.0, 1.0, 0.0]);
         rank(&mut tried, true);
         assert_eq!(alphas(&tried), [2.0, 3.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn of_equally_good_weights_those_nearest_to_the_defaults_come_first() {
+        let outcome = |(alpha, beta): (f64, f64)| Outcome {
+            alpha,
+            beta,
+            words: if alpha == 2.0 { 0.1 } else { 0.2 },
+            characters: 0.1,
+        };
+        let points = pairs(&[0.0, 0.5, 1.0, 2.0], &[-2.0, -1.0, 0.0, 1.0]);
+        let mut tried: Vec<Outcome> = points.into_iter().map(outcome).collect();
+        rank(&mut tried, false);
+        let first: Vec<_> = tried[..7].iter().map(|one| (one.alpha, one.beta)).collect();
+        let of_two = [(2.0, 0.0), (2.0, -1.0), (2.0, 1.0), (2.0, -2.0)];
+        assert_eq!(first[..4], of_two);
+        assert_eq!(first[4..], [(1.0, 0.0), (0.5, 0.0), (0.0, 0.0)]);
     }
 }

@@ -5,7 +5,7 @@ use super::batch::{self, Console, Findings};
 use super::cli::WordsArgs;
 use super::confidence;
 use super::decode;
-use super::input::{Model, Source};
+use super::input::{Model, Source, transcript};
 use super::knowledge::Knowledge;
 use super::{manifest, output};
 use anyhow::Result;
@@ -25,6 +25,7 @@ pub type RatedWord = (Word, Option<WordConfidence>);
 
 pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
+    let hop = args.time.hop;
     let knowledge = decode::knowledge(&args.search, &model, console)?;
     let items: Vec<Item> = match &args.manifest {
         Some(path) => {
@@ -35,37 +36,43 @@ pub fn run(args: &WordsArgs, console: &mut Console) -> Result<usize> {
             manifest::read(path)?.into_iter().map(item).collect()
         }
         None => {
+            let text = transcript(args.text.as_deref(), args.file.as_deref())?;
             let item = |emissions: &PathBuf| Item {
                 emissions: emissions.clone(),
-                text: args.text.clone(),
+                text: text.clone(),
             };
             args.emissions.iter().map(item).collect()
         }
     };
     let named = args.manifest.is_some() || items.len() > 1;
-    if !args.json {
-        let file = if named { "file\t" } else { "" };
-        writeln!(console.out, "{file}word\tstart\tend\tscore\tconfidence")?;
-    }
+    let header = match (args.json, named) {
+        (true, _) => "",
+        (false, true) => "file\tword\tstart\tend\tscore\tconfidence\n",
+        (false, false) => "word\tstart\tend\tscore\tconfidence\n",
+    };
     batch::run(
         &items,
         |item| &item.emissions,
+        header,
         console,
         |item| {
             let source = model.load(&item.emissions)?;
             let (words, notes) = words(&source, item.text.as_deref(), args, &knowledge)?;
             let result = match (args.json, named) {
-                (true, false) => format!("{:#}\n", output::words(&words, source.hop)),
+                (true, false) => format!("{:#}\n", output::words(&words, hop)),
                 (true, true) => {
-                    let words = output::words(&words, source.hop);
+                    let words = output::words(&words, hop);
                     output::line(&item.emissions, serde_json::json!({"words": words}))
                 }
                 (false, _) => {
                     let file = named.then(|| format!("{}\t", item.emissions.display()));
-                    table(&words, source.hop, &file.unwrap_or_default())?
+                    table(&words, hop, &file.unwrap_or_default())?
                 }
             };
-            Ok(Findings { result, notes })
+            Ok(Findings {
+                result: result.into(),
+                notes,
+            })
         },
     )
 }
@@ -79,7 +86,7 @@ fn words(
 ) -> Result<(Vec<RatedWord>, Vec<String>)> {
     let (words, spans, star, notes) = match text {
         Some(text) => {
-            let aligned = Aligned::new(source, text, &args.fit)?;
+            let aligned = Aligned::new(source, text, &args.fit, args.time.hop)?;
             let spans = aligned.alignment.spans;
             (aligned.words, spans, aligned.star, aligned.notes)
         }
