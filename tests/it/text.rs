@@ -967,7 +967,8 @@ fn a_tokenizer_json_tells_which_tokens_are_special_and_which_is_unknown() {
     assert_eq!(vocabulary.class_count(), 162);
     let (a, unknown) = (vocabulary.class_of("a").unwrap(), 1);
     assert_eq!(vocabulary.decode(&[a, 160, 161]), "a cough");
-    assert_eq!(vocabulary.special_classes(), [1, 160]);
+    // With [CLS] and [SEP].
+    assert_eq!(vocabulary.special_classes(), [1, 2, 3, 160]);
     // An unknown word is left out, and not spelled by the token for it.
     assert_eq!(vocabulary.decode(&[unknown]), "??");
     fails(vocabulary.encode("a 東"), &["\"東\"", "character 3"]);
