@@ -16,7 +16,26 @@ pub struct Feasibility {
     pub frames_needed: usize,
 }
 
-/// Determines for each item whether its target fits into its frames.
+impl Feasibility {
+    /// Whether the labels of one utterance fit into its frames; [`feasibility`] is the same for a batch of tensors.
+    ///
+    /// ```
+    /// use candle_ctc::Feasibility;
+    ///
+    /// let item = Feasibility::of(&[7, 7, 3], 3);
+    /// assert_eq!((item.feasible, item.frames_needed), (false, 4));
+    /// ```
+    pub fn of(labels: &[u32], frames: usize) -> Self {
+        let frames_needed = frames_needed(labels);
+        Self {
+            feasible: frames >= frames_needed,
+            frames,
+            frames_needed,
+        }
+    }
+}
+
+/// Determines for each item of a batch whether its target fits into its frames; [`Feasibility::of`] does so for slices.
 ///
 /// An item that does not fit has a loss of +inf and a log-likelihood of −inf, and [`forced_align`](crate::forced_align)
 /// refuses it.
@@ -52,13 +71,9 @@ pub fn feasibility(
 ) -> Result<Vec<Feasibility>> {
     let (input_lengths, labels, offsets) =
         validate::targets_only("feasibility", targets, input_lengths, target_lengths)?;
-    let items = input_lengths.iter().enumerate().map(|(n, &frames)| {
-        let frames_needed = frames_needed(&labels[offsets[n]..offsets[n + 1]]);
-        Feasibility {
-            feasible: frames >= frames_needed,
-            frames,
-            frames_needed,
-        }
-    });
-    Ok(items.collect())
+    let targets = offsets.windows(2).map(|of| &labels[of[0]..of[1]]);
+    let items = targets.zip(input_lengths);
+    Ok(items
+        .map(|(target, frames)| Feasibility::of(target, frames))
+        .collect())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
-use candle_ctc::{CtcLoss, CtcLossOptions, Reduction, feasibility};
+use candle_ctc::{CtcLoss, CtcLossOptions, Feasibility, Reduction};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
@@ -71,15 +71,10 @@ pub fn init_weights(weights: &VarMap, train: &[Utterance], rng: &mut impl Rng) -
 
 /// Fails if a text has too many characters for its frames: its loss would be infinite.
 pub fn check_feasible(utterances: &[Utterance]) -> Result<()> {
-    let labels: Vec<u32> = utterances.iter().flat_map(|u| u.labels.clone()).collect();
-    let target_lengths: Vec<usize> = utterances.iter().map(|u| u.labels.len()).collect();
     let frames: Vec<usize> = utterances.iter().map(Utterance::frames).collect();
     let frames = Model::output_frames(&frames)?;
-    let labels = Tensor::new(labels, &candle_core::Device::Cpu)?;
-    for (item, utterance) in feasibility(&labels, &frames, &target_lengths)?
-        .iter()
-        .zip(utterances)
-    {
+    for (utterance, frames) in utterances.iter().zip(frames) {
+        let item = Feasibility::of(&utterance.labels, frames);
         ensure!(
             item.feasible,
             "{:?} needs {} frames and has {}; a smaller stride of the model gives more",

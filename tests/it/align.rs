@@ -4,7 +4,7 @@ use crate::common::oracle::{collapse, repeats};
 use crate::common::{Rng, tensors, views};
 use candle_core::{DType, Device, Tensor};
 use candle_ctc::{
-    AlignOptions, Alignment, InputKind, InputLayout, TokenSpan, Wildcard, feasibility,
+    AlignOptions, Alignment, Feasibility, InputKind, InputLayout, TokenSpan, Wildcard, feasibility,
     forced_align, forced_align_batch, group_words, pad_targets,
 };
 use proptest::prelude::*;
@@ -599,6 +599,11 @@ fn feasibility_counts_labels_and_repeats() {
         .map(|f| (f.feasible, f.frames, f.frames_needed))
         .collect();
     assert_eq!(summary, [(false, 4, 5), (true, 3, 3), (true, 0, 0)]);
+    let alone = [(&[5, 5, 5][..], 4), (&[1, 2, 1], 3), (&[], 0)];
+    assert_eq!(
+        alone.map(|(labels, frames)| Feasibility::of(labels, frames)),
+        got[..]
+    );
     let joined = Tensor::new(&[4u8, 4], &Device::Cpu).unwrap();
     assert!(feasibility(&joined, 3, 2).unwrap()[0].feasible);
     let error = feasibility(&joined, [3, 3], [2, 1])
