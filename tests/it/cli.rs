@@ -1777,8 +1777,19 @@ fn a_wrong_command_line_has_exit_code_2() {
             "--words-per-cue",
             "at least 1",
         ),
-        ("words a.npy --hop -1", "--hop", "at least 1e-9"),
-        ("decode a.npy --json --hop -0.5", "--hop", "at least 1e-9"),
+        ("words a.npy --hop -1", "--hop", "from 1e-9 to 1e9"),
+        (
+            "decode a.npy --json --hop -0.5",
+            "--hop",
+            "from 1e-9 to 1e9",
+        ),
+        // Its times would be infinite, which JSON writes as null.
+        ("align a.npy a --hop 1e307", "--hop", "from 1e-9 to 1e9"),
+        (
+            "tune --manifest a --lm a --rounds -1",
+            "--rounds",
+            "at least 0",
+        ),
         ("spot a.npy a --threshold 3", "--threshold", "at most 0"),
         ("spot a.npy a --threshold nan", "--threshold", "at most 0"),
         (
