@@ -346,22 +346,53 @@ mod process {
     use super::{Demo, TEXT, fails, run};
     use std::io::Write;
     use std::path::Path;
-    use std::process::{Command, Stdio};
+    use std::process::{Command, Output, Stdio};
 
-    /// What the program prints, which must succeed.
-    fn piped(args: &[&str], input: &str) -> Vec<u8> {
+    /// What the program does with this standard input, which it must read.
+    fn process(args: &[&str], input: &str) -> Output {
         let mut process = Command::new(env!("CARGO_BIN_EXE_ctc"))
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut pipe = process.stdin.take().unwrap();
         pipe.write_all(input.as_bytes()).unwrap();
         drop(pipe);
-        let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{args:?}");
+        process.wait_with_output().unwrap()
+    }
+
+    /// What the program prints, which must succeed.
+    fn piped(args: &[&str], input: &str) -> Vec<u8> {
+        let output = process(args, input);
+        assert!(output.status.success(), "{args:?}: {output:?}");
         output.stdout
+    }
+
+    #[test]
+    fn an_error_of_standard_input_names_it() {
+        let demo = Demo::new(TEXT);
+        let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+        let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon", "-"];
+        let align = ["align", "--vocab", &vocab, "--manifest", "-"];
+        let twice = [&decode[..], &["--hotwords", "-"]].concat();
+        let cases: [(&[&str], &str, &str); 5] = [
+            (&twice, "fox\n", "two options; name a file in all but one"),
+            (&decode, "\n", "has no lines"),
+            (&decode, "42\n", "can spell none of the words"),
+            (&align, "\n", "has no lines"),
+            (&align, "fox\n", "line 1 is \"fox\""),
+        ];
+        for (args, input, part) in cases {
+            let output = process(args, input);
+            assert_eq!(output.status.code(), Some(1), "{args:?}");
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                message.contains("standard input") && message.contains(part),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub const DEFAULT_BETA: f64 = 0.0;
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
 /// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
 /// read. Of several files, one that fails does not stop the others, except in tune. In place of a file, - is standard
-/// input for --file, --manifest, --lexicon, --hotwords and the text of ngram --estimate, and standard output for an
-/// output of align.
+/// input for one of --file, --manifest, --lexicon and --hotwords and for the text of ngram --estimate, and standard
+/// output for an output of align.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {

@@ -2,7 +2,7 @@
 
 use super::cli::KnowledgeFiles;
 use super::errors::short;
-use super::input::read_text;
+use super::input::{read_text, shown};
 use super::ngram;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
@@ -175,7 +175,7 @@ impl Knowledge {
 
 /// What `read` makes of each line that is not blank. Errors name the file and the line.
 fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    let shown = path.display();
+    let shown = shown(path);
     let content = read_text(path)?;
     let lines = content.lines().enumerate();
     let entries: Vec<T> = lines
@@ -205,7 +205,7 @@ fn words(path: &Path, vocabulary: &Vocabulary, notes: &mut Vec<String>) -> Resul
     if let (true, Some(error)) = (spelled.is_empty(), reason) {
         bail!(
             "{}: the vocabulary can spell none of the words: {}",
-            path.display(),
+            shown(path),
             short(error)
         )
     }
