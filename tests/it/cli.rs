@@ -142,6 +142,24 @@ fn special_tokens_are_in_no_hypothesis_of_a_beam() {
 }
 
 #[test]
+fn where_no_other_token_is_possible_a_special_one_is_found() {
+    let demo = Demo::new(TEXT);
+    let vocab = demo.file("special.json", r#"["<pad>", "<s>", "</s>", "<unk>", "a"]"#);
+    let probs = [[0.0f32, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("certain.npy", &log_probs);
+    let decode = ["decode", &emissions, "--vocab", &vocab];
+    let out = run(&decode).unwrap();
+    assert!(out.contains("\t<unk>") && out.ends_with("a\n"), "{out}");
+    // The lexicon lacks it.
+    let words = demo.file("words.txt", "a\n");
+    fails(
+        &[&decode[..], &["--lexicon", &words]].concat(),
+        &["certain.npy: every transcript", "probability of 0"],
+    );
+}
+
+#[test]
 fn json_has_the_score_of_the_table_beside_its_parts() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));

@@ -2,7 +2,7 @@
 
 use super::cli::KnowledgeFiles;
 use super::errors::short;
-use super::input::{read_text, shown};
+use super::input::{Source, read_text, shown};
 use super::ngram;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
@@ -157,6 +157,29 @@ impl Knowledge {
             .map(|model| Self::WordsWithModel(Box::new(model))),
         };
         Ok((knowledge.map_err(short)?, notes))
+    }
+
+    /// The best transcripts, the best first: without special tokens, unless these alone have a probability above 0 in
+    /// some frame.
+    pub fn transcripts(
+        &self,
+        source: &Source,
+        opts: BeamOptions,
+    ) -> candle_core::Result<Vec<Hypothesis>> {
+        let opts = BeamOptions {
+            blank: source.vocabulary.blank(),
+            ..opts
+        };
+        let special = source.vocabulary.special_classes();
+        let without = BeamOptions {
+            suppress: &special,
+            ..opts
+        };
+        let found = self.search(&source.log_probs, without)?;
+        match found.is_empty() {
+            true => self.search(&source.log_probs, opts),
+            false => Ok(found),
+        }
     }
 
     pub fn search(

@@ -113,12 +113,10 @@ impl<'a> HeldOut<'a> {
                 reference,
             } = utterance;
             let opts = BeamOptions {
-                blank: source.vocabulary.blank(),
                 beam_width: self.beam,
-                suppress: &source.vocabulary.special_classes(),
                 ..Default::default()
             };
-            let found = knowledge.search(&source.log_probs, opts).map_err(short);
+            let found = knowledge.transcripts(source, opts).map_err(short);
             let found = found.with_context(|| path.display().to_string())?;
             let text = match found.first() {
                 Some(best) => source.vocabulary.decode(&best.tokens),
