@@ -561,6 +561,8 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
     with_emissions(&cube, &["[2, 4, 28]", "(T, C)"]);
     let empty = demo.npy("empty.npy", &zeros(&[0, 28], DType::F32));
     with_emissions(&empty, &["[0, 28]"]);
+    let wide = demo.npy("wide.npy", &zeros(&[0, 6625], DType::F32));
+    with_emissions(&wide, &["[0, 6625]", "nothing in it"]);
     let logits = demo.npy("logits.npy", &zeros(&[4, 28], DType::F32));
     with_emissions(&logits, &["frame 0", "--logits"]);
     let nan = demo.npy(

@@ -152,12 +152,20 @@ fn check_npy(path: &Path) -> Result<()> {
     };
     let sizes = shape.split(|c: char| !c.is_ascii_digit());
     let sizes = sizes.filter(|size| !size.is_empty());
-    // A size of 0 counts as 1: the product of the others may be too large for candle all the same.
+    let sizes: Vec<u128> = sizes
+        .map(|size| size.parse().unwrap_or(u128::MAX))
+        .collect();
+    // Where a size is 0 there are no entries, but candle multiplies the other sizes all the same.
+    let most = match sizes.contains(&0) {
+        true => isize::MAX as u128,
+        false => bytes.into(),
+    };
     let count = sizes
-        .map(|size| size.parse().unwrap_or(u128::MAX).max(1))
+        .iter()
+        .map(|&size| size.max(1))
         .fold(1, u128::saturating_mul);
     ensure!(
-        count <= bytes.into(),
+        count <= most,
         "its header says that its shape is ({shape}), but it has only {bytes} bytes"
     );
     Ok(())
