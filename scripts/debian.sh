@@ -1,7 +1,7 @@
 # Sourced by scripts that bring Debian's packages, unpacked in a folder and not installed. For sh as well as bash.
 
-# Unpacks PACKAGES, one argument, with what they need and is not installed, and each OTHER without what it needs. FOLDER is
-# made anew.
+# Unpacks PACKAGES, one argument, with what they need and is not installed, and each OTHER without what it needs.
+# FOLDER is made anew.
 unpack() { # FOLDER PACKAGES OTHER...
     local folder="$1" packages="$2" needed package
     shift 2

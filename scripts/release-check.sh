@@ -31,4 +31,4 @@ cargo publish --locked --allow-dirty --dry-run 2>&1 | tee "$log" || no "a packag
 ! grep '^warning' "$log" | grep -qvE 'ignoring (benchmark|example|test)|aborting upload due to dry run' || no "a package without warnings: see above"
 
 [ "$missing" = 0 ] || { printf '%s missing for %s\n' "$missing" "$version" >&2; exit 1; }
-printf '%s can be released: .ci/run, then cargo publish, then git tag v%s\n' "$version" "$version"
+printf '%s can be released: .ci/run all, then cargo publish, then git tag v%s\n' "$version" "$version"

@@ -152,8 +152,8 @@ impl AsRef<[u32]> for Alignment {
 /// be a part of the transcript, as a transcript may be a part of the recording with [`AlignOptions::outside`]. Both may
 /// be set: then the two overlap. The best path is the best of all targets that remain when such labels are left out.
 /// Ties are broken as above; of equal predecessors that leave labels out, the nearest wins. A label that was left out
-/// has an empty span. With either option one thread aligns each item and computes all states of each frame: 180000 frames
-/// with 15000 labels and free ends took 15 s and 52 MB.
+/// has an empty span. With either option one thread aligns each item and computes all states of each frame: 180000
+/// frames with 15000 labels and free ends took 15 s and 52 MB.
 ///
 /// # Memory
 ///

@@ -61,10 +61,10 @@ impl Vocabulary {
         &self.source.tokens
     }
 
-    /// The classes that a transcript should not hold, in ascending order: the tokens for unknown text, for the beginning
-    /// and the end of a text, for padding, and others that print nothing, without the blank. They are what
-    /// [`BeamOptions::suppress`](crate::BeamOptions::suppress) is for: hypotheses that differ in them alone have the same
-    /// text. Names that are printed, such as `<noise>`, are not among them.
+    /// The classes that a transcript should not hold, in ascending order: the tokens for unknown text, for the
+    /// beginning and the end of a text, for padding, and others that print nothing, without the blank. They are meant
+    /// for [`BeamOptions::suppress`](crate::BeamOptions::suppress): hypotheses that differ only in tokens that print
+    /// nothing have the same text. Names that are printed, such as `<noise>`, are not among them.
     ///
     /// ```
     /// use candle_ctc::text::Vocabulary;

@@ -142,6 +142,24 @@ fn special_tokens_are_in_no_hypothesis_of_a_beam() {
 }
 
 #[test]
+fn where_no_other_token_is_possible_a_special_one_is_found() {
+    let demo = Demo::new(TEXT);
+    let vocab = demo.file("special.json", r#"["<pad>", "<s>", "</s>", "<unk>", "a"]"#);
+    let probs = [[0.0f32, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("certain.npy", &log_probs);
+    let decode = ["decode", &emissions, "--vocab", &vocab];
+    let out = run(&decode).unwrap();
+    assert!(out.contains("\t<unk>") && out.ends_with("a\n"), "{out}");
+    // The lexicon lacks it.
+    let words = demo.file("words.txt", "a\n");
+    fails(
+        &[&decode[..], &["--lexicon", &words]].concat(),
+        &["certain.npy: every transcript", "probability of 0"],
+    );
+}
+
+#[test]
 fn json_has_the_score_of_the_table_beside_its_parts() {
     let demo = Demo::new(TEXT);
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
@@ -346,22 +364,53 @@ mod process {
     use super::{Demo, TEXT, fails, run};
     use std::io::Write;
     use std::path::Path;
-    use std::process::{Command, Stdio};
+    use std::process::{Command, Output, Stdio};
 
-    /// What the program prints, which must succeed.
-    fn piped(args: &[&str], input: &str) -> Vec<u8> {
+    /// What the program does with this standard input, which it must read.
+    fn process(args: &[&str], input: &str) -> Output {
         let mut process = Command::new(env!("CARGO_BIN_EXE_ctc"))
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut pipe = process.stdin.take().unwrap();
         pipe.write_all(input.as_bytes()).unwrap();
         drop(pipe);
-        let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{args:?}");
+        process.wait_with_output().unwrap()
+    }
+
+    /// What the program prints, which must succeed.
+    fn piped(args: &[&str], input: &str) -> Vec<u8> {
+        let output = process(args, input);
+        assert!(output.status.success(), "{args:?}: {output:?}");
         output.stdout
+    }
+
+    #[test]
+    fn an_error_of_standard_input_names_it() {
+        let demo = Demo::new(TEXT);
+        let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
+        let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon", "-"];
+        let align = ["align", "--vocab", &vocab, "--manifest", "-"];
+        let twice = [&decode[..], &["--hotwords", "-"]].concat();
+        let cases: [(&[&str], &str, &str); 5] = [
+            (&twice, "fox\n", "two options; name a file in all but one"),
+            (&decode, "\n", "has no lines"),
+            (&decode, "42\n", "can spell none of the words"),
+            (&align, "\n", "has no lines"),
+            (&align, "fox\n", "line 1 is \"fox\""),
+        ];
+        for (args, input, part) in cases {
+            let output = process(args, input);
+            assert_eq!(output.status.code(), Some(1), "{args:?}");
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                message.contains("standard input") && message.contains(part),
+                "{message}"
+            );
+        }
     }
 
     #[test]
@@ -512,6 +561,8 @@ fn every_bad_file_is_an_error_that_says_what_is_wrong() {
     with_emissions(&cube, &["[2, 4, 28]", "(T, C)"]);
     let empty = demo.npy("empty.npy", &zeros(&[0, 28], DType::F32));
     with_emissions(&empty, &["[0, 28]"]);
+    let wide = demo.npy("wide.npy", &zeros(&[0, 6625], DType::F32));
+    with_emissions(&wide, &["[0, 6625]", "nothing in it"]);
     let logits = demo.npy("logits.npy", &zeros(&[4, 28], DType::F32));
     with_emissions(&logits, &["frame 0", "--logits"]);
     let nan = demo.npy(
@@ -1777,8 +1828,19 @@ fn a_wrong_command_line_has_exit_code_2() {
             "--words-per-cue",
             "at least 1",
         ),
-        ("words a.npy --hop -1", "--hop", "at least 1e-9"),
-        ("decode a.npy --json --hop -0.5", "--hop", "at least 1e-9"),
+        ("words a.npy --hop -1", "--hop", "from 1e-9 to 1e9"),
+        (
+            "decode a.npy --json --hop -0.5",
+            "--hop",
+            "from 1e-9 to 1e9",
+        ),
+        // Its times would be infinite, which JSON writes as null.
+        ("align a.npy a --hop 1e307", "--hop", "from 1e-9 to 1e9"),
+        (
+            "tune --manifest a --lm a --rounds -1",
+            "--rounds",
+            "at least 0",
+        ),
         ("spot a.npy a --threshold 3", "--threshold", "at most 0"),
         ("spot a.npy a --threshold nan", "--threshold", "at most 0"),
         (

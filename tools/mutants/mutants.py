@@ -4,9 +4,9 @@
 
 Instruments a copy of the crate in the folder WORK, builds its tests once, and finds out which test reaches which
 mutant. Each mutant is then switched on in turn, and the tests that reach it are run until one fails: first those that
-noticed most other mutants of its file, then the fastest. WORK/mutants.tsv has a line for each mutant: killed, survived
-or unreached, its key, and its line. A survivor whose key stands in tests/faults/mutants.txt is explained there. Exits
-with 1 if another one survives.
+are fast and noticed many other mutants of its file. WORK/mutants.tsv has a line for each mutant: killed, survived or
+unreached, its key, and its line. A survivor whose key stands in tests/faults/mutants.txt is explained there. Exits with
+1 if another one survives.
 
 Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on, ONLY=FILE those of lines
 of an earlier mutants.tsv; BUDGET is the number of seconds that the tests of one mutant may take, 60 unless told; JOBS is

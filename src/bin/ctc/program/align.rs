@@ -66,7 +66,7 @@ enum Format {
     Png,
 }
 
-/// The outputs that are asked for, with their paths; JSON on standard output if there are none of one file.
+/// The outputs that are asked for, with their paths. If none are, JSON of one file goes to standard output.
 fn outputs(args: &AlignArgs) -> Vec<(Format, &Path)> {
     let all = [
         (Format::Json, &args.json),

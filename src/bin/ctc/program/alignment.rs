@@ -5,9 +5,8 @@ use super::errors::short;
 use super::input::Source;
 use super::spelling::{Spelled, spell};
 use anyhow::{Result, ensure};
-use candle_core::{Device, Tensor};
 use candle_ctc::text::{Unspellable, Unspelled, Word};
-use candle_ctc::{AlignOptions, Alignment, TokenSpan, Wildcard, feasibility, forced_align};
+use candle_ctc::{AlignOptions, Alignment, Feasibility, TokenSpan, Wildcard, forced_align};
 
 /// An alignment with its words and texts.
 pub struct Aligned {
@@ -75,8 +74,7 @@ const STAR: &str = "\u{fffd}";
 
 fn align(source: &Source, labels: &[u32], star: Option<u32>, fit: &FitArgs) -> Result<Alignment> {
     ensure!(!labels.is_empty(), "the transcript is empty");
-    let targets = Tensor::new(labels, &Device::Cpu)?;
-    let fits = &feasibility(&targets, source.frames, labels.len())?[0];
+    let fits = Feasibility::of(labels, source.frames);
     ensure!(
         fits.feasible,
         "the transcript needs {} frames, but there are only {}",

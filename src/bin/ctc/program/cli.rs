@@ -18,8 +18,8 @@ pub const DEFAULT_BETA: f64 = 0.0;
 /// Results go to standard output; errors, notes and progress to standard error. Exit codes: 0 if all went well, 1 if
 /// something failed, 2 if an option is unknown, missing or in conflict with another, or has a value that cannot be
 /// read. Of several files, one that fails does not stop the others, except in tune. In place of a file, - is standard
-/// input for --file, --manifest, --lexicon, --hotwords and the text of ngram --estimate, and standard output for an
-/// output of align.
+/// input for one of --file, --manifest, --lexicon and --hotwords and for the text of ngram --estimate, and standard
+/// output for an output of align.
 #[derive(Debug, Parser)]
 #[command(name = "ctc", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -177,7 +177,7 @@ pub struct AlignArgs {
         long,
         value_name = "COUNT",
         default_value_t = 7,
-        value_parser = at_least_one,
+        value_parser = whole(1),
         allow_negative_numbers = true,
         requires = "srt"
     )]
@@ -263,7 +263,7 @@ pub struct DecodeArgs {
         long,
         value_name = "COUNT",
         default_value_t = 1,
-        value_parser = at_least_one,
+        value_parser = whole(1),
         allow_negative_numbers = true,
         conflicts_with = "greedy"
     )]
@@ -343,7 +343,7 @@ pub struct TuneArgs {
         long,
         value_name = "WIDTH",
         default_value_t = 50,
-        value_parser = at_least_one,
+        value_parser = whole(1),
         allow_negative_numbers = true
     )]
     pub beam: usize,
@@ -371,7 +371,7 @@ pub struct TuneArgs {
     )]
     pub betas: Vec<f64>,
     /// How often to halve the steps around the best weights.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = whole(0), allow_negative_numbers = true)]
     pub rounds: usize,
     /// Count wrong characters in place of wrong words.
     #[arg(long)]
@@ -448,7 +448,7 @@ pub struct SearchArgs {
         long,
         value_name = "WIDTH",
         default_value_t = 50,
-        value_parser = at_least_one,
+        value_parser = whole(1),
         allow_negative_numbers = true
     )]
     pub beam: usize,
@@ -557,10 +557,10 @@ pub struct TimeArgs {
     pub hop: f64,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(count) if count >= 1 => Ok(count),
-        _ => Err("it must be a whole number, at least 1".to_owned()),
+fn whole(least: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text: &str| match text.parse::<usize>() {
+        Ok(number) if number >= least => Ok(number),
+        _ => Err(format!("it must be a whole number, at least {least}")),
     }
 }
 
@@ -608,7 +608,7 @@ fn not_standard_output(path: PathBuf) -> Result<PathBuf, &'static str> {
 
 fn duration(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() && seconds >= 1e-9 => Ok(seconds),
-        _ => Err("it must be a number of seconds, at least 1e-9".to_owned()),
+        Ok(seconds) if (1e-9..=1e9).contains(&seconds) => Ok(seconds),
+        _ => Err("it must be a number of seconds from 1e-9 to 1e9".to_owned()),
     }
 }

@@ -6,7 +6,7 @@ use super::errors::short;
 use super::input::{Model, Source};
 use super::knowledge::{Files, Knowledge};
 use super::output;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_ctc::{BeamOptions, GreedyOptions, Hypothesis, greedy_decode};
 use std::fmt::Write;
 
@@ -59,24 +59,26 @@ pub fn search(
     knowledge: &Knowledge,
     n_best: usize,
 ) -> Result<Vec<Hypothesis>> {
-    let blank = source.vocabulary.blank();
     let found = if args.greedy {
         let opts = GreedyOptions {
-            blank,
+            blank: source.vocabulary.blank(),
             ..Default::default()
         };
         greedy_decode(&source.log_probs, opts).map(|found| vec![found])
     } else {
         let opts = BeamOptions {
-            blank,
             beam_width: args.beam,
             n_best,
-            suppress: &source.vocabulary.special_classes(),
             ..Default::default()
         };
-        knowledge.search(&source.log_probs, opts)
+        knowledge.transcripts(source, opts)
     };
-    found.map_err(short)
+    let found = found.map_err(short)?;
+    ensure!(
+        !found.is_empty(),
+        "every transcript that may be found has a probability of 0"
+    );
+    Ok(found)
 }
 
 /// A line for each hypothesis, with `file` in front.

@@ -7,6 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_ctc::text::{Vocabulary, WordMark};
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The model that emissions come from: how to read them.
 pub struct Model<'a> {
@@ -116,8 +117,8 @@ const LONGEST_HEADER: u64 = 1 << 16;
 
 /// An error if the header of a .npy file claims more bytes, or more entries, than the file has: candle would ask for
 /// memory for all of them. The shape must stand there once and as plain numbers in one pair of parentheses, so that
-/// candle reads the same: it takes `((), 9)` and `()(9)` for `(9)`. Whatever else is wrong with a header, candle's reader
-/// says.
+/// candle reads the same: it takes `((), 9)` and `()(9)` for `(9)`. Whatever else is wrong with a header, candle's
+/// reader says.
 fn check_npy(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -151,12 +152,20 @@ fn check_npy(path: &Path) -> Result<()> {
     };
     let sizes = shape.split(|c: char| !c.is_ascii_digit());
     let sizes = sizes.filter(|size| !size.is_empty());
-    // A size of 0 counts as 1: the product of the others may be too large for candle all the same.
+    let sizes: Vec<u128> = sizes
+        .map(|size| size.parse().unwrap_or(u128::MAX))
+        .collect();
+    // Where a size is 0 there are no entries, but candle multiplies the other sizes all the same.
+    let most = match sizes.contains(&0) {
+        true => isize::MAX as u128,
+        false => bytes.into(),
+    };
     let count = sizes
-        .map(|size| size.parse().unwrap_or(u128::MAX).max(1))
+        .iter()
+        .map(|&size| size.max(1))
         .fold(1, u128::saturating_mul);
     ensure!(
-        count <= bytes.into(),
+        count <= most,
         "its header says that its shape is ({shape}), but it has only {bytes} bytes"
     );
     Ok(())
@@ -214,7 +223,15 @@ pub fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// The transcript of the command line, or all of a file, without the line end behind it.
+/// A file that is read, as messages name it.
+pub fn shown(path: &Path) -> String {
+    match is_dash(path) {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// The transcript of the command line, or all of a file, without the white space at its end.
 pub fn transcript(text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
     match file {
         Some(file) => Ok(Some(read_text(file)?.trim_end().to_owned())),
@@ -225,13 +242,22 @@ pub fn transcript(text: Option<&str>, file: Option<&Path>) -> Result<Option<Stri
 /// A text file, without the mark of UTF-8 that some editors put in front; standard input for `-`.
 pub fn read_text(path: &Path) -> Result<String> {
     let content = match is_dash(path) {
-        true => std::io::read_to_string(std::io::stdin()).context("cannot read standard input"),
-        false => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-        }
-    }?;
+        true => standard_input(),
+        false => std::fs::read_to_string(path).map_err(Into::into),
+    };
+    let content = content.with_context(|| format!("cannot read {}", shown(path)))?;
     Ok(match content.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => content,
     })
+}
+
+/// All of standard input, which is empty when it is read again.
+fn standard_input() -> Result<String> {
+    static READ: AtomicBool = AtomicBool::new(false);
+    ensure!(
+        !READ.swap(true, Ordering::Relaxed),
+        "- stands for it in two options; name a file in all but one"
+    );
+    Ok(std::io::read_to_string(std::io::stdin())?)
 }

@@ -2,7 +2,7 @@
 
 use super::cli::KnowledgeFiles;
 use super::errors::short;
-use super::input::read_text;
+use super::input::{Source, read_text, shown};
 use super::ngram;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
@@ -159,6 +159,29 @@ impl Knowledge {
         Ok((knowledge.map_err(short)?, notes))
     }
 
+    /// The best transcripts, the best first: without special tokens, unless these alone have a probability above 0 in
+    /// some frame.
+    pub fn transcripts(
+        &self,
+        source: &Source,
+        opts: BeamOptions,
+    ) -> candle_core::Result<Vec<Hypothesis>> {
+        let opts = BeamOptions {
+            blank: source.vocabulary.blank(),
+            ..opts
+        };
+        let special = source.vocabulary.special_classes();
+        let without = BeamOptions {
+            suppress: &special,
+            ..opts
+        };
+        let found = self.search(&source.log_probs, without)?;
+        match found.is_empty() {
+            true => self.search(&source.log_probs, opts),
+            false => Ok(found),
+        }
+    }
+
     pub fn search(
         &self,
         log_probs: &Tensor,
@@ -175,7 +198,7 @@ impl Knowledge {
 
 /// What `read` makes of each line that is not blank. Errors name the file and the line.
 fn lines<T>(path: &Path, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    let shown = path.display();
+    let shown = shown(path);
     let content = read_text(path)?;
     let lines = content.lines().enumerate();
     let entries: Vec<T> = lines
@@ -205,7 +228,7 @@ fn words(path: &Path, vocabulary: &Vocabulary, notes: &mut Vec<String>) -> Resul
     if let (true, Some(error)) = (spelled.is_empty(), reason) {
         bail!(
             "{}: the vocabulary can spell none of the words: {}",
-            path.display(),
+            shown(path),
             short(error)
         )
     }

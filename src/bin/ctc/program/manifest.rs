@@ -1,6 +1,6 @@
 //! Lists of emissions and their transcripts.
 
-use super::input::read_text;
+use super::input::{read_text, shown};
 use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub struct Entry {
 /// Reads a path of emissions, a tab and a transcript from each line. Paths are relative to the current directory. Empty
 /// lines are skipped.
 pub fn read(path: &Path) -> Result<Vec<Entry>> {
-    let shown = path.display();
+    let shown = shown(path);
     let content = read_text(path)?;
     let mut entries = Vec::new();
     for (index, line) in content.lines().enumerate() {

@@ -3,7 +3,7 @@
 use super::batch::Console;
 use super::cli::{ALPHA_RANGE, BETA_RANGE, DEFAULT_ALPHA, DEFAULT_BETA, TuneArgs};
 use super::errors::short;
-use super::input::{Model, Source};
+use super::input::{Model, Source, shown};
 use super::knowledge::{Files, Knowledge};
 use super::manifest;
 use super::spelling::spell;
@@ -99,7 +99,7 @@ impl<'a> HeldOut<'a> {
         ensure!(
             utterances.iter().any(|one| !one.reference.is_empty()),
             "{}: all transcripts are empty, so that there is nothing to get right",
-            args.manifest.display()
+            shown(&args.manifest)
         );
         let beam = args.beam;
         Ok((Self { utterances, beam }, notes))
@@ -113,12 +113,10 @@ impl<'a> HeldOut<'a> {
                 reference,
             } = utterance;
             let opts = BeamOptions {
-                blank: source.vocabulary.blank(),
                 beam_width: self.beam,
-                suppress: &source.vocabulary.special_classes(),
                 ..Default::default()
             };
-            let found = knowledge.search(&source.log_probs, opts).map_err(short);
+            let found = knowledge.transcripts(source, opts).map_err(short);
             let found = found.with_context(|| path.display().to_string())?;
             let text = match found.first() {
                 Some(best) => source.vocabulary.decode(&best.tokens),
