@@ -86,8 +86,9 @@ impl Vocabulary {
 
     /// Whether a class stands for unknown text: by what the file says, or by its name.
     fn is_unknown(&self, class: u32) -> bool {
-        let name = || self.source.tokens[class as usize].to_lowercase();
-        self.source.unknown == Some(class) || matches!(name().as_str(), "<unk>" | "[unk]")
+        let token = &self.source.tokens[class as usize];
+        let is = |name: &str| token.eq_ignore_ascii_case(name);
+        self.source.unknown == Some(class) || is("<unk>") || is("[unk]")
     }
 
     /// How words are marked.
