@@ -245,6 +245,10 @@ def copy(work):
             if not target.exists() or target.read_bytes() != (ROOT / name).read_bytes():
                 shutil.copyfile(ROOT / name, target)
                 shutil.copymode(ROOT / name, target)
+    # A source that has moved since an earlier run.
+    for path in (work / "src").rglob("*.rs"):
+        if not (ROOT / path.relative_to(work)).exists():
+            path.unlink()
 
 
 def write(work, paths, dropped):
@@ -394,7 +398,8 @@ def judge(work, mutant, tests, times, budget, killers):
     spent = 0.0
     at, size = 0, 1
     while at < len(tests) and spent < budget:
-        some = [test for test in tests[at : at + size] if test[0] == tests[at][0]]
+        # A run is of one program.
+        some = list(itertools.takewhile(lambda test: test[0] == tests[at][0], tests[at : at + size]))
         at += len(some)
         size = min(2 * size, 16)
         expected = sum(times[test] for test in some)

@@ -184,6 +184,12 @@ impl Checkpoints {
         }
     }
 
+    /// The levels of the blocks, in the order of the direction.
+    #[cfg(test)]
+    pub fn levels(&self) -> impl Iterator<Item = Level> {
+        self.starts.iter().map(|start| start.level)
+    }
+
     /// The `nth` checkpoint from the end; 0 is the last.
     pub fn nth_back(&self, nth: usize) -> Checkpoint<'_> {
         Checkpoint {
