@@ -1720,6 +1720,25 @@ fn words_of_a_lexicon_stand_behind_others_too() {
 }
 
 #[test]
+fn a_phrase_is_found_at_the_beginning_and_behind_other_words() {
+    let demo = Demo::new("a");
+    // Only behind other words, a word has the mark.
+    let vocab = demo.file("bytes.json", r#"["<pad>", "Ġcat", "cat", "dog", "Ġdog"]"#);
+    let probs = [
+        [0.05f32, 0.05, 0.05, 0.8, 0.05],
+        [0.04, 0.6, 0.3, 0.03, 0.03],
+    ];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("dog.npy", &log_probs);
+    let out = run(&["spot", &emissions, "--vocab", &vocab, "cat", "dog"]).unwrap();
+    // "cat" without the mark is above the threshold there, too, but overlaps what is better.
+    let wanted = "phrase\tstart\tend\tscore\tper token\n\
+                  dog\t0.000\t0.020\t0.0000\t0.0000\n\
+                  cat\t0.020\t0.040\t0.0000\t0.0000\n";
+    assert_eq!(out, wanted);
+}
+
+#[test]
 fn phrases_are_found_with_their_times() {
     let demo = Demo::new("fox and fox");
     let (emissions, vocab) = (demo.path("emissions.npy"), demo.path("vocab.json"));
