@@ -7,6 +7,7 @@
 use crate::spans::TokenSpan;
 use candle_core::{Result, bail};
 use foldhash::fast::RandomState;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// No node, label or span.
@@ -17,6 +18,9 @@ pub(super) const ROOT: u32 = 0;
 
 /// Number of entries from which unused ones are dropped.
 pub(super) const KEEP: usize = 1 << 16;
+
+/// Number of states from which those of prefixes outside the beam are dropped.
+pub(super) const STATES: usize = 1 << 10;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
@@ -82,10 +86,13 @@ impl Weight {
     }
 }
 
-/// The prefixes, each with a language-model state and the tokens that may follow.
+/// The prefixes. Those of the beam have a language-model state and the tokens that may follow, others may have a state.
 pub(super) struct Tree<S> {
     nodes: Vec<Node>,
-    states: Vec<S>,
+    states: Vec<Option<S>>,
+    /// The prefixes with a state, and the number of these from which most are dropped.
+    held: Vec<u32>,
+    most_held: usize,
     following: Vec<Following>,
     children: HashMap<(u32, u32), u32, RandomState>,
     limit: usize,
@@ -101,7 +108,9 @@ impl<S> Tree<S> {
         };
         Self {
             nodes: vec![root],
-            states: vec![state],
+            states: vec![Some(state)],
+            held: vec![ROOT],
+            most_held: STATES,
             following: vec![Following::Unknown],
             children: HashMap::default(),
             limit: KEEP,
@@ -113,8 +122,40 @@ impl<S> Tree<S> {
         self.nodes[id as usize]
     }
 
+    /// The state of a prefix of the beam.
     pub fn state(&self, id: u32) -> &S {
-        &self.states[id as usize]
+        match &self.states[id as usize] {
+            Some(state) => state,
+            None => unreachable!("prefixes of the beam keep their states"),
+        }
+    }
+
+    pub fn has_state(&self, id: u32) -> bool {
+        self.states[id as usize].is_some()
+    }
+
+    /// Sets the state of a prefix that has none.
+    pub fn put_state(&mut self, id: u32, state: S) {
+        self.states[id as usize] = Some(state);
+        self.held.push(id);
+    }
+
+    pub fn has_many_states(&self) -> bool {
+        self.held.len() > self.most_held
+    }
+
+    /// Drops all states but those of these prefixes. A state may be large, such as a row of scores for all classes.
+    pub fn keep_states(&mut self, used: impl Iterator<Item = u32>) {
+        let states = &mut self.states;
+        let kept: Vec<(u32, Option<S>)> = used.map(|id| (id, states[id as usize].take())).collect();
+        for id in self.held.drain(..) {
+            states[id as usize] = None;
+        }
+        for (id, state) in kept {
+            states[id as usize] = state;
+            self.held.push(id);
+        }
+        self.most_held = (16 * self.held.len()).max(STATES);
     }
 
     pub fn take_following(&mut self, id: u32) -> Following {
@@ -144,7 +185,8 @@ impl<S> Tree<S> {
             depth: self.node(parent).depth + 1,
             slot: NONE,
         });
-        self.states.push(state);
+        self.states.push(None);
+        self.put_state(id as u32, state);
         self.following.push(Following::Unknown);
         self.children.insert((parent, token), id as u32);
         Ok(id as u32)
@@ -173,6 +215,21 @@ impl<S> Tree<S> {
             }
         }
         a
+    }
+
+    /// The lexicographic order of the labels of two prefixes, which takes the time of those that they do not share.
+    pub fn order(&self, mut a: u32, mut b: u32) -> Ordering {
+        // The labels behind the common beginning; `None` for a prefix that is the beginning of the other.
+        let (mut label_a, mut label_b) = (None, None);
+        while a != b {
+            let (node_a, node_b) = (self.node(a), self.node(b));
+            if node_a.depth >= node_b.depth {
+                (a, label_a) = (node_a.parent, Some(node_a.token));
+            } else {
+                (b, label_b) = (node_b.parent, Some(node_b.token));
+            }
+        }
+        label_a.cmp(&label_b)
     }
 
     pub fn is_full(&self) -> bool {
@@ -207,6 +264,10 @@ impl<S> Tree<S> {
         self.nodes.truncate(kept);
         self.states.truncate(kept);
         self.following.truncate(kept);
+        self.held.retain_mut(|id| {
+            *id = renumber[*id as usize];
+            *id != NONE
+        });
         self.children = (1..kept as u32)
             .map(|id| ((self.node(id).parent, self.node(id).token), id))
             .collect();
@@ -369,6 +430,59 @@ mod tests {
         let next = add(&mut tree, second, 6);
         assert_eq!(*tree.state(next), [2, 4, 6]);
         assert!(tree.take_following(next).is_unknown());
+    }
+
+    #[test]
+    fn states_of_other_prefixes_are_dropped_and_put_again() {
+        let mut tree: Tree<u32> = Tree::new(0);
+        let one = tree.add_child(ROOT, 1, 10).unwrap();
+        let two = tree.add_child(ROOT, 2, 20).unwrap();
+        let three = tree.add_child(two, 3, 30).unwrap();
+        tree.keep_states([three, one].into_iter());
+        let with_state = |tree: &Tree<u32>| -> Vec<u32> {
+            (0..tree.len() as u32)
+                .filter(|id| tree.has_state(*id))
+                .collect()
+        };
+        assert_eq!(with_state(&tree), [one, three]);
+        assert_eq!((*tree.state(one), *tree.state(three)), (10, 30));
+
+        tree.put_state(two, 21);
+        let mut used = [three];
+        tree.compact(used.iter_mut());
+        let two = tree.child(ROOT, 2).unwrap();
+        assert_eq!(with_state(&tree), [two, used[0]]);
+        tree.keep_states([two].into_iter());
+        assert_eq!(with_state(&tree), [two]);
+        assert_eq!(*tree.state(two), 21);
+
+        for token in 10..10 + STATES as u32 {
+            assert!(!tree.has_many_states());
+            tree.add_child(two, token, token).unwrap();
+        }
+        assert!(tree.has_many_states());
+    }
+
+    #[test]
+    fn prefixes_have_the_order_of_their_labels() {
+        let mut tree = Tree::new(());
+        let mut all = vec![ROOT];
+        for depth in 0..3 {
+            // The tokens in another order than their numbers.
+            for parent in all.clone() {
+                if tree.node(parent).depth == depth {
+                    let children = [7, 2, 5].map(|token| tree.add_child(parent, token, ()));
+                    all.extend(children.map(Result::unwrap));
+                }
+            }
+        }
+        assert_eq!(all.len(), 40);
+        for &a in &all {
+            for &b in &all {
+                let want = tree.tokens(a).cmp(&tree.tokens(b));
+                assert_eq!(tree.order(a, b), want, "{a} {b}");
+            }
+        }
     }
 
     #[test]

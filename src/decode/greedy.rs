@@ -175,25 +175,26 @@ fn on_host(call: &Call, plan: &Plan, log_probs: &Tensor) -> Result<Vec<Hypothesi
             for frame in 0..plan.input_lengths[item] {
                 rows.read(item, frame, 0, &mut row);
                 check_row(call, item, frame, &row)?;
+                // Before the softmax, whose rounding makes equals of logits that are not.
+                let class = first_largest(&row);
                 if call.input == InputKind::Logits {
                     log_softmax(&mut row);
                 }
-                let (class, best) = first_largest(&row);
-                path.push(class as u32, best);
+                path.push(class as u32, row[class]);
             }
             Ok(path.finish())
         })
         .collect()
 }
 
-/// The largest entry and its index; the first of equal entries.
-fn first_largest(row: &[f64]) -> (usize, f64) {
+/// The index of the largest entry; the first of equal entries.
+fn first_largest(row: &[f64]) -> usize {
     // The maximum first, in vector code; then its index.
     let best = row
         .iter()
         .fold(f64::NEG_INFINITY, |a, &x| if x > a { x } else { a });
     let class = row.iter().position(|&x| x == best);
-    (class.unwrap_or_default(), best)
+    class.unwrap_or_default()
 }
 
 /// The same, with the work over the classes on the tensor's device.
@@ -356,6 +357,16 @@ mod tests {
                 assert_eq!(a.tokens, b.tokens);
                 assert!((a.score - b.score).abs() < 1e-4, "{dtype:?} {a:?} {b:?}");
             }
+        }
+    }
+
+    #[test]
+    fn both_ways_tell_logits_apart_that_a_softmax_makes_equal() {
+        let call = call(InputKind::Logits);
+        let logits = Tensor::new(&[[[-1e-30f32, -9.0, 0.0]]], &Device::Cpu).unwrap();
+        let plan = validate::plan_for_decoding(call, &logits, [1]).unwrap();
+        for decode in [on_host, on_device] {
+            assert_eq!(decode(&call, &plan, &logits).unwrap()[0].tokens, [2]);
         }
     }
 

@@ -68,8 +68,8 @@ pub trait LanguageModel {
     fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State>;
 
     /// The states after these tokens, each of which follows the prefix of its state. The search calls it at most once a
-    /// frame, for all new prefixes of the beam. Default: [`advance`](Self::advance) for each. A neural model overrides
-    /// it to run its network once:
+    /// frame, for all new prefixes of the beam, and for those that come back to it after their states were dropped.
+    /// Default: [`advance`](Self::advance) for each. A neural model overrides it to run its network once:
     ///
     /// ```
     /// use candle_core::{Device, Result, Tensor};

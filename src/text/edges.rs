@@ -1,5 +1,6 @@
 //! Where words may begin and end, token by token, and how a word is spelled within a text: for lexicons and hotwords.
 
+use super::rules::Rules;
 use super::surface::{Surface, WordMark, is_unspaced};
 use super::vocabulary::Vocabulary;
 use candle_core::Result;
@@ -55,18 +56,25 @@ impl Vocabulary {
     /// differs, behind other words.
     pub(crate) fn spell_words(&self, words: &str) -> Result<Vec<Vec<u32>>> {
         let first = self.encode(words)?;
-        let differs = matches!(
-            self.mark,
-            WordMark::Prefix {
-                first_word: false,
-                ..
-            } | WordMark::ByteLevel { first_word: false }
-        );
-        if !differs {
+        // The rules of a tokenizer.json alone tell whether the first word has the mark.
+        let by_rules = self.rules.as_ref().is_some_and(Rules::is_pipeline);
+        let may_differ = match self.mark {
+            WordMark::Prefix { first_word, .. } | WordMark::ByteLevel { first_word } => {
+                by_rules || !first_word
+            }
+            _ => false,
+        };
+        let surface = |label: &u32| self.surfaces.get(*label as usize).map(Surface::bytes);
+        let is_marked = first
+            .first()
+            .and_then(surface)
+            .is_some_and(|surface| surface.starts_with(b" "));
+        if !may_differ || is_marked {
             return Ok(vec![first]);
         }
         let twice = self.encode(&format!("{words} {words}"))?;
         let second = twice.strip_prefix(&first[..]).map(<[u32]>::to_vec);
+        let second = second.filter(|second| *second != first);
         Ok([Some(first), second].into_iter().flatten().collect())
     }
 }

@@ -1316,6 +1316,36 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
 }
 
 #[test]
+fn a_word_that_the_vocabulary_spells_as_several_is_left_out_of_a_lexicon() {
+    let demo = Demo::new("a");
+    // Punctuation is a word of its own.
+    let vocab = r###"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {"[PAD]": 0, "[UNK]": 1, "a": 2, "b": 3, "-": 4, "##b": 5}}}"###;
+    let vocab = demo.file("tokenizer.json", vocab);
+    let row = |likely: usize| -> Vec<f32> {
+        let prob = |class| if class == likely { 0.75 } else { 0.05 };
+        (0..6).map(prob).collect()
+    };
+    let probs = Tensor::new(vec![row(2), row(5)], &Device::Cpu).unwrap();
+    let emissions = demo.npy("ab.npy", &probs.log().unwrap());
+    let decode = |words: &str| {
+        let words = demo.file("words.txt", words);
+        let args = ["decode", &emissions, "--vocab", &vocab, "--lexicon", &words];
+        try_all(&args).map(|printed| (printed.out, printed.err))
+    };
+    let (out, err) = decode("a-b\nab\n").unwrap();
+    assert!(out.ends_with("\tab\n"), "{out}");
+    let note = "note: these words of the lexicon are left out, since the vocabulary cannot spell them: \"a-b\"\n";
+    assert_eq!(err, note);
+    let error = decode("a-b\n").unwrap_err();
+    let expected = "none of the words: it spells \"a-b\" as several words, \"a - b\"";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
 fn an_entry_that_no_distribution_has_is_named_with_its_frame_and_class() {
     let demo = Demo::new("a");
     let vocab = demo.file("three.txt", "<pad>\n|\na\n");
@@ -1687,6 +1717,25 @@ fn words_of_a_lexicon_stand_behind_others_too() {
     let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon", &words];
     let out = run(&decode).unwrap();
     assert_eq!(out.split('\t').nth(1), Some("cat cat\n"), "{out}");
+}
+
+#[test]
+fn a_phrase_is_found_at_the_beginning_and_behind_other_words() {
+    let demo = Demo::new("a");
+    // Only behind other words, a word has the mark.
+    let vocab = demo.file("bytes.json", r#"["<pad>", "Ġcat", "cat", "dog", "Ġdog"]"#);
+    let probs = [
+        [0.05f32, 0.05, 0.05, 0.8, 0.05],
+        [0.04, 0.6, 0.3, 0.03, 0.03],
+    ];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("dog.npy", &log_probs);
+    let out = run(&["spot", &emissions, "--vocab", &vocab, "cat", "dog"]).unwrap();
+    // "cat" without the mark is above the threshold there, too, but overlaps what is better.
+    let wanted = "phrase\tstart\tend\tscore\tper token\n\
+                  dog\t0.000\t0.020\t0.0000\t0.0000\n\
+                  cat\t0.020\t0.040\t0.0000\t0.0000\n";
+    assert_eq!(out, wanted);
 }
 
 #[test]

@@ -493,6 +493,24 @@ fn the_first_word_may_lack_the_space_of_the_others() {
 }
 
 #[test]
+fn rules_tell_whether_the_first_word_has_the_mark() {
+    let mut file = crate::text::json("unigram.json");
+    for (scheme, differs) in [("always", false), ("never", true)] {
+        file["pre_tokenizer"]["prepend_scheme"] = scheme.into();
+        let vocabulary = Vocabulary::from_bytes(file.to_string().as_bytes()).unwrap();
+        let labels = vocabulary.encode("smile smile smile").unwrap();
+        let first = vocabulary.token(labels[0]).unwrap();
+        assert_eq!(!first.starts_with('▁'), differs, "{first}");
+        let opts = LexiconOptions::default();
+        let lexicon = Lexicon::new(&vocabulary, ["smile"], NoLanguageModel, opts).unwrap();
+        assert_eq!(total(&lexicon, &labels, true), 0.0, "{scheme}");
+        let hotwords = Hotwords::new(&vocabulary, [("smile", 2.0)], NoLanguageModel).unwrap();
+        let boosts = total(&hotwords, &labels, true);
+        assert!((boosts - 6.0).abs() < 1e-9, "{scheme} {boosts}");
+    }
+}
+
+#[test]
 fn further_spellings_stand_in_every_place() {
     let tokens = |mark: &str| {
         let words = ["cat", "ca"].map(|word| format!("{mark}{word}"));

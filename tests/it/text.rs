@@ -19,7 +19,7 @@ fn data(name: &str) -> PathBuf {
         .collect()
 }
 
-fn json(name: &str) -> Value {
+pub fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(data(name)).unwrap()).unwrap()
 }
 

@@ -250,6 +250,11 @@ fn word(line: &str, vocabulary: &Vocabulary) -> Result<Word> {
 
 fn spellings(word: &str, vocabulary: &Vocabulary) -> candle_core::Result<Vec<Vec<u32>>> {
     let first = vocabulary.encode(word)?;
+    let text = vocabulary.decode(&first);
+    if text.contains(' ') {
+        // Such as "a-b", where the rules of a tokenizer.json make words of punctuation.
+        candle_core::bail!("it spells {word:?} as several words, {text:?}")
+    }
     // A vocabulary without a mark of words has no space.
     let twice = vocabulary.encode(&format!("{word} {word}")).ok();
     let second = twice.and_then(|twice| Some(twice.strip_prefix(&first[..])?.to_vec()));

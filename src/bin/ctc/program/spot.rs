@@ -7,8 +7,9 @@ use super::input::{Model, Source, read_text};
 use super::output;
 use super::spelling::spell;
 use anyhow::{Result, ensure};
-use candle_ctc::text::Vocabulary;
+use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{KeywordHit, SpotOptions, spot_keywords};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// A phrase where it was found.
@@ -18,10 +19,10 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
     let model = Model::new(&args.model)?;
     let hop = args.time.hop;
     let phrases = phrases(args)?;
-    let labels = phrases
+    let spellings = phrases
         .iter()
-        .map(|phrase| labels(phrase, &model.vocabulary));
-    let labels: Vec<Vec<u32>> = labels.collect::<Result<_>>()?;
+        .map(|phrase| spellings(phrase, &model.vocabulary));
+    let spellings: Vec<Vec<Vec<u32>>> = spellings.collect::<Result<_>>()?;
     let header = match args.json {
         true => "",
         false => "phrase\tstart\tend\tscore\tper token\n",
@@ -33,7 +34,7 @@ pub fn run(args: &SpotArgs, console: &mut Console) -> Result<usize> {
         console,
         |path| {
             let source = model.load(path)?;
-            let found = search(&source, &phrases, &labels, args.threshold)?;
+            let found = search(&source, &phrases, &spellings, args.threshold)?;
             let result = match args.json {
                 true => format!("{:#}\n", output::hits(&source, &found, hop)),
                 false => table(&found, hop)?,
@@ -61,18 +62,27 @@ fn phrases(args: &SpotArgs) -> Result<Vec<String>> {
     Ok(phrases)
 }
 
-fn labels(phrase: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+/// The labels of a phrase at the beginning of a text and, if its first word has a mark behind other words only, there.
+fn spellings(phrase: &str, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>> {
     let hint = "write the phrase without it";
-    let labels = spell(vocabulary, phrase, None, hint)?.labels;
-    ensure!(!labels.is_empty(), "the phrase {phrase:?} has no text");
-    Ok(labels)
+    let first = spell(vocabulary, phrase, None, hint)?.labels;
+    ensure!(!first.is_empty(), "the phrase {phrase:?} has no text");
+    let second = match vocabulary.word_mark() {
+        WordMark::Prefix { .. } | WordMark::ByteLevel { .. } => {
+            let twice = vocabulary.encode(&format!("{phrase} {phrase}")).ok();
+            twice.and_then(|twice| Some(twice.strip_prefix(&first[..])?.to_vec()))
+        }
+        _ => None,
+    };
+    let second = second.filter(|second| !second.is_empty() && *second != first);
+    Ok([Some(first), second].into_iter().flatten().collect())
 }
 
 /// All hits in order of time.
 fn search<'a>(
     source: &Source,
     phrases: &'a [String],
-    labels: &[Vec<u32>],
+    spellings: &[Vec<Vec<u32>>],
     threshold: f64,
 ) -> Result<Vec<Found<'a>>> {
     let opts = SpotOptions {
@@ -80,14 +90,30 @@ fn search<'a>(
         threshold,
         ..Default::default()
     };
-    let hits = spot_keywords(&source.log_probs, labels, opts).map_err(short)?;
-    let of_phrase = |(phrase, hits): (&'a String, Vec<KeywordHit>)| {
-        let hits = hits.into_iter();
-        hits.map(|hit| (phrase.as_str(), hit))
-    };
-    let mut found: Vec<Found> = phrases.iter().zip(hits).flat_map(of_phrase).collect();
+    let all: Vec<&Vec<u32>> = spellings.iter().flatten().collect();
+    let hits = spot_keywords(&source.log_probs, &all, opts).map_err(short)?;
+    let mut hits = hits.into_iter();
+    let mut found: Vec<Found> = Vec::new();
+    for (phrase, spellings) in phrases.iter().zip(spellings) {
+        let of_phrase: Vec<KeywordHit> = hits.by_ref().take(spellings.len()).flatten().collect();
+        let of_phrase = apart(of_phrase).into_iter();
+        found.extend(of_phrase.map(|hit| (phrase.as_str(), hit)));
+    }
     found.sort_by_key(|(_, hit)| (hit.start, hit.end));
     Ok(found)
+}
+
+/// The best of the hits of a phrase in its spellings, without those that overlap better ones, in order of time.
+fn apart(mut hits: Vec<KeywordHit>) -> Vec<KeywordHit> {
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.start.cmp(&b.start)));
+    let mut kept: BTreeMap<usize, KeywordHit> = BTreeMap::new();
+    for hit in hits {
+        let before = kept.range(..hit.end).next_back();
+        if before.is_none_or(|(_, other)| other.end <= hit.start) {
+            kept.insert(hit.start, hit);
+        }
+    }
+    kept.into_values().collect()
 }
 
 /// A line for each hit.

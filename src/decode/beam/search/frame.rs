@@ -26,6 +26,10 @@ impl<L: LanguageModel> BeamSearch<L> {
         self.choose_candidates();
         self.build_beam()?;
         self.frames += 1;
+        if self.tree.has_many_states() {
+            self.tree
+                .keep_states(self.beam.iter().map(|entry| entry.node));
+        }
         if self.tree.is_full() {
             let used = self.beam.iter_mut().map(|entry| &mut entry.node);
             self.tree.compact(used);
@@ -233,8 +237,8 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
     }
 
-    /// Finds the prefix of each candidate in the tree. New ones are added to it, and the language model advances all of
-    /// them in one call.
+    /// Finds the prefix of each candidate in the tree. New ones are added to it. The language model advances all of them,
+    /// and those whose states were dropped, in one call.
     fn find_nodes(&mut self) -> Result<()> {
         let Work {
             candidates,
@@ -244,15 +248,15 @@ impl<L: LanguageModel> BeamSearch<L> {
         } = &mut self.work;
         nodes.clear();
         new.clear();
-        for &Candidate { slot, step, .. } in candidates.iter() {
+        for (place, &Candidate { slot, step, .. }) in candidates.iter().enumerate() {
             let parent = self.beam[slot as usize].node;
             let node = match step {
                 0 => Some(parent),
                 step => self.tree.child(parent, step - 1),
             };
             nodes.push(node.unwrap_or(NONE));
-            if node.is_none() {
-                new.push((parent, step - 1));
+            if node.is_none_or(|node| !self.tree.has_state(node)) {
+                new.push((place, parent, step - 1));
             }
         }
         if new.is_empty() {
@@ -260,7 +264,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         }
         let prefixes = new
             .iter()
-            .map(|&(parent, token)| (self.tree.state(parent), token));
+            .map(|&(_, parent, token)| (self.tree.state(parent), token));
         let states = self
             .language_model
             .advance_all(&prefixes.collect::<Vec<_>>())?;
@@ -271,9 +275,11 @@ impl<L: LanguageModel> BeamSearch<L> {
                 new.len()
             )
         }
-        let added = nodes.iter_mut().filter(|node| **node == NONE);
-        for ((node, &(parent, token)), state) in added.zip(new.iter()).zip(states) {
-            *node = self.tree.add_child(parent, token, state)?;
+        for (&(place, parent, token), state) in new.iter().zip(states) {
+            match nodes[place] {
+                NONE => nodes[place] = self.tree.add_child(parent, token, state)?,
+                node => self.tree.put_state(node, state),
+            }
         }
         Ok(())
     }

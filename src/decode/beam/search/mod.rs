@@ -43,6 +43,7 @@ use candle_core::{Result, Tensor, bail};
 /// The result is bit-identical for any division into chunks, and equals that of [`beam_search`](crate::beam_search) on
 /// all frames. Memory: about 100 bytes per prefix of the beam, with a lexicon also 16 for each token that may follow it,
 /// and 100 bytes for each token and span that the prefixes of the beam lead back to; others are dropped from time to time.
+/// Of the language model's states at most 1024 are kept from frame to frame, or 16 for each prefix of a wide beam.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -103,8 +104,8 @@ struct Work {
     next_tokens: Vec<u32>,
     /// For each candidate, its prefix in the tree.
     nodes: Vec<u32>,
-    /// The prefixes that the tree does not have yet: the parent and the label.
-    new: Vec<(u32, u32)>,
+    /// The prefixes that the tree does not have yet, or not with a state: the candidate, the parent and the label.
+    new: Vec<(usize, u32, u32)>,
     next: Vec<Entry>,
     rivals: Rivals,
     /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
@@ -330,18 +331,17 @@ impl<L: LanguageModel> BeamSearch<L> {
         if unfinished && end == End::Preferred {
             scores = self.beam.iter().map(|entry| entry.lm).collect();
         }
-        let mut found = Vec::with_capacity(self.beam.len());
-        for (entry, lm_score) in self.beam.iter().zip(scores) {
-            if lm_score > f64::NEG_INFINITY {
-                found.push((entry, self.tree.tokens(entry.node), lm_score));
-            }
-        }
+        let found = self.beam.iter().zip(scores);
+        let mut found: Vec<(&Entry, f64)> = found
+            .filter(|(_, lm_score)| *lm_score > f64::NEG_INFINITY)
+            .collect();
         found.sort_by(|a, b| {
-            let rank = |found: &(&Entry, Vec<u32>, f64)| found.0.total + found.2;
-            rank(b).total_cmp(&rank(a)).then_with(|| a.1.cmp(&b.1))
+            let rank = |(entry, lm_score): &(&Entry, f64)| entry.total + lm_score;
+            let by_rank = rank(b).total_cmp(&rank(a));
+            by_rank.then_with(|| self.tree.order(a.0.node, b.0.node))
         });
         found.truncate(self.opts.n_best);
-        let hypotheses = found.into_iter().map(|(entry, tokens, lm_score)| {
+        let hypotheses = found.into_iter().map(|(entry, lm_score)| {
             let spans = if entry.ends_in_label() {
                 let mut spans = self.spans.read(entry.best_label.spans);
                 spans.push(entry.open_span(self.frames));
@@ -350,7 +350,7 @@ impl<L: LanguageModel> BeamSearch<L> {
                 self.spans.read(entry.best_blank.spans)
             };
             Hypothesis {
-                tokens,
+                tokens: self.tree.tokens(entry.node),
                 score: entry.total,
                 lm_score,
                 spans,
@@ -370,10 +370,11 @@ fn place_of<S>(tree: &Tree<S>, beam: &[Entry], prefix: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::arena::KEEP;
+    use crate::decode::arena::{KEEP, STATES};
     use candle_core::Device;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use std::sync::Arc;
 
     #[test]
     fn what_no_prefix_leads_to_is_dropped() {
@@ -403,5 +404,66 @@ mod tests {
             before = held;
         }
         assert!(drops[0] > 0 && drops[1] > 0, "{drops:?}");
+    }
+
+    /// A model of pairs of tokens whose states can be counted.
+    struct Counted(Arc<()>);
+
+    impl LanguageModel for Counted {
+        type State = (u32, Arc<()>);
+
+        fn start(&self) -> Result<Self::State> {
+            Ok((0, Arc::clone(&self.0)))
+        }
+
+        fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+            Ok(-0.1 * f64::from((3 * state.0 + token) % 5))
+        }
+
+        fn advance(&self, _state: &Self::State, token: u32) -> Result<Self::State> {
+            Ok((token, Arc::clone(&self.0)))
+        }
+    }
+
+    #[test]
+    fn few_states_of_a_language_model_are_kept() {
+        let classes = 8;
+        let opts = BeamOptions {
+            beam_width: 16,
+            input: InputKind::Logits,
+            ..Default::default()
+        };
+        let states = Arc::new(());
+        let model = Counted(Arc::clone(&states));
+        let mut random = StdRng::seed_from_u64(11);
+        let mut search = BeamSearch::with_language_model(classes, model, opts).unwrap();
+        let mut before = 0;
+        let mut drops = 0;
+        for _ in 0..2000 {
+            let values: Vec<f32> = (0..classes)
+                .map(|_| -8.0 * random.random::<f32>())
+                .collect();
+            let frame = Tensor::from_vec(values, (1, classes), &Device::Cpu).unwrap();
+            search.push(&frame).unwrap();
+            // Two belong to the model and to this test.
+            let held = Arc::strong_count(&states) - 2;
+            assert!(held <= STATES, "{held}");
+            drops += usize::from(held < before);
+            before = held;
+        }
+        assert!(drops > 1, "{drops}");
+        // Prefixes that came back have the state of their last token.
+        let best = search.finish().unwrap().remove(0);
+        let mut want = 0.0;
+        let mut last = 0;
+        for &token in &best.tokens {
+            want -= 0.1 * f64::from((3 * last + token) % 5);
+            last = token;
+        }
+        assert!(
+            (best.lm_score - want).abs() < 1e-6,
+            "{} {want}",
+            best.lm_score
+        );
     }
 }

@@ -34,7 +34,8 @@ impl<L: LanguageModel> BeamSearch<L> {
     /// same to both.
     ///
     /// A prefix gathers from its parent, too, so that one must be out of the beam, or behind the parent of the other. And
-    /// it is kept while a prefix of the beam gathers from it.
+    /// it is kept while a prefix of the beam gathers from it. Ancestors farther up are not compared, nor parents that come
+    /// back to the beam: with these, a prefix that was dropped may have come out ahead.
     pub(super) fn drop_beaten(&mut self) {
         if !self.is_asked() {
             return;
