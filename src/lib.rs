@@ -141,7 +141,7 @@
 //! bit-identical in every run, for any number of threads, on AVX2, AVX-512 and NEON, for any view of the input, and
 //! whatever else is in the batch. (Candidates that [`score_transcripts`] scores together share their emissions: a score
 //! may differ from that of the candidate alone, for f32 and half-precision input by up to 8.2e-8 nats a frame where
-//! all frames are alike: 1.7e-3 at T = 20000.)
+//! all frames are alike: 1.64e-3 at T = 20000.)
 //!
 //! An entry more than 1.49e9 nats below the largest entry that the target uses in its frame counts as −inf. Likewise a
 //! target's log-probability counts as −inf when it is more than 3.9e14 nats below the sum over frames of those largest
