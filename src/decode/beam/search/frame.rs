@@ -190,8 +190,8 @@ impl<L: LanguageModel> BeamSearch<L> {
                         let score = entry.before(token) + emission;
                         if score + most < frontier.least || score == f64::NEG_INFINITY {
                             if token == entry.token {
-                                // A repeat follows only the alignments that end in a blank, and ranks too low; other
-                                // tokens follow both kinds.
+                                // A repeated label follows only the alignments that end in a blank. Tokens that are
+                                // less probable follow both kinds, and may still rank high enough.
                                 continue;
                             }
                             break;
@@ -298,7 +298,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             self.tree.set_slot(entry.node, slot);
         }
         if self.is_asked() {
-            // What may follow is kept with the prefixes of the beam alone.
+            // Only prefixes in the beam keep the list of tokens that may follow them.
             for entry in &self.beam {
                 if place_of(&self.tree, &next, entry.node).is_none() {
                     self.tree.take_following(entry.node);
@@ -421,7 +421,7 @@ fn most_probable(a: &(f64, u32), b: &(f64, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-/// The contribution of `token` to the score of the prefix of `state`, of which the language model says at most `bound`.
+/// What `token` adds to the score of the prefix of `state`. The language model must score it at most `bound`.
 #[inline]
 fn weight<L: LanguageModel>(
     language_model: &L,
