@@ -1,4 +1,4 @@
-//! What a direction has lost, tile by tile, as a bound; and what it may lose. DESIGN.md says *forgone* for lost; this has
+//! What a direction has lost, tile by tile, as a bound; and what it may lose. DESIGN.md says *forgone* for lost; it has
 //! nothing to do with the loss of an item.
 
 use super::range::{COUNT, GUARD, NO_FLOW};

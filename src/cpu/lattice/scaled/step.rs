@@ -4,8 +4,8 @@ use super::*;
 
 impl ScaledLattice {
     /// Takes the live tiles through `frames` of a block, calling `visitor` for each tile and frame. A factor is the
-    /// power of two by which the flow from a neighbour of another exponent is multiplied. With `FINE`, each pair has its
-    /// own, in `factors`; otherwise each tile has one ([`Scale::factor`]).
+    /// power of two by which the flow from a neighbour of another exponent is multiplied. With `FINE`, each pair has
+    /// its own, in `factors`; otherwise each tile has one ([`Scale::factor`]).
     #[inline(always)]
     pub fn advance<S: Simd, D: Direction, V: Visitor, const FINE: bool>(
         &self,

@@ -435,8 +435,12 @@ fn weight<L: LanguageModel>(
         bail!("beam_search: the language model gave {score} for token {token}")
     }
     if score > bound {
+        let name = match bound == language_model.max_score() {
+            true => "max_score",
+            false => "max_score_in for this state",
+        };
         bail!(
-            "beam_search: the language model gave {score} for token {token}, but its max_score is {bound}"
+            "beam_search: the language model gave {score} for token {token}, but its {name} is {bound}"
         )
     }
     Ok(opts.lm_weight * score + opts.token_bonus)
