@@ -73,6 +73,7 @@ impl LabelPrior {
     /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`: log-probabilities. f32,
     ///   f64, f16 or bf16.
     /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+    /// * `layout` - the order of dimensions of a batched input.
     ///
     /// # Errors
     ///

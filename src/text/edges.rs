@@ -52,7 +52,7 @@ impl Vocabulary {
     }
 
     /// The labels of words as they stand in a text: as [`Self::encode`] spells them at its beginning, and, where that
-    /// differs, behind other words.
+    /// differs, after other words.
     pub(crate) fn spell_words(&self, words: &str) -> Result<Vec<Vec<u32>>> {
         let first = self.encode(words)?;
         let differs = matches!(

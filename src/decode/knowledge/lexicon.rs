@@ -106,7 +106,7 @@ pub struct Lexicon<W = NoLanguageModel> {
     /// in the lexicon.
     gain: Vec<f64>,
     gain_unlisted: f64,
-    /// The tokens that may stand behind the last token of a word.
+    /// The tokens that may stand after the last token of a word.
     behind_words: Vec<u32>,
     /// The tokens without text.
     separators: Vec<u32>,
@@ -122,7 +122,7 @@ pub struct LexiconState<S>(Vec<Reading<S>>);
 #[derive(Debug, Clone)]
 struct Reading<S> {
     place: Place,
-    /// The word model's state behind the finished words.
+    /// The word model's state after the finished words.
     words: S,
     /// The score of the finished words and what is expected of the open one, less that of the best reading.
     value: f64,
@@ -645,7 +645,7 @@ fn weighted(weight: f64, score: f64) -> f64 {
 }
 
 /// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start
-/// of a text or behind other words.
+/// of a text or after other words.
 fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
     let mut found = vocabulary.spell_words(word)?;
     if count > 1 {
