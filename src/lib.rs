@@ -151,8 +151,8 @@
 //!
 //! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. The CUDA kernels of
 //! 26 November 2026 were verified on an NVIDIA H200. Later changes were verified only by running the kernels on the
-//! CPU: rows of any stride in the gradient, weights, the star, the linear layer, n-best lists, scores and alignments. So
-//! was all of Metal, which has not run on a Mac yet. `docs/gpu.md` in the repository describes the verification.
+//! CPU: rows of any stride in the gradient, weights, the star, the linear layer, n-best lists, scores and alignments.
+//! So was all of Metal, which has not run on a Mac yet. `docs/gpu.md` in the repository describes the verification.
 //!
 //! Lengths and targets may be on the host or on the device; see [`Checks`]. Scores and alignments are computed on the
 //! device of the tensor (alignments on CUDA); [`greedy_decode`] finds the best classes there, and the confidences copy
