@@ -176,7 +176,8 @@ impl ConfidenceOptions {
 ///
 /// * `log_probs` - `(T, C)`, or with a batch dimension of 1, `(1, T, C)` or `(T, 1, C)`, for either layout; natural
 ///   logarithms, or logits with [`InputKind::Logits`]. f32, f64, f16 or bf16; any strides. Of log-probabilities
-///   on a GPU, the classes that the target uses are copied to the host, of logits all. `T` may be 0.
+///   on a GPU, the classes that the target uses are copied to the host, unless they are more than half; of logits, all.
+///   `T` may be 0.
 /// * `target` - the labels, without blanks.
 /// * `opts` - see [`ConfidenceOptions`].
 ///
@@ -217,8 +218,8 @@ pub fn token_confidence(
 ///
 /// # Arguments
 ///
-/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. Of log-probabilities on a GPU,
-/// the classes that targets use are copied to the host, of logits all.
+/// Those of [`ctc_loss`](crate::ctc_loss), with [`ConfidenceOptions`]. Of log-probabilities on a GPU, the classes that
+/// targets use are copied to the host, unless they are more than half; of logits, all.
 ///
 /// # Returns
 ///

@@ -153,6 +153,7 @@ pub fn frame_confidence(
 /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`](crate::InputLayout::BatchMajor), or `(T, C)`
 ///   for one item; otherwise as for [`frame_confidence`]. `T` and `N` may be 0.
 /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+/// * `measure`, `opts` - as for [`frame_confidence`].
 ///
 /// # Returns
 ///

@@ -11,7 +11,7 @@ use candle_core::{DType, Result, Tensor, bail};
 
 const OBSERVE: &str = "LabelPrior::observe";
 
-/// An estimate of how often a model gives each class, for a loss of `log p(class) − scale · log prior(class)`.
+/// An estimate of how often a model gives each class, for a loss that takes `log p(class) − scale · log prior(class)`.
 ///
 /// A model that is trained with CTC alone gives the blank nearly all frames, and each label one: its outputs are *peaky*,
 /// and words come out shorter than they are. The blank's prior is the largest, so subtracting it leaves labels more
@@ -36,7 +36,7 @@ const OBSERVE: &str = "LabelPrior::observe";
 ///     let criterion = CtcLoss::new(CtcLossOptions::default()).emissions(emissions);
 ///     let loss = criterion.forward(&log_probs, &targets, [9, 7], [3, 1])?;
 ///     # loss.backward()?;
-///     // Behind the last batch:
+///     // After the last batch:
 ///     prior.next_epoch();
 /// }
 /// assert_eq!(prior.log_prior()?.unwrap().dims(), [5]);
@@ -65,20 +65,21 @@ impl LabelPrior {
         Self::default()
     }
 
-    /// Counts the probabilities of a batch, on its device. An item with NaN or +inf is left out. Nothing is copied to the
-    /// host but a sum and three rows of each item, these for the check that [`InputKind::LogProbs`] documents.
+    /// Adds up the probabilities of a batch, on its device. An item with NaN or +inf is left out. Only a sum and up to
+    /// three rows of each item are copied to the host, the rows for the check that [`InputKind::LogProbs`] documents.
     ///
     /// # Arguments
     ///
     /// * `log_probs` - `(T, N, C)`, or `(N, T, C)` with [`InputLayout::BatchMajor`], or `(T, C)`: log-probabilities. f32,
     ///   f64, f16 or bf16.
     /// * `input_lengths` - frames of each item, at most `T`. Later frames are not read.
+    /// * `layout` - the order of dimensions of a batched input.
     ///
     /// # Errors
     ///
-    /// If shapes, dtypes or lengths do not fit together, if these are no log-probabilities, or if earlier batches had
-    /// another number of classes, were on another device, or were f64 where these are not, or the other way round. The
-    /// prior then stays as it was.
+    /// If shapes, dtypes or lengths do not fit together, if the input cannot be log-probabilities, or if earlier
+    /// batches had another number of classes, were on another device, or were f64 and this one is not, or the reverse.
+    /// The prior then stays as it was.
     pub fn observe(
         &mut self,
         log_probs: &Tensor,

@@ -141,7 +141,7 @@
 //! bit-identical in every run, for any number of threads, on AVX2, AVX-512 and NEON, for any view of the input, and
 //! whatever else is in the batch. (Candidates that [`score_transcripts`] scores together share their emissions: a score
 //! may differ from that of the candidate alone, for f32 and half-precision input by up to 8.2e-8 nats a frame where
-//! all frames are alike: 1.7e-3 at T = 20000.)
+//! all frames are alike: 1.64e-3 at T = 20000.)
 //!
 //! An entry more than 1.49e9 nats below the largest entry that the target uses in its frame counts as −inf. Likewise a
 //! target's log-probability counts as −inf when it is more than 3.9e14 nats below the sum over frames of those largest
@@ -151,8 +151,8 @@
 //!
 //! The CPU, and for the loss and its gradient CUDA and Metal, with the features `cuda` and `metal`. The CUDA kernels of
 //! 26 November 2026 were verified on an NVIDIA H200. Later changes were verified only by running the kernels on the
-//! CPU: rows of any stride in the gradient, weights, the star, the linear layer, scores and alignments. So was all of
-//! Metal, which has not run on a Mac yet. `docs/gpu.md` in the repository describes the verification.
+//! CPU: rows of any stride in the gradient, weights, the star, the linear layer, n-best lists, scores and alignments.
+//! So was all of Metal, which has not run on a Mac yet. `docs/gpu.md` in the repository describes the verification.
 //!
 //! Lengths and targets may be on the host or on the device; see [`Checks`]. Scores and alignments are computed on the
 //! device of the tensor (alignments on CUDA); [`greedy_decode`] finds the best classes there, and the confidences copy

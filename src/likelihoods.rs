@@ -33,8 +33,8 @@ use std::sync::{Arc, OnceLock};
 ///
 /// # Returns
 ///
-/// A tensor `(K)` for K transcripts, in order, in nats; f64 for f64 and f32 for all other dtypes. It does not depend on
-/// the other transcripts or on the number of threads: the bits are the same.
+/// A tensor `(K)` for K transcripts, in order, in nats; f64 for f64 and f32 for all other dtypes. A value has the same
+/// bits whatever the other transcripts are, and for any number of threads.
 ///
 /// The gradient has the shape and dtype of `log_probs`. With `w` the gradient of the K values, it is
 /// `Σ_k w_k · posterior_k`, and for logits `Σ_k w_k · (posterior_k − softmax)`; on the CPU it is summed in f64. A

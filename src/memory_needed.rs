@@ -15,25 +15,25 @@ use candle_core::{DType, Device, Result, bail};
 pub struct MemoryNeeded {
     /// Kept from a loss to its backward pass: the posteriors of the labels in each frame.
     pub kept: u64,
-    /// The most that a training step takes at a time, `kept` among it.
+    /// The most that a training step takes at a time, including `kept`.
     pub training: u64,
 }
 
-/// Beside the posteriors, a training step takes at most this for each frame and state of the batch.
+/// Bytes that a training step takes, at most, for each frame and state of the batch, beside the posteriors.
 const BYTES_OF_A_STATE: usize = 2;
 
 /// Rows of the classes for each thread, at most: it works on one frame at a time.
 const ROWS_OF_A_THREAD: usize = 4;
 
-/// And this, whatever the shape.
+/// Bytes that a training step may take whatever the shape.
 const BYTES_OF_ANY: u128 = 1 << 20;
 
 /// The most memory that [`ctc_loss`](crate::ctc_loss) or [`ctc_loss_with_logits`](crate::ctc_loss_with_logits) takes, in
 /// addition to the input and its gradient.
 ///
-/// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. Lengths
-/// below T and labels that repeat take less on the CPU, and the same on a GPU. With many classes, a training
-/// step on the CPU takes more on more threads.
+/// The gradient has the size of the input, and `backward` of candle holds up to three of that size at a time. On the
+/// CPU, lengths below T and labels that repeat lower the need; on a GPU they do not. With many classes, a training step
+/// on the CPU takes more memory with more threads.
 ///
 /// A loss without a gradient, and scores, take a few megabytes for each thread of a CPU, however many frames there are. On
 /// a GPU, such a loss takes about `training - kept`. On Metal, candle rounds each buffer up to a power of two, so all this
@@ -64,8 +64,8 @@ const BYTES_OF_ANY: u128 = 1 << 20;
 ///
 /// # Errors
 ///
-/// A dtype that no input has, or none on this device; no classes; more frames, classes or labels than a GPU takes; sizes
-/// whose memory is beyond 64 bits.
+/// A dtype that an input cannot have, such as f64 on Metal; no classes; more frames, classes or labels than a GPU
+/// takes; sizes whose memory is beyond 64 bits.
 pub fn memory_needed(
     (frames, batch, classes): (usize, usize, usize),
     labels: usize,

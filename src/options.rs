@@ -101,8 +101,8 @@ pub enum Checks {
     Device,
 }
 
-/// The options of [`ctc_loss`](crate::ctc_loss), [`ctc_loss_with_logits`](crate::ctc_loss_with_logits)
-/// and [`CtcLoss`](crate::CtcLoss). The defaults are PyTorch's.
+/// The options of the loss functions, such as [`ctc_loss`](crate::ctc_loss), and of [`CtcLoss`](crate::CtcLoss). The
+/// defaults are PyTorch's.
 ///
 /// ```
 /// use candle_ctc::{CtcLossOptions, Reduction};
@@ -143,7 +143,8 @@ impl CtcLossOptions {
 ///
 /// In frame `t`, counted from 0, the blank counts as `log p(blank) + class_weights[blank] + blank_weight`, and
 /// a label `k` as `log p(k) + class_weights[k] − delay_penalty · t`. All are in nats. For logits, `log p` is their
-/// log-softmax; weights are added to the logits, so that beside an offset of 1e6 they are rounded as such logits are.
+/// log-softmax, but the weights are added to the logits: if these are near 1e6, the weights lose the digits that such
+/// logits cannot hold.
 #[derive(Debug, Clone, Default)]
 pub struct EmissionOptions {
     /// `(C)`, a float dtype, on the device of the input: a number for each class, such as
@@ -155,8 +156,8 @@ pub struct EmissionOptions {
     #[doc(alias = "blank penalty")]
     pub blank_weight: f64,
     /// This times the frame's number is subtracted from a label's log-probability there. Above 0, a model learns to
-    /// emit labels early, and few frames of each, which lowers the latency of streaming. What a label costs at the end
-    /// of an item is this times `T_n`: with more than a few nats there, late labels are hard to learn. Default 0.
+    /// emit labels early, and few frames of each, which lowers the latency of streaming. A label at the end of an item
+    /// costs this times `T_n`: if that is more than a few nats, late labels are hard to learn. Default 0.
     pub delay_penalty: f64,
 }
 

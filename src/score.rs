@@ -93,7 +93,7 @@ pub struct TranscriptScore {
 /// copied and no gradient state is kept. Of log-probabilities, only the classes that some transcript uses are read (and
 /// three frames for the check), once for all transcripts; the lattices run in parallel. Since transcripts share their
 /// emissions, a score may differ from that of a list of one by up to 8.2e-8 nats a frame in f32 and half
-/// precision. On a GPU, too, transcripts share their emissions, and each has a block of its own.
+/// precision. They share them on a GPU, too.
 ///
 /// # Arguments
 ///

@@ -68,11 +68,11 @@ impl WordSpan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Gaps {
-    /// The span before them.
+    /// To the span before the blanks.
     Left,
-    /// The span after them.
+    /// To the span after the blanks.
     Right,
-    /// Each span half of them; of an odd number, the span after them one more.
+    /// Half to each; of an odd number, the span after the blanks gets one more.
     Half,
 }
 

@@ -3,12 +3,12 @@
 //! A segment of frames scores, for a phrase, the largest sum of `y(t, path) − max y(t, ·)` over the paths that read as
 //! the phrase, begin with its first label and end with its last. It is found by the Viterbi recursion over the labels
 //! and the blanks between them, with a start at each frame. Each state carries the start of its best path, so no table
-//! of states is kept. No term is above 0: a state below the threshold cannot rise again and is dropped, so at most
+//! of states is kept. No term is above 0: a state below the threshold cannot rise again and is dropped, so in most
 //! frames only the first label is looked at.
 //!
-//! Hits are the best segment, then the best that does not overlap it, and so on. What ends before a hit is not affected
-//! by it. What ends behind it may have started in it, and is computed again when its turn comes, but not beyond the
-//! frame from which all states started behind the hit anyway.
+//! Hits are the best segment, then the best that does not overlap it, and so on. A segment that ends before a hit is
+//! not affected by it. One that ends after it may have started in it; it is computed again when its turn comes, up to
+//! the frame from which all states started after the hit anyway.
 
 use super::arena::{NONE, Spans};
 use crate::cpu_input::{Rows, check_row, on_host, rows};
@@ -45,7 +45,8 @@ pub struct SpotOptions {
     /// The least [`KeywordHit::per_token`], in nats: at most 0. Lower values find more, right and wrong, and take
     /// longer. Default −1.
     pub threshold: f64,
-    /// Axis order, for [`spot_keywords_batch`]. Default [`InputLayout::TimeMajor`].
+    /// The order of dimensions of a batched input. Default [`InputLayout::TimeMajor`]. [`spot_keywords`] takes a batch
+    /// dimension of 1 in either place, and ignores this.
     pub layout: InputLayout,
 }
 
@@ -365,7 +366,7 @@ impl End {
 struct Taken {
     score: f64,
     end: usize,
-    /// Up to this frame, the ends behind the hit were computed with starts behind it only.
+    /// Up to this frame, the ends after the hit were computed with starts after it only.
     computed: usize,
 }
 
@@ -503,7 +504,7 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
         }
     }
 
-    /// The hits of the phrase. No segment goes beyond a frame behind which no state is alive, so the stretches between
+    /// The hits of the phrase. No segment goes beyond a frame after which no state is alive, so the stretches between
     /// such frames are searched one by one.
     fn hits(mut self) -> Result<Vec<KeywordHit>> {
         let mut hits = Vec::new();
@@ -538,9 +539,9 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
 
     /// Adds the hits in a stretch of frames, of which `first` is the first.
     ///
-    /// The queue has an entry for each frame. Scores only fall when starts are taken away, so an entry whose frame has
-    /// another end by now, or one that starts in a hit, is the most that can be there, and is looked at again in its
-    /// turn.
+    /// The queue has an entry for each frame. Scores only fall when starts are taken away. So an entry that is out of
+    /// date, or whose segment starts in a hit, is an upper bound: the frame's current end is found, and goes into the
+    /// queue in its place.
     fn choose(&mut self, ends: &mut [End], first: usize, hits: &mut Vec<KeywordHit>) -> Result<()> {
         let segment = |frame: usize, end: End| Segment {
             score: end.score,
@@ -588,8 +589,9 @@ impl<'a, S: Deref<Target = Storage>> Lattice<'a, S> {
         Ok(())
     }
 
-    /// Computes the ends behind a hit once more, with starts behind it only, up to `frame` at least. At `next` another
-    /// hit is near, or the stretch ends. The states of an earlier call are gone, so all of them are computed anew.
+    /// Computes the ends after a hit once more, with starts after it only, up to `frame` at least, and before `next`,
+    /// where the next hit or the end of the stretch is. The states of an earlier call are gone, so all of them are
+    /// computed anew.
     fn compute_behind(
         &mut self,
         hit: &mut Taken,

@@ -33,7 +33,7 @@ use crate::spans::TokenSpan;
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Hypothesis {
-    /// The labels, without blanks and repeats.
+    /// The labels: blanks are dropped, and the frames of a label count once. Equal labels may follow each other.
     pub tokens: Vec<u32>,
     /// The log-probability under CTC, in nats. From a beam search: of the labelling, summed over its alignments within
     /// the beam. From greedy decoding: of the single best path.

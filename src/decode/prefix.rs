@@ -168,7 +168,7 @@ impl PrefixScores {
     /// # fn main() -> candle_core::Result<()> {
     /// # let arpa = "\\data\\\nngram 1=5\nngram 2=1\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-1 a\n-1 b\n-2 <unk>\n\n\
     /// #             \\2-grams:\n-0.1 a b\n\n\\end\\\n";
-    /// let model = NgramLm::from_arpa(arpa.as_bytes())?; // "b" is probable behind "a"
+    /// let model = NgramLm::from_arpa(arpa.as_bytes())?; // "b" is probable after "a"
     /// let model = TokenNgram::with_names(model, ["<blank>", "a", "b"])?;
     /// let probs = [[0.2f32, 0.7, 0.1], [0.4, 0.35, 0.25]];
     /// let scorer = PrefixScorer::new(&Tensor::new(&probs, &Device::Cpu)?.log()?, PrefixScorerOptions::default())?;

@@ -105,7 +105,7 @@ impl Group {
         Ok(Self { items, problem })
     }
 
-    /// The input of the layer: (n, frames, D) in the dtype of the products, and 0 behind each item's length. What stands
+    /// The input of the layer: (n, frames, D) in the dtype of the products, and 0 after each item's length. What stands
     /// there is not read: 0 times a NaN would be a NaN in the gradient of the weight.
     pub fn rows(&self, layer: &Layer) -> Result<Tensor> {
         let (plan, dtype) = (self.problem.plan()?, layer.weight.dtype());

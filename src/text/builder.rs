@@ -50,7 +50,7 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// A token that occurs twice, no tokens, or no blank with a known name.
+    /// A token that occurs twice, no tokens, or no blank with a known name, or several.
     pub fn from_tokens<S: Into<String>>(tokens: impl IntoIterator<Item = S>) -> Result<Self> {
         Self::builder().from_tokens(tokens)
     }
@@ -59,7 +59,8 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or has none of the forms, or no blank with a known name. The error names the file.
+    /// A file that cannot be read or has none of the forms; no blank with a known name, or several. The error names the
+    /// file.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().from_path(path)
     }
@@ -68,7 +69,7 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// Those of [`Self::from_path`].
+    /// Those of [`Self::from_path`], without a name.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         Self::builder().from_bytes(bytes)
     }
@@ -224,7 +225,7 @@ pub(super) fn assemble(mut source: Source, choices: Choices) -> Result<Vocabular
     }
     let blank = find_blank(&mut source, &mut classes, choices.blank.as_ref())?;
     if let Some(scores) = &mut source.scores {
-        // A blank behind the last token.
+        // A blank after the last token.
         scores.resize(source.tokens.len(), 0.0);
     }
     let mark = match &choices.mark {
@@ -318,7 +319,7 @@ const BLANKS: [&[&str]; 2] = [
     &["<pad>", "[pad]", "<eps>", ""],
 ];
 
-/// The blank's class. A blank behind the last token is added.
+/// The blank's class. A blank after the last token is added.
 fn find_blank(
     source: &mut Source,
     classes: &mut HashMap<String, u32>,

@@ -53,7 +53,7 @@ impl Vocabulary {
     }
 
     /// The labels of words as they stand in a text: as [`Self::encode`] spells them at its beginning, and, where that
-    /// differs, behind other words.
+    /// differs, after other words.
     pub(crate) fn spell_words(&self, words: &str) -> Result<Vec<Vec<u32>>> {
         let first = self.encode(words)?;
         // The rules of a tokenizer.json alone tell whether the first word has the mark.

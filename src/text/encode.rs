@@ -14,7 +14,7 @@ use unicode_segmentation::UnicodeSegmentation;
 /// What becomes of text that no token fits, in [`Vocabulary::encode_lossy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unspellable {
-    /// It is left out, and so is a word of which nothing is left.
+    /// It is left out, and so is a word that has nothing else.
     #[default]
     Skip,
     /// This label stands for it, such as the star of [`AlignOptions::star`](crate::AlignOptions::star). Characters in a

@@ -21,12 +21,12 @@ pub enum WordMark {
     Prefix {
         /// The prefix.
         mark: String,
-        /// Whether the first word of a text has it, too. As found: true for `▁`, as SentencePiece writes it.
+        /// Whether the first word of a text has it, too. Inferred as true for `▁`, as SentencePiece writes it.
         first_word: bool,
     },
     /// Tokens are bytes in GPT-2's alphabet, in which `Ġ` is the space before a word.
     ByteLevel {
-        /// Whether the first word of a text has the space, too. As found: false, as in GPT-2.
+        /// Whether the first word of a text has the space, too. Inferred as false, as in GPT-2.
         first_word: bool,
     },
     /// A token that continues a word has a prefix, as WordPiece's `##`. Punctuation is a word of its own only where

@@ -23,7 +23,7 @@ pub struct Vocabulary {
     pub(super) surfaces: Vec<Surface>,
     /// The characters of all tokens that stand for text.
     pub(super) characters: HashSet<char>,
-    /// The characters with which a token begins a word, behind the space.
+    /// The characters with which a token begins a word, after the space.
     pub(super) word_starts: HashSet<char>,
     /// Whether a token is a space.
     pub(super) has_space: bool,

@@ -186,7 +186,7 @@ struct Open {
 }
 
 impl Open {
-    /// Ends the word, if there is one. `space`: a space comes behind it.
+    /// Ends the word, if there is one. `space`: a space follows it.
     fn close(&mut self, words: &mut Vec<Word>, space: bool, vocabulary: &Vocabulary) {
         if let Some(Range { start, end }) = range_of(&self.spans) {
             let token = |(span, &index): (&TokenSpan, &usize)| WordToken {

@@ -837,7 +837,33 @@ fn a_language_model_that_fails_ends_the_search() {
     fails(run(f64::NAN), &["language model", "NaN", "token"]);
     fails(run(-1.0), &["no more"]);
     // Its max_score is 0.
-    fails(run(4.0), &["gave 4", "max_score is 0"]);
+    fails(run(4.0), &["gave 4", "its max_score is 0"]);
+}
+
+#[test]
+fn a_score_above_the_bound_of_its_state_names_that_bound() {
+    struct Bounded;
+    impl LanguageModel for Bounded {
+        type State = ();
+        fn start(&self) -> Result<()> {
+            Ok(())
+        }
+        fn score(&self, _: &(), _: u32) -> Result<f64> {
+            Ok(4.0)
+        }
+        fn advance(&self, _: &(), _: u32) -> Result<()> {
+            Ok(())
+        }
+        fn max_score(&self) -> f64 {
+            5.0
+        }
+        fn max_score_in(&self, _: &()) -> f64 {
+            1.0
+        }
+    }
+    let (log_probs, _) = batch(DType::F32, &Device::Cpu);
+    let found = beam_search_batch_with(&log_probs, LENGTHS, &Bounded, BeamOptions::default());
+    fails(found, &["gave 4", "its max_score_in for this state is 1"]);
 }
 
 /// A model that allows token 1 alone, and fails if it is asked for what the search has to leave out.

@@ -31,8 +31,8 @@ pub struct BeamOptions<'a> {
     /// Prefixes kept after each frame, at least 1. With `usize::MAX` nothing is pruned and the result is exact, at a
     /// cost that grows exponentially with the frames. Default 50.
     pub beam_width: usize,
-    /// The maximum number of hypotheses to return, at least 1; at most `beam_width` are found. With 1 (the default), a
-    /// full beam also drops a prefix when another with the same last token and language-model state
+    /// The maximum number of hypotheses to return, at least 1; at most `beam_width` are found. With 1 (the default) and
+    /// a language model, a full beam also drops a prefix when another with the same last token and language-model state
     /// ([`LanguageModel::state_key`](crate::LanguageModel::state_key)) scores at least as well. This makes room for
     /// other texts; the result may therefore differ from the first hypothesis of `n_best: 2`.
     pub n_best: usize,
@@ -40,8 +40,8 @@ pub struct BeamOptions<'a> {
     /// blank, and the repeated last label of a prefix, are not affected. Default −inf: off.
     pub token_threshold: f64,
     /// A token more than this below the most probable class of a frame, in nats, extends no prefix there (Shree and
-    /// Jupuru 2025, <https://arxiv.org/abs/2510.09085>). Every class may be that most probable one, also the blank and
-    /// those of `suppress`: where the model is sure of the blank, few tokens are tried. The blank, the repeated last
+    /// Jupuru 2025, <https://arxiv.org/abs/2510.09085>). The most probable class may also be the blank or one of
+    /// `suppress`: where the model is sure of the blank, few tokens are tried. The blank, the repeated last
     /// label of a prefix, and longer prefixes that are in the beam already are not affected. Default +inf: off.
     pub relative_token_threshold: f64,
     /// Only this many tokens, the most probable of a frame, may extend a prefix there. The blank, and the repeated last

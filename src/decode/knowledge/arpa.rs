@@ -221,7 +221,7 @@ fn header<R: BufRead>(lines: &mut Lines<R>) -> Result<Vec<usize>> {
     Ok(counts)
 }
 
-/// Reads the n-grams of an order. The current line is then the one behind them that is not blank.
+/// Reads the n-grams of an order. The current line is then the one after them that is not blank.
 fn section<R: BufRead>(
     lines: &mut Lines<R>,
     table: &mut Table,

@@ -128,8 +128,8 @@ impl NgramLm {
     pub const BINARY_MAGIC: [u8; 8] = *b"ctcngram";
 
     /// The model with its probabilities and backoffs as one of 256 values for each order: 14 bytes for each n-gram in
-    /// place of 20, and 9 in place of 12 for each of the highest order. Of an order with more values, each is the mean of
-    /// a group of neighbours, of similar sizes; no group spans more than a 128th of the range.
+    /// place of 20, and 9 in place of 12 for each of the highest order. If an order has more values, neighbouring ones
+    /// form groups of similar sizes, each replaced by its mean; no group spans more than a 128th of the range.
     ///
     /// ```
     /// # use candle_ctc::NgramLm;

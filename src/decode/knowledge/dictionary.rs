@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 
 /// Words in the order of their numbers, and a way from a word to its number.
 pub(super) struct Dictionary {
-    /// The words one behind the other.
+    /// The words one after the other.
     pub text: Array<u8>,
     /// Where each word ends in the text.
     pub ends: Array<u64>,

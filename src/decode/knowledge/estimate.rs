@@ -1,14 +1,14 @@
 //! Estimates an n-gram model from text, with Witten-Bell smoothing.
 //!
-//! With `c(h w)`, how often the word `w` stands behind the words `h`, `c(h)`, how often any word does, and `t(h)`, how
-//! many different ones do:
+//! Let `c(h w)` be how often the word `w` follows the words `h`, `c(h)` how often any word does, and `t(h)` how many
+//! different words do:
 //!
 //! ```text
 //! P(w | h) = (c(h w) + t(h) · P(w | h')) / (c(h) + t(h))        h': h without its first word
 //! P(w)     = (c(w) + t / v) / (c + t)                           v: the words that are known, with <unk>
 //! ```
 //!
-//! So a word that was never seen behind `h` has `t(h) / (c(h) + t(h))`, the backoff of `h`, times `P(w | h')`.
+//! So a word that was never seen after `h` has `t(h) / (c(h) + t(h))`, the backoff of `h`, times `P(w | h')`.
 
 use super::ngram::NgramLm;
 use super::table::{Entry, Table};
@@ -17,7 +17,7 @@ use candle_core::{Result, bail};
 use indexmap::IndexSet;
 use std::collections::HashMap;
 
-/// The log10 probability of `<s>`, which stands behind no word.
+/// The log10 probability of `<s>`, which follows no word.
 const NEVER: f32 = -99.0;
 
 /// The numbers of the words that every model has.

@@ -36,11 +36,11 @@ pub struct LexiconOptions {
     /// the vocabulary spells differently at the start of a text gets up to this many spellings for each of the two
     /// positions. Default 1.
     pub spellings: usize,
-    /// Whether words that the vocabulary cannot spell, or not as one word, are left out; otherwise they are an error.
-    /// Default `false`.
+    /// Whether words that the vocabulary cannot spell, or cannot spell as one word, are left out; otherwise they are an
+    /// error. Default `false`.
     pub skip_unspellable: bool,
-    /// The number of readings that are kept of a prefix, at least 1: where several words are spelled alike or nothing
-    /// marks where words end, a prefix has several. Default 32.
+    /// The number of readings of a prefix that are kept, at least 1. A prefix has several where words are spelled alike
+    /// or nothing marks where words end. Default 32.
     pub readings: usize,
 }
 
@@ -60,10 +60,10 @@ impl Default for LexiconOptions {
 /// Words and their spellings, with a model of words: a [`LanguageModel`] that lets a beam search find these words only,
 /// or others at a cost.
 ///
-/// A text of finished words scores what the word model gives them, and each its `word_bonus`. While a word is not
-/// finished, its prefix scores the best word that it may become, by what the model expects without a history
-/// ([`WordModel::estimate`]); at its end the word's own score takes the place of that. A text cannot end in the middle of
-/// a word: [`BeamOptions::end`](crate::BeamOptions::end) decides whether a hypothesis that does is kept.
+/// A text of finished words has the sum of the word model's scores, plus `word_bonus` for each word. An unfinished word
+/// has the score of the best word that it may become, without a history ([`WordModel::estimate`]); when the word ends,
+/// its own score takes the place of that. A text cannot end in the middle of a word:
+/// [`BeamOptions::end`](crate::BeamOptions::end) decides whether a hypothesis that does is kept.
 ///
 /// Words end where the vocabulary marks it. Separators may also stand at the ends of a text and several in a row. Where
 /// nothing marks words ([`WordMark::EachToken`](crate::text::WordMark::EachToken),
@@ -106,7 +106,7 @@ pub struct Lexicon<W = NoLanguageModel> {
     /// in the lexicon.
     gain: Vec<f64>,
     gain_unlisted: f64,
-    /// The tokens that may stand behind the last token of a word.
+    /// The tokens that may stand after the last token of a word.
     behind_words: Vec<u32>,
     /// The tokens without text.
     separators: Vec<u32>,
@@ -122,7 +122,7 @@ pub struct LexiconState<S>(Vec<Reading<S>>);
 #[derive(Debug, Clone)]
 struct Reading<S> {
     place: Place,
-    /// The word model's state behind the finished words.
+    /// The word model's state after the finished words.
     words: S,
     /// The score of the finished words and what is expected of the open one, less that of the best reading.
     value: f64,
@@ -157,8 +157,8 @@ impl<W: WordModel> Lexicon<W> {
     /// # Errors
     ///
     /// A word that the vocabulary cannot spell, or that has a space in it or no text: with
-    /// [`LexiconOptions::skip_unspellable`] only if there is no other word. No words, words that the model knows none
-    /// of, invalid options, and errors of the model.
+    /// [`LexiconOptions::skip_unspellable`] only if there is no other word. No words, words none of which the model
+    /// knows, invalid options, and errors of the model.
     pub fn new<S: AsRef<str>>(
         vocabulary: &Vocabulary,
         words: impl IntoIterator<Item = S>,
@@ -221,8 +221,8 @@ impl<W: WordModel> Lexicon<W> {
     ///
     /// # Errors
     ///
-    /// A spelling that is empty, has a boundary between words in it, the blank, or a label that is no class; no words,
-    /// or words that the model knows none of; invalid options; and errors of the model.
+    /// A spelling that is empty, or has in it a boundary between words, the blank, or a label that is not a class; no
+    /// words, or words none of which the model knows; invalid options; and errors of the model.
     pub fn with_spellings<S: AsRef<str>, L: AsRef<[u32]>>(
         vocabulary: &Vocabulary,
         spelled: impl IntoIterator<Item = (S, L)>,
@@ -286,7 +286,7 @@ impl<W: WordModel> Lexicon<W> {
         .with_expectations()
     }
 
-    /// The words that were left out since the vocabulary cannot spell them, or not as one word.
+    /// The words that were left out since the vocabulary cannot spell them, or cannot spell them as one word.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
@@ -645,7 +645,7 @@ fn weighted(weight: f64, score: f64) -> f64 {
 }
 
 /// The spellings of a word that a lexicon takes: at most `count` for each place where the word may stand, at the start
-/// of a text or behind other words.
+/// of a text or after other words.
 fn spellings(vocabulary: &Vocabulary, word: &str, count: usize) -> Result<Vec<Vec<u32>>> {
     let mut found = vocabulary.spell_words(word)?;
     if count > 1 {

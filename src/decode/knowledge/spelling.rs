@@ -32,7 +32,7 @@ impl Symbols {
         }
     }
 
-    /// The tokens that may stand behind the last token of a word.
+    /// The tokens that may stand after the last token of a word.
     pub fn behind_words(&self) -> Vec<u32> {
         self.tokens_with(|edges| edges.space_before || edges.unspaced)
     }

@@ -76,7 +76,7 @@ pub(super) enum Numbers {
 
 /// The numbers of each order as one of [`BINS`] values.
 pub(super) struct Quantised {
-    /// [`BINS`] for the root and each order, in ascending order, and zeros behind them where there are fewer.
+    /// [`BINS`] for the root and each order, in ascending order, and zeros after them where there are fewer.
     pub values: Array<f32>,
     /// For each node, which of the values of its order.
     pub codes: Array<u8>,

@@ -18,7 +18,7 @@ pub(super) struct Trie {
     pub starts: Vec<u32>,
     /// The last word.
     pub word: Array<u32>,
-    /// log10 of its probability behind the words before it.
+    /// log10 of its probability after the words before it.
     pub prob: Numbers,
     /// The longest proper suffix of the n-gram that is a context: of "a b c" the node of "b c", "c" or the root.
     pub suffix: Array<u32>,
@@ -49,7 +49,7 @@ impl Links<'_> {
         Some((first + at) as u32)
     }
 
-    /// The longest n-gram of the model that ends in `word`, behind a context.
+    /// The longest n-gram of the model that ends in `word`, after a context.
     pub fn longest(self, mut context: u32, word: u32) -> u32 {
         loop {
             match self.child(context, word) {
@@ -81,7 +81,7 @@ impl Trie {
         f64::from(self.backoff.get(context, &self.starts))
     }
 
-    /// log10 of the probability of a word behind a context.
+    /// log10 of the probability of a word after a context.
     pub fn log10(&self, context: u32, word: u32) -> f64 {
         self.log10_over(self.links(), context, word)
     }
@@ -97,7 +97,7 @@ impl Trie {
         }
     }
 
-    /// The context behind a context and a word.
+    /// The context after a context and a word.
     pub fn next(&self, context: u32, word: u32) -> u32 {
         let node = self.links().longest(context, word);
         match (node as usize) < self.contexts() {

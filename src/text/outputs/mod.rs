@@ -51,7 +51,7 @@ fn check_time(frame: usize, seconds_per_frame: f64) -> Result<()> {
     Ok(())
 }
 
-/// Seconds to a microsecond, which hides what 3 · 0.1 has behind the dot.
+/// Seconds to a microsecond, which hides what 3 · 0.1 has after the decimal point.
 fn seconds(frame: usize, seconds_per_frame: f64) -> f64 {
     (frame as f64 * seconds_per_frame * 1e6).round() / 1e6
 }

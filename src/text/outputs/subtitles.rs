@@ -60,7 +60,7 @@ impl Default for SubtitleOptions {
 /// # Errors
 ///
 /// A `seconds_per_frame` that is not positive and finite, times above 1e9 seconds, words that are not in the order of
-/// time, or options that leave no room for a word.
+/// time, or options that leave no room for a word or are NaN.
 #[doc(alias = "subtitles")]
 pub fn to_srt(words: &[Word], seconds_per_frame: f64, opts: SubtitleOptions) -> Result<String> {
     let mut out = String::new();

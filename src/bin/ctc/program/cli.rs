@@ -532,7 +532,7 @@ pub struct ModelArgs {
     /// Which tensor of a .safetensors file; not needed when there is only one. A .npy file has no names.
     #[arg(long)]
     pub tensor: Option<String>,
-    /// Apply a log-softmax: the emissions are logits, or log-probabilities that do not sum to 1 in each frame.
+    /// Apply a log-softmax: the emissions are logits, or the probabilities of a frame do not sum to 1.
     #[arg(long)]
     pub logits: bool,
     /// The blank, as a class if it is a number, else as a token. Default: the token with a known name, such as <blank>,

@@ -28,7 +28,7 @@ const OPTIONS: [(&str, &str); 10] = [
     ("a smaller beam_width", "a smaller --beam"),
 ];
 
-/// The first line of an error: candle may add a backtrace behind it.
+/// The first line of an error: candle may add a backtrace after it.
 pub fn short(error: candle_core::Error) -> anyhow::Error {
     anyhow!(in_options(first_line(error)))
 }

@@ -239,7 +239,7 @@ fn words(path: &Path, vocabulary: &Vocabulary, notes: &mut Vec<String>) -> Resul
 /// A word with its spellings, or the error if the vocabulary has none.
 type Word = (String, candle_core::Result<Vec<Vec<u32>>>);
 
-/// A word as it is spelled at the beginning of a text and behind another word, or a word and its tokens.
+/// A word as it is spelled at the beginning of a text and after another word, or a word and its tokens.
 fn word(line: &str, vocabulary: &Vocabulary) -> Result<Word> {
     let Some((word, tokens)) = line.split_once(char::is_whitespace) else {
         return Ok((line.to_owned(), spellings(line, vocabulary)));

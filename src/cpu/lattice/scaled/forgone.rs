@@ -1,4 +1,5 @@
-//! What a direction has lost, tile by tile, as a bound; and what it may lose.
+//! What a direction has lost, tile by tile, as a bound; and what it may lose. DESIGN.md says *forgone* for lost; it has
+//! nothing to do with the loss of an item.
 
 use super::range::{COUNT, GUARD, NO_FLOW};
 use super::*;
@@ -33,10 +34,10 @@ pub(crate) struct Budget {
 
 /// Bounds on what a direction has lost, tile by tile.
 ///
-/// A loss is a state, or a part of one, that became 0 because it was too small for its tile. What would have come of it
+/// A loss is a state, or a part of one, that became 0 because it was too small for its tile. Its share of later states
 /// grows by no more than the sums of emissions ([`growth`]). In a block it flows no further than the next tile, so a tile
-/// takes over the bound of the tile before it. Each bound is that of the largest loss; there are fewer than 2^[`COUNT`].
-/// A tile whose states all exceed its bound 2^[`GUARD`] times is exact, and starts anew without a bound.
+/// takes over the bound of the tile before it. A bound is on the largest single loss; there are fewer than 2^[`COUNT`].
+/// A tile whose states are all at least 2^[`GUARD`] times its bound is exact, and starts anew without one.
 #[derive(Debug, Default)]
 pub(crate) struct Forgone {
     /// For each tile, the exponent of the bound, which includes its growth so far; [`EMPTY_EXP`] if nothing was lost.
@@ -117,8 +118,8 @@ impl Forgone {
         }
     }
 
-    /// Whether a block at [`Level::Tiles`], and all before it, lost nothing that differs from rounding: all states exceed
-    /// what may have vanished, and all tiles flow into the next.
+    /// Whether a block at [`Level::Tiles`], and all before it, lost nothing that counts: all states that can be reached
+    /// are 2^[`GUARD`] above whatever may have vanished, and each tile flows into the next.
     #[inline(always)]
     pub fn loses_nothing<S: Simd, D: Direction>(
         &self,
@@ -186,7 +187,7 @@ pub(crate) struct SettledBlock<'a> {
 }
 
 impl Settled {
-    /// Whether the block lost anything that its own states do not exceed.
+    /// Whether the block may have lost anything itself, beside what was lost before it.
     pub fn loses(self) -> bool {
         matches!(self, Self::Bounded { loses: true, .. })
     }
@@ -233,7 +234,7 @@ impl<D: Direction> WithSimd for Settle<'_, D> {
         if !forgone.some {
             forgone.at_start[block.live.clone()].fill(EMPTY_EXP);
         }
-        // What an emission above 0 leaves a normal number.
+        // A state of at least this is still a normal number after any emission above 0.
         let normal = whole_pow2(i64::from(-1018 - block.faintest));
         let (mut before, mut smallest_before) = ((range::NO_TILE, EMPTY_EXP), 1.0);
         let (mut loses, mut allowed) = (false, true);
@@ -292,13 +293,13 @@ pub(crate) fn new_loss(
         lost = lost.max(before as f64 + TARGET_EXP + COUNT);
     }
     if let Some(cut) = cut {
-        // From the largest states.
+        // The largest states, multiplied by an emission below 2^cut.
         lost = lost.max(top + range::MOST_OF_TILES + f64::from(cut));
     }
     lost
 }
 
-/// A bound that has grown by `grew` binary orders; nothing remains nothing.
+/// A bound that has grown by `grew` binary orders; [`EMPTY_EXP`], for no loss, stays.
 #[inline(always)]
 pub(crate) fn grown(bound: f64, grew: f64) -> f64 {
     if bound > EMPTY_EXP {

@@ -33,7 +33,7 @@ struct Scales {
     factor: Lanes,
     /// The largest state.
     top: Lanes,
-    /// Factors on the states before the next block, applied in two steps.
+    /// Factors on the states before the next block, in two steps, since their product may be out of the range of f64.
     by: Lanes,
     and_by: Lanes,
     /// States below this are then set to 0.

@@ -35,7 +35,7 @@ pub(crate) const TARGET_EXP_OF_ROWS: f64 = 508.0;
 
 /// The exponent of a tile that is empty and receives nothing.
 pub(crate) const NO_TILE: i64 = -(1 << 60);
-/// An exponent so far below another belongs to a tile that holds nothing.
+/// An exponent, or a difference of two, that is at or below this belongs to a tile that holds nothing.
 pub(crate) const NO_FLOW: i64 = NO_TILE / 2;
 /// The smallest number that is certainly exact at the end of a block, where no earlier tile has a larger exponent.
 pub(crate) const LEAST_OF_TILES: f64 = f64::from_bits(((MIN_EXACT_EXP as i64 + 1023) as u64) << 52);
@@ -50,7 +50,7 @@ pub(crate) const LOST: f64 = -1022.0 + 26.0;
 /// Bound on the states of a tile at the end of a block, as an exponent relative to that of the tile.
 pub(crate) const MOST_OF_TILES: f64 = TARGET_EXP + 14.0;
 
-/// Fewer than 2^COUNT states are lost, each once; an inflow is a sum of three.
+/// Fewer than 2^COUNT terms are lost: each state at most once, and an inflow has three terms.
 pub(crate) const COUNT: f64 = 42.0;
 
 /// In a tile that is not exact, states below 2^LEAST_KEPT in its scale are set to 0. The others then rarely become
@@ -215,7 +215,7 @@ impl Range8 {
             && (!BOUND || simd.reduce_min_f64s(near) >= MIN_NORMAL_EXP as f64)
     }
 
-    /// Computes the factors between the pairs of tiles whose exponents are already new.
+    /// Computes the factors between pairs, for rows whose exponents are already set.
     #[inline(always)]
     pub fn factors_of<S: Simd, D: Direction>(&mut self, simd: S, row: &Row, live: Range<usize>) {
         self.factors.resize(row.numbers.len(), ZEROS);

@@ -39,6 +39,7 @@ pub(crate) struct Row {
     pub exponents: Vec<Tile>,
 }
 
+/// The exponents of a tile of zeros.
 pub(crate) const FAR: Tile = Tile {
     blank: Pairs([EMPTY_EXP; PAIRS]),
     label: Pairs([EMPTY_EXP; PAIRS]),

@@ -3,8 +3,9 @@
 use super::*;
 
 impl ScaledLattice {
-    /// Takes the live tiles through `frames` of a block, calling `visitor` for each tile and frame. With `FINE`, each
-    /// pair has its own factor, in `factors`; otherwise each tile has one.
+    /// Takes the live tiles through `frames` of a block, calling `visitor` for each tile and frame. A factor is the
+    /// power of two by which the flow from a neighbour of another exponent is multiplied. With `FINE`, each pair has
+    /// its own, in `factors`; otherwise each tile has one ([`Scale::factor`]).
     #[inline(always)]
     pub fn advance<S: Simd, D: Direction, V: Visitor, const FINE: bool>(
         &self,
@@ -118,7 +119,7 @@ impl ScaledLattice {
 pub(crate) struct ReachedLanes<S: Simd> {
     /// The bounds of the blanks, then those of the labels.
     bounds: [[S::f64s; 2]; 2],
-    /// The numbers of the pairs of a tile.
+    /// The index of each pair in its tile: 0 to 7.
     places: Vectors<S>,
 }
 
@@ -175,15 +176,15 @@ impl<S: Simd> ReachedLanes<S> {
 
 /// An action on each tile in each frame of a block.
 pub(crate) trait Visitor {
-    /// The running sum of frame `k`, pair by pair.
+    /// The sum of frame `k` over the tiles so far, for each of the 8 pairs of a tile.
     #[inline(always)]
     fn sum<S: Simd>(&self, simd: S, _k: usize) -> Vectors<S> {
         [simd.splat_f64s(0.0); PAIRS]
     }
 
-    /// Visits tile `b` in frame `k` of the block, `at = (b, k)`, with the inflow of its states and the states. The
-    /// emissions of its labels in this frame are no longer needed: the visitor may overwrite `place`. Returns `sum`
-    /// plus its own contribution.
+    /// Visits tile `b` in frame `k` of the block, `at = (b, k)`, with the inflow of its states and the states. `place`
+    /// has the emissions of its labels in this frame, which are no longer needed: the visitor may overwrite them.
+    /// Returns `sum` plus its own contribution.
     fn visit<S: Simd>(
         &mut self,
         simd: S,
@@ -199,6 +200,7 @@ pub(crate) trait Visitor {
     fn keep<S: Simd>(&mut self, _: S, _k: usize, _sum: &Vectors<S>) {}
 }
 
+/// Does nothing: for the states alone.
 pub(crate) struct Alone;
 
 impl Visitor for Alone {
@@ -261,7 +263,7 @@ impl Visitor for Smallest<'_> {
     }
 }
 
-/// For each pair, the factor on the flow from the pair before it.
+/// For each pair of a tile, the factor on the flow from the pair before it: 1 but at the edge, where it is `factor`.
 #[inline(always)]
 pub(crate) fn spread<D: Direction>(factor: f64) -> Pairs {
     let mut pairs = Pairs([1.0; PAIRS]);

@@ -329,9 +329,9 @@ pub(crate) fn scale_tiles<S: Simd, D: Direction>(
     }
 }
 
-/// Sets to 0 each state of the live tiles whose product with the largest scale that it can meet is below 2^`least`.
-/// `over` holds the scales of the other direction. A state can meet that of its own tile and that of the next,
-/// since in a block it moves at most one tile ahead.
+/// Sets to 0 each state of the live tiles that is below 2^`least` even when multiplied by the largest scale of the
+/// other direction that it can meet: that of its own tile or of the next, since in a block it moves at most one tile
+/// ahead. `over` holds these scales.
 #[inline(always)]
 pub(crate) fn drop_below<S: Simd, D: Direction>(
     simd: S,

@@ -42,8 +42,11 @@ impl Level {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Patience {
     pub coarsest: Level,
+    /// The level at which the last block succeeded.
     pub level: Level,
+    /// For how many blocks the coarser level was not tried after its last failure: twice as many each time.
     pub wait: u32,
+    /// How many of these blocks are left.
     pub left: u32,
 }
 
@@ -82,8 +85,8 @@ impl Patience {
     }
 }
 
-/// Chooses the blocks at [`Level::Tiles`] in which the smallest states are looked for. That costs a little, and tells
-/// whether any state vanished where not all are large.
+/// Chooses the blocks at [`Level::Tiles`] in which the smallest state above 0 of each tile is found as well. That costs
+/// a little, and tells whether any state vanished where some are small.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Careful {
     pub on: bool,

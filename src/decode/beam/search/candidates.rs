@@ -32,7 +32,7 @@ pub(super) struct Frontier<'a> {
     /// A candidate below this cannot be among the first `width`, or is too far below the best.
     pub(super) least: f64,
     width: usize,
-    /// The number of candidates from which those behind the first `width` are dropped.
+    /// When there are this many candidates, all but the best `width` are dropped.
     room: usize,
 }
 

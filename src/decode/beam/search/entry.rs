@@ -9,6 +9,7 @@ pub(super) struct Entry {
     pub(super) node: u32,
     /// The last label; [`NONE`] for the empty prefix.
     pub(super) token: u32,
+    /// The weighted scores of the language model and the token bonuses.
     pub(super) lm: f64,
     /// The log-probabilities of the alignments that end in a blank, in the last label, and of both together.
     pub(super) blank: f64,

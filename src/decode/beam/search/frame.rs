@@ -194,8 +194,8 @@ impl<L: LanguageModel> BeamSearch<L> {
                         let score = entry.before(token) + emission;
                         if score + most < frontier.least || score == f64::NEG_INFINITY {
                             if token == entry.token {
-                                // A repeat follows only the alignments that end in a blank, and ranks too low; other
-                                // tokens follow both kinds.
+                                // A repeated label follows only the alignments that end in a blank. Tokens that are
+                                // less probable follow both kinds, and may still rank high enough.
                                 continue;
                             }
                             break;
@@ -304,7 +304,7 @@ impl<L: LanguageModel> BeamSearch<L> {
             self.tree.set_slot(entry.node, slot);
         }
         if self.is_asked() {
-            // What may follow is kept with the prefixes of the beam alone.
+            // Only prefixes in the beam keep the list of tokens that may follow them.
             for entry in &self.beam {
                 if place_of(&self.tree, &next, entry.node).is_none() {
                     self.tree.take_following(entry.node);
@@ -427,7 +427,7 @@ fn most_probable(a: &(f64, u32), b: &(f64, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-/// The contribution of `token` to the score of the prefix of `state`, of which the language model says at most `bound`.
+/// What `token` adds to the score of the prefix of `state`. The language model must score it at most `bound`.
 #[inline]
 fn weight<L: LanguageModel>(
     language_model: &L,
@@ -441,8 +441,12 @@ fn weight<L: LanguageModel>(
         bail!("beam_search: the language model gave {score} for token {token}")
     }
     if score > bound {
+        let name = match bound == language_model.max_score() {
+            true => "max_score",
+            false => "max_score_in for this state",
+        };
         bail!(
-            "beam_search: the language model gave {score} for token {token}, but its max_score is {bound}"
+            "beam_search: the language model gave {score} for token {token}, but its {name} is {bound}"
         )
     }
     Ok(opts.lm_weight * score + opts.token_bonus)

@@ -96,7 +96,7 @@ struct Work {
     row: Vec<f64>,
     /// The tokens that may extend a prefix, most probable first, with their log-probabilities.
     tokens: Vec<(f64, u32)>,
-    /// For each class the same, −inf for those that may not: filled if a language model is asked.
+    /// For each class, its log-probability if it is in `tokens`, else −inf. Filled only if a language model is asked.
     chosen: Vec<f64>,
     stays: Vec<Stay>,
     candidates: Vec<Candidate>,
@@ -111,8 +111,9 @@ struct Work {
     /// For each prefix in the beam, its children in the beam: the first, and the next of the same parent.
     first_child: Vec<u32>,
     next_child: Vec<u32>,
-    /// For each class, the last prefix (counted over all frames) that has it as a child.
+    /// For each class, the last visit to a prefix that has a child in the beam with this class as its last label.
     seen: Vec<u64>,
+    /// Visits to prefixes, over all frames.
     visits: u64,
     /// For each prefix in the beam, the spans of its best label path, closed at this frame.
     closed: Vec<Option<u32>>,

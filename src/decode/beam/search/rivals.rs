@@ -1,4 +1,4 @@
-//! Prefixes that are alike to the language model: the ones that are behind make room.
+//! Prefixes that are alike to the language model: one that scores no better than another makes room.
 
 use super::{BeamSearch, Entry, place_of};
 use crate::decode::arena::NONE;
@@ -10,7 +10,8 @@ use std::ops::Range;
 pub(super) struct Rivals {
     /// The prefixes with a known state of the language model: its key, the last token, and the place in the beam.
     alike: Vec<(u128, u32, u32)>,
-    /// Of these, the ones that have rivals: the number of labels, the place in the beam, and the rivals in `alike`.
+    /// Those of them with rivals, which are prefixes of the same key and last token: the number of labels, the place in
+    /// the beam, and where the rivals are in `alike`.
     order: Vec<(u32, u32, Range<usize>)>,
     /// For each prefix in the beam, its family, and whether it is to be dropped.
     family: Vec<Family>,
@@ -29,13 +30,14 @@ struct Family {
 }
 
 impl<L: LanguageModel> BeamSearch<L> {
-    /// Drops the prefixes that are behind another with the same last token and an equal state of the language model, both
-    /// in the alignments that end in a blank and in those that end in the token: from there on, whatever follows adds the
-    /// same to both.
+    /// Drops each prefix that is behind another with the same last token and an equal state of the language model: with
+    /// the model's score, neither its alignments that end in a blank nor those that end in the token are more probable
+    /// than the other's. All that follows adds the same to both.
     ///
-    /// A prefix gathers from its parent, too, so that one must be out of the beam, or behind the parent of the other. And
-    /// it is kept while a prefix of the beam gathers from it. Ancestors farther up are not compared, nor parents that come
-    /// back to the beam: with these, a prefix that was dropped may have come out ahead.
+    /// A prefix also gathers from its parent, so its parent must be out of the beam, or behind the parent of the other.
+    /// A prefix is kept while it has a child in the beam, which gathers from it.
+    /// Ancestors farther up are not compared, nor parents that come back to the beam: with these, a prefix that was
+    /// dropped may have come out ahead.
     pub(super) fn drop_beaten(&mut self) {
         if !self.is_asked() {
             return;
@@ -71,7 +73,7 @@ impl<L: LanguageModel> BeamSearch<L> {
         alike.sort_unstable();
         beaten.clear();
         beaten.resize(beam.len(), false);
-        // `a` and `b` as the parents of, or as, prefixes with these scores of the language model.
+        // Whether `a` is behind `b`, each with a score of the language model: its own, or that of its child.
         let is_behind = |(a, lm_a): (u32, f64), (b, lm_b): (u32, f64)| {
             let (a, b) = (&beam[a as usize], &beam[b as usize]);
             a.token == b.token
