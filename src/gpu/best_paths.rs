@@ -78,7 +78,7 @@ fn paths_on<B: Backend>(
     if !B::F64 || plan.input_lengths.iter().all(|&frames| frames == 0) {
         return Ok(None);
     }
-    check_sizes(plan.input.frames, plan.input.classes)?;
+    check_sizes(&plan.input)?;
     let whole = Room::new(plan, 0..plan.input.batch);
     let together = (MOST_BYTES / whole.bytes()?.max(1)).clamp(1, plan.input.batch);
     let mut paths = Vec::with_capacity(plan.input.batch);

@@ -47,7 +47,7 @@ fn scores_on<B: Backend>(
     strides: Strides,
     lists: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<f64>>> {
-    check_sizes(plan.input.frames, plan.input.classes)?;
+    check_sizes(&plan.input)?;
     let mut numbering = Numbering::default();
     let classes: Vec<Classes> = lists
         .iter()
