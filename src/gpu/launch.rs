@@ -15,7 +15,7 @@ pub(crate) struct Launch {
 }
 
 /// Threads of a warp (SIMD-group).
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Pairs shared by two neighbouring tiles of a lattice: `CTC_HALO`.
 const HALO: usize = 16;
 /// Rows of a gradient with fewer classes than this are short: `CTC_LONG_ROW`.
