@@ -29,6 +29,14 @@ pub(crate) fn best_paths(plan: &Plan, input: &Tensor) -> Result<Option<Vec<Path>
     Ok(paths.transpose()?.flatten())
 }
 
+/// The target of an item with frames. One that does not fit comes without frames, and would cost the others memory.
+fn target(plan: &Plan, n: usize) -> &[u32] {
+    match plan.input_lengths[n] {
+        0 => &[],
+        _ => plan.target(n),
+    }
+}
+
 /// What the kernel needs for each item.
 struct Room {
     frames: usize,
@@ -43,7 +51,7 @@ impl Room {
     fn new(plan: &Plan, items: Range<usize>) -> Self {
         let most = |of: &dyn Fn(usize) -> usize| items.clone().map(of).max().unwrap_or(0);
         let frames = most(&|n| plan.input_lengths[n]);
-        let labels = most(&|n| plan.target_length(n));
+        let labels = most(&|n| target(plan, n).len());
         let segment = frames.min(SEGMENT);
         Self {
             frames,
@@ -78,7 +86,7 @@ fn paths_on<B: Backend>(
     if !B::F64 || plan.input_lengths.iter().all(|&frames| frames == 0) {
         return Ok(None);
     }
-    check_sizes(plan.input.frames, plan.input.classes)?;
+    check_sizes(&plan.input)?;
     let whole = Room::new(plan, 0..plan.input.batch);
     let together = (MOST_BYTES / whole.bytes()?.max(1)).clamp(1, plan.input.batch);
     let mut paths = Vec::with_capacity(plan.input.batch);
@@ -242,10 +250,37 @@ fn table(plan: &Plan, items: Range<usize>, labels: usize) -> Result<Vec<u32>> {
     let mut words = room_for("forced_align: the table of the targets", &shape)?;
     // Lengths have been checked to be below 2^31.
     words.extend(items.clone().map(|n| plan.input_lengths[n] as u32));
-    words.extend(items.clone().map(|n| plan.target_length(n) as u32));
-    for n in items {
-        words.extend_from_slice(plan.target(n));
-        words.resize(words.len() + labels - plan.target_length(n), 0);
+    words.extend(items.clone().map(|n| target(plan, n).len() as u32));
+    for target in items.map(|n| target(plan, n)) {
+        words.extend_from_slice(target);
+        words.resize(words.len() + labels - target.len(), 0);
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{InputKind, InputLayout};
+
+    #[test]
+    fn a_target_without_frames_takes_no_room() {
+        let plan = Plan {
+            input: Input {
+                frames: 9,
+                batch: 2,
+                classes: 8,
+                blank: 0,
+                layout: Some(InputLayout::TimeMajor),
+                kind: InputKind::LogProbs,
+            },
+            input_lengths: vec![9, 0],
+            labels: vec![7, 3, 1, 1, 1, 1, 1],
+            label_offsets: vec![0, 2, 7],
+        };
+        let room = Room::new(&plan, 0..2);
+        assert_eq!((room.labels, room.window), (2, 3));
+        let table = table(&plan, 0..2, room.labels).unwrap();
+        assert_eq!(table, [9, 0, /**/ 2, 0, /**/ 7, 3, /**/ 0, 0]);
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Launch {
 }
 
 /// Threads of a warp (SIMD-group).
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Pairs shared by two neighbouring tiles of a lattice: `CTC_HALO`.
 const HALO: usize = 16;
 /// Rows of a gradient with fewer classes than this are short: `CTC_LONG_ROW`.
@@ -31,9 +31,9 @@ const MOST_FRAMES: usize = 8;
 /// Maximum number of blocks; beyond it, each block takes several rows.
 const MOST_BLOCKS: usize = 1 << 20;
 
-/// From this many labels, the byte size of the states of a frame (32 bytes per label in f64) overflows the kernels'
-/// multiplications.
-const MOST_LABELS: usize = 1 << 26;
+/// From this many labels, the byte size of the states of a frame (32 bytes per pair in f64, one pair more than there are
+/// labels) overflows the kernels' multiplications.
+const MOST_LABELS: usize = (1 << 26) - 1;
 
 /// Pairs of states per thread, and tiles per direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(crate) fn lattice(
     let labels = sizes.labels as usize;
     if labels >= MOST_LABELS {
         candle_core::bail!(
-            "ctc-loss: a target of {labels} labels; a GPU takes fewer than {MOST_LABELS}"
+            "ctc: a target of {labels} labels; a GPU takes fewer than {MOST_LABELS}"
         );
     }
     let tiling = tiling(labels, real);
@@ -340,6 +340,8 @@ mod tests {
         let of = |labels| lattice(&sizes(1, 1, labels), DType::F64, SHARED_BYTES, |_| Ok(256));
         assert!(of(MOST_LABELS - 1).is_ok());
         assert!(of(MOST_LABELS).is_err());
+        // As many pairs, of 32 bytes.
+        assert!(i32::try_from(32 * MOST_LABELS).is_ok());
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub(crate) fn memory_needed<B: Backend>(
     labels: usize,
     dtype: DType,
 ) -> Result<(u64, u64)> {
-    check_sizes(input.frames, input.classes)?;
+    check_sizes(input)?;
     let integers = product(&[input.batch, labels.saturating_add(2)])?;
     let host = Tables::on_device(labels, input.classes);
     let sizes = Sizes::new(input, labels, host.entries);
@@ -106,7 +106,7 @@ pub(crate) fn forward<B: Backend>(
     keep: bool,
 ) -> Result<Forward<B>> {
     let batch = problem.input().batch;
-    check_sizes(problem.input().frames, problem.input().classes)?;
+    check_sizes(problem.input())?;
     let host = match &problem.targets {
         Targets::Host(plan) => Tables::new(plan)?,
         Targets::Device(input, targets) => Tables::on_device(targets.labels, input.classes),

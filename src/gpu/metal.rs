@@ -1,12 +1,14 @@
 //! Metal: launches of [`gpu`](crate::gpu) on candle's device. The kernels' source is compiled when a device first needs
 //! them.
 
+use crate::gpu::launch::WARP;
 use crate::gpu::{Arg, Backend, Content, Held, Launch, each};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::metal_backend::DeviceId;
-use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType};
+use candle_core::{CpuStorage, DType, MetalDevice, MetalStorage, Result, Storage, WithDType, bail};
 use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline, Library};
-use objc2_metal::{MTLCompileOptions, MTLMathMode, MTLSize};
+use objc2::runtime::ProtocolObject;
+use objc2_metal::{MTLCompileOptions, MTLComputePipelineState, MTLMathMode, MTLSize};
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
@@ -85,10 +87,25 @@ fn pipeline(device: &MetalDevice, kernel: &str) -> Result<ComputePipeline> {
         .metal_device()
         .new_compute_pipeline_state_with_function(&function)
         .map_err(metal_error)?;
+    check_width(kernel, &pipeline)?;
     compiled
         .pipelines
         .insert(kernel.to_string(), pipeline.clone());
     Ok(pipeline)
+}
+
+/// The kernels exchange values among 32 threads that a SIMD-group must hold. Those of Apple's GPUs do; an Intel GPU may
+/// have narrower ones.
+fn check_width(kernel: &str, pipeline: &ComputePipeline) -> Result<()> {
+    let state: &ProtocolObject<dyn MTLComputePipelineState> = pipeline.as_ref();
+    let width = state.threadExecutionWidth();
+    if !width.is_multiple_of(WARP) {
+        bail!(
+            "ctc: the GPU runs {kernel} in SIMD-groups of {width} threads, which must be a multiple of {WARP}; move the \
+             input to the CPU"
+        )
+    }
+    Ok(())
 }
 
 impl Backend for MetalDevice {

@@ -23,7 +23,7 @@ pub(crate) use loss::{Saved, forward, gradient, memory_needed};
 pub(crate) use params::{Integers, Sizes};
 pub(crate) use scores::scores;
 
-use crate::problem::plan::real;
+use crate::problem::plan::{Input, real};
 use candle_core::{CpuStorage, DType, Result, Storage, WithDType, bail};
 use std::ops::Deref;
 
@@ -210,12 +210,18 @@ fn product(factors: &[usize]) -> Result<usize> {
 /// Device memory for the items of one launch of an inference function, in bytes, if there is more than one.
 const MOST_BYTES: usize = 1 << 30;
 
-/// Checks that sizes fit the kernels' integers. Loops over classes add a number of threads to a `uint`, which must not
-/// wrap.
-fn check_sizes(frames: usize, classes: usize) -> Result<()> {
-    if i32::try_from(frames).is_err() || i32::try_from(classes).is_err() {
+/// From this size on, the kernels' integers may overflow. The lattice counts frames in an `int`, and asks for up to two
+/// blocks of them ahead; a launch has fewer than 2^31 blocks, one for each item; and loops over classes add a number of
+/// threads to a `uint`.
+const TOO_MANY: usize = (1 << 31) - 1024;
+
+/// Checks that sizes fit the kernels' integers.
+fn check_sizes(input: &Input) -> Result<()> {
+    let (frames, batch, classes) = (input.frames, input.batch, input.classes);
+    if [frames, batch, classes].into_iter().max() >= Some(TOO_MANY) {
         bail!(
-            "ctc-loss: T = {frames} frames and C = {classes} classes; a GPU takes fewer than 2^31"
+            "ctc: T = {frames} frames, N = {batch} items and C = {classes} classes; a GPU takes fewer than 2^31 - 1024 \
+             of each"
         )
     }
     Ok(())
@@ -264,6 +270,26 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((starts, end), ([0, 64, 192, 256], 320));
+    }
+
+    #[test]
+    fn frames_items_and_classes_leave_room_in_31_bits() {
+        use crate::options::InputKind;
+        const MOST: usize = TOO_MANY - 1;
+        let check = |frames, batch, classes| {
+            check_sizes(&Input {
+                frames,
+                batch,
+                classes,
+                blank: 0,
+                layout: None,
+                kind: InputKind::LogProbs,
+            })
+        };
+        assert!(check(MOST, MOST, MOST).is_ok());
+        for [frames, batch, classes] in [[MOST + 1, 1, 1], [1, MOST + 1, 1], [1, 1, MOST + 1]] {
+            assert!(check(frames, batch, classes).is_err());
+        }
     }
 
     #[test]

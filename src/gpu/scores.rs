@@ -13,8 +13,8 @@ use candle_core::{CpuStorage, DType, Result, Tensor, bail};
 use std::ops::Range;
 
 /// For each item of a plan without targets, the log-likelihood of each of its candidates, whose labels have been checked.
-/// `None` if the tensor is on the CPU; and for an item of which a score is NaN, since here a NaN in an entry that one
-/// candidate uses spoils the others.
+/// `None` if the tensor is on the CPU; and for an item of which a score is NaN, since here an entry that one candidate uses
+/// spoils the others: a NaN or +inf, or a number so far below another candidate's that it would count as −inf.
 pub(crate) fn scores(
     plan: &Plan,
     log_probs: &Tensor,
@@ -47,7 +47,7 @@ fn scores_on<B: Backend>(
     strides: Strides,
     lists: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<f64>>> {
-    check_sizes(plan.input.frames, plan.input.classes)?;
+    check_sizes(&plan.input)?;
     let mut numbering = Numbering::default();
     let classes: Vec<Classes> = lists
         .iter()
@@ -107,7 +107,9 @@ fn launch<B: Backend>(
         batch: tables.candidates,
         ..utterances
     };
-    let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1).reading(strides);
+    let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1)
+        .of_candidates()
+        .reading(strides);
     let of_candidates = Sizes::new(&candidates, tables.labels, tables.classes + 1).of_candidates();
     let real = real(dtype);
     let word = word(real);

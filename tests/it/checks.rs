@@ -231,3 +231,30 @@ fn lengths_that_the_host_knows_are_errors_at_once() {
         assert!(message.contains("target_lengths[2] = 5"), "{message}");
     }
 }
+
+#[test]
+#[cfg_attr(not(any(feature = "cuda", feature = "metal")), ignore = "needs a GPU")]
+fn labels_that_the_host_knows_are_errors_at_once() {
+    for device in gpus() {
+        let input = input(&device);
+        let lengths = tensors::integers(&INPUT_LENGTHS, &[3], DType::I64, &device);
+        let loss = |label: i64| {
+            let mut rows = TARGETS;
+            rows[1][0] = label;
+            let targets = padded(&rows, &Device::Cpu);
+            candle_ctc::ctc_loss(
+                &input,
+                &targets,
+                &lengths,
+                TARGET_LENGTHS,
+                options(Checks::Device),
+            )
+        };
+        assert!(loss(3).is_ok());
+        let message = loss(5).unwrap_err().to_string();
+        assert!(
+            message.contains("the target of item 1 has label 5"),
+            "{message}"
+        );
+    }
+}

@@ -432,6 +432,39 @@ fn scores_of_long_transcripts_keep_what_f32_has_no_room_for() {
     }
 }
 
+/// An entry that would count as -inf beside another candidate's is a number.
+#[test]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "metal", ctc_softgpu)),
+    ignore = "needs a GPU or the simulation of its kernels"
+)]
+fn scores_of_candidates_that_another_is_far_above() {
+    for device in gpus() {
+        for mask in [-1.4e9f64, -1.6e9, -1e10] {
+            // In the first frame class 1 is certain; the others differ there by less than the mask.
+            let values: [[f64; 4]; 3] = [
+                [mask, 0.0, 1.25 * mask, 1.5 * mask],
+                [-1.0, -1.5, -1.25, -2.0],
+                [-2.0, -1.0, -1.75, -1.5],
+            ];
+            let values = tensors::rounded(&values.concat(), DType::F32);
+            let input = tensors::floats(&values, &[3, 4], DType::F32, &device);
+            let targets = [vec![2], vec![3, 2], vec![], vec![3], vec![1], vec![1, 2]];
+            let candidates: Vec<Vec<u32>> = targets.iter().map(|target| labels(target)).collect();
+            let opts = ScoreOptions {
+                normalised: false,
+                ..Default::default()
+            };
+            let got = score_transcripts(&input, &candidates, opts).unwrap();
+            let want: Vec<f64> = targets
+                .iter()
+                .map(|target| -recursion(&values, 4, target, 0).loss)
+                .collect();
+            check_scores(DType::F32, &got, &want, &format!("{mask:e}"));
+        }
+    }
+}
+
 /// A NaN or +inf makes those candidates NaN that use it, and no others; -inf makes them impossible.
 #[test]
 #[cfg_attr(

@@ -18,7 +18,7 @@ use crate::problem::lengths::{IntoLengths, Lengths};
 use crate::problem::plan::{
     DeviceTargets, Input, InputKind, IntSource, LossProblem, Plan, Targets,
 };
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 /// The public function whose arguments are checked, with the relevant options.
 #[derive(Debug, Clone, Copy)]
@@ -175,33 +175,38 @@ fn device_targets(
         check_count(function, name, lengths.elem_count(), dims)?;
         Ok(IntSource::Tensor(lengths.clone()))
     };
+    // Tensors on another GPU are copied, as those on the CPU are.
+    let stays = |tensor: &&Tensor| is_on_gpu(tensor) && tensor.device().same_device(input.device());
     // Values that the host knows are checked here. Checked lengths are lengths of tensors, so they fit.
     let signed =
         |values: &[usize]| IntSource::Values(values.iter().map(|&value| value as i64).collect());
-    let input_lengths = match input_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
+    let input_lengths = match input_lengths.tensor().filter(stays) {
         Some(tensor) => on_device("input_lengths", tensor)?,
         None => {
             let lengths = read(input_lengths)?;
             signed(&input_lengths_of(call, lengths, dims)?)
         }
     };
-    let (target_lengths, row, longest) =
-        match target_lengths.tensor().filter(|tensor| is_on_gpu(tensor)) {
-            Some(tensor) => {
-                let row = row_of(function, targets.dims(), None, dims)?;
-                let longest = row.unwrap_or_else(|| targets.elem_count());
-                (on_device("target_lengths", tensor)?, row, longest)
+    let (target_lengths, row, longest) = match target_lengths.tensor().filter(stays) {
+        Some(tensor) => {
+            let row = row_of(function, targets.dims(), None, dims)?;
+            let longest = row.unwrap_or_else(|| targets.elem_count());
+            (on_device("target_lengths", tensor)?, row, longest)
+        }
+        None => {
+            let values = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
+            let row = row_of(function, targets.dims(), Some(&values), dims)?;
+            if !stays(&targets) {
+                let given = int_values(&[targets])?.pop().unwrap_or_default();
+                labels(call, (targets.dims(), given.as_slice()), &values, dims)?;
             }
-            None => {
-                let values = lengths(function, "target_lengths", read(target_lengths)?, dims)?;
-                let row = row_of(function, targets.dims(), Some(&values), dims)?;
-                let longest = values.iter().copied().max().unwrap_or(0);
-                (signed(&values), row, longest)
-            }
-        };
-    let targets = match is_on_gpu(targets) {
+            let longest = values.iter().copied().max().unwrap_or(0);
+            (signed(&values), row, longest)
+        }
+    };
+    let targets = match stays(&targets) {
         true => targets.detach(),
-        false => targets.to_device(input.device())?,
+        false => targets.to_device(&Device::Cpu)?.to_device(input.device())?,
     };
     Ok(DeviceTargets {
         input_lengths,
@@ -408,5 +413,32 @@ fn input_of(call: Call, dims: Dims) -> Input {
         blank: call.blank,
         layout: dims.layout,
         kind: call.input,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    // The way of a loss on a GPU with `Checks::Device`, here with the CPU in its place.
+    #[test]
+    #[cfg_attr(ctc_softgpu, ignore = "there all tensors stay on the GPU")]
+    fn labels_and_their_lengths_on_the_host_are_checked_there() {
+        let input = Tensor::zeros((4, 2, 3), DType::F32, &Device::Cpu).unwrap();
+        let call = Call::new("f", InputKind::LogProbs, false, 0, InputLayout::TimeMajor);
+        let dims = input_dims(call, &input).unwrap();
+        let of = |target_lengths: [i128; 2]| {
+            let targets = Tensor::new(&[[1i64, 2], [2, 9]], &Device::Cpu).unwrap();
+            let [frames, labels] = [vec![4, 4], target_lengths.to_vec()].map(Lengths::Batch);
+            device_targets(call, dims, &input, &targets, frames, labels)
+        };
+        // What is padding is not checked.
+        assert_eq!(of([2, 1]).unwrap().labels, 2);
+        let error = of([2, 2]).unwrap_err().to_string();
+        assert!(
+            error.contains("f: the target of item 1 has label 9 at position 1"),
+            "{error}"
+        );
     }
 }
