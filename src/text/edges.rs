@@ -1,5 +1,6 @@
 //! Where words may begin and end, token by token, and how a word is spelled within a text: for lexicons and hotwords.
 
+use super::rules::Rules;
 use super::surface::{Surface, WordMark, is_unspaced};
 use super::vocabulary::Vocabulary;
 use candle_core::Result;
@@ -55,18 +56,19 @@ impl Vocabulary {
     /// differs, behind other words.
     pub(crate) fn spell_words(&self, words: &str) -> Result<Vec<Vec<u32>>> {
         let first = self.encode(words)?;
-        let differs = matches!(
-            self.mark,
-            WordMark::Prefix {
-                first_word: false,
-                ..
-            } | WordMark::ByteLevel { first_word: false }
-        );
-        if !differs {
+        let (WordMark::Prefix { first_word, .. } | WordMark::ByteLevel { first_word }) = self.mark
+        else {
+            return Ok(vec![first]);
+        };
+        // The rules of a file say themselves what begins the first word.
+        let by_file = self.rules.as_ref().is_some_and(Rules::is_pipeline);
+        if first_word && !by_file {
             return Ok(vec![first]);
         }
         let twice = self.encode(&format!("{words} {words}"))?;
-        let second = twice.strip_prefix(&first[..]).map(<[u32]>::to_vec);
+        let second = twice.strip_prefix(&first[..]);
+        let second = second.filter(|second| **second != first[..]);
+        let second = second.map(<[u32]>::to_vec);
         Ok([Some(first), second].into_iter().flatten().collect())
     }
 }

@@ -2,10 +2,17 @@
 
 use super::surface::Surface;
 use candle_core::{Error, Result};
+use serde_json::Value;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::ModelWrapper;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{Model, Tokenizer};
+
+/// Stands for characters that a BPE model without a token for unknown text does not know. The model would leave them
+/// out, and give the characters behind them the places of those before. No vocabulary has so many classes.
+const UNKNOWN: u32 = u32::MAX;
 
 /// How text is cut into tokens.
 #[derive(Clone)]
@@ -20,11 +27,22 @@ enum Kind {
 }
 
 impl Rules {
-    pub fn from_tokenizer_json(text: &str) -> Result<Self> {
-        match Tokenizer::from_bytes(text) {
-            Ok(tokenizer) => Ok(Self(Kind::Pipeline(Arc::new(tokenizer)))),
-            Err(error) => Err(Error::msg(format!("not a valid tokenizer.json: {error}"))),
+    pub fn from_tokenizer_json(file: &Value) -> Result<Self> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            Error::msg(format!("not a valid tokenizer.json: {error}"))
+        };
+        let mut tokenizer =
+            Tokenizer::from_bytes(file.to_string()).map_err(|error| invalid(&error))?;
+        let drops_unknown =
+            matches!(tokenizer.get_model(), ModelWrapper::BPE(model) if model.unk_token.is_none());
+        if drops_unknown {
+            // Not in the file, where another token would change the classes of added tokens.
+            let model = with_unknown(file["model"].clone()).to_string();
+            let model: ModelWrapper =
+                serde_json::from_str(&model).map_err(|error| invalid(&error))?;
+            tokenizer.with_model(model);
         }
+        Ok(Self(Kind::Pipeline(Arc::new(tokenizer))))
     }
 
     /// The rules of a SentencePiece BPE model, if the scores are those of one: ranks 0, −1, −2, ...
@@ -50,7 +68,7 @@ impl Rules {
         let bytes: Vec<usize> = (0..tokens.len()).filter(byte).collect();
         let byte_fallback = bytes.len() == 256;
         let classes = pieces.iter().map(|(class, _)| *class).chain(bytes);
-        let vocab: std::collections::HashMap<String, u32> = classes
+        let mut vocab: HashMap<String, u32> = classes
             .map(|class| (tokens[class].clone(), class as u32))
             .collect();
         let mut merges = Vec::new();
@@ -72,13 +90,11 @@ impl Rules {
                     .map(|(_, _, left, right)| (left.to_owned(), right.to_owned())),
             );
         }
+        let unknown = no_token(vocab.keys());
+        vocab.insert(unknown.clone(), UNKNOWN);
         let model = BPE::builder()
-            .vocab_and_merges(
-                vocab
-                    .into_iter()
-                    .collect::<tokenizers::models::bpe::Vocab>(),
-                merges,
-            )
+            .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
+            .unk_token(unknown)
             .byte_fallback(byte_fallback)
             .build()
             .map_err(|error| {
@@ -94,7 +110,8 @@ impl Rules {
         matches!(self.0, Kind::Pipeline(_))
     }
 
-    /// The classes of a text, each with its bytes there.
+    /// The classes of a text, each with its bytes there. A class that is not one of the vocabulary stands for what the
+    /// rules do not know.
     pub fn cut(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         let failed = |error| {
             Error::msg(format!(
@@ -119,4 +136,20 @@ impl Rules {
             }
         }
     }
+}
+
+/// A BPE model with a token for unknown text.
+fn with_unknown(mut model: Value) -> Value {
+    if let Some(vocab) = model["vocab"].as_object_mut() {
+        let unknown = no_token(vocab.keys());
+        vocab.insert(unknown.clone(), UNKNOWN.into());
+        model["unk_token"] = unknown.into();
+    }
+    model
+}
+
+/// A name that none of the tokens has.
+fn no_token<'a>(tokens: impl Iterator<Item = &'a String>) -> String {
+    let longest = tokens.map(String::len).max().unwrap_or_default();
+    "\0".repeat(longest + 1)
 }
