@@ -10,8 +10,8 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{Model, Tokenizer};
 
-/// Stands for characters that a BPE model without a token for unknown text does not know. The model would leave them
-/// out, and give the characters behind them the places of those before. No vocabulary has so many classes.
+/// Stands for what a model without a token for unknown text does not know. A BPE model would leave it out and give the
+/// characters behind it the places of those before; others would fail. No vocabulary has so many classes.
 const UNKNOWN: u32 = u32::MAX;
 
 /// How text is cut into tokens.
@@ -33,13 +33,10 @@ impl Rules {
         };
         let mut tokenizer =
             Tokenizer::from_bytes(file.to_string()).map_err(|error| invalid(&error))?;
-        let drops_unknown =
-            matches!(tokenizer.get_model(), ModelWrapper::BPE(model) if model.unk_token.is_none());
-        if drops_unknown {
-            // Not in the file, where another token would change the classes of added tokens.
-            let model = with_unknown(file["model"].clone()).to_string();
+        // Not before: one more token in the file would change the classes of added tokens.
+        if let Some(model) = with_unknown(&file["model"]) {
             let model: ModelWrapper =
-                serde_json::from_str(&model).map_err(|error| invalid(&error))?;
+                serde_json::from_str(&model.to_string()).map_err(|error| invalid(&error))?;
             tokenizer.with_model(model);
         }
         Ok(Self(Kind::Pipeline(Arc::new(tokenizer))))
@@ -138,14 +135,18 @@ impl Rules {
     }
 }
 
-/// A BPE model with a token for unknown text.
-fn with_unknown(mut model: Value) -> Value {
-    if let Some(vocab) = model["vocab"].as_object_mut() {
-        let unknown = no_token(vocab.keys());
-        vocab.insert(unknown.clone(), UNKNOWN.into());
-        model["unk_token"] = unknown.into();
-    }
-    model
+/// A model with a token for unknown text, if it has none. A unigram model, whose vocabulary is a list, stays as it is.
+fn with_unknown(model: &Value) -> Option<Value> {
+    let vocab = model["vocab"].as_object()?;
+    let unknown = match model["unk_token"].as_str() {
+        Some(name) if vocab.contains_key(name) => return None,
+        Some(name) => name.to_owned(),
+        None => no_token(vocab.keys()),
+    };
+    let mut model = model.clone();
+    model["vocab"][&unknown] = UNKNOWN.into();
+    model["unk_token"] = unknown.into();
+    Some(model)
 }
 
 /// A name that none of the tokens has.

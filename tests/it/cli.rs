@@ -1117,6 +1117,11 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
         assert_eq!(words, ["a", "42", "b"], "{name}");
         assert_eq!(value[1]["confidence"], Value::Null);
         assert!(value[2]["confidence"].is_number());
+        // One star may stand for several words: they are one line of a table.
+        let lines = ["words", &uniform, "--vocab", &vocab, "--logits", "--lossy"];
+        let out = run(&[&lines[..], &["--text", "a 4\n2 b"]].concat()).unwrap();
+        assert_eq!(out.lines().count(), 4, "{out}");
+        assert!(out.lines().nth(2).unwrap().starts_with("4 2\t"), "{out}");
     }
     let (srt, svg) = (demo.path("a.srt"), demo.path("a.svg"));
     let outputs = ["--lossy", "--srt", &srt, "--svg", &svg];

@@ -379,6 +379,21 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
 
 /// Every kind of mark: text, labels, and back; and the words of these labels.
 #[test]
+fn an_empty_word_mark_is_an_error() {
+    let prefix = WordMark::Prefix {
+        mark: String::new(),
+        first_word: true,
+    };
+    for mark in [prefix, WordMark::Separator(String::new())] {
+        let builder = Vocabulary::builder().blank("<pad>").word_mark(mark);
+        fails(
+            builder.from_tokens(["<pad>", "", "a"]),
+            &["mark of words", "is empty"],
+        );
+    }
+}
+
+#[test]
 fn texts_come_back_with_every_word_mark() {
     let cases: [(&[&str], &str, &[u32]); 9] = [
         (
@@ -1098,6 +1113,22 @@ fn a_bpe_model_that_drops_characters_loses_no_others() {
     assert_eq!(
         lossy(&vocabulary, "aé a", Unspellable::Skip),
         (vec![1, 3], vec![("é".to_owned(), 1)])
+    );
+}
+
+#[test]
+fn a_model_without_a_token_for_unknown_text_names_the_text() {
+    let pieces = json!({"<pad>": 0, "a": 1, "##b": 2});
+    let model = json!({
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": pieces
+    });
+    let vocabulary = tokenizer(model, Value::Null, json!({"type": "Whitespace"}));
+    assert_eq!(vocabulary.encode("ab a").unwrap(), [1, 2, 1]);
+    fails(vocabulary.encode("ab x"), &["\"x\"", "character 4"]);
+    assert_eq!(
+        lossy(&vocabulary, "ab x a", Unspellable::Skip),
+        (vec![1, 2, 1], vec![("x".to_owned(), 3)])
     );
 }
 

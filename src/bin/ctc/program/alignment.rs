@@ -146,13 +146,15 @@ fn words(
 
 /// Puts the text that could not be spelled in place of its stars.
 fn restore(stars: &[Starred<'_>], words: &mut [Word], tokens: &mut [String]) {
+    // With one space between words, as elsewhere in the results.
+    let one_line = |part: &Unspelled| part.text.split_whitespace().collect::<Vec<_>>().join(" ");
     for &(index, part) in stars {
-        tokens[index].clone_from(&part.text);
+        tokens[index] = one_line(part);
     }
     // The indices are in order.
     let text_of = |index: usize| {
         let found = stars.binary_search_by_key(&index, |(index, _)| *index).ok();
-        found.map(|at| stars[at].1.text.as_str())
+        found.map(|at| tokens[stars[at].0].as_str())
     };
     for word in words {
         let of_word = word.tokens.iter().map(|token| token.index);
