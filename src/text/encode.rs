@@ -408,7 +408,7 @@ impl Vocabulary {
         path: &mut Vec<Step>,
     ) -> Result<()> {
         let mark = match &self.mark {
-            WordMark::Prefix { mark, .. } => mark.as_str(),
+            WordMark::Prefix { mark, .. } | WordMark::Separator(mark) => mark.as_str(),
             _ => " ",
         };
         let marked = prepared.text[range].replace(' ', mark);

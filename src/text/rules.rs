@@ -1,5 +1,6 @@
 //! Spelling by the rules of a tokenizer, through the crate `tokenizers`.
 
+use super::encode::shortened;
 use super::surface::Surface;
 use candle_core::{Error, Result};
 use serde_json::Value;
@@ -112,7 +113,8 @@ impl Rules {
     pub fn cut(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         let failed = |error| {
             Error::msg(format!(
-                "the rules of the vocabulary fail at {text:?}: {error}"
+                "the rules of the vocabulary fail at {:?}: {error}",
+                shortened(text)
             ))
         };
         match &self.0 {

@@ -1177,6 +1177,10 @@ fn merges_that_lead_nowhere_are_an_error() {
     assert_eq!(vocabulary.encode("aa").unwrap(), [1, 4]);
     fails(vocabulary.encode("aab"), &["\"b\"", "merge"]);
     fails(vocabulary.encode("aba"), &["\"b\" in \"aba\""]);
+    // A separator in place of a prefix.
+    let separated = read("<blk>\t0\na\t-0\nb\t-1\n|\t-2\n");
+    assert_eq!(separated.word_mark(), &WordMark::Separator("|".into()));
+    assert_eq!(separated.encode("a b").unwrap(), [1, 3, 2]);
     // The tokens in another order than their ranks.
     let vocabulary = read("<blk>\t0\na\t-3\n▁a\t-0\n▁\t-2\nab\t-1\n");
     assert_eq!(vocabulary.encode("aa").unwrap(), [2, 1]);
