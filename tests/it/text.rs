@@ -1229,6 +1229,15 @@ fn spellings_are_all_spellings() {
 }
 
 #[test]
+fn a_word_of_500_000_tokens_is_put_together_in_no_time() {
+    // No time limit, as below.
+    let vocabulary = tokens(&["<pad>", "ก", "ข"]);
+    let labels: Vec<u32> = (0..500_000).map(|at| 1 + at % 2).collect();
+    let words = vocabulary.words(&spans(&labels));
+    assert_eq!((words.len(), words[0].tokens.len()), (1, labels.len()));
+}
+
+#[test]
 fn vocabularies_of_100_000_tokens_load_and_spell_in_no_time() {
     // No time limit, which a busy machine would break: enough that a quadratic way would never end.
     let names = (0..100_000).map(|n| format!("▁w{n}x"));
