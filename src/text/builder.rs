@@ -232,6 +232,9 @@ pub(super) fn assemble(mut source: Source, choices: Choices) -> Result<Vocabular
         Some(mark) => mark.clone(),
         None => find_mark(&source, blank),
     };
+    if mark.text() == Some("") {
+        bail!("the mark of words, {mark:?}, is empty; expected the text that marks a word")
+    }
     if let WordMark::Separator(separator) = &mark {
         match classes.get(separator) {
             None => bail!("the separator {separator:?} is not a token"),

@@ -18,7 +18,7 @@ pub enum Unspellable {
     #[default]
     Skip,
     /// This label stands for it, such as the star of [`AlignOptions::star`](crate::AlignOptions::star). Characters in a
-    /// row have one star. Spaces have none.
+    /// row have one star. Spaces have none. With a `tokenizer.json` the star stands for the whole word.
     Star(u32),
 }
 
@@ -36,8 +36,8 @@ pub struct LossyEncoding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unspelled {
-    /// The text: characters in a row, or the whole word where the vocabulary has tokens for words or its rules know words
-    /// only. Empty where only the mark of a word is missing.
+    /// The text: characters in a row, or the whole word where the vocabulary has tokens for words, its rules know words
+    /// only, or a star stands for the word. Empty where only the mark of a word is missing.
     pub text: String,
     /// Its first byte in the whole text.
     pub start: usize,
@@ -408,31 +408,20 @@ impl Vocabulary {
         path: &mut Vec<Step>,
     ) -> Result<()> {
         let mark = match &self.mark {
-            WordMark::Prefix { mark, .. } => mark.as_str(),
+            WordMark::Prefix { mark, .. } | WordMark::Separator(mark) => mark.as_str(),
             _ => " ",
         };
         let marked = prepared.text[range].replace(' ', mark);
-        let pieces = rules.cut(&marked)?;
-        let mut end = 0;
-        for (class, bytes) in pieces {
-            if bytes.start > end {
-                break;
+        for (class, bytes) in rules.cut(&marked)? {
+            if !self.spells(class) {
+                bail!(
+                    "{:?} in {:?} is in tokens of the vocabulary, but not a token of its own, so that no merge leads \
+                     to one; the scores or the vocabulary may be those of another model",
+                    &marked[bytes],
+                    shortened(marked.replace(mark, " ").trim())
+                )
             }
-            end = bytes.end;
             path.push(Step::Label(class));
-        }
-        if end < marked.len() {
-            let rest: String = marked
-                .get(end..)
-                .unwrap_or_default()
-                .chars()
-                .take(1)
-                .collect();
-            bail!(
-                "{rest:?} in {:?} is in tokens of the vocabulary, but not a token of its own, so that no merge leads \
-                 to one; the scores or the vocabulary may be those of another model",
-                marked.replace(mark, " ").trim()
-            )
         }
         Ok(())
     }
@@ -459,9 +448,15 @@ impl Vocabulary {
                 "" => Vec::new(),
                 text => rules.cut(text)?,
             };
+            let (spelled, others): (Vec<_>, Vec<_>) =
+                cut.into_iter().partition(|(class, _)| self.spells(*class));
             let mut covered = vec![false; rest.text.len()];
-            for (_, bytes) in cut.iter().filter(|(class, _)| self.spells(*class)) {
+            for (_, bytes) in &spelled {
                 covered[bytes.clone()].fill(true);
+            }
+            // The rules may make several characters of one and know a part of them.
+            for (_, bytes) in &others {
+                covered[bytes.clone()].fill(false);
             }
             let known =
                 |bytes: &Range<usize>| covered[bytes.clone()].iter().all(|covered| *covered);
@@ -472,15 +467,31 @@ impl Vocabulary {
                 unknown.into_iter().for_each(|piece| left_out[piece] = true);
                 continue;
             }
-            let mut stars = rest.stars.into_iter().peekable();
-            for (class, bytes) in cut {
-                while stars.next_if(|star| *star < bytes.end).is_some() {
+            let mut stars = rest.stars.iter().peekable();
+            for (class, bytes) in spelled {
+                while stars.next_if(|star| **star < bytes.end).is_some() {
                     encoding.labels.extend(unspellable.star());
                 }
                 encoding.labels.push(class);
             }
             stars.for_each(|_| encoding.labels.extend(unspellable.star()));
+            // Those that are left stand for the marks of words.
+            let marks = others
+                .iter()
+                .map(|(_, bytes)| Unspelled::new(text, rest.space_before(&prepared, bytes.start)));
+            encoding.unspelled.extend(marks);
             break;
+        }
+        if unspellable.star().is_some() {
+            // A word with something unknown in it has one star.
+            let mut start = 0;
+            for word in prepared.pieces.chunk_by(|a, b| a.is_space == b.is_space) {
+                let word = start..start + word.len();
+                start = word.end;
+                if left_out[word.clone()].contains(&true) {
+                    left_out[word].fill(true);
+                }
+            }
         }
         let pieces: Vec<usize> = (0..left_out.len())
             .filter(|piece| left_out[*piece])
@@ -490,6 +501,10 @@ impl Vocabulary {
             let range = origin(run[0]).start..origin(run[run.len() - 1]).end;
             encoding.unspelled.push(Unspelled::new(text, range));
         }
+        encoding
+            .unspelled
+            .sort_by_key(|part| (part.start, part.end));
+        encoding.unspelled.dedup();
         Ok(encoding)
     }
 
@@ -604,6 +619,25 @@ impl Rest {
             }
         }
         rest
+    }
+
+    /// The space, in the text that was given, before the first piece that ends behind a byte.
+    fn space_before(&self, prepared: &Prepared, byte: usize) -> Range<usize> {
+        let pieces = &prepared.pieces;
+        let next = self.pieces.partition_point(|(_, bytes)| bytes.end <= byte);
+        match self.pieces.get(next) {
+            Some(&(piece, _)) if piece > 0 && pieces[piece - 1].is_space => {
+                pieces[piece - 1].origin.clone()
+            }
+            Some(&(piece, _)) => {
+                let start = pieces[piece].origin.start;
+                start..start
+            }
+            None => {
+                let end = pieces.last().map_or(0, |piece| piece.origin.end);
+                end..end
+            }
+        }
     }
 }
 

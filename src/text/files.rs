@@ -168,9 +168,7 @@ fn from_tokenizer(value: &Value) -> Result<Source> {
             .map(|class| class as u32),
         (None, id) => id.and_then(|id| u32::try_from(id).ok()),
     };
-    let rules = Some(Rules::from_tokenizer_json(
-        &for_spelling(value)?.to_string(),
-    )?);
+    let rules = Some(Rules::from_tokenizer_json(&for_spelling(value)?)?);
     Ok(Source {
         tokens,
         scores: None,
@@ -252,11 +250,19 @@ fn from_lines(text: &str) -> Result<Source> {
     if let Some(scored) = scored(&lines)? {
         return Ok(scored);
     }
-    let numbered = match numbered(&lines, token_id)? {
-        Some(entries) => Some(entries),
-        None => numbered(&lines, id_token)?,
+    // Tokens may be numbers, too: a form that all lines have goes before one that most have.
+    let of_all = |form: Form| -> Option<Vec<(String, u64)>> {
+        lines.iter().map(|line| form(line)).collect()
     };
-    if let Some(entries) = numbered {
+    let entries = match of_all(token_id).or_else(|| of_all(id_token)) {
+        Some(entries) => Some(entries),
+        None => {
+            refuse_most(&lines, token_id)?;
+            refuse_most(&lines, id_token)?;
+            None
+        }
+    };
+    if let Some(entries) = entries {
         return Ok(Source {
             tokens: without_disambiguation(by_class(entries)?),
             ..Default::default()
@@ -325,25 +331,25 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Tokens and their numbers, if this is the form of most lines; an error if it is not the form of all.
-fn numbered(
-    lines: &[&str],
-    parse: fn(&str) -> Option<(String, u64)>,
-) -> Result<Option<Vec<(String, u64)>>> {
-    let parsed: Vec<_> = lines.iter().map(|line| parse(line)).collect();
-    let fitting = parsed.iter().flatten().count();
+/// How a line gives a token and its number.
+type Form = fn(&str) -> Option<(String, u64)>;
+
+/// An error if this is the form of most lines, but not of all.
+fn refuse_most(lines: &[&str], form: Form) -> Result<()> {
+    let fits: Vec<bool> = lines.iter().map(|line| form(line).is_some()).collect();
+    let fitting = fits.iter().filter(|fits| **fits).count();
     if fitting == 0 || 2 * fitting < lines.len() {
-        return Ok(None);
+        return Ok(());
     }
-    if let Some(line) = parsed.iter().position(Option::is_none) {
-        bail!(
+    match fits.iter().position(|fits| !fits) {
+        Some(line) => bail!(
             "line {} is {:?}; expected a token and a number, as {fitting} of {} lines have",
             line + 1,
             lines[line],
             lines.len()
-        )
+        ),
+        None => Ok(()),
     }
-    Ok(Some(parsed.into_iter().flatten().collect()))
 }
 
 /// Without `#0`, `#1`, ... at the end, which the decoding graphs of k2 and Kaldi use and no model has as classes.

@@ -120,33 +120,30 @@ pub(super) fn prepare(
         text: String::with_capacity(cased.len() + 2),
         pieces: Vec::new(),
     };
-    let mut space = spaces.first.then_some(0..0);
-    for (at, grapheme) in cased.grapheme_indices(true) {
-        let origin = origins[at].start..origins[at + grapheme.len() - 1].end;
-        if grapheme.chars().all(char::is_whitespace) {
-            // None at the start of the text, unless one is asked for.
-            if !out.text.is_empty() {
-                let start = space.map_or(origin.start, |space: Range<usize>| space.start);
-                space = Some(start..origin.end);
+    // Words first: Unicode makes one character of a space and the marks behind it.
+    for word in cased.split_whitespace() {
+        let word_start = word.as_ptr() as usize - cased.as_ptr() as usize;
+        let start = origins[word_start].start;
+        // None at the start of the text, unless one is asked for.
+        let mut space = match out.pieces.last() {
+            Some(piece) => Some(piece.origin.end..start),
+            None => spaces.first.then_some(start..start),
+        };
+        for (at, grapheme) in word.grapheme_indices(true) {
+            let at = word_start + at;
+            let origin = origins[at].start..origins[at + grapheme.len() - 1].end;
+            let first = grapheme.chars().next().unwrap_or_default();
+            if let Some(space) = space.take().filter(|_| spaced(first)) {
+                out.push(" ", space, true);
             }
-            continue;
+            let form = [
+                grapheme.nfc().collect::<String>(),
+                grapheme.nfd().collect(),
+                grapheme.to_owned(),
+            ];
+            let form = form.iter().find(|form| fits(form)).unwrap_or(&form[0]);
+            out.push(form, origin, false);
         }
-        let first = grapheme.chars().next().unwrap_or_default();
-        if let Some(space) = space.take().filter(|_| spaced(first)) {
-            let origin = if out.text.is_empty() {
-                origin.start..origin.start
-            } else {
-                space
-            };
-            out.push(" ", origin, true);
-        }
-        let form = [
-            grapheme.nfc().collect::<String>(),
-            grapheme.nfd().collect(),
-            grapheme.to_owned(),
-        ];
-        let form = form.iter().find(|form| fits(form)).unwrap_or(&form[0]);
-        out.push(form, origin, false);
     }
     if spaces.last && !out.text.is_empty() {
         let end = out.pieces.last().map_or(0, |piece| piece.origin.end);

@@ -1,11 +1,19 @@
 //! Spelling by the rules of a tokenizer, through the crate `tokenizers`.
 
+use super::encode::shortened;
 use super::surface::Surface;
 use candle_core::{Error, Result};
+use serde_json::Value;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::ModelWrapper;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{Model, Tokenizer};
+
+/// Stands for what a model without a token for unknown text does not know. A BPE model would leave it out and give the
+/// characters behind it the places of those before; others would fail. No vocabulary has so many classes.
+const UNKNOWN: u32 = u32::MAX;
 
 /// How text is cut into tokens.
 #[derive(Clone)]
@@ -20,11 +28,19 @@ enum Kind {
 }
 
 impl Rules {
-    pub fn from_tokenizer_json(text: &str) -> Result<Self> {
-        match Tokenizer::from_bytes(text) {
-            Ok(tokenizer) => Ok(Self(Kind::Pipeline(Arc::new(tokenizer)))),
-            Err(error) => Err(Error::msg(format!("not a valid tokenizer.json: {error}"))),
+    pub fn from_tokenizer_json(file: &Value) -> Result<Self> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            Error::msg(format!("not a valid tokenizer.json: {error}"))
+        };
+        let mut tokenizer =
+            Tokenizer::from_bytes(file.to_string()).map_err(|error| invalid(&error))?;
+        // Not before: one more token in the file would change the classes of added tokens.
+        if let Some(model) = with_unknown(&file["model"]) {
+            let model: ModelWrapper =
+                serde_json::from_str(&model.to_string()).map_err(|error| invalid(&error))?;
+            tokenizer.with_model(model);
         }
+        Ok(Self(Kind::Pipeline(Arc::new(tokenizer))))
     }
 
     /// The rules of a SentencePiece BPE model, if the scores are those of one: ranks 0, −1, −2, ...
@@ -50,7 +66,7 @@ impl Rules {
         let bytes: Vec<usize> = (0..tokens.len()).filter(byte).collect();
         let byte_fallback = bytes.len() == 256;
         let classes = pieces.iter().map(|(class, _)| *class).chain(bytes);
-        let vocab: std::collections::HashMap<String, u32> = classes
+        let mut vocab: HashMap<String, u32> = classes
             .map(|class| (tokens[class].clone(), class as u32))
             .collect();
         let mut merges = Vec::new();
@@ -72,13 +88,11 @@ impl Rules {
                     .map(|(_, _, left, right)| (left.to_owned(), right.to_owned())),
             );
         }
+        let unknown = no_token(vocab.keys());
+        vocab.insert(unknown.clone(), UNKNOWN);
         let model = BPE::builder()
-            .vocab_and_merges(
-                vocab
-                    .into_iter()
-                    .collect::<tokenizers::models::bpe::Vocab>(),
-                merges,
-            )
+            .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
+            .unk_token(unknown)
             .byte_fallback(byte_fallback)
             .build()
             .map_err(|error| {
@@ -94,11 +108,13 @@ impl Rules {
         matches!(self.0, Kind::Pipeline(_))
     }
 
-    /// The classes of a text, each with its bytes there.
+    /// The classes of a text, each with its bytes there. A class that is not one of the vocabulary stands for what the
+    /// rules do not know.
     pub fn cut(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         let failed = |error| {
             Error::msg(format!(
-                "the rules of the vocabulary fail at {text:?}: {error}"
+                "the rules of the vocabulary fail at {:?}: {error}",
+                shortened(text)
             ))
         };
         match &self.0 {
@@ -119,4 +135,24 @@ impl Rules {
             }
         }
     }
+}
+
+/// A model with a token for unknown text, if it has none. A unigram model, whose vocabulary is a list, stays as it is.
+fn with_unknown(model: &Value) -> Option<Value> {
+    let vocab = model["vocab"].as_object()?;
+    let unknown = match model["unk_token"].as_str() {
+        Some(name) if vocab.contains_key(name) => return None,
+        Some(name) => name.to_owned(),
+        None => no_token(vocab.keys()),
+    };
+    let mut model = model.clone();
+    model["vocab"][&unknown] = UNKNOWN.into();
+    model["unk_token"] = unknown.into();
+    Some(model)
+}
+
+/// A name that none of the tokens has.
+fn no_token<'a>(tokens: impl Iterator<Item = &'a String>) -> String {
+    let longest = tokens.map(String::len).max().unwrap_or_default();
+    "\0".repeat(longest + 1)
 }

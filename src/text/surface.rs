@@ -42,6 +42,20 @@ pub enum WordMark {
     None,
 }
 
+impl WordMark {
+    /// The text of the mark.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Separator(text)
+            | Self::Prefix { mark: text, .. }
+            | Self::Continuation(text)
+            | Self::EndOfWord(text)
+            | Self::Continued(text) => Some(text),
+            Self::ByteLevel { .. } | Self::EachToken | Self::None => None,
+        }
+    }
+}
+
 /// What a token stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Surface {

@@ -215,20 +215,23 @@ impl Open {
 
     /// Whether a word without a space before it begins with this surface: beside a Chinese character or kana.
     fn breaks_before(&self, surface: &[u8]) -> bool {
-        let (Ok(before), Ok(behind)) = (
-            std::str::from_utf8(&self.bytes),
-            std::str::from_utf8(surface),
-        ) else {
-            return false;
-        };
-        let (last, first) = (before.chars().next_back(), behind.chars().next());
-        match (last, first) {
+        let behind = std::str::from_utf8(surface).ok();
+        let first = behind.and_then(|behind| behind.chars().next());
+        match (last_character(&self.bytes), first) {
             (Some(last), Some(first)) => {
                 first != ' ' && (is_ideograph(last) || is_ideograph(first))
             }
             _ => false,
         }
     }
+}
+
+/// The last character of a text, of which it may have a part only. Looks at no more: a text may be one word.
+fn last_character(bytes: &[u8]) -> Option<char> {
+    let end = &bytes[bytes.len().saturating_sub(4)..];
+    let is_start = |byte: &u8| byte & 0xc0 != 0x80;
+    let start = end.iter().rposition(is_start)?;
+    std::str::from_utf8(&end[start..]).ok()?.chars().next()
 }
 
 /// The text of words.

@@ -1097,6 +1097,32 @@ fn text_that_cannot_be_spelled_stands_for_any_audio_with_lossy() {
     let broken = [&align[..4], &["the \u{fffd}u1ck brown fox", "--lossy"]].concat();
     let value: Value = serde_json::from_str(&run(&broken).unwrap()).unwrap();
     assert_eq!(value["words"][1]["text"], "\u{fffd}u1ck");
+    // The text tells where a word begins and ends, where tokens mark words and the star does not.
+    let frames = Tensor::zeros((9, 3), DType::F32, &Device::Cpu).unwrap();
+    let uniform = demo.npy("uniform.npy", &frames);
+    for (name, tokens) in [
+        ("begins.json", r#"["<blk>", "▁a", "▁b"]"#),
+        ("ends.json", r#"["<blk>", "a</w>", "b</w>"]"#),
+    ] {
+        let vocab = demo.file(name, tokens);
+        let words = ["words", &uniform, "--vocab", &vocab, "--logits", "--lossy"];
+        let out = run(&[&words[..], &["--text", "a 42 b", "--json"]].concat()).unwrap();
+        let value: Value = serde_json::from_str(&out).unwrap();
+        let words: Vec<&str> = value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(words, ["a", "42", "b"], "{name}");
+        assert_eq!(value[1]["confidence"], Value::Null);
+        assert!(value[2]["confidence"].is_number());
+        // One star may stand for several words: they are one line of a table.
+        let lines = ["words", &uniform, "--vocab", &vocab, "--logits", "--lossy"];
+        let out = run(&[&lines[..], &["--text", "a 4\n2 b"]].concat()).unwrap();
+        assert_eq!(out.lines().count(), 4, "{out}");
+        assert!(out.lines().nth(2).unwrap().starts_with("4 2\t"), "{out}");
+    }
     let (srt, svg) = (demo.path("a.srt"), demo.path("a.svg"));
     let outputs = ["--lossy", "--srt", &srt, "--svg", &svg];
     assert!(run(&[&align[..], &outputs].concat()).is_ok());
@@ -1174,6 +1200,10 @@ fn a_sentence_with_punctuation_and_capitals_is_scored_and_aligned_with_skip() {
     assert!(
         found.len() == 2 && found[0].ends_with(&ends(2)) && found[1].ends_with(&ends(5)),
         "{found:?}"
+    );
+    fails(
+        &[&command("align")[..], &["42!", "--skip"]].concat(),
+        &["can spell nothing of the transcript \"42!\""],
     );
     let both = [&command("align")[..], &[sentence, "--skip", "--lossy"]].concat();
     fails(&both, &["cannot be used with"]);

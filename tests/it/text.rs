@@ -3,14 +3,14 @@
 //! The files in tests/text are what SentencePiece, HuggingFace's tokenizers and jiwer wrote; see generate.py there.
 
 use candle_core::Result;
-use candle_ctc::TokenSpan;
 use candle_ctc::text::{
     Case, ErrorRate, SubtitleOptions, Unspellable, Vocabulary, Word, WordMark,
     character_error_rate, to_ctm, to_json, to_srt, to_textgrid, to_token_ctm, to_webvtt,
     word_error_rate,
 };
+use candle_ctc::{Lexicon, LexiconOptions, NoLanguageModel, TokenSpan};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 fn data(name: &str) -> PathBuf {
@@ -114,6 +114,11 @@ fn lists_may_hold_brackets_spaces_numbers_and_an_empty_token() {
     }
     // Numbers behind tabs are classes, not scores.
     assert_eq!(read("b\t1\n<blk>\t0\n").tokens(), ["<blk>", "b"]);
+    // Tokens that are numbers themselves, behind their numbers.
+    assert_eq!(
+        read("0 <blk>\n1 0\n2 1\n3 2\n").tokens(),
+        ["<blk>", "0", "1", "2"]
+    );
     // The space itself with its number.
     assert_eq!(
         read("<blk> 0\n  1\na 2\n").encode("a a").unwrap(),
@@ -374,6 +379,21 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
 
 /// Every kind of mark: text, labels, and back; and the words of these labels.
 #[test]
+fn an_empty_word_mark_is_an_error() {
+    let prefix = WordMark::Prefix {
+        mark: String::new(),
+        first_word: true,
+    };
+    for mark in [prefix, WordMark::Separator(String::new())] {
+        let builder = Vocabulary::builder().blank("<pad>").word_mark(mark);
+        fails(
+            builder.from_tokens(["<pad>", "", "a"]),
+            &["mark of words", "is empty"],
+        );
+    }
+}
+
+#[test]
 fn texts_come_back_with_every_word_mark() {
     let cases: [(&[&str], &str, &[u32]); 9] = [
         (
@@ -568,6 +588,27 @@ fn text_is_brought_to_the_case_and_the_form_of_the_vocabulary() {
     assert_eq!(tokens(&["<pad>", "A", "ĸ"]).case(), Case::Upper);
     assert_eq!(upper.encode("").unwrap(), [0u32; 0]);
     assert_eq!(upper.encode(" \u{a0}\n").unwrap(), [0u32; 0]);
+}
+
+/// Unicode makes one character of a space and the marks around it.
+#[test]
+fn a_space_is_a_space_whatever_combines_with_it() {
+    let marks = tokens(&["<pad>", "|", "a", "b", "\u{301}"]);
+    assert_eq!(marks.encode(" \u{301}a").unwrap(), [4, 2]);
+    for text in ["a \u{301}b", "a  \u{301}b", "a\u{a0}\u{301}b"] {
+        assert_eq!(marks.encode(text).unwrap(), [2, 1, 4, 3], "{text:?}");
+    }
+    // What is left out does not take the space with it.
+    let plain = tokens(&["<pad>", "|", "a", "b"]);
+    for (text, lost, start) in [("a \u{200c}b", "\u{200c}", 2), ("a\u{600} b", "\u{600}", 1)] {
+        let lossy = plain.encode_lossy(text, Unspellable::Skip).unwrap();
+        assert_eq!(lossy.labels, [2, 1, 3], "{text:?}");
+        assert_eq!(lossy.unspelled.len(), 1);
+        assert_eq!(
+            (lossy.unspelled[0].text.as_str(), lossy.unspelled[0].start),
+            (lost, start)
+        );
+    }
 }
 
 #[test]
@@ -1002,12 +1043,144 @@ fn a_tokenizer_json_neither_cuts_nor_pads_nor_rolls_dice() {
     );
 }
 
+/// A `tokenizer.json` with this model.
+fn tokenizer(model: Value, normalizer: Value, pre_tokenizer: Value) -> Vocabulary {
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null, "model": model
+    });
+    Vocabulary::from_bytes(file.to_string().as_bytes()).unwrap()
+}
+
+fn bpe(vocab: Value, merges: Value, unknown: Value) -> Value {
+    json!({
+        "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab,
+        "merges": merges
+    })
+}
+
+fn unigram(vocab: Value) -> Value {
+    json!({"type": "Unigram", "unk_id": 1, "byte_fallback": false, "vocab": vocab})
+}
+
+fn metaspace(prepend_scheme: &str) -> Value {
+    json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend_scheme, "split": true})
+}
+
+/// The labels, and the texts without a token with their first bytes.
+fn lossy(
+    vocabulary: &Vocabulary,
+    text: &str,
+    unspellable: Unspellable,
+) -> (Vec<u32>, Vec<(String, usize)>) {
+    let found = vocabulary.encode_lossy(text, unspellable).unwrap();
+    let parts = found.unspelled.into_iter();
+    (
+        found.labels,
+        parts.map(|part| (part.text, part.start)).collect(),
+    )
+}
+
+/// A BPE model without a token for unknown text drops what it does not know, and miscounts the bytes of the rest.
+#[test]
+fn a_bpe_model_that_drops_characters_loses_no_others() {
+    let letters = json!({"<pad>": 0, " ": 1, "a": 2, "b": 3, "c": 4});
+    let vocabulary = tokenizer(
+        bpe(letters, json!([]), Value::Null),
+        Value::Null,
+        Value::Null,
+    );
+    assert_eq!(vocabulary.encode("ab c").unwrap(), [2, 3, 1, 4]);
+    fails(vocabulary.encode("4ab c"), &["\"4\"", "character 1"]);
+    assert_eq!(
+        lossy(&vocabulary, "4ab c", Unspellable::Skip),
+        (vec![2, 3, 1, 4], vec![("4".to_owned(), 0)])
+    );
+    // A star takes the place of the whole word.
+    assert_eq!(
+        lossy(&vocabulary, "a4b4 c", Unspellable::Star(5)),
+        (vec![5, 4], vec![("a4b4".to_owned(), 0)])
+    );
+
+    // A byte of a character without a token.
+    let bytes = json!({"<pad>": 0, "a": 1, "Ġ": 2, "Ġa": 3, "Ã": 4});
+    let by_bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let model = bpe(bytes, json!([["Ġ", "a"]]), Value::Null);
+    let vocabulary = tokenizer(model, Value::Null, by_bytes);
+    assert_eq!(vocabulary.encode("a a").unwrap(), [1, 3]);
+    fails(vocabulary.encode("aé"), &["\"é\"", "character 2"]);
+    assert_eq!(
+        lossy(&vocabulary, "aé a", Unspellable::Skip),
+        (vec![1, 3], vec![("é".to_owned(), 1)])
+    );
+}
+
+#[test]
+fn a_model_without_a_token_for_unknown_text_names_the_text() {
+    let pieces = json!({"<pad>": 0, "a": 1, "##b": 2});
+    let model = json!({
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": pieces
+    });
+    let vocabulary = tokenizer(model, Value::Null, json!({"type": "Whitespace"}));
+    assert_eq!(vocabulary.encode("ab a").unwrap(), [1, 2, 1]);
+    fails(vocabulary.encode("ab x"), &["\"x\"", "character 4"]);
+    assert_eq!(
+        lossy(&vocabulary, "ab x a", Unspellable::Skip),
+        (vec![1, 2, 1], vec![("x".to_owned(), 3)])
+    );
+}
+
+#[test]
+fn the_label_for_unknown_text_spells_nothing_in_part_either() {
+    // The file's rules decompose é, and have a token for e alone.
+    let letters = json!({"<pad>": 0, "<unk>": 1, "a": 2, "e": 3});
+    let model = bpe(letters, json!([]), "<unk>".into());
+    let vocabulary = tokenizer(model, json!({"type": "NFD"}), Value::Null);
+    assert_eq!(vocabulary.encode("ae").unwrap(), [2, 3]);
+    fails(vocabulary.encode("aé"), &["\"é\"", "character 2"]);
+    assert_eq!(
+        lossy(&vocabulary, "aé", Unspellable::Skip),
+        (vec![2], vec![("é".to_owned(), 1)])
+    );
+
+    // No token begins a word with b.
+    let pieces = json!([["<pad>", 0.0], ["<unk>", 0.0], ["▁a", -1.0], ["b", -1.0]]);
+    let vocabulary = tokenizer(unigram(pieces), Value::Null, metaspace("always"));
+    assert_eq!(vocabulary.encode("ab a").unwrap(), [2, 3, 2]);
+    fails(
+        vocabulary.encode("a b"),
+        &["begins or ends a word", "character 2"],
+    );
+    assert_eq!(
+        lossy(&vocabulary, "a b", Unspellable::Skip),
+        (vec![2, 3], vec![(" ".to_owned(), 1)])
+    );
+}
+
+/// The first word may be marked otherwise than the mark tells by itself.
+#[test]
+fn a_tokenizer_json_says_how_a_lexicon_spells_later_words() {
+    let pieces = json!([["<pad>", 0.0], ["<unk>", 0.0], ["a", -1.0], ["▁a", -1.0]]);
+    let vocabulary = tokenizer(unigram(pieces), Value::Null, metaspace("never"));
+    assert_eq!(vocabulary.encode("a a").unwrap(), [2, 3]);
+    let opts = LexiconOptions::default();
+    let lexicon = Lexicon::new(&vocabulary, ["a"], NoLanguageModel, opts).unwrap();
+    assert!(lexicon.can_contain(&vocabulary, "a a").unwrap());
+}
+
 #[test]
 fn merges_that_lead_nowhere_are_an_error() {
     // Ranks of BPE, and no token for b alone.
     let vocabulary = read("<blk>\t0\n▁a\t-0\nab\t-1\n▁\t-2\na\t-3\n");
     assert_eq!(vocabulary.encode("aa").unwrap(), [1, 4]);
     fails(vocabulary.encode("aab"), &["\"b\"", "merge"]);
+    fails(vocabulary.encode("aba"), &["\"b\" in \"aba\""]);
+    // A separator in place of a prefix.
+    let separated = read("<blk>\t0\na\t-0\nb\t-1\n|\t-2\n");
+    assert_eq!(separated.word_mark(), &WordMark::Separator("|".into()));
+    assert_eq!(separated.encode("a b").unwrap(), [1, 3, 2]);
     // The tokens in another order than their ranks.
     let vocabulary = read("<blk>\t0\na\t-3\n▁a\t-0\n▁\t-2\nab\t-1\n");
     assert_eq!(vocabulary.encode("aa").unwrap(), [2, 1]);
@@ -1053,6 +1226,15 @@ fn spellings_are_all_spellings() {
     let many = vocabulary.spellings(&"a".repeat(5000)).unwrap();
     assert_eq!(many.count(), f64::INFINITY);
     assert_eq!(many.iter().take(3).count(), 3);
+}
+
+#[test]
+fn a_word_of_500_000_tokens_is_put_together_in_no_time() {
+    // No time limit, as below.
+    let vocabulary = tokens(&["<pad>", "ก", "ข"]);
+    let labels: Vec<u32> = (0..500_000).map(|at| 1 + at % 2).collect();
+    let words = vocabulary.words(&spans(&labels));
+    assert_eq!((words.len(), words[0].tokens.len()), (1, labels.len()));
 }
 
 #[test]
@@ -1579,6 +1761,23 @@ fn ctm_has_a_line_for_each_word_or_token() {
     odd[0].text = "a".into();
     odd[0].score = f32::NAN;
     fails(to_ctm(&odd, 0.1, "7", "A"), &["NaN", "\"a\""]);
+    // Words of two utterances: tokens have the indices of their own.
+    let vocabulary = tokens(&["<blk>", "▁a"]);
+    let spans_at = |start| {
+        [TokenSpan {
+            token: 1,
+            start,
+            end: start + 1,
+            score: 0.0,
+        }]
+    };
+    let words = [0, 5]
+        .map(|start| vocabulary.words(&spans_at(start)))
+        .concat();
+    assert_eq!(
+        to_token_ctm(&words, 0.1, "7", "A").unwrap(),
+        "7 A 0.000 0.100 ▁a 1.000\n7 A 0.500 0.100 ▁a 1.000\n"
+    );
     // A token with a space in it, which belongs to two words, has one line.
     let shared = tokens(&["<blk>", "a b", "c"]);
     let words = shared.words(&spans(&[1, 2]));

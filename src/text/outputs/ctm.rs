@@ -51,7 +51,7 @@ pub fn to_token_ctm(
     check(words, seconds_per_frame)?;
     let mut tokens: Vec<_> = words.iter().flat_map(|word| &word.tokens).collect();
     // A token that belongs to two words.
-    tokens.dedup_by_key(|token| token.index);
+    tokens.dedup_by_key(|token| (token.index, token.span.start, token.span.end));
     let items = tokens.into_iter().map(|token| {
         (
             token.span.start,

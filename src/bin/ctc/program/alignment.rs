@@ -3,9 +3,9 @@
 use super::cli::FitArgs;
 use super::errors::short;
 use super::input::Source;
-use super::spelling::{Spelled, spell};
+use super::spelling::{Spelled, beginning, spell};
 use anyhow::{Result, ensure};
-use candle_ctc::text::{Unspellable, Unspelled, Word};
+use candle_ctc::text::{Unspellable, Unspelled, Vocabulary, Word};
 use candle_ctc::{AlignOptions, Alignment, Feasibility, TokenSpan, Wildcard, forced_align};
 
 /// An alignment with its words and texts.
@@ -40,17 +40,17 @@ impl Aligned {
             unspelled,
             notes,
         } = spell(vocabulary, text, unspellable, hint)?;
+        ensure!(
+            !labels.is_empty() || unspelled.is_empty(),
+            "the vocabulary can spell nothing of the transcript {:?}",
+            beginning(text)
+        );
         let alignment = align(source, &labels, star, fit)?;
-        let mut words = vocabulary.words(&alignment.spans);
+        let stars = stars(&labels, star, &unspelled);
+        let mut words = words(vocabulary, &alignment.spans, text, &stars);
         let token = |span: &TokenSpan| vocabulary.token(span.token).unwrap_or(STAR).to_owned();
         let mut tokens: Vec<String> = alignment.spans.iter().map(token).collect();
-        let stars = (0..labels.len()).filter(|&index| Some(labels[index]) == star);
-        restore(
-            &unspelled,
-            &stars.collect::<Vec<_>>(),
-            &mut words,
-            &mut tokens,
-        );
+        restore(&stars, &mut words, &mut tokens);
         Ok(Self {
             text: text.to_owned(),
             words,
@@ -93,19 +93,69 @@ fn align(source: &Source, labels: &[u32], star: Option<u32>, fit: &FitArgs) -> R
     forced_align(&source.log_probs, labels, opts).map_err(short)
 }
 
-/// Puts the text that could not be spelled in place of its stars, which have these indices.
-fn restore(unspelled: &[Unspelled], stars: &[usize], words: &mut [Word], tokens: &mut [String]) {
+/// The index of a star among the labels, and the text that it stands for.
+type Starred<'a> = (usize, &'a Unspelled);
+
+/// The stars in order.
+fn stars<'a>(labels: &[u32], star: Option<u32>, unspelled: &'a [Unspelled]) -> Vec<Starred<'a>> {
+    let indices = (0..labels.len()).filter(|&index| Some(labels[index]) == star);
+    let indices: Vec<usize> = indices.collect();
     // A space has no star.
-    let texts = unspelled.iter().map(|part| part.text.as_str());
-    let texts: Vec<&str> = texts.filter(|text| !text.trim().is_empty()).collect();
-    if stars.len() != texts.len() {
-        return;
+    let texts = unspelled.iter().filter(|part| !part.text.trim().is_empty());
+    let texts: Vec<&Unspelled> = texts.collect();
+    if indices.len() != texts.len() {
+        return Vec::new();
     }
-    for (&index, text) in stars.iter().zip(&texts) {
-        tokens[index] = (*text).to_owned();
+    indices.into_iter().zip(texts).collect()
+}
+
+/// The words of an alignment of `text`. Tokens may mark words, which a star does not: there the text tells where they
+/// begin and end.
+fn words(
+    vocabulary: &Vocabulary,
+    spans: &[TokenSpan],
+    text: &str,
+    stars: &[Starred<'_>],
+) -> Vec<Word> {
+    let is_border = |c: Option<char>| c.is_none_or(char::is_whitespace);
+    let mut borders = Vec::new();
+    for &(index, part) in stars {
+        if is_border(text[..part.start].chars().next_back()) {
+            borders.push(index);
+        }
+        if is_border(text[part.end..].chars().next()) {
+            borders.push(index + 1);
+        }
+    }
+    borders.push(spans.len());
+    let mut words = Vec::new();
+    let mut start = 0;
+    for end in borders {
+        let mut found = vocabulary.words(&spans[start..end]);
+        for token in found.iter_mut().flat_map(|word| &mut word.tokens) {
+            token.index += start;
+        }
+        if let (Some(first), false) = (found.first_mut(), words.is_empty()) {
+            first.space_before = true;
+        }
+        words.append(&mut found);
+        start = end;
+    }
+    words
+}
+
+/// Puts the text that could not be spelled in place of its stars.
+fn restore(stars: &[Starred<'_>], words: &mut [Word], tokens: &mut [String]) {
+    // With one space between words, as elsewhere in the results.
+    let one_line = |part: &Unspelled| part.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for &(index, part) in stars {
+        tokens[index] = one_line(part);
     }
     // The indices are in order.
-    let text_of = |index: usize| stars.binary_search(&index).ok().map(|at| texts[at]);
+    let text_of = |index: usize| {
+        let found = stars.binary_search_by_key(&index, |(index, _)| *index).ok();
+        found.map(|at| tokens[stars[at].0].as_str())
+    };
     for word in words {
         let of_word = word.tokens.iter().map(|token| token.index);
         let mut of_word = of_word.filter_map(text_of).peekable();

@@ -51,7 +51,7 @@ pub fn spell(
 }
 
 /// A text that may be as long as a book, for a message.
-fn beginning(text: &str) -> String {
+pub fn beginning(text: &str) -> String {
     const MOST: usize = 60;
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),
