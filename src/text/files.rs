@@ -145,6 +145,7 @@ fn from_tokenizer(value: &Value) -> Result<Source> {
         other => bail!("model.vocab of the tokenizer is {other}; expected an object or a list"),
     };
     let mut special = HashSet::new();
+    let mut texts = Vec::new();
     let known: HashMap<String, u64> = entries.iter().cloned().collect();
     let added = value["added_tokens"]
         .as_array()
@@ -153,8 +154,9 @@ fn from_tokenizer(value: &Value) -> Result<Source> {
         let (Some(content), Some(class)) = (token["content"].as_str(), token["id"].as_u64()) else {
             bail!("the added token {token} has no content or no id")
         };
-        if token["special"] == true {
-            special.extend(u32::try_from(class));
+        match token["special"] == true {
+            true => special.extend(u32::try_from(class)),
+            false => texts.push((content, class)),
         }
         if known.get(content) != Some(&class) {
             entries.push((content.to_owned(), class));
@@ -168,13 +170,23 @@ fn from_tokenizer(value: &Value) -> Result<Source> {
             .map(|class| class as u32),
         (None, id) => id.and_then(|id| u32::try_from(id).ok()),
     };
-    let rules = Some(Rules::from_tokenizer_json(&for_spelling(value)?)?);
+    let rules = Rules::from_tokenizer_json(&for_spelling(value)?)?;
+    for (token, class) in texts {
+        let given = rules.class_of(token);
+        if given.is_some_and(|given| u64::from(given) != class) {
+            bail!(
+                "the added token {token:?} has the id {class}, but text would have {}: added tokens that are not in \
+                 model.vocab must have the ids behind it, in order",
+                given.unwrap_or_default()
+            )
+        }
+    }
     Ok(Source {
         tokens,
         scores: None,
         special,
         unknown,
-        rules,
+        rules: Some(rules),
     })
 }
 

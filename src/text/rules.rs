@@ -108,6 +108,14 @@ impl Rules {
         matches!(self.0, Kind::Pipeline(_))
     }
 
+    /// The class that a token has in the classes of a text.
+    pub fn class_of(&self, token: &str) -> Option<u32> {
+        match &self.0 {
+            Kind::Pipeline(tokenizer) => tokenizer.token_to_id(token),
+            Kind::Merges(model) => model.token_to_id(token),
+        }
+    }
+
     /// The classes of a text, each with its bytes there. A class that is not one of the vocabulary stands for what the
     /// rules do not know.
     pub fn cut(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {

@@ -41,6 +41,10 @@ impl Rules {
         match *self {}
     }
 
+    pub fn class_of(&self, _token: &str) -> Option<u32> {
+        match *self {}
+    }
+
     pub fn cut(&self, _text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         match *self {}
     }

@@ -1159,6 +1159,23 @@ fn the_label_for_unknown_text_spells_nothing_in_part_either() {
     );
 }
 
+/// The crate `tokenizers` numbers added tokens itself.
+#[test]
+fn an_added_token_whose_id_is_that_of_another_is_an_error() {
+    let mut file = json("byte_level.json");
+    file["model"]["vocab"] = json!({"<pad>": 0, "a": 1, "c": 3});
+    file["model"]["merges"] = json!([]);
+    file["added_tokens"] = json!([{
+        "id": 2, "content": "b", "special": false, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false
+    }]);
+    let read = |file: &Value| Vocabulary::from_bytes(file.to_string().as_bytes());
+    fails(read(&file), &["\"b\" has the id 2", "3"]);
+    file["model"]["vocab"]["c"] = 2.into();
+    file["added_tokens"][0]["id"] = 3.into();
+    assert_eq!(read(&file).unwrap().encode("abc").unwrap(), [1, 3, 2]);
+}
+
 /// The first word may be marked otherwise than the mark tells by itself.
 #[test]
 fn a_tokenizer_json_says_how_a_lexicon_spells_later_words() {
