@@ -5,8 +5,8 @@
 Instruments a copy of the crate in the folder WORK, builds its tests once, and finds out which test reaches which
 mutant. Each mutant is then switched on in turn, and the tests that reach it are run until one fails: first those that
 are fast and noticed many other mutants of its file. WORK/mutants.tsv has a line for each mutant: killed, survived or
-unreached, its key, and its line. A survivor whose key stands in tests/faults/mutants.txt is explained there. Exits with
-1 if another one survives.
+unreached, its key, and its line. Mutants whose keys stand in tests/faults/mutants.txt are explained there, and not tried.
+Exits with 1 if another one survives. A run that was cut off goes on where it was, unless a file has changed.
 
 Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on, ONLY=FILE those of lines
 of an earlier mutants.tsv; BUDGET is the number of seconds that the tests of one mutant may take, 60 unless told; JOBS is
@@ -15,6 +15,7 @@ the number of programs at a time.
 
 import collections
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import mmap
@@ -388,6 +389,40 @@ def trace(work, test, count, number):
     return (took, found) if passed else None
 
 
+def trace_all(work, built, count, pool):
+    """For each test that passes: its program, its name, its time, and the numbers of the mutants that it reaches."""
+    tests = [test for program in built for test in tests_of(program, work)]
+    traced = pool.map(lambda x: trace(work, x[1], count, x[0]), enumerate(tests))
+    found = []
+    for (program, name), result in zip(tests, traced):
+        if result is None:
+            print(f"left out, since it fails here: {name}", flush=True)
+        else:
+            found.append([program, name, *result])
+    return found
+
+
+class State:
+    """What is known of the same programs from a run that was cut off, or had fewer explanations."""
+
+    def __init__(self, work, built):
+        self.path = work / "traced.json"
+        self.programs = [hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest() for program in built]
+        self.traced, self.killed = None, set()
+        if not self.path.exists():
+            return
+        known = json.loads(self.path.read_text())
+        if known["programs"] != self.programs:
+            return
+        self.traced = known["traced"]
+        verdicts = work / "mutants.tsv"
+        lines = verdicts.read_text().splitlines() if verdicts.exists() else []
+        self.killed = {line.split("\t")[1] for line in lines if line.startswith("killed\t")}
+
+    def write(self, traced):
+        self.path.write_text(json.dumps({"programs": self.programs, "traced": traced}))
+
+
 def judge(work, mutant, tests, times, budget, killers):
     """Whether a mutant is killed, survives, or is reached by no test."""
     if not tests:
@@ -431,36 +466,38 @@ def main():
         print(f"{len(mutants)} mutants, {len(bad)} do not compile", flush=True)
     jobs = int(os.environ.get("JOBS", os.cpu_count()))
     print(f"{len(mutants)} mutants in {len(paths)} files; the tests are built", flush=True)
-    tests = [test for program in programs(work) for test in tests_of(program, work)]
-    reached_by = collections.defaultdict(list)
-    times = {}
+    built = programs(work)
+    state = State(work, built)
+    explained = set()
+    if EXPLAINED.exists():
+        explained = {line.split(" -- ")[0].strip() for line in EXPLAINED.read_text().splitlines()}
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        traced = pool.map(lambda x: trace(work, x[1], len(mutants), x[0]), enumerate(tests))
-        for test, result in zip(tests, traced):
-            if result is None:
-                print(f"left out, since it fails here: {test[1]}", flush=True)
-                continue
-            times[test] = result[0]
-            for number in result[1]:
-                reached_by[number].append(test)
+        traced = state.traced or trace_all(work, built, len(mutants), pool)
+        state.write(traced)
+        reached_by = collections.defaultdict(list)
+        times = {}
+        for program, name, took, reached in traced:
+            times[program, name] = took
+            for number in reached:
+                reached_by[number].append((program, name))
         print(f"{len(times)} tests, {sum(times.values()):.0f} s", flush=True)
         budget = float(os.environ.get("BUDGET", 60))
         killers = collections.defaultdict(collections.Counter)
-        judged = pool.map(lambda m: judge(work, m, reached_by[m.number], times, budget, killers), mutants)
-        explained = set()
-        if EXPLAINED.exists():
-            explained = {line.split(" -- ")[0].strip() for line in EXPLAINED.read_text().splitlines()}
+
+        def verdict_of(mutant):
+            if mutant.key in state.killed:
+                return "killed"
+            if mutant.key in explained:
+                return "explained"
+            return judge(work, mutant, reached_by[mutant.number], times, budget, killers)
+
         counts = collections.Counter()
-        unexplained = 0
         with open(work / "mutants.tsv", "w") as out:
-            for mutant, verdict in zip(mutants, judged):
-                if verdict != "killed" and mutant.key in explained:
-                    verdict = "explained"
+            for mutant, verdict in zip(mutants, pool.map(verdict_of, mutants)):
                 counts[verdict] += 1
-                unexplained += verdict in ("survived", "unreached")
                 print(verdict, mutant.key, mutant.place, sep="\t", file=out, flush=True)
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-    sys.exit(unexplained > 0)
+    sys.exit(counts["survived"] + counts["unreached"] > 0)
 
 
 if __name__ == "__main__":

@@ -327,34 +327,34 @@ mod tests {
     /// depths, and says so.
     #[test]
     fn a_path_that_the_first_sweep_loses_is_found() {
-        const LABELS: usize = 16;
-        const CLASSES: usize = LABELS + 1;
+        let labels = 16;
+        let classes = labels + 1;
         for first in (600..=860).step_by(INTERLEAVED) {
             let depths: Vec<f64> = (0..INTERLEAVED)
                 .map(|n| (first + n) as f64 / 10.0)
                 .collect();
-            let mut data = vec![0.0; LABELS * INTERLEAVED * CLASSES];
-            for (row, entries) in data.chunks_exact_mut(CLASSES).enumerate() {
+            let mut data = vec![0.0; labels * INTERLEAVED * classes];
+            for (row, entries) in data.chunks_exact_mut(classes).enumerate() {
                 entries[row / INTERLEAVED + 1] = -depths[row % INTERLEAVED];
             }
             let plan = Plan {
                 input: Input {
-                    frames: LABELS,
+                    frames: labels,
                     batch: INTERLEAVED,
-                    classes: CLASSES,
+                    classes,
                     blank: 0,
                     layout: Some(Default::default()),
                     kind: InputKind::LogProbs,
                 },
-                input_lengths: vec![LABELS; INTERLEAVED],
-                labels: (1..=LABELS as u32).collect::<Vec<_>>().repeat(INTERLEAVED),
-                label_offsets: (0..=INTERLEAVED).map(|n| n * LABELS).collect(),
+                input_lengths: vec![labels; INTERLEAVED],
+                labels: (1..=labels as u32).collect::<Vec<_>>().repeat(INTERLEAVED),
+                label_offsets: (0..=INTERLEAVED).map(|n| n * labels).collect(),
             };
             agree(&plan, &data, None).unwrap();
             let strides = Strides {
                 offset: 0,
-                frame: INTERLEAVED * CLASSES,
-                item: CLASSES,
+                frame: INTERLEAVED * classes,
+                item: classes,
                 class: 1,
             };
             let input = LossInput {
@@ -363,7 +363,7 @@ mod tests {
                 weights: None,
             };
             for (loss, depth) in losses(&plan, input).unwrap().into_iter().zip(depths) {
-                let want = LABELS as f64 * depth;
+                let want = labels as f64 * depth;
                 assert!((loss - want).abs() < 1e-10, "{depth}: {loss} {want}");
             }
         }
