@@ -19,7 +19,6 @@
 #define CTC_BATCH_MAJOR 32u
 // Each item is a candidate for an utterance, whose number stands in the place of the item's first class: it has the
 // emissions and records of that utterance. log P is wanted in two parts, in place of the losses and the weighted losses.
-// In gather: the rows are those of utterances, for candidates.
 #define CTC_CANDIDATES 64u
 // Emissions have weights, so that P is no probability: it may be above 1.
 #define CTC_WEIGHTED 128u

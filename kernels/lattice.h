@@ -429,8 +429,10 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   ctc_add(log_p, sums[4], sums[5]);
   M peak = ctc_max(sums[3], sums[6]);
 
+  // A candidate's entry may count as -inf only because it is far below the entry of another candidate.
+  bool spoiled = (p.flags & CTC_CANDIDATES) != 0u && peak > M(CTC_FAR_BELOW);
   M loss;
-  if (needed == CTC_BAD || peak == ctc_real<M>::infinity()) {
+  if (needed == CTC_BAD || spoiled || peak == ctc_real<M>::infinity()) {
     loss = ctc_real<M>::nan();
   } else if (it.frames == 0 && it.labels == 0) {
     loss = M(0);

@@ -107,9 +107,7 @@ fn launch<B: Backend>(
         batch: tables.candidates,
         ..utterances
     };
-    let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1)
-        .of_candidates()
-        .reading(strides);
+    let of_rows = Sizes::new(&utterances, tables.classes, tables.classes + 1).reading(strides);
     let of_candidates = Sizes::new(&candidates, tables.labels, tables.classes + 1).of_candidates();
     let real = real(dtype);
     let word = word(real);
