@@ -290,7 +290,7 @@ ENV = {**os.environ, "CARGO_INCREMENTAL": "0"}
 
 
 def errors(work):
-    """The lines of the instrumented files that do not compile."""
+    """The places in the instrumented files that do not compile: a file, a byte in it and the message."""
     run = subprocess.run(["cargo", *CONFIG, "check", "--lib", *CARGO], cwd=work, env=ENV, capture_output=True, text=True)
     found = []
     for line in run.stdout.splitlines():
