@@ -48,8 +48,8 @@ use std::sync::Arc;
 ///
 /// If shapes, dtypes, lengths, labels or the blank do not fit together; the message names the item and the numbers. Also
 /// if `T` or `N` is 0, if the lattice or the gradient does not fit into memory, and on Metal for f64. With
-/// [`Checks::Device`](crate::Checks::Device), an item whose lengths or labels are invalid has a loss and a gradient of NaN
-/// instead.
+/// [`Checks::Device`](crate::Checks::Device), an item with an invalid length or label that stays on the GPU has a loss
+/// and a gradient of NaN instead.
 ///
 /// `backward` fails if it reads the input again, as it does for logits and for
 /// [`GradientKind::Torch`](crate::GradientKind::Torch), and a variable that was the input has been set in between, by an

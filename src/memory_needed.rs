@@ -64,8 +64,8 @@ const BYTES_OF_ANY: u128 = 1 << 20;
 ///
 /// # Errors
 ///
-/// A dtype that an input cannot have, such as f64 on Metal; no classes; more frames, classes or labels than a GPU
-/// takes; sizes whose memory is beyond 64 bits.
+/// A dtype that an input cannot have, such as f64 on Metal; no classes; more frames, items, classes or labels than a
+/// GPU takes; sizes whose memory is beyond 64 bits.
 pub fn memory_needed(
     (frames, batch, classes): (usize, usize, usize),
     labels: usize,

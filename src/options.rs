@@ -94,10 +94,11 @@ pub enum Checks {
     /// On the host, after one small copy that waits for the GPU's pending work. An invalid length or label is an error.
     #[default]
     Host,
-    /// On the GPU, without a copy to the host. An item with an invalid length or label (with concatenated targets whose
-    /// lengths do not add up: every item) gets a loss and a gradient of NaN, and no memory outside the tensors is
-    /// accessed. Memory is laid out for S labels per item; with concatenated targets whose lengths are on the GPU, S is the
-    /// number of all labels of the batch, so pass padded targets, or the lengths on the host.
+    /// On the GPU of the input, without a copy to the host; tensors on another GPU are read and checked as if they were
+    /// on the host. An item with an invalid length or label (with concatenated targets whose lengths do not add up:
+    /// every item) gets a loss and a gradient of NaN, and no memory outside the tensors is accessed. Memory is laid out
+    /// for S labels per item; with concatenated targets whose lengths are on the GPU, S is the number of all labels of
+    /// the batch, so pass padded targets, or the lengths on the host.
     Device,
 }
 

@@ -16,8 +16,9 @@ const SEGMENT: usize = 2048;
 /// Inputs with more frames than this are left to the host: the kernel counts frames with 32 bits.
 const MOST_FRAMES: usize = 1 << 30;
 
-/// The best path of each item. Every target must fit into its frames. `None` if the tensor is on the CPU or its device has
-/// no f64; or if an item has no path, or a NaN or +inf where it is used: the host finds out which.
+/// The best path of each item. A target that does not fit must come without frames: its path is empty. `None` if the
+/// tensor is on the CPU or its device has no f64; or if an item has no path, or a NaN or +inf where it is used: the host
+/// finds out which.
 pub(crate) fn best_paths(plan: &Plan, input: &Tensor) -> Result<Option<Vec<Path>>> {
     if plan.input.frames > MOST_FRAMES {
         return Ok(None);
@@ -29,7 +30,8 @@ pub(crate) fn best_paths(plan: &Plan, input: &Tensor) -> Result<Option<Vec<Path>
     Ok(paths.transpose()?.flatten())
 }
 
-/// The target of an item with frames. One that does not fit comes without frames, and would cost the others memory.
+/// The target of an item, without labels if it has no frames: those of a target that does not fit would take memory for
+/// each item.
 fn target(plan: &Plan, n: usize) -> &[u32] {
     match plan.input_lengths[n] {
         0 => &[],

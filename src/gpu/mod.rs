@@ -286,6 +286,8 @@ mod tests {
                 kind: InputKind::LogProbs,
             })
         };
+        // The next frames that a lattice asks for: two blocks of at most 8.
+        assert!(i32::try_from(MOST + 2 * 8).is_ok());
         assert!(check(MOST, MOST, MOST).is_ok());
         for [frames, batch, classes] in [[MOST + 1, 1, 1], [1, MOST + 1, 1], [1, 1, MOST + 1]] {
             assert!(check(frames, batch, classes).is_err());

@@ -75,7 +75,7 @@ impl Sizes {
         }
     }
 
-    /// The items are candidates for the same frames, or the utterances that these frames belong to.
+    /// The items are candidates, each for the frames of its utterance.
     pub fn of_candidates(self) -> Self {
         Self {
             flags: self.flags | CANDIDATES,

@@ -4,9 +4,10 @@
 
 Instruments a copy of the crate in the folder WORK, builds its tests once, and finds out which test reaches which
 mutant. Each mutant is then switched on in turn, and the tests that reach it are run until one fails: first those that
-are fast and noticed many other mutants of its file. WORK/mutants.tsv has a line for each mutant: killed, survived or
-unreached, its key, and its line. Mutants whose keys stand in tests/faults/mutants.txt are explained there, and not tried.
-Exits with 1 if another one survives. A run that was cut off goes on where it was, unless a file has changed.
+are fast and noticed many other mutants of its file. WORK/mutants.tsv has a line for each mutant: killed, survived,
+unreached or explained, its key, and its line. Mutants whose keys stand in tests/faults/mutants.txt are explained there,
+and not tried. Exits with 1 if another one survives or is unreached. Another run in WORK that builds the same programs
+tries only what was not killed: it goes on after one that was cut off. Remove WORK to try all again.
 
 Needs `pip install tree-sitter tree-sitter-rust`. SAMPLE=K/N takes each Nth mutant from number K on, ONLY=FILE those of lines
 of an earlier mutants.tsv; BUDGET is the number of seconds that the tests of one mutant may take, 60 unless told; JOBS is
@@ -25,6 +26,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import tree_sitter
@@ -288,7 +290,7 @@ ENV = {**os.environ, "CARGO_INCREMENTAL": "0"}
 
 
 def errors(work):
-    """The lines of the instrumented files that do not compile."""
+    """The places in the instrumented files that do not compile: a file, a byte in it and the message."""
     run = subprocess.run(["cargo", *CONFIG, "check", "--lib", *CARGO], cwd=work, env=ENV, capture_output=True, text=True)
     found = []
     for line in run.stdout.splitlines():
@@ -403,11 +405,12 @@ def trace_all(work, built, count, pool):
 
 
 class State:
-    """What is known of the same programs from a run that was cut off, or had fewer explanations."""
+    """What earlier runs of the same programs found: the mutants that each test reaches, and those that are killed."""
 
     def __init__(self, work, built):
         self.path = work / "traced.json"
-        self.programs = [hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest() for program in built]
+        # Sorted, since cargo names them in the order in which they are ready.
+        self.programs = sorted(hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest() for program in built)
         self.traced, self.killed = None, set()
         if not self.path.exists():
             return
@@ -465,7 +468,7 @@ def main():
         dropped |= bad
         print(f"{len(mutants)} mutants, {len(bad)} do not compile", flush=True)
     jobs = int(os.environ.get("JOBS", os.cpu_count()))
-    print(f"{len(mutants)} mutants in {len(paths)} files; the tests are built", flush=True)
+    print(f"{len(mutants)} mutants in {len(paths)} files; building the tests", flush=True)
     built = programs(work)
     state = State(work, built)
     explained = set()
@@ -483,19 +486,30 @@ def main():
         print(f"{len(times)} tests, {sum(times.values()):.0f} s", flush=True)
         budget = float(os.environ.get("BUDGET", 60))
         killers = collections.defaultdict(collections.Counter)
-
-        def verdict_of(mutant):
-            if mutant.key in state.killed:
-                return "killed"
-            if mutant.key in explained:
-                return "explained"
-            return judge(work, mutant, reached_by[mutant.number], times, budget, killers)
-
         counts = collections.Counter()
+        lock = threading.Lock()
         with open(work / "mutants.tsv", "w") as out:
-            for mutant, verdict in zip(mutants, pool.map(verdict_of, mutants)):
-                counts[verdict] += 1
-                print(verdict, mutant.key, mutant.place, sep="\t", file=out, flush=True)
+
+            def note(mutant, verdict):
+                with lock:
+                    counts[verdict] += 1
+                    print(verdict, mutant.key, mutant.place, sep="\t", file=out, flush=True)
+
+            def try_out(mutant):
+                note(mutant, judge(work, mutant, reached_by[mutant.number], times, budget, killers))
+
+            # What is known comes first, so that it is known again if this run is cut off, too.
+            left = []
+            for mutant in mutants:
+                if mutant.key in state.killed:
+                    note(mutant, "killed")
+                elif mutant.key in explained:
+                    note(mutant, "explained")
+                else:
+                    left.append(mutant)
+            # The loop passes on errors.
+            for _ in pool.map(try_out, left):
+                pass
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     sys.exit(counts["survived"] + counts["unreached"] > 0)
 

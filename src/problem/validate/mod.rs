@@ -421,24 +421,55 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    // The way of a loss on a GPU with `Checks::Device`, here with the CPU in its place.
+    /// Checks a batch of two items, with 4 frames and 3 classes, as for a loss on a GPU with `Checks::Device`; the CPU
+    /// is in the place of the GPU.
+    fn device_targets_of(targets: &Tensor, target_lengths: [i128; 2]) -> Result<DeviceTargets> {
+        let input = Tensor::zeros((4, 2, 3), DType::F32, &Device::Cpu)?;
+        let call = Call::new("f", InputKind::LogProbs, false, 0, InputLayout::TimeMajor);
+        let dims = input_dims(call, &input)?;
+        let [frames, labels] = [vec![4, 4], target_lengths.to_vec()].map(Lengths::Batch);
+        device_targets(call, dims, &input, targets, frames, labels)
+    }
+
     #[test]
     #[cfg_attr(ctc_softgpu, ignore = "there all tensors stay on the GPU")]
     fn labels_and_their_lengths_on_the_host_are_checked_there() {
-        let input = Tensor::zeros((4, 2, 3), DType::F32, &Device::Cpu).unwrap();
-        let call = Call::new("f", InputKind::LogProbs, false, 0, InputLayout::TimeMajor);
-        let dims = input_dims(call, &input).unwrap();
-        let of = |target_lengths: [i128; 2]| {
-            let targets = Tensor::new(&[[1i64, 2], [2, 9]], &Device::Cpu).unwrap();
-            let [frames, labels] = [vec![4, 4], target_lengths.to_vec()].map(Lengths::Batch);
-            device_targets(call, dims, &input, &targets, frames, labels)
-        };
-        // What is padding is not checked.
-        assert_eq!(of([2, 1]).unwrap().labels, 2);
-        let error = of([2, 2]).unwrap_err().to_string();
+        let host = &Device::Cpu;
+        let padded = Tensor::new(&[[1i64, 2], [2, 9]], host).unwrap();
+        let joined = Tensor::new(&[1i64, 2, 2, 9], host).unwrap();
+        let columns = Tensor::new(&[[1i64, 2], [2, 9], [0, 0]], host).unwrap();
+        for targets in [padded, joined, columns.t().unwrap()] {
+            let error = device_targets_of(&targets, [2, 2]).unwrap_err().to_string();
+            assert!(
+                error.contains("f: the target of item 1 has label 9 at position 1"),
+                "{error}"
+            );
+        }
+        let blank = Tensor::new(&[1i64, 2, 0], host).unwrap();
+        let error = device_targets_of(&blank, [1, 2]).unwrap_err().to_string();
         assert!(
-            error.contains("f: the target of item 1 has label 9 at position 1"),
+            error.contains("f: the target of item 1 has the blank (0) at position 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    #[cfg_attr(ctc_softgpu, ignore = "there all tensors stay on the GPU")]
+    fn padding_on_the_host_is_not_checked() {
+        let host = &Device::Cpu;
+        // The padding is a number that is no class, the blank, or a negative number.
+        for padding in [9i64, 0, -100] {
+            let padded = Tensor::new(&[[1, 2], [2, padding]], host).unwrap();
+            let checked = device_targets_of(&padded, [2, 1]).unwrap();
+            assert_eq!((checked.labels, checked.row), (2, 2));
+        }
+        // Both items share one row.
+        let row = Tensor::new(&[[2i64, 1]], host).unwrap();
+        let shared = row.broadcast_as((2, 2)).unwrap();
+        let checked = device_targets_of(&shared, [2, 1]).unwrap();
+        assert_eq!((checked.labels, checked.row), (2, 2));
+        let none = Tensor::zeros((2, 0), DType::I64, host).unwrap();
+        let checked = device_targets_of(&none, [0, 0]).unwrap();
+        assert_eq!((checked.labels, checked.row), (0, 1));
     }
 }
