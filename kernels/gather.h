@@ -171,8 +171,8 @@ CTC_FN void ctc_used_entries(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E
 }
 
 // The emissions of `count` frames one after the other, of which each lane asks for COUNT at a time: with ONCE that is
-// all of them. For the frame that has the number of the lane, sets the largest entry, and how far the lowest is below
-// it, which includes finite entries that count as -inf: +inf if one is NaN or +inf.
+// all of them. For the frame that has the number of the lane, sets the largest entry, and half of how far the lowest
+// finite one is below it, also where that counts as -inf: +inf if one is NaN or +inf.
 template <typename M, typename E, int COUNT, bool ONCE, bool WEIGHTED>
 CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, ctc_weights<M> weights,
                      const CTC_DEVICE uint* distinct, uint used, CTC_DEVICE ctc_emission<M>* y, uint count,
@@ -210,8 +210,9 @@ CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, ctc
           ctc_emission<M> split = ctc_split(v[j] < largest ? v[j] : v[j] == largest ? v[j] : lowest, largest);
           y[k + j * lanes].m = split.m;
           y[k + j * lanes].e = split.e;
-          M gap = largest - v[j];
-          if (gap < ctc_real<M>::infinity()) peak = ctc_max_number(gap, peak);
+          // Of finite numbers, half the difference is finite.
+          M half = M(0.5) * largest - M(0.5) * v[j];
+          if (half < ctc_real<M>::infinity()) peak = ctc_max_number(half, peak);
         }
       }
       if (ONCE) break;
@@ -293,7 +294,7 @@ CTC_FN void ctc_gather_short_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEV
 // A row is a frame of an item: a warp's, or with `wide` a block's. This and ctc_gather_short_body do the same.
 //
 // Writes for each row the emissions, and three numbers: the logarithm of what they were divided by, in two
-// parts, and how far the lowest finite entry is below the largest, or +inf where the row holds a NaN or +inf.
+// parts, and half of how far the lowest finite entry is below the largest, or +inf where the row holds a NaN or +inf.
 // For logits also the largest of the row and its sum of exponentials.
 //
 // With WEIGHTED, `weights` holds a number for each class, and one more: the delay penalty, which is taken off a label
