@@ -62,7 +62,7 @@ fn phrases(args: &SpotArgs) -> Result<Vec<String>> {
     Ok(phrases)
 }
 
-/// The labels of a phrase at the beginning of a text and, if its first word has a mark behind other words only, there.
+/// The labels of a phrase at the beginning of a text, and those after other words if these differ.
 fn spellings(phrase: &str, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>> {
     let hint = "write the phrase without it";
     let first = spell(vocabulary, phrase, None, hint)?.labels;
