@@ -1793,6 +1793,21 @@ fn a_phrase_is_found_at_the_beginning_and_behind_other_words() {
                   dog\t0.000\t0.020\t0.0000\t0.0000\n\
                   cat\t0.020\t0.040\t0.0000\t0.0000\n";
     assert_eq!(out, wanted);
+
+    // "a a" behind another word would begin with the label that ends the first hit.
+    let vocab = demo.file("a.json", r#"["<pad>", "a", "Ġa", "b"]"#);
+    let probs = [
+        [0.1f32, 0.7, 0.1, 0.1],
+        [0.05, 0.05, 0.4, 0.5],
+        [0.05, 0.05, 0.3, 0.6],
+        [0.85, 0.05, 0.05, 0.05],
+        [0.1, 0.1, 0.7, 0.1],
+    ];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("a.npy", &log_probs);
+    let out = run(&["spot", &emissions, "--vocab", &vocab, "a a"]).unwrap();
+    let wanted = "phrase\tstart\tend\tscore\tper token\na a\t0.000\t0.040\t-0.2231\t-0.1116\n";
+    assert_eq!(out, wanted);
 }
 
 #[test]
