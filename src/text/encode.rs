@@ -518,13 +518,10 @@ impl Vocabulary {
 
     /// The error for text that cannot be spelled.
     fn explain(&self, text: &str, unspelled: &Unspelled) -> String {
-        let position = text[..unspelled.start].graphemes(true).count() + 1;
+        let (start, part) = self.part_to_name(unspelled);
+        let position = text[..start].graphemes(true).count() + 1;
         let place = format!("at character {position} of {:?}", shortened(text));
-        let character = match (&self.mark, &self.rules) {
-            (WordMark::EachToken, _) => unspelled.text.as_str(),
-            _ => unspelled.text.graphemes(true).next().unwrap_or_default(),
-        };
-        let character: String = character.nfc().collect();
+        let character: String = part.nfc().collect();
         let character = character.as_str();
         let lossy = "; encode_lossy leaves it out or puts a star for it";
         if character.trim().is_empty() {
@@ -545,10 +542,42 @@ impl Vocabulary {
                 ),
             };
         }
+        if self.is_by_rules() && self.has_form_of(character) {
+            return format!(
+                "the rules of the vocabulary do not spell {character:?} {place}, though its characters are in \
+                 tokens{lossy}"
+            );
+        }
         format!(
             "no token of the vocabulary fits {character:?} {place}{}{lossy}",
             self.near(character)
         )
+    }
+
+    /// The part of a text without a token that an error names, and its first byte in the whole text: the first
+    /// character. The rules of a `tokenizer.json` may know whole words only: of these the first character that is in no
+    /// token, or the word if there is none.
+    fn part_to_name<'a>(&self, unspelled: &'a Unspelled) -> (usize, &'a str) {
+        let whole = (unspelled.start, unspelled.text.as_str());
+        let by_rules = self.is_by_rules();
+        if self.mark == WordMark::EachToken && !by_rules {
+            return whole;
+        }
+        let mut characters = unspelled.text.grapheme_indices(true);
+        let named = characters.find(|(_, character)| !(by_rules && self.has_form_of(character)));
+        named.map_or(whole, |(at, character)| (unspelled.start + at, character))
+    }
+
+    /// Whether the rules of a `tokenizer.json` spell texts.
+    fn is_by_rules(&self) -> bool {
+        self.rules.as_ref().is_some_and(Rules::is_pipeline)
+    }
+
+    /// Whether the characters of a text are in tokens, in one of the forms in which text is spelled.
+    fn has_form_of(&self, text: &str) -> bool {
+        let cased = self.case.apply(text);
+        let forms: [String; 2] = [cased.nfc().collect(), cased.nfd().collect()];
+        self.has_all(&cased) || forms.iter().any(|form| self.has_all(form))
     }
 
     /// What the vocabulary has instead of a character or an entry.
@@ -621,7 +650,7 @@ impl Rest {
         rest
     }
 
-    /// The space, in the text that was given, before the first piece that ends behind a byte.
+    /// The space, in the text that was given, before the first piece that ends after a byte.
     fn space_before(&self, prepared: &Prepared, byte: usize) -> Range<usize> {
         let pieces = &prepared.pieces;
         let next = self.pieces.partition_point(|(_, bytes)| bytes.end <= byte);

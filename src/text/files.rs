@@ -172,12 +172,11 @@ fn from_tokenizer(value: &Value) -> Result<Source> {
     };
     let rules = Rules::from_tokenizer_json(&for_spelling(value)?)?;
     for (token, class) in texts {
-        let given = rules.class_of(token);
-        if given.is_some_and(|given| u64::from(given) != class) {
+        let other = rules.class_of(token).filter(|id| u64::from(*id) != class);
+        if let Some(other) = other {
             bail!(
-                "the added token {token:?} has the id {class}, but text would have {}: added tokens that are not in \
-                 model.vocab must have the ids behind it, in order",
-                given.unwrap_or_default()
+                "the added token {token:?} has the id {class}, but would have {other} in a text: give added tokens \
+                 that are not in model.vocab the ids that follow those of model.vocab, in order"
             )
         }
     }

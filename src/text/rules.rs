@@ -11,8 +11,8 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{Model, Tokenizer};
 
-/// Stands for what a model without a token for unknown text does not know. A BPE model would leave it out and give the
-/// characters behind it the places of those before; others would fail. No vocabulary has so many classes.
+/// The class of text that a model does not know, if it has no token for such text. Without a class, a BPE model drops
+/// the text, so that the offsets of the rest are too small, and other models fail. No vocabulary has so many classes.
 const UNKNOWN: u32 = u32::MAX;
 
 /// How text is cut into tokens.

@@ -1251,7 +1251,8 @@ fn decoding_knows_words_of_a_model_a_lexicon_and_hotwords() {
     );
     assert_eq!(
         printed.err,
-        "note: these words of the language model are left out, since the vocabulary cannot spell them: \"42\"\n"
+        "note: these words of the language model are left out, since the vocabulary cannot spell each as \
+         one word: \"42\"\n"
     );
     // Four words and the end, each of a tenth.
     let score: f64 = printed.out.split('\t').next().unwrap().parse().unwrap();
@@ -1368,11 +1369,36 @@ fn a_word_that_the_vocabulary_spells_as_several_is_left_out_of_a_lexicon() {
     };
     let (out, err) = decode("a-b\nab\n").unwrap();
     assert!(out.ends_with("\tab\n"), "{out}");
-    let note = "note: these words of the lexicon are left out, since the vocabulary cannot spell them: \"a-b\"\n";
+    let note = "note: these words of the lexicon are left out, since the vocabulary cannot spell each as \
+                one word: \"a-b\"\n";
     assert_eq!(err, note);
     let error = decode("a-b\n").unwrap_err();
     let expected = "none of the words: it spells \"a-b\" as several words, \"a - b\"";
     assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_word_of_a_lexicon_may_have_several_tokens_that_are_units() {
+    let demo = Demo::new("a");
+    // Nothing marks words, and many tokens have several letters: each is a unit, with spaces between them.
+    let vocab = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": {"[PAD]": 0, "ab": 1, "cd": 2, "a": 3, "b": 4, "c": 5, "d": 6},
+            "merges": [["a", "b"], ["c", "d"]]}}"#;
+    let vocab = demo.file("tokenizer.json", vocab);
+    let row = |likely: usize| -> Vec<f32> {
+        let prob = |class| if class == likely { 0.7 } else { 0.05 };
+        (0..7).map(prob).collect()
+    };
+    let probs = Tensor::new(vec![row(1), row(2)], &Device::Cpu).unwrap();
+    let emissions = demo.npy("abcd.npy", &probs.log().unwrap());
+    let words = demo.file("words.txt", "abcd\n");
+    let args = ["decode", &emissions, "--vocab", &vocab, "--lexicon", &words];
+    let printed = try_all(&args).unwrap();
+    assert!(printed.out.ends_with("\tab cd\n"), "{}", printed.out);
+    assert_eq!(printed.err, "");
 }
 
 #[test]
@@ -1549,7 +1575,8 @@ fn words_of_a_lexicon_that_cannot_be_spelled_are_left_out_with_a_note() {
     let decode = ["decode", &emissions, "--vocab", &vocab, "--lexicon"];
     let note = |words: &str| {
         format!(
-            "note: these words of the lexicon are left out, since the vocabulary cannot spell them: {words}\n"
+            "note: these words of the lexicon are left out, since the vocabulary cannot spell each as \
+             one word: {words}\n"
         )
     };
     let listed = demo.file("words.txt", "the\nquick\n4\nbrown\nfox\n3rd\n");
@@ -1765,6 +1792,21 @@ fn a_phrase_is_found_at_the_beginning_and_behind_other_words() {
     let wanted = "phrase\tstart\tend\tscore\tper token\n\
                   dog\t0.000\t0.020\t0.0000\t0.0000\n\
                   cat\t0.020\t0.040\t0.0000\t0.0000\n";
+    assert_eq!(out, wanted);
+
+    // "a a" behind another word would begin with the label that ends the first hit.
+    let vocab = demo.file("a.json", r#"["<pad>", "a", "Ġa", "b"]"#);
+    let probs = [
+        [0.1f32, 0.7, 0.1, 0.1],
+        [0.05, 0.05, 0.4, 0.5],
+        [0.05, 0.05, 0.3, 0.6],
+        [0.85, 0.05, 0.05, 0.05],
+        [0.1, 0.1, 0.7, 0.1],
+    ];
+    let log_probs = Tensor::new(&probs, &Device::Cpu).unwrap().log().unwrap();
+    let emissions = demo.npy("a.npy", &log_probs);
+    let out = run(&["spot", &emissions, "--vocab", &vocab, "a a"]).unwrap();
+    let wanted = "phrase\tstart\tend\tscore\tper token\na a\t0.000\t0.040\t-0.2231\t-0.1116\n";
     assert_eq!(out, wanted);
 }
 

@@ -377,7 +377,6 @@ fn word_marks_are_found_by_what_stands_in_the_vocabulary() {
     );
 }
 
-/// Every kind of mark: text, labels, and back; and the words of these labels.
 #[test]
 fn an_empty_word_mark_is_an_error() {
     let prefix = WordMark::Prefix {
@@ -393,6 +392,7 @@ fn an_empty_word_mark_is_an_error() {
     }
 }
 
+/// Every kind of mark: text, labels, and back; and the words of these labels.
 #[test]
 fn texts_come_back_with_every_word_mark() {
     let cases: [(&[&str], &str, &[u32]); 9] = [
@@ -944,7 +944,7 @@ fn a_tokenizer_json_spells_by_its_own_rules_and_hides_nothing() {
         &WordMark::ByteLevel { first_word: false }
     );
     // A special token in the text would be that token.
-    fails(bytes.encode("a <pad> b"), &["\"<\"", "character 3"]);
+    fails(bytes.encode("a <pad> b"), &["\"<pad>\"", "character 3"]);
     let spellings = bytes.spellings("東").unwrap();
     assert!(spellings.contains(&bytes.encode("東").unwrap()));
 
@@ -1129,6 +1129,27 @@ fn a_model_without_a_token_for_unknown_text_names_the_text() {
     assert_eq!(
         lossy(&vocabulary, "ab x a", Unspellable::Skip),
         (vec![1, 2, 1], vec![("x".to_owned(), 3)])
+    );
+}
+
+/// Rules may know whole words only.
+#[test]
+fn an_error_names_the_character_that_a_word_of_a_tokenizer_json_fails_at() {
+    let pieces = json!({"<pad>": 0, "[UNK]": 1, "a": 2, "b": 3, "##b": 4});
+    let model = json!({
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": pieces
+    });
+    let vocabulary = tokenizer(model, Value::Null, json!({"type": "Whitespace"}));
+    assert_eq!(vocabulary.encode("ab b").unwrap(), [2, 4, 3]);
+    fails(
+        vocabulary.encode("b abX"),
+        &["no token", "\"X\"", "character 5"],
+    );
+    // All characters are in tokens, but no token continues a word with a.
+    fails(
+        vocabulary.encode("b Bab"),
+        &["do not spell \"Bab\"", "character 3"],
     );
 }
 

@@ -492,8 +492,8 @@ pub struct KnowledgeFiles {
     #[arg(long, value_name = "FILE")]
     pub lm: Option<PathBuf>,
     /// The words that may be found: a word on each line, or a word and its tokens, separated by spaces. A word may have
-    /// several lines. Words without tokens that the vocabulary cannot spell, or not as one word, are left out, and named
-    /// on standard error.
+    /// several lines. Words without tokens that the vocabulary cannot spell as one word are left out, and named on
+    /// standard error.
     #[arg(long, value_name = "FILE")]
     pub lexicon: Option<PathBuf>,
     /// Words and phrases to prefer: one on each line, or one, a tab and its boost in nats.

@@ -6,7 +6,7 @@ use super::input::{Source, read_text, shown};
 use super::ngram;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
-use candle_ctc::text::Vocabulary;
+use candle_ctc::text::{Vocabulary, WordMark};
 use candle_ctc::{
     BeamOptions, Hotwords, Hypothesis, Lexicon, LexiconOptions, NgramLm, NoLanguageModel,
     WordModel, beam_search, beam_search_with,
@@ -251,7 +251,8 @@ fn word(line: &str, vocabulary: &Vocabulary) -> Result<Word> {
 fn spellings(word: &str, vocabulary: &Vocabulary) -> candle_core::Result<Vec<Vec<u32>>> {
     let first = vocabulary.encode(word)?;
     let text = vocabulary.decode(&first);
-    if text.contains(' ') {
+    // Tokens that are units have spaces between them within a word, too.
+    if *vocabulary.word_mark() != WordMark::EachToken && text.contains(' ') {
         // Such as "a-b", where the rules of a tokenizer.json make words of punctuation.
         candle_core::bail!("it spells {word:?} as several words, {text:?}")
     }
@@ -265,7 +266,7 @@ fn spellings(word: &str, vocabulary: &Vocabulary) -> candle_core::Result<Vec<Vec
 fn left_out(list: &str, words: &[String]) -> Option<String> {
     (!words.is_empty()).then(|| {
         format!(
-            "these words of the {list} are left out, since the vocabulary cannot spell them: {}",
+            "these words of the {list} are left out, since the vocabulary cannot spell each as one word: {}",
             listing(words)
         )
     })

@@ -62,7 +62,7 @@ fn phrases(args: &SpotArgs) -> Result<Vec<String>> {
     Ok(phrases)
 }
 
-/// The labels of a phrase at the beginning of a text and, if its first word has a mark behind other words only, there.
+/// The labels of a phrase at the beginning of a text, and those after other words if these differ.
 fn spellings(phrase: &str, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>> {
     let hint = "write the phrase without it";
     let first = spell(vocabulary, phrase, None, hint)?.labels;
@@ -103,17 +103,28 @@ fn search<'a>(
     Ok(found)
 }
 
-/// The best of the hits of a phrase in its spellings, without those that overlap better ones, in order of time.
+/// The best of the hits of a phrase in its spellings, without those that overlap better ones or share a label with them,
+/// in order of time.
 fn apart(mut hits: Vec<KeywordHit>) -> Vec<KeywordHit> {
     hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.start.cmp(&b.start)));
     let mut kept: BTreeMap<usize, KeywordHit> = BTreeMap::new();
     for hit in hits {
-        let before = kept.range(..hit.end).next_back();
-        if before.is_none_or(|(_, other)| other.end <= hit.start) {
+        let before = kept.range(..=hit.start).next_back();
+        let after = kept.range(hit.start..).next();
+        if before.is_none_or(|(_, other)| are_apart(other, &hit))
+            && after.is_none_or(|(_, other)| are_apart(&hit, other))
+        {
             kept.insert(hit.start, hit);
         }
     }
     kept.into_values().collect()
+}
+
+/// Whether a hit ends before another begins. Equal labels without a frame between them are one label.
+fn are_apart(first: &KeywordHit, second: &KeywordHit) -> bool {
+    let last = first.spans.last().map(|span| span.token);
+    let gap = usize::from(last == second.spans.first().map(|span| span.token));
+    first.end + gap <= second.start
 }
 
 /// A line for each hit.

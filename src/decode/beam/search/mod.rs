@@ -375,6 +375,7 @@ mod tests {
     use candle_core::Device;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use std::cell::Cell;
     use std::sync::Arc;
 
     #[test]
@@ -426,6 +427,90 @@ mod tests {
         }
     }
 
+    /// The same with keys of its states; each call of a number that `period` divides fails.
+    struct Flaky {
+        model: Counted,
+        period: u32,
+        calls: Cell<u32>,
+    }
+
+    impl Flaky {
+        fn call(&self) -> Result<()> {
+            self.calls.set(self.calls.get() + 1);
+            match self.calls.get().is_multiple_of(self.period) {
+                true => bail!("for once"),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl LanguageModel for Flaky {
+        type State = (u32, Arc<()>);
+
+        fn start(&self) -> Result<Self::State> {
+            self.model.start()
+        }
+
+        fn score(&self, state: &Self::State, token: u32) -> Result<f64> {
+            self.call()?;
+            self.model.score(state, token)
+        }
+
+        fn advance(&self, state: &Self::State, token: u32) -> Result<Self::State> {
+            self.call()?;
+            self.model.advance(state, token)
+        }
+
+        fn state_key(&self, state: &Self::State) -> Option<u128> {
+            Some(u128::from(state.0))
+        }
+    }
+
+    /// A frame of logits.
+    fn frame(random: &mut StdRng, classes: usize) -> Tensor {
+        let values: Vec<f32> = (0..classes)
+            .map(|_| -8.0 * random.random::<f32>())
+            .collect();
+        Tensor::from_vec(values, (1, classes), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn frames_may_be_pushed_again_after_states_were_dropped() {
+        let classes = 8;
+        let opts = BeamOptions {
+            beam_width: 16,
+            input: InputKind::Logits,
+            ..Default::default()
+        };
+        let states = Arc::new(());
+        let search = |period, states: &Arc<()>| {
+            let model = Flaky {
+                model: Counted(Arc::clone(states)),
+                period,
+                calls: Cell::new(0),
+            };
+            BeamSearch::with_language_model(classes, model, opts).unwrap()
+        };
+        let mut sound = search(u32::MAX, &Arc::new(()));
+        // More calls than a frame takes.
+        let mut flaky = search(1009, &states);
+        let mut random = StdRng::seed_from_u64(12);
+        let (mut errors, mut before, mut drops) = (0, 0, 0);
+        for at in 0..1500 {
+            let frame = frame(&mut random, classes);
+            sound.push(&frame).unwrap();
+            while flaky.push(&frame).is_err() {
+                errors += 1;
+                assert_eq!(flaky.frames(), at);
+            }
+            let held = Arc::strong_count(&states);
+            drops += usize::from(held < before);
+            before = held;
+        }
+        assert!(errors > 0 && drops > 0, "{errors} {drops}");
+        assert_eq!(flaky.finish().unwrap(), sound.finish().unwrap());
+    }
+
     #[test]
     fn few_states_of_a_language_model_are_kept() {
         let classes = 8;
@@ -441,11 +526,7 @@ mod tests {
         let mut before = 0;
         let mut drops = 0;
         for _ in 0..2000 {
-            let values: Vec<f32> = (0..classes)
-                .map(|_| -8.0 * random.random::<f32>())
-                .collect();
-            let frame = Tensor::from_vec(values, (1, classes), &Device::Cpu).unwrap();
-            search.push(&frame).unwrap();
+            search.push(&frame(&mut random, classes)).unwrap();
             // Two belong to the model and to this test.
             let held = Arc::strong_count(&states) - 2;
             assert!(held <= STATES, "{held}");
