@@ -361,7 +361,7 @@ pub(crate) fn log_p_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::lattice::scaled::Level;
+    use crate::cpu::lattice::scaled::{Level, PosteriorBlock};
     use crate::problem::plan::Input;
 
     fn plan(frames: usize, classes: usize, target: &[u32]) -> Plan {
@@ -619,6 +619,33 @@ mod tests {
         }
     }
 
+    /// The states of a row are more than 2^40 binary orders apart, too far for the steps of a checkpoint.
+    #[test]
+    fn states_of_a_tile_may_be_any_distance_apart() {
+        const COST: f64 = 1.4e9;
+        let frames = 2100;
+        let plan = plan(frames, 3, &[1, 2]);
+        let free = |t: usize| if t < 1000 || t == frames - 1 { 2 } else { 1 };
+        let entry = |i: usize| if i % 3 == free(i / 3) { 0.0 } else { -COST };
+        let data: Vec<f64> = (0..3 * frames).map(entry).collect();
+        // To stay in label 1 costs 1000 frames, to leave it at once 1100. It begins in any of the first 1001 frames.
+        let (loss, posteriors) = at_each_level(&plan, &data);
+        assert!(
+            (loss - (1000.0 * COST - 1001f64.ln())).abs() < 1e-3,
+            "{loss}"
+        );
+        for (t, frame) in posteriors.chunks_exact(3).enumerate() {
+            let began = (t + 1).min(1001) as f64 / 1001.0;
+            let want = match t == frames - 1 {
+                true => [0.0, 1.0, 0.0],
+                false => [began, 0.0, 1.0 - began],
+            };
+            for (got, want) in frame.iter().zip(want) {
+                assert!((got - want).abs() < 1e-9, "{t}: {frame:?} {want}");
+            }
+        }
+    }
+
     #[test]
     fn bursts_of_any_depth_and_masks_are_right_at_each_level() {
         let mut random = random();
@@ -664,13 +691,28 @@ mod tests {
         Nothing,
     }
 
+    /// Counts the blocks of posteriors at each level, with those that are rejected and formed anew.
+    #[derive(Default)]
+    struct Counted(Blocks);
+
+    impl Posteriors<f64> for Counted {
+        fn of_states(&self) -> bool {
+            false
+        }
+
+        fn take(&mut self, block: PosteriorBlock<f64>) -> bool {
+            self.0[block.level as usize] += 1;
+            ClassPosteriors.take(block)
+        }
+    }
+
     /// For an item with random entries, each lowered by the value of `below` for its frame and class: the numbers of
-    /// blocks of each direction, and what the last sweep was allowed to lose.
-    fn work(
+    /// blocks of each direction, in the sweep and in the posterior pass, and what the last sweep was allowed to lose.
+    fn work_of_gradient(
         frames: usize,
         labels: usize,
         below: impl Fn(usize, usize) -> f64,
-    ) -> ([Blocks; 2], Losses) {
+    ) -> ([Blocks; 2], [Blocks; 2], Losses) {
         let _held = crate::cpu::simd::isa::tests::held();
         let target: Vec<u32> = (0..labels).map(|i| 1 + i as u32 % 5).collect();
         let (plan, used) = (plan(frames, 6, &target), Classes::new(&target));
@@ -686,8 +728,10 @@ mod tests {
         let problem = Problem::new(&plan, &data, strides, 0, &used, false);
         let mut buffers = Buffers::default();
         let room = problem.source.room().unwrap();
-        let (early, late) = (&mut ClassPosteriors, &mut ClassPosteriors);
-        problem.solve(&mut buffers, room, early, late).unwrap();
+        let (mut early, mut late) = (Counted::default(), Counted::default());
+        problem
+            .solve(&mut buffers, room, &mut early, &mut late)
+            .unwrap();
         let tracks = [&buffers.forward.track, &buffers.backward.track];
         let blocks = tracks.map(|track| {
             LEVELS.map(|level| track.kept.levels().filter(|&held| held == level).count())
@@ -697,7 +741,44 @@ mod tests {
             Allowance::Budget(budget) if !budget.most.is_empty() => Losses::Budgeted,
             Allowance::Budget(_) => Losses::Nothing,
         };
+        (blocks, [early.0, late.0], losses)
+    }
+
+    fn work(
+        frames: usize,
+        labels: usize,
+        below: impl Fn(usize, usize) -> f64,
+    ) -> ([Blocks; 2], Losses) {
+        let (blocks, _, losses) = work_of_gradient(frames, labels, below);
         (blocks, losses)
+    }
+
+    #[test]
+    fn posteriors_are_formed_at_the_coarsest_level_that_holds() {
+        // The path is above everything else: a label every five frames, and blanks between them.
+        let sure = |labels: usize, depth: f64| {
+            let said = |t: usize| if t % 5 == 2 { 1 + t / 5 % 5 } else { 0 };
+            let below = move |t, class| if class == said(t) { 0.0 } else { depth };
+            work_of_gradient(400, labels, below).1
+        };
+        assert_eq!(sure(60, 30.0), [[25, 0, 0]; 2]);
+        assert_eq!(sure(60, 60.0), [[25, 0, 0]; 2]);
+        assert_eq!(sure(60, 70.0), [[0, 25, 0], [6, 19, 0]]);
+        assert_eq!(sure(60, 80.0), [[4, 15, 6], [6, 19, 0]]);
+        assert_eq!(sure(60, 100.0), [[0, 25, 0]; 2]);
+        assert_eq!(sure(60, 150.0), [[0, 0, 25]; 2]);
+        assert_eq!(sure(30, 80.0), [[0, 25, 0]; 2]);
+        assert_eq!(sure(30, 150.0), [[0, 5, 20]; 2]);
+        // One of three classes is above everything else.
+        let turns = |depth: f64| {
+            let below = move |t: usize, class| if class == t % 3 { 0.0 } else { depth };
+            work_of_gradient(200, 30, below).1
+        };
+        assert_eq!(turns(50.0), [[13, 0, 0], [12, 0, 0]]);
+        assert_eq!(turns(60.0), [[5, 8, 0], [12, 0, 0]]);
+        assert_eq!(turns(80.0), [[0, 13, 0], [0, 12, 0]]);
+        assert_eq!(turns(100.0), [[0, 7, 6], [0, 12, 0]]);
+        assert_eq!(turns(200.0), [[0, 0, 13], [0, 0, 12]]);
     }
 
     /// A block at a finer level than it needs, or another sweep, costs time and changes no bit of any result.

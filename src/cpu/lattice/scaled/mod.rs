@@ -53,8 +53,9 @@ pub(crate) use forgone::Allowance;
 pub(crate) use interleaved::{
     FEWEST as FEWEST_INTERLEAVED, Interleaved, LANES as INTERLEAVED, Lane,
 };
-pub(crate) use posteriors::TokenOccupancy;
-pub(crate) use posteriors::{ClassPosteriors, Posteriors, StatePosteriors, TokenSums};
+pub(crate) use posteriors::{
+    ClassPosteriors, PosteriorBlock, Posteriors, StatePosteriors, TokenOccupancy, TokenSums,
+};
 
 use crate::cpu::emissions::table::{Depth, Entries, HalfEmissions, Table};
 use crate::cpu::lattice::Stop;
@@ -74,7 +75,6 @@ use forgone::*;
 use lattice::Reached;
 pub(crate) use lattice::ScaledLattice;
 use posterior_pass::*;
-use posteriors::PosteriorBlock;
 use pulp::{Simd, WithSimd};
 use range::{
     NO_TILE, Range8, TARGET_EXP, TARGET_EXP_OF_POSTERIORS, TARGET_EXP_OF_ROWS, TileBefore, Window,

@@ -138,7 +138,12 @@ impl<D: Direction, R: Real> WithSimd for PosteriorPass<'_, D, R> {
                     }
                     let table = (&mut *table, raw);
                     if to.take(PosteriorBlock::new(
-                        lattice, table, &blanks, &part, scratch, true,
+                        lattice,
+                        table,
+                        &blanks,
+                        &part,
+                        scratch,
+                        Level::Tiles,
                     )) {
                         std::mem::swap(&mut track.row, &mut track.trial);
                         track.patience.done(Level::Tiles, Level::Tiles);
@@ -220,7 +225,12 @@ pub(crate) fn posterior_pass_finer<D: Direction, R: Real>(
         let table = (&mut *table, raw);
         if joined
             && to.take(PosteriorBlock::new(
-                lattice, table, &blanks, part, scratch, true,
+                lattice,
+                table,
+                &blanks,
+                part,
+                scratch,
+                Level::Pairs,
             ))
         {
             std::mem::swap(&mut track.row, &mut track.trial);
@@ -361,23 +371,17 @@ impl<D: Direction> WithSimd for MakeRows<'_, D> {
             exponents.resize(tiles, ZEROS);
         }
         let mut record = Record(rows);
-        if kept.level() == Level::Tiles {
-            kept.restore_tiles(other, live.clone(), top);
-            for b in live.clone() {
-                let exponents = other.exponents_of(b).blank;
-                for part in &mut *part_exponents {
-                    part[b] = exponents;
-                }
-            }
-            let with = (&mut *emissions, [].as_slice());
-            let frames = 0..part.frames;
-            lattice.advance::<S, D, _, false>(simd, other, with, frames, live, &mut record);
-            return;
+        // The pairs of a tile may be too far apart for its one exponent.
+        let of_tiles = kept.level() == Level::Tiles;
+        if of_tiles {
+            kept.restore_tiles(other, live.clone(), TARGET_EXP);
+            other.separate(live.clone());
+        } else {
+            kept.restore_pairs(other, live.clone(), top);
         }
-        kept.restore_pairs(other, live.clone(), top);
         let mut begins = true;
         for frames in parts::<D>(part.frames) {
-            if begins {
+            if begins && !of_tiles {
                 range.factors_of::<S, D>(simd, other, live.clone());
             } else {
                 range.scale::<S, D, false>(simd, other, live.clone(), top);
@@ -438,7 +442,12 @@ pub(crate) fn posterior_pass_states<D: Direction, R: Real>(
     lattice.advance_extended::<D, _>(&mut track.row, emissions, part.frames, live, join);
     let table = (table, raw);
     to.take(PosteriorBlock::new(
-        lattice, table, &blanks, part, scratch, false,
+        lattice,
+        table,
+        &blanks,
+        part,
+        scratch,
+        Level::States,
     ));
 }
 

@@ -16,8 +16,9 @@ pub(crate) struct PosteriorBlock<'a, R> {
     /// Label posteriors are in the place of the lattice's emissions and, if requested, blank posteriors in the place of
     /// the rows.
     scratch: &'a mut Scratch,
-    /// Whether to reject the block if the posteriors of a frame do not add up to 1.
-    check: bool,
+    /// The level at which they were formed. At a coarser one than [`Level::States`], the block is rejected if the
+    /// posteriors of a frame do not add up to 1.
+    pub(crate) level: Level,
     /// Whether the table has raw entries. Their emissions are in `scratch`.
     raw: bool,
 }
@@ -29,7 +30,7 @@ impl<'a, R> PosteriorBlock<'a, R> {
         blanks: &'a Tile8x8,
         part: &'a Part<'a>,
         scratch: &'a mut Scratch,
-        check: bool,
+        level: Level,
     ) -> Self {
         Self {
             lattice,
@@ -37,7 +38,7 @@ impl<'a, R> PosteriorBlock<'a, R> {
             blanks,
             part,
             scratch,
-            check,
+            level,
             raw,
         }
     }
@@ -48,7 +49,7 @@ pub(crate) trait Posteriors<R> {
     /// Whether the posterior of each single blank is needed.
     fn of_states(&self) -> bool;
 
-    /// Takes the posteriors of a block. Returns false if they were to be checked and are wrong.
+    /// Takes the posteriors of a block. Returns false if it rejects the block.
     fn take(&mut self, block: PosteriorBlock<R>) -> bool;
 }
 
@@ -84,15 +85,15 @@ impl<R: Real, T: Take<R>> WithSimd for TakeBlock<'_, '_, T, R> {
 }
 
 /// Factors on the posteriors of each frame, from their sums: dividing by the frame's own sum removes the rounding that
-/// all its states share. `None` if `check` is set and a sum deviates from 1.
+/// all its states share. `None` if a sum deviates from 1 and there is a finer level.
 #[inline(always)]
-fn scales(sums: &[f64; BLOCK_FRAMES], part: &Part, check: bool) -> Option<Pairs> {
+fn scales(sums: &[f64; BLOCK_FRAMES], part: &Part, level: Level) -> Option<Pairs> {
     let (mut fit, mut scale) = (true, ZEROS);
     for k in 0..BLOCK_FRAMES {
         fit &= k >= part.frames || (sums[k] / part.met.mantissa - 1.0).abs() <= SUM_TOLERANCE;
         scale.0[k] = 1.0 / sums[k];
     }
-    (fit || !check).then_some(scale)
+    (fit || level == Level::States).then_some(scale)
 }
 
 /// Writes the posteriors of the classes in the place of their emissions, frame by frame.
@@ -109,7 +110,7 @@ impl<R: Real> Take<R> for ClassPosteriors {
             blanks,
             part,
             scratch,
-            check,
+            level,
             ..
         } = block;
         let blank = lattice.entries - 1;
@@ -147,7 +148,7 @@ impl<R: Real> Take<R> for ClassPosteriors {
         for k in 0..BLOCK_FRAMES {
             sums[0][k] = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
         }
-        let Some(scale) = scales(&sums[0], part, check) else {
+        let Some(scale) = scales(&sums[0], part, level) else {
             return false;
         };
         let scales = load(simd, &scale);
@@ -199,7 +200,7 @@ impl<R> PosteriorBlock<'_, R> {
                 sums[k] += column.0[k];
             }
         }
-        scales(&sums, self.part, self.check)
+        scales(&sums, self.part, self.level)
     }
 }
 
@@ -270,7 +271,7 @@ impl<R: Real> Take<R> for TokenSums {
             table,
             part,
             scratch,
-            check,
+            level,
             raw,
             ..
         } = block;
@@ -284,7 +285,7 @@ impl<R: Real> Take<R> for TokenSums {
             }
         }
         self.probabilities.resize(table.len(), ZEROS);
-        if check {
+        if level < Level::States {
             let mut powers = ZEROS;
             for k in 0..BLOCK_FRAMES {
                 powers.0[k] = log_scales[k].exp();
