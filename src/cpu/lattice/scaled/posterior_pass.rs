@@ -212,7 +212,7 @@ pub(crate) fn posterior_pass_finer<D: Direction, R: Real>(
     let first = track.patience.first();
     if first < Level::States && kept.level() < Level::States {
         scratch.emissions.set_any(lattice, (table, raw), &part.live);
-        make_rows::<D>(lattice, kept, part, TARGET_EXP_OF_ROWS, scratch);
+        make_rows::<D>(lattice, kept, part, Level::Pairs, scratch);
         let mut blanks = [ZEROS; BLOCK_FRAMES];
         let joined = dispatch_simd(JoinPairs::<D> {
             lattice,
@@ -317,19 +317,19 @@ impl<D: Direction> WithSimd for JoinPairs<'_, D> {
 }
 
 /// Recomputes the rows of a block of the direction opposite to `D` from its checkpoint, and their exponents for each
-/// part of the block. Uses the emissions in `scratch`.
+/// part of the block, for posteriors at `level`. Uses the emissions in `scratch`.
 pub(crate) fn make_rows<D: Direction>(
     lattice: &ScaledLattice,
     kept: &Checkpoint,
     part: &Part,
-    top: f64,
+    level: Level,
     scratch: &mut Scratch,
 ) {
     dispatch_simd(MakeRows::<D::Other> {
         lattice,
         kept,
         part,
-        top,
+        level,
         scratch,
         direction: PhantomData,
     });
@@ -340,7 +340,7 @@ pub(crate) struct MakeRows<'a, D> {
     pub lattice: &'a ScaledLattice,
     pub kept: &'a Checkpoint<'a>,
     pub part: &'a Part<'a>,
-    pub top: f64,
+    pub level: Level,
     pub scratch: &'a mut Scratch,
     pub direction: PhantomData<D>,
 }
@@ -354,7 +354,7 @@ impl<D: Direction> WithSimd for MakeRows<'_, D> {
             lattice,
             kept,
             part,
-            top,
+            level,
             scratch:
                 Scratch {
                     emissions,
@@ -371,9 +371,27 @@ impl<D: Direction> WithSimd for MakeRows<'_, D> {
             exponents.resize(tiles, ZEROS);
         }
         let mut record = Record(rows);
-        // The pairs of a tile may be too far apart for its one exponent.
+        let top = match level {
+            // The full range of f64 loses nothing significant.
+            Level::States => TARGET_EXP,
+            _ => TARGET_EXP_OF_ROWS,
+        };
         let of_tiles = kept.level() == Level::Tiles;
+        if of_tiles && level == Level::States {
+            kept.restore_tiles(other, live.clone(), top);
+            for b in live.clone() {
+                let exponents = other.exponents_of(b).blank;
+                for part in &mut *part_exponents {
+                    part[b] = exponents;
+                }
+            }
+            let with = (&mut *emissions, [].as_slice());
+            let frames = 0..part.frames;
+            lattice.advance::<S, D, _, false>(simd, other, with, frames, live, &mut record);
+            return;
+        }
         if of_tiles {
+            // The one exponent of a tile would overrate its smaller pairs.
             kept.restore_tiles(other, live.clone(), TARGET_EXP);
             other.separate(live.clone());
         } else {
@@ -412,9 +430,8 @@ pub(crate) fn posterior_pass_states<D: Direction, R: Real>(
         .row_exponents
         .resize(lattice.places.len(), [FAR; BLOCK_FRAMES]);
     if !of_states {
-        // The full range of f64 loses nothing significant.
         scratch.emissions.set_any(lattice, (table, raw), &live);
-        make_rows::<D>(lattice, kept, part, TARGET_EXP, scratch);
+        make_rows::<D>(lattice, kept, part, Level::States, scratch);
         scratch.normalise_rows(part);
     }
     let emissions = &mut scratch.emissions;
