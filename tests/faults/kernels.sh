@@ -102,7 +102,7 @@ both "a weighted P above 1 counts as 1" $L 's/(p.flags \& (CTC_LOGITS | CTC_WEIG
 both "NaN is passed over" $G 's/if (!(v\[j\] < ctc_real<M>::infinity())) poison = ctc_real<M>::infinity();//' "$WRONG"
 # candidates
 both "candidates have emissions of their own" $L 's/first = (p.flags & CTC_CANDIDATES ? (i64)tables\[CTC_DISTINCT(p, n)\] : n)/first = n/' "out of bounds|$WRONG"
-both "an entry far below another candidate's counts as -inf" $L 's/bool spoiled = .*;/bool spoiled = false;/' "$WRONG"
+both "an entry far below another candidate's counts as -inf" $L 's/bool spoiled = [^;]*;/bool spoiled = false;/' "$WRONG"
 both "the second part of a score is lost" $L 's/plain ? log_p.low : M(0)/M(0)/' "$WRONG"
 both "an impossible candidate has its loss for a score" $L 's/plain ? log_p.high : M(0) - loss/plain ? log_p.high : loss/' "$WRONG"
 # best paths
