@@ -211,7 +211,7 @@ CTC_FN void ctc_emit(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE E* x, ctc
           y[k + j * lanes].m = split.m;
           y[k + j * lanes].e = split.e;
           // Of finite numbers, half the difference is finite.
-          M half_gap = ctc_fma(M(-0.5), v[j], M(0.5) * largest);
+          M half_gap = ctc_fma(M(-0.5f), v[j], M(0.5f) * largest);
           if (half_gap < ctc_real<M>::infinity()) peak = ctc_max_number(half_gap, peak);
         }
       }

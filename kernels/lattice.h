@@ -430,7 +430,7 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   M peak = ctc_max(sums[3], sums[6]);
 
   // A candidate's entry may count as -inf only because it is far below the entry of another candidate.
-  bool spoiled = (p.flags & CTC_CANDIDATES) != 0u && peak > M(0.5) * M(CTC_FAR_BELOW);
+  bool spoiled = (p.flags & CTC_CANDIDATES) != 0u && peak > M(0.5f) * M(CTC_FAR_BELOW);
   M loss;
   if (needed == CTC_BAD || spoiled || peak == ctc_real<M>::infinity()) {
     loss = ctc_real<M>::nan();
@@ -441,7 +441,7 @@ CTC_FN void ctc_lattice_body(CTC_CONSTANT const ctc_sizes& p, const CTC_DEVICE u
   } else {
     bool keep = (p.flags & CTC_KEEP) != 0u;
     ctc_number<M, i64> total;
-    if (!ctc_real<M>::near_is_all() && M(it.frames) * peak > M(0.5) * M(CTC_PATH_LIMIT)) {
+    if (!ctc_real<M>::near_is_all() && M(it.frames) * peak > M(0.5f) * M(CTC_PATH_LIMIT)) {
       // A copy: the address of `it` itself would keep it out of registers.
       ctc_item<M> far = it;
       total = ctc_run_far<M>(far, edges, keep, at, sums, tops);
