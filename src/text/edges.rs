@@ -1,6 +1,5 @@
 //! Where words may begin and end, token by token, and how a word is spelled within a text: for lexicons and hotwords.
 
-use super::rules::Rules;
 use super::surface::{Surface, WordMark, is_unspaced};
 use super::vocabulary::Vocabulary;
 use candle_core::Result;
@@ -57,7 +56,7 @@ impl Vocabulary {
     pub(crate) fn spell_words(&self, words: &str) -> Result<Vec<Vec<u32>>> {
         let first = self.encode(words)?;
         // The rules of a tokenizer.json alone tell whether the first word has the mark.
-        let by_rules = self.rules.as_ref().is_some_and(Rules::is_pipeline);
+        let by_rules = self.is_by_rules();
         let may_differ = match self.mark {
             WordMark::Prefix { first_word, .. } | WordMark::ByteLevel { first_word } => {
                 by_rules || !first_word

@@ -569,7 +569,7 @@ impl Vocabulary {
     }
 
     /// Whether the rules of a `tokenizer.json` spell texts.
-    fn is_by_rules(&self) -> bool {
+    pub(super) fn is_by_rules(&self) -> bool {
         self.rules.as_ref().is_some_and(Rules::is_pipeline)
     }
 
